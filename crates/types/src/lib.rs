@@ -1,0 +1,22 @@
+//! The glossary as code: ids, names, specs and statuses, with their validation.
+//! No I/O, no async, no clock. Whatever passes a constructor here is valid; the rest of Insula trusts these types.
+
+pub mod codec;
+pub mod id;
+pub mod name;
+pub mod node;
+pub mod placement;
+pub mod quantity;
+pub mod release;
+pub mod spec;
+pub mod status;
+pub mod text;
+
+pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term};
+pub use name::{AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef};
+pub use node::{Capacity, Node, NodeHealth};
+pub use placement::{Desired, Placement};
+pub use quantity::{ByteSize, CpuMillis};
+pub use release::{RegionalDefinition, RegionalService, Release};
+pub use spec::{DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, StopSpec};
+pub use status::{InstanceStatus, Phase};

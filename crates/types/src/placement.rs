@@ -1,0 +1,38 @@
+//! The scheduler's decisions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InstanceId, NodeId, ReleaseNumber, ServiceRef, ServiceSpec};
+
+/// One instance bound to one node, with all that the node needs to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it is an instance of.
+    pub service: ServiceRef,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// The release that it runs.
+    pub release: ReleaseNumber,
+    /// How to run it.
+    pub spec: ServiceSpec,
+    /// What the node shall do with it now.
+    pub desired: Desired,
+    /// Why it is on this node, in words; the first is the main reason.
+    pub reasons: Vec<String>,
+    /// When it was placed, milliseconds since 1970 by the leader's clock.
+    pub placed_ms: u64,
+}
+
+/// What a node shall do with an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Keep it running.
+    Run,
+    /// Take no new requests; the edges are being told.
+    Drain,
+    /// Stop it. The placement is removed once the node says that it is gone, or the node itself is.
+    Stop,
+}
