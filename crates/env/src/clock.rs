@@ -32,6 +32,7 @@ impl Clock {
     }
 
     /// Wall time that follows tokio's (paused) time from `epoch_ms`, milliseconds since 1970.
+    #[allow(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
     pub fn simulated(epoch_ms: u64) -> Self {
         Self { wall: Wall::Virtual { start: Instant::now(), epoch_ms }, shift_ms: Arc::default() }
     }

@@ -117,10 +117,10 @@ impl Disk for RealDisk {
         #[allow(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
         let work = tokio::task::spawn_blocking(job);
         work.map(|ended| {
-            if let Err(error) = ended {
-                if error.is_panic() {
-                    std::panic::resume_unwind(error.into_panic());
-                }
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
             }
         })
         .boxed()

@@ -44,6 +44,9 @@ pub struct TaskInfo {
     pub restarts: u64,
 }
 
+/// The tasks of a family of groups, by number.
+type Running = BTreeMap<u64, (TaskInfo, Option<AbortHandle>)>;
+
 /// A set of tasks that start, are listed and stop together. Clones share it.
 #[derive(Clone)]
 pub struct TaskGroup(Arc<Inner>);
@@ -53,7 +56,7 @@ struct Inner {
     token: CancellationToken,
     tracker: TaskTracker,
     /// Shared with all children.
-    running: Arc<Mutex<BTreeMap<u64, (TaskInfo, Option<AbortHandle>)>>>,
+    running: Arc<Mutex<Running>>,
     next: Arc<AtomicU64>,
 }
 
@@ -205,7 +208,7 @@ impl TaskGroup {
 /// Takes a task off the list when it ends, however it ends.
 struct Listed {
     id: u64,
-    running: Arc<Mutex<BTreeMap<u64, (TaskInfo, Option<AbortHandle>)>>>,
+    running: Arc<Mutex<Running>>,
 }
 
 impl Drop for Listed {

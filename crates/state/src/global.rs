@@ -1,0 +1,198 @@
+//! The global state: what the whole world shares. Small and bounded (rule R4).
+
+mod apply;
+mod command;
+
+use std::collections::BTreeMap;
+
+use insula_types::{
+    AppName, ClusterId, Incarnation, RegionName, Release, ReleaseNumber, Revision, RouteSpec, ServiceName,
+};
+use serde::{Deserialize, Serialize};
+
+pub use command::{GlobalCommand, GlobalReply};
+
+use crate::{Changes, Domain, Rejection, Table};
+
+/// What the cluster is; written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMeta {
+    /// Its id, the trust domain of all identities.
+    pub cluster: ClusterId,
+    /// Which life of the state this is.
+    pub incarnation: Incarnation,
+    /// When it was founded, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// A region of the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Its name.
+    pub name: RegionName,
+    /// When it was added, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// An app: the release that shall run, and how many instances of each service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// Its name.
+    pub name: AppName,
+    /// The release that shall run.
+    pub release: ReleaseNumber,
+    /// Instances per service and region. Not part of a release: a roll-back keeps it.
+    pub scale: BTreeMap<ServiceName, u32>,
+}
+
+/// What a holder of an API token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Read, and change apps.
+    Deployer,
+    /// Everything.
+    Admin,
+}
+
+/// A credential for the API. The secret itself is known to its holder alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiToken {
+    /// Names it; part of the token.
+    pub id: String,
+    /// For people: whose it is.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// SHA-256 of its secret.
+    pub secret_sha256: Vec<u8>,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+/// Everything that the world shares.
+#[derive(Debug, Default)]
+pub struct GlobalState {
+    /// What the cluster is; none before `init`.
+    pub meta: Option<ClusterMeta>,
+    /// Its regions.
+    pub regions: Table<RegionName, Region>,
+    /// Its apps.
+    pub apps: Table<AppName, App>,
+    /// Releases, by app and number; the last few of each app.
+    pub releases: Table<(AppName, ReleaseNumber), Release>,
+    /// Who owns a host and path.
+    pub claims: Table<RouteSpec, AppName>,
+    /// API tokens by id.
+    pub api_tokens: Table<String, ApiToken>,
+}
+
+impl GlobalState {
+    /// The release of an app that shall run.
+    pub fn current_release(&self, app: &AppName) -> Option<&Release> {
+        let number = self.apps.get(app)?.release;
+        self.releases.get(&(app.clone(), number))
+    }
+}
+
+/// Names an object of the world.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GlobalKey {
+    /// [`ClusterMeta`].
+    Meta,
+    /// A region.
+    Region(RegionName),
+    /// An app.
+    App(AppName),
+    /// A release.
+    Release((AppName, ReleaseNumber)),
+    /// A claim.
+    Claim(RouteSpec),
+    /// An API token.
+    ApiToken(String),
+}
+
+/// An object of the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GlobalObject {
+    /// What the cluster is.
+    Meta(ClusterMeta),
+    /// A region.
+    Region(Region),
+    /// An app.
+    App(App),
+    /// A release.
+    Release(Release),
+    /// The owner of a host and path.
+    Claim(AppName),
+    /// An API token.
+    ApiToken(ApiToken),
+}
+
+impl Domain for GlobalState {
+    const NAME: &'static str = "global";
+    type Command = GlobalCommand;
+    type Reply = GlobalReply;
+    type Key = GlobalKey;
+    type Object = GlobalObject;
+
+    fn apply(
+        &self,
+        command: &GlobalCommand,
+        at_ms: u64,
+        _revision: Revision,
+        out: &mut Changes<Self>,
+    ) -> Result<GlobalReply, Rejection> {
+        apply::Apply::new(self, at_ms, out).command(command)
+    }
+
+    fn absorb(&mut self, revision: Revision, key: GlobalKey, object: Option<GlobalObject>) {
+        use GlobalKey as Key;
+        use GlobalObject as Object;
+        macro_rules! set {
+            ($table:ident, $key:expr, $kind:ident) => {
+                match object {
+                    Some(Object::$kind(value)) => self.$table.set(revision, $key, Some(value)),
+                    None => self.$table.set(revision, $key, None),
+                    // A key with an object of another kind cannot be made by `apply`; from a peer it is ignored (R2).
+                    Some(_) => {}
+                }
+            };
+        }
+        match key {
+            Key::Meta => {
+                if let Some(Object::Meta(meta)) = object {
+                    self.meta = Some(meta);
+                }
+            }
+            Key::Region(name) => set!(regions, name, Region),
+            Key::App(name) => set!(apps, name, App),
+            Key::Release(id) => set!(releases, id, Release),
+            Key::Claim(route) => set!(claims, route, Claim),
+            Key::ApiToken(id) => set!(api_tokens, id, ApiToken),
+        }
+    }
+
+    fn objects(&self) -> Vec<(GlobalKey, Revision, GlobalObject)> {
+        let mut all = Vec::new();
+        all.extend(self.meta.iter().map(|meta| (GlobalKey::Meta, Revision(0), GlobalObject::Meta(meta.clone()))));
+        macro_rules! add {
+            ($table:ident, $kind:ident) => {
+                all.extend(self.$table.rows().map(|(key, revision, value)| {
+                    (GlobalKey::$kind(key.clone()), revision, GlobalObject::$kind(value.clone()))
+                }));
+            };
+        }
+        add!(regions, Region);
+        add!(apps, App);
+        add!(releases, Release);
+        add!(claims, Claim);
+        add!(api_tokens, ApiToken);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use insula_types::{AppName, ReleaseNumber, RequestId, Resources, RouteSpec, ServiceName, ServiceSpec, codec};
+
+use super::*;
+use crate::{Machine, Outcome, RejectionCode, Replica, seal};
+
+struct World {
+    replica: Arc<Replica<GlobalState>>,
+    machine: Machine<GlobalState>,
+    requests: u64,
+}
+
+fn name(text: &str) -> AppName {
+    AppName::new(text).expect("a name")
+}
+
+fn web() -> ServiceName {
+    ServiceName::new("web").expect("a name")
+}
+
+fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalCommand {
+    let spec = ServiceSpec {
+        driver: insula_types::DriverKind::Container,
+        image: Some(image.into()),
+        command: vec![],
+        env: BTreeMap::new(),
+        resources: Resources::default(),
+        ports: vec![],
+        routes: vec![RouteSpec { host: host.into(), path: "/".into() }],
+        health: None,
+        stop: insula_types::StopSpec::default(),
+    };
+    GlobalCommand::Deploy {
+        app: name(app),
+        services: BTreeMap::from([(web(), spec)]),
+        scale: BTreeMap::new(),
+        expect: expect.map(ReleaseNumber),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let replica = Replica::new();
+        Self { machine: Machine::new(Arc::clone(&replica)), replica, requests: 0 }
+    }
+
+    fn run(&mut self, command: &GlobalCommand) -> Result<GlobalReply, Rejection> {
+        self.requests += 1;
+        let sealed = seal(RequestId(0, self.requests), 0, codec::encode(command));
+        let outcome: Outcome<GlobalReply> =
+            codec::decode(&self.machine.apply(&sealed).expect("decodes").reply).expect("an outcome");
+        outcome.result
+    }
+}
+
+#[test]
+fn a_host_belongs_to_one_app_until_it_is_given_up() {
+    let mut world = World::new();
+    world.run(&deploy("shop", "a", "shop.example", None)).expect("free");
+    let refused = world.run(&deploy("thief", "a", "shop.example", None)).expect_err("taken");
+    assert_eq!(refused.code, RejectionCode::Conflict);
+    assert_eq!(refused.message, "shop.example/ belongs to app shop");
+    assert!(!world.replica.read(|state| state.apps.contains(&name("thief"))), "nothing of it was kept");
+    world.run(&deploy("shop", "a", "other.example", None)).expect("moves");
+    world.run(&deploy("thief", "a", "shop.example", None)).expect("free again");
+    world.run(&GlobalCommand::RemoveApp { app: name("shop") }).expect("there");
+    world.replica.read(|state| {
+        assert_eq!(state.claims.iter().count(), 1);
+        assert_eq!(state.releases.iter().count(), 1);
+    });
+}
+
+#[test]
+fn releases_count_up_keep_the_scale_and_are_bounded() {
+    let mut world = World::new();
+    world.run(&deploy("shop", "v1", "h", None)).expect("first");
+    world.run(&GlobalCommand::Scale { app: name("shop"), service: web(), scale: 5 }).expect("there");
+    let stale = world.run(&deploy("shop", "v2", "h", Some(9))).expect_err("another release was seen");
+    assert_eq!(stale.code, RejectionCode::Conflict);
+    for version in 2..40 {
+        let reply = world.run(&deploy("shop", &format!("v{version}"), "h", Some(version - 1))).expect("in order");
+        assert_eq!(reply, GlobalReply::Deployed { release: ReleaseNumber(version), is_new: true });
+    }
+    world.replica.read(|state| {
+        assert_eq!(state.apps.get(&name("shop")).map(|app| app.scale[&web()]), Some(5));
+        assert_eq!(state.releases.len(), 20);
+        assert_eq!(state.current_release(&name("shop")).map(|release| release.number), Some(ReleaseNumber(39)));
+    });
+    let unknown =
+        GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1 };
+    assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
+}

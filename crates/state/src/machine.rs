@@ -1,0 +1,247 @@
+//! Applies proposed commands to a state, byte for byte the same on every voter.
+//!
+//! Also keeps what surrounds the objects: the revision counter, and the outcomes of recent requests, so that a command
+//! that is proposed twice (because its first answer was lost) takes effect once.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use insula_types::{RequestId, Revision, codec};
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Changes, Domain, Rejection, Replica};
+
+/// Outcomes kept for deduplication; the oldest go first. A proposer gives up after seconds, and a region commits at
+/// most some thousand commands a second, so this covers every retry that can still come.
+const REQUESTS_MAX: usize = 16_384;
+
+/// A stored row: put when there is a value, else removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Unique within the state.
+    pub key: Vec<u8>,
+    /// The bytes to store.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What applying one command gave.
+#[derive(Debug)]
+pub struct Applied {
+    /// An encoded [`Outcome`].
+    pub reply: Vec<u8>,
+    /// What to store, atomically.
+    pub rows: Vec<Row>,
+}
+
+/// A command that this version cannot apply, or rows that it cannot read. The group must stop (rule R2): going on
+/// would let this voter differ from the others.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Written by a newer version, or damaged.
+    #[error("apply a command to the {domain} state: is this node older than its peers?")]
+    Command {
+        /// Which state.
+        domain: &'static str,
+        /// Why.
+        #[source]
+        source: codec::DecodeError,
+    },
+    /// Written by a newer version, or damaged.
+    #[error("load row {key:?} of the {domain} state")]
+    Row {
+        /// Which state.
+        domain: &'static str,
+        /// The row's key, readable.
+        key: String,
+        /// Why.
+        #[source]
+        source: codec::DecodeError,
+    },
+}
+
+/// A command on its way through the log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub request: RequestId,
+    /// The leader's wall clock when it took the command.
+    pub at_ms: u64,
+    #[serde(with = "bytes")]
+    pub command: Vec<u8>,
+}
+
+/// Wraps an encoded command for the log. Called by the leader, whose clock this is.
+pub fn seal(request: RequestId, at_ms: u64, command: Vec<u8>) -> Vec<u8> {
+    codec::encode(&Envelope { request, at_ms, command })
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome<R> {
+    /// The state's revision after it.
+    pub revision: Revision,
+    /// Its answer.
+    pub result: Result<R, Rejection>,
+}
+
+/// A remembered outcome.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Remembered {
+    /// Position among all remembered; gives the order of eviction.
+    sequence: u64,
+    #[serde(with = "bytes")]
+    outcome: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    revision: Revision,
+    at_ms: u64,
+    sequence: u64,
+}
+
+const META_KEY: &[u8] = b"m";
+const OBJECT_PREFIX: u8 = b'o';
+const REQUEST_PREFIX: u8 = b'r';
+
+/// The state machine of one domain. Writes into a [`Replica`] that everyone else reads.
+#[derive(Debug)]
+pub struct Machine<D: Domain> {
+    replica: Arc<Replica<D>>,
+    meta: Meta,
+    requests: BTreeMap<RequestId, Vec<u8>>,
+    order: VecDeque<(u64, RequestId)>,
+}
+
+impl<D: Domain> Machine<D> {
+    /// An empty state that is read through `replica`.
+    pub fn new(replica: Arc<Replica<D>>) -> Self {
+        Self { replica, meta: Meta::default(), requests: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    /// Applies one command from the log.
+    ///
+    /// # Errors
+    /// [`MachineError::Command`] when it cannot be decoded; nothing has changed then.
+    pub fn apply(&mut self, sealed: &[u8]) -> Result<Applied, MachineError> {
+        let wrong = |source| MachineError::Command { domain: D::NAME, source };
+        let envelope: Envelope = codec::decode(sealed).map_err(wrong)?;
+        if let Some(reply) = self.requests.get(&envelope.request) {
+            return Ok(Applied { reply: reply.clone(), rows: Vec::new() });
+        }
+        let command: D::Command = codec::decode(&envelope.command).map_err(wrong)?;
+        let at_ms = envelope.at_ms.max(self.meta.at_ms);
+        let next = self.meta.revision.next();
+        let mut changes = Changes::new();
+        let decided = self.replica.read(|state| state.apply(&command, at_ms, next, &mut changes));
+        let changes = if decided.is_ok() { changes.into_vec() } else { Vec::new() };
+
+        let mut rows: Vec<Row> = Vec::with_capacity(changes.len() + 2);
+        self.meta.at_ms = at_ms;
+        if !changes.is_empty() {
+            self.meta.revision = next;
+            rows.extend(changes.iter().map(|change| Row {
+                key: object_key::<D>(&change.key),
+                value: change.object.as_ref().map(|object| codec::encode(&(next, &change.key, object))),
+            }));
+            self.replica.absorb(Batch { revision: next, changes });
+        }
+        let reply = codec::encode(&Outcome { revision: self.meta.revision, result: decided });
+        self.remember(envelope.request, reply.clone(), &mut rows);
+        rows.push(Row { key: META_KEY.to_vec(), value: Some(codec::encode(&self.meta)) });
+        Ok(Applied { reply, rows })
+    }
+
+    fn remember(&mut self, request: RequestId, outcome: Vec<u8>, rows: &mut Vec<Row>) {
+        self.meta.sequence += 1;
+        let remembered = Remembered { sequence: self.meta.sequence, outcome };
+        rows.push(Row { key: request_key(request), value: Some(codec::encode(&(request, &remembered))) });
+        self.requests.insert(request, remembered.outcome);
+        self.order.push_back((remembered.sequence, request));
+        while self.order.len() > REQUESTS_MAX {
+            if let Some((_, oldest)) = self.order.pop_front() {
+                self.requests.remove(&oldest);
+                rows.push(Row { key: request_key(oldest), value: None });
+            }
+        }
+    }
+
+    /// Replaces everything by stored rows: at start, and when a snapshot is installed.
+    ///
+    /// # Errors
+    /// [`MachineError::Row`] when a row cannot be read; the present state is kept then.
+    pub fn load(&mut self, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), MachineError> {
+        let mut meta = Meta::default();
+        let mut requests = BTreeMap::new();
+        let mut order = Vec::new();
+        let mut state = D::default();
+        for (key, value) in rows {
+            let wrong =
+                |source| MachineError::Row { domain: D::NAME, key: String::from_utf8_lossy(&key).into_owned(), source };
+            match key.first() {
+                Some(&OBJECT_PREFIX) => {
+                    let (revision, key, object): (Revision, D::Key, D::Object) =
+                        codec::decode(&value).map_err(wrong)?;
+                    state.absorb(revision, key, Some(object));
+                }
+                Some(&REQUEST_PREFIX) => {
+                    let (request, remembered): (RequestId, Remembered) = codec::decode(&value).map_err(wrong)?;
+                    order.push((remembered.sequence, request));
+                    requests.insert(request, remembered.outcome);
+                }
+                _ => meta = codec::decode(&value).map_err(wrong)?,
+            }
+        }
+        order.sort_unstable();
+        self.meta = meta;
+        self.requests = requests;
+        self.order = order.into();
+        self.replica.reset(meta.revision, state);
+        Ok(())
+    }
+
+    /// The state's revision.
+    pub const fn revision(&self) -> Revision {
+        self.meta.revision
+    }
+}
+
+fn object_key<D: Domain>(key: &D::Key) -> Vec<u8> {
+    let mut bytes = vec![OBJECT_PREFIX];
+    bytes.extend(codec::encode(key));
+    bytes
+}
+
+fn request_key(request: RequestId) -> Vec<u8> {
+    let mut bytes = vec![REQUEST_PREFIX];
+    bytes.extend(request.0.to_be_bytes());
+    bytes.extend(request.1.to_be_bytes());
+    bytes
+}
+
+/// Byte strings as MessagePack `bin` instead of an array of numbers.
+mod bytes {
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        d.deserialize_bytes(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use insula_types::{AppName, ClusterId, Incarnation, ServiceName};
+
+use super::*;
+use crate::{
+    GlobalCommand, GlobalState, RejectionCode, Update,
+    global::{ClusterMeta, GlobalReply},
+};
+
+fn machine() -> (Arc<Replica<GlobalState>>, Machine<GlobalState>) {
+    let replica = Replica::new();
+    (Arc::clone(&replica), Machine::new(replica))
+}
+
+fn init() -> GlobalCommand {
+    let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
+    GlobalCommand::Init { meta, region: "fra".parse().expect("a name") }
+}
+
+fn deploy(app: &str) -> GlobalCommand {
+    GlobalCommand::Deploy {
+        app: AppName::new(app).expect("a name"),
+        services: BTreeMap::new(),
+        scale: BTreeMap::from([(ServiceName::new("web").expect("a name"), 1)]),
+        expect: None,
+    }
+}
+
+fn run(machine: &mut Machine<GlobalState>, request: u64, command: &GlobalCommand) -> (Outcome<GlobalReply>, Vec<Row>) {
+    let applied = machine.apply(&seal(RequestId(0, request), request, codec::encode(command))).expect("decodes");
+    (codec::decode(&applied.reply).expect("an outcome"), applied.rows)
+}
+
+/// A stand-in for the disk: rows put and removed in order.
+fn store(disk: &mut BTreeMap<Vec<u8>, Vec<u8>>, rows: Vec<Row>) {
+    for row in rows {
+        match row.value {
+            Some(value) => disk.insert(row.key, value),
+            None => disk.remove(&row.key),
+        };
+    }
+}
+
+#[test]
+fn a_command_takes_effect_once_and_only_changes_count() {
+    let (_, mut machine) = machine();
+    assert_eq!(run(&mut machine, 1, &init()).0.revision, Revision(1));
+    let (first, _) = run(&mut machine, 2, &deploy("shop"));
+    let (again, rows) = run(&mut machine, 2, &deploy("shop"));
+    assert_eq!(first, again);
+    assert!(rows.is_empty(), "a repeated request stores nothing");
+    let (same, _) = run(&mut machine, 3, &deploy("shop"));
+    assert_eq!(same.revision, first.revision, "the same definition changes nothing");
+    assert_eq!(same.result, Ok(GlobalReply::Deployed { release: insula_types::ReleaseNumber(1), is_new: false }));
+    let (refused, _) = run(&mut machine, 4, &init());
+    assert_eq!(refused.result.expect_err("founded already").code, RejectionCode::Conflict);
+    assert_eq!(refused.revision, Revision(2));
+}
+
+#[test]
+fn stored_rows_give_the_same_state_and_the_same_memory_of_requests() {
+    let (replica, mut machine) = machine();
+    let mut disk = BTreeMap::new();
+    for (request, command) in [init(), deploy("shop"), deploy("blog")].iter().enumerate() {
+        store(&mut disk, run(&mut machine, request as u64, command).1);
+    }
+    let (copy, mut loaded) = self::machine();
+    loaded.load(disk).expect("own rows");
+    assert_eq!(copy.digest(), replica.digest());
+    assert_eq!(loaded.revision(), machine.revision());
+    let before = run(&mut machine, 1, &deploy("shop"));
+    assert_eq!(run(&mut loaded, 1, &deploy("shop")).0, before.0, "a retry after a restart is still recognised");
+}
+
+#[test]
+fn forgotten_requests_leave_no_rows() {
+    let (_, mut machine) = machine();
+    let mut disk = BTreeMap::new();
+    for request in 0..REQUESTS_MAX as u64 + 10 {
+        store(&mut disk, run(&mut machine, request, &deploy("shop")).1);
+    }
+    let kept = disk.keys().filter(|key| key.first() == Some(&REQUEST_PREFIX)).count();
+    assert_eq!(kept, REQUESTS_MAX);
+}
+
+#[test]
+fn unreadable_commands_and_rows_are_errors_and_change_nothing() {
+    let (replica, mut machine) = machine();
+    run(&mut machine, 1, &init());
+    let before = replica.digest();
+    machine.apply(b"\xc1 no envelope").expect_err("garbage");
+    let unknown = seal(RequestId(9, 9), 0, codec::encode("FromTheFuture"));
+    machine.apply(&unknown).expect_err("a command of a newer version");
+    machine.load([(b"o?".to_vec(), b"\xc1".to_vec())]).expect_err("a damaged row");
+    assert_eq!(replica.digest(), before);
+    assert_eq!(machine.revision(), Revision(1));
+}
+
+#[tokio::test]
+async fn a_watch_has_no_gaps_and_resumes() {
+    let (replica, mut machine) = machine();
+    let follower: Arc<Replica<GlobalState>> = Replica::new();
+    let mut watch = replica.watch(None);
+    for request in 0..5 {
+        run(&mut machine, request, &deploy(&format!("app-{request}")));
+    }
+    assert!(follower.follow(watch.next().await), "a reset first");
+    let resume = follower.revision();
+    run(&mut machine, 10, &deploy("late"));
+    assert!(matches!(watch.next().await, Update::Batch(batch) if batch.revision == resume.next()));
+    // A new watch from the same place delivers the same batch; the other one is dropped.
+    let mut resumed = replica.watch(Some(resume));
+    assert!(follower.follow(resumed.next().await));
+    assert_eq!(follower.digest(), replica.digest());
+    // Far behind what is kept: a reset, not a gap.
+    for request in 0..crate::replica::BATCHES_MAX as u64 + 10 {
+        run(&mut machine, 100 + request, &deploy(&format!("b{request}")));
+    }
+    let mut late = replica.watch(Some(resume));
+    let update = late.next().await;
+    assert!(matches!(update, Update::Reset { .. }));
+    assert!(follower.follow(update));
+    assert_eq!(follower.digest(), replica.digest());
+}

@@ -1,0 +1,187 @@
+//! The region state: nodes, what shall run, where it runs, and how it is.
+
+mod apply;
+mod command;
+
+use insula_types::{
+    AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Node, NodeId, Placement, RegionName,
+    RegionalDefinition, Revision,
+};
+use serde::{Deserialize, Serialize};
+
+pub use command::{RegionCommand, RegionReply};
+
+use crate::{
+    Changes, Domain, Rejection, Table,
+    event::{Event, EventId},
+};
+
+/// What the region is; written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionMeta {
+    /// The world that it is part of.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub region: RegionName,
+    /// Which life of the state this is.
+    pub incarnation: Incarnation,
+}
+
+/// A credential with which machines join. The secret itself is known to its holder alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Names it; part of the pasteable line.
+    pub id: String,
+    /// SHA-256 of its secret.
+    pub secret_sha256: Vec<u8>,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// How many machines may still use it.
+    pub uses_left: u32,
+}
+
+/// Everything that a region knows.
+#[derive(Debug, Default)]
+pub struct RegionState {
+    /// What the region is; none before `init`.
+    pub meta: Option<RegionMeta>,
+    /// Its nodes.
+    pub nodes: Table<NodeId, Node>,
+    /// Ids that may never come back, and why.
+    pub tombstones: Table<NodeId, String>,
+    /// Join tokens by id.
+    pub join_tokens: Table<String, JoinToken>,
+    /// What shall run.
+    pub definitions: Table<AppName, RegionalDefinition>,
+    /// Where it runs.
+    pub placements: Table<InstanceId, Placement>,
+    /// How it is.
+    pub statuses: Table<InstanceId, InstanceStatus>,
+    /// What happened.
+    pub events: Table<EventId, Event>,
+}
+
+impl RegionState {
+    /// The placements of one node, in order of id.
+    pub fn placements_of(&self, node: NodeId) -> impl Iterator<Item = &Placement> {
+        self.placements.values().filter(move |placement| placement.node == node)
+    }
+
+    /// The node with that exact name.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.values().find(|node| node.name.as_str() == name)
+    }
+}
+
+/// Names an object of the region.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RegionKey {
+    /// [`RegionMeta`].
+    Meta,
+    /// A node.
+    Node(NodeId),
+    /// A removed node.
+    Tombstone(NodeId),
+    /// A join token.
+    JoinToken(String),
+    /// A definition.
+    Definition(AppName),
+    /// A placement.
+    Placement(InstanceId),
+    /// A status.
+    Status(InstanceId),
+    /// An event.
+    Event(EventId),
+}
+
+/// An object of the region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "lives in change lists that are short; most of them are the large ones")]
+pub enum RegionObject {
+    /// What the region is.
+    Meta(RegionMeta),
+    /// A node.
+    Node(Node),
+    /// Why a node was removed.
+    Tombstone(String),
+    /// A join token.
+    JoinToken(JoinToken),
+    /// A definition.
+    Definition(RegionalDefinition),
+    /// A placement.
+    Placement(Placement),
+    /// A status.
+    Status(InstanceStatus),
+    /// An event.
+    Event(Event),
+}
+
+impl Domain for RegionState {
+    const NAME: &'static str = "region";
+    type Command = RegionCommand;
+    type Reply = RegionReply;
+    type Key = RegionKey;
+    type Object = RegionObject;
+
+    fn apply(
+        &self,
+        command: &RegionCommand,
+        at_ms: u64,
+        revision: Revision,
+        out: &mut Changes<Self>,
+    ) -> Result<RegionReply, Rejection> {
+        apply::Apply::new(self, at_ms, revision, out).command(command)
+    }
+
+    fn absorb(&mut self, revision: Revision, key: RegionKey, object: Option<RegionObject>) {
+        use RegionKey as Key;
+        use RegionObject as Object;
+        macro_rules! set {
+            ($table:ident, $key:expr, $kind:ident) => {
+                match object {
+                    Some(Object::$kind(value)) => self.$table.set(revision, $key, Some(value)),
+                    None => self.$table.set(revision, $key, None),
+                    // A key with an object of another kind cannot be made by `apply`; from a peer it is ignored (R2).
+                    Some(_) => {}
+                }
+            };
+        }
+        match key {
+            Key::Meta => {
+                if let Some(Object::Meta(meta)) = object {
+                    self.meta = Some(meta);
+                }
+            }
+            Key::Node(id) => set!(nodes, id, Node),
+            Key::Tombstone(id) => set!(tombstones, id, Tombstone),
+            Key::JoinToken(id) => set!(join_tokens, id, JoinToken),
+            Key::Definition(app) => set!(definitions, app, Definition),
+            Key::Placement(id) => set!(placements, id, Placement),
+            Key::Status(id) => set!(statuses, id, Status),
+            Key::Event(id) => set!(events, id, Event),
+        }
+    }
+
+    fn objects(&self) -> Vec<(RegionKey, Revision, RegionObject)> {
+        let mut all = Vec::new();
+        all.extend(self.meta.iter().map(|meta| (RegionKey::Meta, Revision(0), RegionObject::Meta(meta.clone()))));
+        macro_rules! add {
+            ($table:ident, $kind:ident) => {
+                all.extend(self.$table.rows().map(|(key, revision, value)| {
+                    (RegionKey::$kind(key.clone()), revision, RegionObject::$kind(value.clone()))
+                }));
+            };
+        }
+        add!(nodes, Node);
+        add!(tombstones, Tombstone);
+        add!(join_tokens, JoinToken);
+        add!(definitions, Definition);
+        add!(placements, Placement);
+        add!(statuses, Status);
+        add!(events, Event);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! Decides on region commands.
+
+use insula_types::{
+    Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition, Revision,
+};
+
+use super::{JoinToken, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState};
+use crate::{
+    Changes, Rejection,
+    event::{EVENTS_MAX, Event, EventId, EventKind},
+};
+
+/// One command being decided.
+pub(super) struct Apply<'a> {
+    state: &'a RegionState,
+    at_ms: u64,
+    revision: Revision,
+    out: &'a mut Changes<RegionState>,
+    events: u16,
+}
+
+type Decision = Result<RegionReply, Rejection>;
+
+impl<'a> Apply<'a> {
+    pub(super) fn new(
+        state: &'a RegionState,
+        at_ms: u64,
+        revision: Revision,
+        out: &'a mut Changes<RegionState>,
+    ) -> Self {
+        Self { state, at_ms, revision, out, events: 0 }
+    }
+
+    pub(super) fn command(mut self, command: &RegionCommand) -> Decision {
+        use RegionCommand as C;
+        match command {
+            C::Init { meta, node } => self.init(meta, node),
+            C::CreateJoinToken(token) => self.create_join_token(token),
+            C::Join { token, secret_sha256, node } => self.join(token, secret_sha256, node),
+            C::UpdateNode { id, address, capacity, version } => self.update_node(*id, |node| {
+                node.address = *address;
+                node.capacity = *capacity;
+                node.version.clone_from(version);
+            }),
+            C::SetNodeHealth { id, health } => self.set_health(*id, *health),
+            C::Cordon { id, is_cordoned } => self.update_node(*id, |node| node.is_cordoned = *is_cordoned),
+            C::RemoveNode { id, reason } => self.remove_node(*id, reason),
+            C::SetDefinition(definition) => self.set_definition(definition),
+            C::RemoveDefinition { app } => {
+                if self.state.definitions.contains(app) {
+                    self.out.remove(RegionKey::Definition(app.clone()));
+                    self.event(Event::new(self.at_ms, EventKind::Removed, format!("{app} was removed")).app(app));
+                }
+                Ok(RegionReply::Done)
+            }
+            C::Place(placements) => self.place(placements),
+            C::SetDesired { instances, desired, reason } => self.set_desired(instances, *desired, reason),
+            C::RemovePlacements(instances) => self.remove_placements(instances),
+            C::ReportStatus { node, statuses } => self.report(*node, statuses),
+            C::Note(event) => {
+                let mut event = event.clone();
+                event.at_ms = self.at_ms;
+                self.event(event);
+                Ok(RegionReply::Done)
+            }
+        }
+    }
+
+    fn init(&mut self, meta: &RegionMeta, node: &Node) -> Decision {
+        if let Some(present) = &self.state.meta {
+            return Err(Rejection::conflict(format!("this state belongs to region {} already", present.region)));
+        }
+        self.out.put(RegionKey::Meta, RegionObject::Meta(meta.clone()));
+        self.add_node(node);
+        Ok(RegionReply::Done)
+    }
+
+    fn add_node(&mut self, node: &Node) {
+        let node = Node { joined_ms: self.at_ms, health: NodeHealth::Up, ..node.clone() };
+        let text = format!("node {} joined in {}", node.name, node.datacenter);
+        self.event(Event::new(self.at_ms, EventKind::NodeJoined, text).node(node.id));
+        self.out.put(RegionKey::Node(node.id), RegionObject::Node(node));
+    }
+
+    fn create_join_token(&mut self, token: &JoinToken) -> Decision {
+        if self.state.join_tokens.contains(&token.id) {
+            return Err(Rejection::conflict(format!("there is a join token {} already", token.id)));
+        }
+        // Those that are of no more use make room.
+        let at_ms = self.at_ms;
+        let ended = self.state.join_tokens.values().filter(|t| t.expires_ms <= at_ms || t.uses_left == 0);
+        for old in ended {
+            self.out.remove(RegionKey::JoinToken(old.id.clone()));
+        }
+        self.out.put(RegionKey::JoinToken(token.id.clone()), RegionObject::JoinToken(token.clone()));
+        Ok(RegionReply::Done)
+    }
+
+    fn join(&mut self, token: &str, secret_sha256: &[u8], node: &Node) -> Decision {
+        let known = self.state.join_tokens.get(&token.to_owned()).filter(|t| t.secret_sha256 == secret_sha256);
+        let Some(known) = known else {
+            return Err(Rejection::forbidden("the join token is unknown: make a new one with `insula token create`"));
+        };
+        if known.expires_ms <= self.at_ms {
+            return Err(Rejection::forbidden("the join token has expired: make a new one with `insula token create`"));
+        }
+        if self.state.tombstones.contains(&node.id) {
+            return Err(Rejection::forbidden(format!(
+                "node {} was removed and may not come back: empty its data directory and join as a new node",
+                node.id
+            )));
+        }
+        // A machine that did not get the answer asks again with its id; that costs no further use.
+        if let Some(present) = self.state.nodes.get(&node.id) {
+            let text = format!("node {} is already a member, as {}", node.id, present.name);
+            return if present.name == node.name { Ok(RegionReply::Done) } else { Err(Rejection::conflict(text)) };
+        }
+        if known.uses_left == 0 {
+            return Err(Rejection::forbidden("the join token is used up: make a new one with `insula token create`"));
+        }
+        if let Some(namesake) = self.state.node_named(node.name.as_str()) {
+            return Err(Rejection::conflict(format!(
+                "the name {} belongs to node {}: choose another with --name",
+                node.name, namesake.id
+            )));
+        }
+        let used = JoinToken { uses_left: known.uses_left - 1, ..known.clone() };
+        self.out.put(RegionKey::JoinToken(used.id.clone()), RegionObject::JoinToken(used));
+        self.add_node(node);
+        Ok(RegionReply::Done)
+    }
+
+    fn node(&self, id: NodeId) -> Result<&'a Node, Rejection> {
+        let state = self.state;
+        state.nodes.get(&id).ok_or_else(|| Rejection::not_found(format!("there is no node {id} in this region")))
+    }
+
+    fn update_node(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) -> Decision {
+        let present = self.node(id)?;
+        let mut node = present.clone();
+        change(&mut node);
+        if node != *present {
+            self.out.put(RegionKey::Node(id), RegionObject::Node(node));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn set_health(&mut self, id: NodeId, health: NodeHealth) -> Decision {
+        let node = self.node(id)?;
+        if node.health.is_up() == health.is_up() {
+            return Ok(RegionReply::Done);
+        }
+        let (kind, text) = if health.is_up() {
+            (EventKind::NodeUp, format!("node {} is back", node.name))
+        } else {
+            (EventKind::NodeDown, format!("node {} is down: it did not renew its lease", node.name))
+        };
+        self.event(Event::new(self.at_ms, kind, text).node(id));
+        self.update_node(id, |node| node.health = health)
+    }
+
+    fn remove_node(&mut self, id: NodeId, reason: &str) -> Decision {
+        let node = self.node(id)?;
+        let count = self.state.placements_of(id).count();
+        if count > 0 {
+            return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
+        }
+        self.out.remove(RegionKey::Node(id));
+        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        Ok(RegionReply::Done)
+    }
+
+    fn set_definition(&mut self, definition: &RegionalDefinition) -> Decision {
+        let app = &definition.app;
+        if let Some(present) = self.state.definitions.get(app) {
+            if present.release > definition.release {
+                return Err(Rejection::conflict(format!(
+                    "{app} is at release {} here, later than {}",
+                    present.release, definition.release
+                )));
+            }
+            if present == definition {
+                return Ok(RegionReply::Done);
+            }
+        }
+        let text = format!("{app} release {} was deployed here", definition.release);
+        self.event(Event::new(self.at_ms, EventKind::Deployed, text).app(app));
+        self.out.put(RegionKey::Definition(app.clone()), RegionObject::Definition(definition.clone()));
+        Ok(RegionReply::Done)
+    }
+
+    fn place(&mut self, placements: &[Placement]) -> Decision {
+        for (index, placement) in placements.iter().enumerate() {
+            let instance = placement.instance;
+            let twice = placements[..index].iter().any(|earlier| earlier.instance == instance);
+            if twice || self.state.placements.contains(&instance) {
+                return Err(Rejection::conflict(format!("instance {instance} exists already")));
+            }
+            self.node(placement.node)?;
+        }
+        for placement in placements {
+            let node = self.node(placement.node)?;
+            let placed = Placement { placed_ms: self.at_ms, ..placement.clone() };
+            let why = placed.reasons.first().map_or("", String::as_str);
+            let text = format!("{} {} goes to node {}: {why}", placed.service, placed.instance, node.name);
+            let event = Event::new(self.at_ms, EventKind::Placed, text);
+            self.event(event.node(node.id).app(&placed.service.app).instance(placed.instance));
+            self.out.put(RegionKey::Placement(placed.instance), RegionObject::Placement(placed));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn set_desired(&mut self, instances: &[InstanceId], desired: Desired, reason: &str) -> Decision {
+        for id in instances {
+            let Some(placement) = self.state.placements.get(id).filter(|p| p.desired != desired) else { continue };
+            let verb = match desired {
+                Desired::Run => "shall run",
+                Desired::Drain => "is drained",
+                Desired::Stop => "is stopped",
+            };
+            let text = format!("{} {id} {verb}: {reason}", placement.service);
+            let event = Event::new(self.at_ms, EventKind::Stopped, text).node(placement.node);
+            self.event(event.app(&placement.service.app).instance(*id));
+            let changed = Placement { desired, ..placement.clone() };
+            self.out.put(RegionKey::Placement(*id), RegionObject::Placement(changed));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn remove_placements(&mut self, instances: &[InstanceId]) -> Decision {
+        for id in instances {
+            if self.state.placements.contains(id) {
+                self.out.remove(RegionKey::Placement(*id));
+            }
+            if self.state.statuses.contains(id) {
+                self.out.remove(RegionKey::Status(*id));
+            }
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn report(&mut self, node: NodeId, statuses: &[InstanceStatus]) -> Decision {
+        self.node(node)?;
+        for status in statuses {
+            let Some(placement) = self.state.placements.get(&status.instance) else { continue };
+            if placement.node != node || status.node != node {
+                continue;
+            }
+            let before = self.state.statuses.get(&status.instance);
+            if before == Some(status) {
+                continue;
+            }
+            self.tell_change(placement, before, status);
+            self.out.put(RegionKey::Status(status.instance), RegionObject::Status(status.clone()));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    /// Puts what users want to know of a new status into the events.
+    fn tell_change(&mut self, placement: &Placement, before: Option<&InstanceStatus>, now: &InstanceStatus) {
+        let was_ready = before.is_some_and(|status| status.is_ready);
+        let name = format!("{} {}", placement.service, placement.instance);
+        let (kind, text) = if now.is_ready && !was_ready {
+            (EventKind::Ready, format!("{name} is ready"))
+        } else if now.phase == Phase::Backoff && before.is_none_or(|status| status.phase != Phase::Backoff) {
+            (EventKind::Restarting, format!("{name} will be started again: {}", now.message))
+        } else if was_ready && !now.is_ready {
+            (EventKind::Unready, format!("{name} is not ready: {}", now.message))
+        } else {
+            return;
+        };
+        let event = Event::new(self.at_ms, kind, text).node(placement.node);
+        self.event(event.app(&placement.service.app).instance(placement.instance));
+    }
+
+    fn event(&mut self, event: Event) {
+        let id = EventId(self.revision, self.events);
+        self.events = self.events.saturating_add(1);
+        self.out.put(RegionKey::Event(id), RegionObject::Event(event));
+        // One out for one in, once full.
+        let kept = self.state.events.len();
+        let index = usize::from(self.events) - 1;
+        if kept + index >= EVENTS_MAX
+            && let Some((oldest, _)) = self.state.events.iter().nth(index)
+        {
+            self.out.remove(RegionKey::Event(*oldest));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What can be asked of the region state.
+
+use std::net::SocketAddr;
+
+use insula_types::{
+    AppName, Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Placement, RegionalDefinition,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{JoinToken, RegionMeta};
+use crate::event::Event;
+
+/// A change of the region state. Variants are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegionCommand {
+    /// Founds the region with its first node. Only on an empty state.
+    Init {
+        /// What it is.
+        meta: RegionMeta,
+        /// Its first node.
+        node: Box<Node>,
+    },
+    /// Allows machines to join.
+    CreateJoinToken(JoinToken),
+    /// Takes in a machine that showed a token's secret; uses the token once.
+    Join {
+        /// The token's id.
+        token: String,
+        /// SHA-256 of the secret that was shown.
+        secret_sha256: Vec<u8>,
+        /// The new node.
+        node: Box<Node>,
+    },
+    /// What a node says of itself when it starts.
+    UpdateNode {
+        /// The node.
+        id: NodeId,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// What it can hold.
+        capacity: Capacity,
+        /// The program's version.
+        version: String,
+    },
+    /// The leader's node controller saw a lease end or begin.
+    SetNodeHealth {
+        /// The node.
+        id: NodeId,
+        /// Its health.
+        health: NodeHealth,
+    },
+    /// Gives a node no new placements, or some again.
+    Cordon {
+        /// The node.
+        id: NodeId,
+        /// Whether it gets none.
+        is_cordoned: bool,
+    },
+    /// Takes a node out for ever. Refused while placements are on it.
+    RemoveNode {
+        /// The node, by exact id.
+        id: NodeId,
+        /// Why, for the tombstone.
+        reason: String,
+    },
+    /// What the region shall run of an app. An older release than the present one is refused.
+    SetDefinition(RegionalDefinition),
+    /// The region shall run nothing of an app.
+    RemoveDefinition {
+        /// The app.
+        app: AppName,
+    },
+    /// Binds new instances to nodes; all of them or none.
+    Place(Vec<Placement>),
+    /// What nodes shall do with instances.
+    SetDesired {
+        /// The instances; those that are gone are passed over.
+        instances: Vec<InstanceId>,
+        /// What shall be done.
+        desired: Desired,
+        /// Why, for the events.
+        reason: String,
+    },
+    /// Forgets instances that are gone, with their statuses.
+    RemovePlacements(Vec<InstanceId>),
+    /// What a node sees. Statuses of instances that are not placed on it are passed over.
+    ReportStatus {
+        /// The node that reports.
+        node: NodeId,
+        /// What changed.
+        statuses: Vec<InstanceStatus>,
+    },
+    /// Something worth telling that changes nothing else.
+    Note(Event),
+}
+
+/// What a region command answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegionReply {
+    /// Done.
+    Done,
+}

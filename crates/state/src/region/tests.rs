@@ -1,0 +1,98 @@
+use std::sync::Arc;
+
+use insula_types::{Capacity, ClusterId, Incarnation, Node, NodeHealth, NodeId, RequestId, codec};
+
+use super::*;
+use crate::{Machine, Outcome, RejectionCode, Replica, event::EVENTS_MAX, seal};
+
+struct Region {
+    replica: Arc<Replica<RegionState>>,
+    machine: Machine<RegionState>,
+    requests: u64,
+}
+
+fn node(id: u64, name: &str) -> Node {
+    Node {
+        id: NodeId::new(id),
+        name: name.parse().expect("a name"),
+        region: "fra".parse().expect("a name"),
+        datacenter: "fra1".parse().expect("a name"),
+        address: "10.0.0.1:7443".parse().expect("an address"),
+        capacity: Capacity::default(),
+        version: "0.1.0".into(),
+        health: NodeHealth::Up,
+        is_cordoned: false,
+        joined_ms: 0,
+    }
+}
+
+impl Region {
+    fn new() -> Self {
+        let replica = Replica::new();
+        let mut region = Self { machine: Machine::new(Arc::clone(&replica)), replica, requests: 0 };
+        let meta = RegionMeta {
+            cluster: ClusterId::new(1),
+            region: "fra".parse().expect("a name"),
+            incarnation: Incarnation(1),
+        };
+        region.at(0, &RegionCommand::Init { meta, node: Box::new(node(1, "n1")) }).expect("empty");
+        region
+    }
+
+    fn at(&mut self, at_ms: u64, command: &RegionCommand) -> Result<RegionReply, Rejection> {
+        self.requests += 1;
+        let sealed = seal(RequestId(0, self.requests), at_ms, codec::encode(command));
+        let outcome: Outcome<RegionReply> =
+            codec::decode(&self.machine.apply(&sealed).expect("decodes").reply).expect("an outcome");
+        outcome.result
+    }
+
+    fn token(&mut self, uses_left: u32) {
+        let token = JoinToken { id: "t".into(), secret_sha256: vec![7; 32], expires_ms: 1000, uses_left };
+        self.at(0, &RegionCommand::CreateJoinToken(token)).expect("new");
+    }
+}
+
+fn join(secret: u8, id: u64, name: &str) -> RegionCommand {
+    RegionCommand::Join { token: "t".into(), secret_sha256: vec![secret; 32], node: Box::new(node(id, name)) }
+}
+
+#[test]
+fn a_token_lets_in_as_many_as_it_says_and_no_longer() {
+    let mut region = Region::new();
+    region.token(1);
+    let code = |result: Result<_, Rejection>| result.expect_err("refused").code;
+    assert_eq!(code(region.at(1, &join(8, 2, "n2"))), RejectionCode::Forbidden, "wrong secret");
+    assert_eq!(code(region.at(1, &join(7, 2, "n1"))), RejectionCode::Conflict, "name taken");
+    region.at(1, &join(7, 2, "n2")).expect("good");
+    region.at(1, &join(7, 2, "n2")).expect("asked again by the same node: answered, costs nothing");
+    assert_eq!(code(region.at(1, &join(7, 3, "n3"))), RejectionCode::Forbidden, "used up");
+    let mut region = Region::new();
+    region.token(5);
+    assert_eq!(code(region.at(1000, &join(7, 2, "n2"))), RejectionCode::Forbidden, "expired");
+}
+
+#[test]
+fn a_removed_node_never_comes_back() {
+    let mut region = Region::new();
+    region.token(5);
+    region.at(1, &join(7, 2, "n2")).expect("good");
+    region.at(2, &RegionCommand::RemoveNode { id: NodeId::new(2), reason: "wiped".into() }).expect("empty node");
+    let refused = region.at(3, &join(7, 2, "n2")).expect_err("tombstoned");
+    assert_eq!(refused.code, RejectionCode::Forbidden);
+}
+
+#[test]
+fn events_are_bounded_and_the_leaders_clock_never_goes_back() {
+    let mut region = Region::new();
+    for index in 0..EVENTS_MAX as u64 + 50 {
+        let health = if index % 2 == 0 { NodeHealth::Down { since_ms: index } } else { NodeHealth::Up };
+        let at_ms = if index % 3 == 0 { 1_000_000 - index } else { 1_000_000 + index };
+        region.at(at_ms, &RegionCommand::SetNodeHealth { id: NodeId::new(1), health }).expect("a member");
+    }
+    region.replica.read(|state| {
+        assert_eq!(state.events.len(), EVENTS_MAX);
+        let times: Vec<_> = state.events.values().map(|event| event.at_ms).collect();
+        assert!(times.is_sorted());
+    });
+}
