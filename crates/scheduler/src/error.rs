@@ -1,0 +1,57 @@
+//! Why an instance has no node.
+
+use std::fmt;
+
+use insula_types::{ByteSize, CpuMillis, ServiceRef};
+
+/// The resource that lacks on most nodes, and by how much on the node that comes nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tightest {
+    /// CPU time, in thousandths of a CPU.
+    Cpu(CpuMillis),
+    /// Memory, in bytes.
+    Memory(ByteSize),
+}
+
+impl fmt::Display for Tightest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(short) => write!(f, "cpu is {short} short"),
+            // Rounded up: whoever frees as much as is said shall have enough.
+            Self::Memory(short) => write!(f, "memory is {} short", ByteSize::mib(short.0.div_ceil(1 << 20))),
+        }
+    }
+}
+
+/// Why an instance has no node. A later round may find one: nothing here is for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// No node takes new instances.
+    #[error(
+        "place an instance of {service}: none of {nodes} nodes takes new ones ({down} down, {cordoned} cordoned): \
+         bring one back, uncordon one, or add a node"
+    )]
+    NoNode {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// Nodes of the region.
+        nodes: usize,
+        /// Of these, how many are down.
+        down: usize,
+        /// Of those that are up, how many are cordoned.
+        cordoned: usize,
+    },
+    /// Nodes take new instances, but none has the room.
+    #[error(
+        "place an instance of {service}: no room on any of {nodes} nodes, {tightest} on the nearest: \
+         lower its resources or its scale, or add a node"
+    )]
+    NoCapacity {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// Nodes that take new instances.
+        nodes: usize,
+        /// What lacks.
+        tightest: Tightest,
+    },
+}

@@ -1,0 +1,121 @@
+//! The nodes that take new instances, ordered by what they have free, and who runs where already.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use insula_types::{Capacity, DatacenterName, NodeId, ServiceRef};
+
+use crate::Snapshot;
+
+/// A whole, in parts per million.
+const WHOLE_PPM: u64 = 1_000_000;
+
+/// A node with room to give. Its place in [`Index::rooms`] orders like its id.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub id: NodeId,
+    pub datacenter: usize,
+    pub total: Capacity,
+    pub free: Capacity,
+    /// Free share of the scarcer resource, in parts per million, as the order of its data centre knows it.
+    pub share_ppm: u32,
+}
+
+impl Room {
+    /// Whether `need` fits.
+    pub fn fits(&self, need: Capacity) -> bool {
+        self.free.cpu >= need.cpu && self.free.memory >= need.memory
+    }
+
+    /// Takes `need` away; nothing is left when more is taken than there is.
+    pub fn take(&mut self, need: Capacity) {
+        self.free.cpu.0 = self.free.cpu.0.saturating_sub(need.cpu.0);
+        self.free.memory.0 = self.free.memory.0.saturating_sub(need.memory.0);
+    }
+
+    /// The free share of the scarcer resource now.
+    pub fn share_now_ppm(&self) -> u32 {
+        let share = |free: u64, total: u64| {
+            let ppm = u128::from(free) * u128::from(WHOLE_PPM) / u128::from(total.max(1));
+            ppm.min(u128::from(WHOLE_PPM)) as u32
+        };
+        let cpu = share(self.free.cpu.0.into(), self.total.cpu.0.into());
+        cpu.min(share(self.free.memory.0, self.total.memory.0))
+    }
+}
+
+/// Nodes of a data centre from the most free to the least.
+pub(crate) type FreeOrder = BTreeSet<(Reverse<u32>, usize)>;
+
+/// Where a service that has something to place runs already.
+#[derive(Debug, Default)]
+pub(crate) struct Spread {
+    /// Instances by data centre, on nodes that are up.
+    pub by_datacenter: BTreeMap<usize, u32>,
+    /// Instances by node, for those that take new ones.
+    pub by_room: BTreeMap<usize, u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Index<'a> {
+    pub rooms: Vec<Room>,
+    pub datacenters: Vec<(&'a DatacenterName, FreeOrder)>,
+    pub spreads: BTreeMap<&'a ServiceRef, Spread>,
+    pub nodes: usize,
+    pub down: usize,
+    pub cordoned: usize,
+}
+
+impl<'a> Index<'a> {
+    /// Orders a snapshot. Spreads are counted only for `services`.
+    pub fn new(snapshot: &Snapshot<'a>, services: &BTreeSet<&ServiceRef>) -> Self {
+        let nodes: BTreeMap<NodeId, _> = snapshot.nodes.iter().map(|node| (node.id, node)).collect();
+        let names: BTreeSet<&'a DatacenterName> = nodes.values().map(|node| node.datacenter).collect();
+        let mut datacenters: Vec<_> = names.into_iter().map(|name| (name, FreeOrder::new())).collect();
+        let datacenter_of = |name: &DatacenterName| datacenters.partition_point(|(known, _)| *known < name);
+
+        let mut rooms = Vec::new();
+        let mut room_of = BTreeMap::new();
+        for node in nodes.values().filter(|node| node.health.is_up() && !node.is_cordoned) {
+            let total = node.capacity.allocatable();
+            room_of.insert(node.id, rooms.len());
+            let datacenter = datacenter_of(node.datacenter);
+            rooms.push(Room { id: node.id, datacenter, total, free: total, share_ppm: 0 });
+        }
+
+        let mut spreads: BTreeMap<&'a ServiceRef, Spread> = BTreeMap::new();
+        for taken in &snapshot.taken {
+            let room = room_of.get(&taken.node).copied();
+            if let Some(room) = room {
+                rooms[room].take(Capacity { cpu: taken.resources.cpu, memory: taken.resources.memory });
+            }
+            let Some(node) = nodes.get(&taken.node).filter(|node| node.health.is_up()) else { continue };
+            if taken.is_staying && services.contains(taken.service) {
+                let spread = spreads.entry(taken.service).or_default();
+                *spread.by_datacenter.entry(datacenter_of(node.datacenter)).or_default() += 1;
+                if let Some(room) = room {
+                    *spread.by_room.entry(room).or_default() += 1;
+                }
+            }
+        }
+
+        for (at, room) in rooms.iter_mut().enumerate() {
+            room.share_ppm = room.share_now_ppm();
+            datacenters[room.datacenter].1.insert((Reverse(room.share_ppm), at));
+        }
+        let up = nodes.values().filter(|node| node.health.is_up()).count();
+        let (nodes, down, cordoned) = (nodes.len(), nodes.len() - up, up - rooms.len());
+        Self { rooms, datacenters, spreads, nodes, down, cordoned }
+    }
+
+    /// Puts a node whose free room changed in its right place.
+    pub fn reorder(&mut self, at: usize) {
+        let Some(room) = self.rooms.get_mut(at) else { return };
+        let order = &mut self.datacenters[room.datacenter].1;
+        order.remove(&(Reverse(room.share_ppm), at));
+        room.share_ppm = room.share_now_ppm();
+        order.insert((Reverse(room.share_ppm), at));
+    }
+}
