@@ -1,1 +1,12 @@
-//! (skeleton)
+//! Images and instances of one node behind one trait, [`Runtime`].
+//!
+//! Everything is found again from the disk and the kernel after a restart of the agent; instances need nobody but their
+//! shim. What shall run, and when it is started again, is decided by others (`agent`).
+
+mod error;
+pub mod image;
+mod runtime;
+
+pub use error::{Error, Source};
+pub use image::ImageRef;
+pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};

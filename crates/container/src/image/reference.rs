@@ -1,0 +1,93 @@
+//! Names of images: `registry/path@sha256:…`, and the shorter forms that people type.
+
+use std::{fmt, str::FromStr};
+
+use oci_client::Reference;
+
+use crate::Error;
+
+/// An image by content: registry, repository and digest. What a node runs is always named like this.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageRef {
+    registry: String,
+    repository: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    digest: String,
+}
+
+impl ImageRef {
+    /// Host and port of the registry.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// Path within the registry.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Digest of the manifest or of the list of manifests, `sha256:…`.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    pub(crate) fn to_oci(&self) -> Reference {
+        Reference::with_digest(self.registry.clone(), self.repository.clone(), self.digest.clone())
+    }
+}
+
+impl FromStr for ImageRef {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Reference { text: text.to_owned(), why };
+        let reference: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        let digest =
+            reference.digest().ok_or_else(|| refuse("it has no digest: write registry/name@sha256:…".to_owned()))?;
+        check_digest(digest).map_err(refuse)?;
+        Ok(Self {
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            digest: digest.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.registry, self.repository, self.digest)
+    }
+}
+
+impl fmt::Debug for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Checks that a digest is one that we compute: `sha256:` and 64 lower-case hexadecimal digits. It becomes a file name,
+/// so this check also keeps content from choosing paths.
+pub(crate) fn check_digest(digest: &str) -> Result<&str, String> {
+    digest
+        .strip_prefix("sha256:")
+        .filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+        .ok_or_else(|| format!("{digest:?} is not sha256: and 64 lower-case hexadecimal digits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_need_a_digest_and_keep_their_text() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let image: ImageRef = format!("10.0.0.1:5000/team/shop:1@{digest}").parse().expect("valid");
+        assert_eq!((image.registry(), image.repository()), ("10.0.0.1:5000", "team/shop"));
+        assert_eq!(image.to_string(), format!("10.0.0.1:5000/team/shop@{digest}"));
+        assert_eq!(image.to_string().parse::<ImageRef>().expect("round trip"), image);
+        for bad in ["", "shop", "shop:1", "shop@sha256:12", "UPPER@sha256:00", "shop@sha512:00", "../x@sha256:00"] {
+            let error = bad.parse::<ImageRef>().expect_err(bad);
+            assert!(!error.is_retryable(), "{error}");
+        }
+        assert!(check_digest("sha256:../../../../etc/passwd").is_err());
+    }
+}

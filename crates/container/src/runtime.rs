@@ -1,0 +1,167 @@
+//! The boundary between what decides (the agent) and what runs (containers, processes, or a simulation of them).
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use async_trait::async_trait;
+use insula_types::{
+    DatacenterName, InstanceId, NodeName, PortName, RegionName, ReleaseNumber, ServiceRef, ServiceSpec,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::{Error, ImageRef};
+
+/// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// Makes the image present and unpacked, pulling it by digest from its registry when it is missing. Two callers of
+    /// the same image share one pull.
+    ///
+    /// # Errors
+    /// [`Error::Pull`], [`Error::Content`], [`Error::File`].
+    async fn ensure_image(&self, image: &ImageRef) -> Result<ImageInfo, Error>;
+
+    /// Starts an instance; one that already runs is taken over as it is. Its image must be present.
+    ///
+    /// # Errors
+    /// Any; nothing is left behind that [`Runtime::remove`] does not take away. One that has ended is not started
+    /// again ([`Error::State`]): remove it first.
+    async fn start(&self, config: &InstanceConfig) -> Result<Running, Error>;
+
+    /// What is on this node now, running or ended, also what an earlier life of the agent started. Ordered by id.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the instances' directory cannot be read.
+    async fn list(&self) -> Result<Vec<Observed>, Error>;
+
+    /// Sends `signal` (as in `kill -l`, with SIG), waits `grace`, sends KILL; returns when the instance is gone.
+    /// Fine when it is already.
+    ///
+    /// # Errors
+    /// [`Error::Shim`] when it cannot be ended.
+    async fn stop(&self, instance: InstanceId, signal: &str, grace: Duration) -> Result<(), Error>;
+
+    /// Removes everything of an ended instance: mounts, namespace, cgroup, address, directory. Its logs are kept for a
+    /// while. Fine when there is no such instance.
+    ///
+    /// # Errors
+    /// [`Error::State`] while it runs; [`Error::File`], [`Error::Network`].
+    async fn remove(&self, instance: InstanceId) -> Result<(), Error>;
+
+    /// The last `bytes_max` bytes of what an instance wrote, oldest first, whole lines, each in the CRI log format:
+    /// `<RFC 3339 time> <stdout|stderr> <F|P> <text>`. Also of a removed instance while its logs are kept; empty
+    /// when there are none.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    async fn logs(&self, instance: InstanceId, bytes_max: u64) -> Result<Vec<u8>, Error>;
+
+    /// Changes (a counter goes up) whenever some instance ended.
+    fn ended(&self) -> watch::Receiver<u64>;
+}
+
+/// What [`Runtime::ensure_image`] found or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageInfo {
+    /// Bytes of all its compressed layers.
+    pub size_bytes: u64,
+    /// Bytes that had to be fetched now.
+    pub pulled_bytes: u64,
+}
+
+/// Everything needed to run one instance. Two equal configurations have the same [`InstanceConfig::hash`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceConfig {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it is an instance of.
+    pub service: ServiceRef,
+    /// The release that it runs.
+    pub release: ReleaseNumber,
+    /// How to run it.
+    pub spec: ServiceSpec,
+    /// The node that runs it, as the instance is told.
+    pub node: NodeLabels,
+}
+
+impl InstanceConfig {
+    /// Tells two configurations apart: SHA-256 in hexadecimal.
+    pub fn hash(&self) -> String {
+        hex::encode(Sha256::digest(insula_types::codec::encode(self)))
+    }
+}
+
+/// Where an instance runs, for its environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLabels {
+    /// `INSULA_NODE`.
+    pub name: NodeName,
+    /// `INSULA_REGION`.
+    pub region: RegionName,
+    /// `INSULA_DATACENTER`.
+    pub datacenter: DatacenterName,
+}
+
+/// A running instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its first process, as this node's process table sees it.
+    pub pid: u32,
+    /// When that process was started, milliseconds since 1970 by the node's clock.
+    pub started_ms: u64,
+    /// Where its ports are reached from this node.
+    pub endpoints: BTreeMap<PortName, SocketAddr>,
+}
+
+/// An instance as it is found on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The instance.
+    pub instance: InstanceId,
+    /// [`InstanceConfig::hash`] of what it was started with.
+    pub config_hash: String,
+    /// Whether it runs.
+    pub state: ObservedState,
+}
+
+/// Whether an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObservedState {
+    /// Its first process lives, and so does its shim.
+    Running(Running),
+    /// It does not run any more, or never came so far.
+    Ended(Ended),
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The way.
+    pub exit: Exit,
+    /// The kernel killed something of it for lack of memory within its limit.
+    pub is_oom_killed: bool,
+    /// When, milliseconds since 1970 by the node's clock; 0 when nobody saw it.
+    pub at_ms: u64,
+}
+
+/// The way in which an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// Its first process returned this code.
+    Code(i32),
+    /// Its first process was ended by this signal.
+    Signal(i32),
+    /// Nobody saw it: the shim or the machine went down with it, or it never started. The text says what is known.
+    Unseen(String),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen(why) => f.write_str(why),
+        }
+    }
+}
