@@ -2,6 +2,7 @@
 //! No I/O, no async, no clock. Whatever passes a constructor here is valid; the rest of Insula trusts these types.
 
 pub mod codec;
+pub mod definition;
 pub mod id;
 pub mod name;
 pub mod node;
@@ -12,6 +13,7 @@ pub mod spec;
 pub mod status;
 pub mod text;
 
+pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term};
 pub use name::{AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef};
 pub use node::{Capacity, Node, NodeHealth};

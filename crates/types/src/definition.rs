@@ -1,0 +1,78 @@
+//! The definition file: what users write to say what an app is, in TOML or in JSON of the same shape.
+//!
+//! Whatever comes out of [`AppDefinition::parse`] is valid; whatever is refused is refused with its key path, line and
+//! column, what was found and what would be valid, all problems at once. Nothing is ignored: a key of a later version
+//! is refused with "not yet", any other with the nearest key that exists. Arbitrary text never panics.
+//! Leaves to others: whether a host is free, whether an image exists, whether a node has room.
+
+mod duration;
+mod fields;
+mod keys;
+mod problem;
+mod read;
+mod service;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod write;
+
+use std::collections::BTreeMap;
+
+pub use duration::{format_duration, parse_duration};
+pub use keys::nearest;
+pub use problem::{DefinitionError, DefinitionProblem};
+
+use crate::{AppName, ServiceName, ServiceSpec};
+
+/// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
+pub const DEFINITION_LEN_MAX: usize = 256 << 10;
+
+/// Greatest number of services of an app.
+pub const SERVICES_MAX: usize = 64;
+
+/// Greatest number of instances of a service in a region.
+pub const SCALE_MAX: u32 = 1000;
+
+/// How a definition is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// TOML 1.1, for people.
+    Toml,
+    /// JSON of the same shape, for programs.
+    Json,
+}
+
+/// A valid definition of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppDefinition {
+    /// The app.
+    pub app: AppName,
+    /// Its services; at least one.
+    pub services: BTreeMap<ServiceName, ServiceDefinition>,
+}
+
+/// One service of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceDefinition {
+    /// How to run an instance of it.
+    pub spec: ServiceSpec,
+    /// How many instances each region shall run. None: as many as now, one for a new service. Not part of a release.
+    pub scale: Option<u32>,
+}
+
+impl AppDefinition {
+    /// Reads and checks a definition.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] with every problem found, in the order of the text.
+    pub fn parse(text: &str, format: Format) -> Result<Self, DefinitionError> {
+        read::app(text, format)
+    }
+
+    /// The definition as JSON of the definition's shape, defaults written out. [`Self::parse`] takes it back.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        write::app(self)
+    }
+}

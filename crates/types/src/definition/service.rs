@@ -1,0 +1,268 @@
+//! Reads one service: each key alone, then what must hold between them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use super::{
+    SCALE_MAX, ServiceDefinition,
+    fields::{Fields, Item},
+    keys,
+    problem::Problems,
+    syntax::{self, SIGNALS},
+    tree::Value,
+};
+use crate::{
+    ByteSize, CpuMillis, DriverKind, HealthSpec, PortName, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec,
+    StopSpec,
+};
+
+/// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
+/// for every node to hold.
+const ARGUMENTS_MAX: usize = 256;
+const VARIABLES_MAX: usize = 256;
+const PORTS_MAX: usize = 16;
+const ROUTES_MAX: usize = 64;
+
+/// What can be scheduled: from what a shell needs to the largest machine on the market.
+const CPU: RangeInclusive<CpuMillis> = CpuMillis(1)..=CpuMillis(512_000);
+const MEMORY: RangeInclusive<ByteSize> = ByteSize::mib(4)..=ByteSize::mib(16 << 20);
+const PIDS: RangeInclusive<u32> = 1..=1_000_000;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const HEALTH_GRACE: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
+const STOP_GRACE: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+
+/// Reads a service. `routes` are the routes of the app so far. None only with a problem added.
+pub(super) fn read(
+    item: &Item<'_>,
+    routes: &mut BTreeSet<RouteSpec>,
+    problems: &mut Problems,
+) -> Option<ServiceDefinition> {
+    let fields = item.fields(&keys::SERVICE, problems)?;
+    let command = command(&fields, problems);
+    let (driver, image) = driver(item, &fields, !command.is_empty(), problems);
+    let ports = fields.get("ports").map(|item| ports(&item, problems)).unwrap_or_default();
+    let spec = ServiceSpec {
+        driver,
+        image,
+        command,
+        env: fields.get("env").map(|item| env(&item, problems)).unwrap_or_default(),
+        resources: fields.get("resources").and_then(|item| resources(&item, problems)).unwrap_or_default(),
+        routes: fields.get("routes").map(|item| self::routes(&item, routes, problems)).unwrap_or_default(),
+        health: fields.get("health").and_then(|item| health(&item, &ports, problems)),
+        stop: fields.get("stop").and_then(|item| stop(&item, problems)).unwrap_or_default(),
+        ports,
+    };
+    if let Some(item) = fields.get("routes").filter(|_| !spec.routes.is_empty() && spec.http_port().is_none()) {
+        item.refuse(problems, format!("routes lead to a port with protocol \"http\", and there is none; {ADD_PORT}"));
+    }
+    Some(ServiceDefinition { spec, scale: fields.get("scale").and_then(|item| scale(&item, problems)) })
+}
+
+const ADD_PORT: &str = "add ports = [{ name = \"http\", port = 8080, protocol = \"http\" }]";
+
+fn scale(item: &Item<'_>, problems: &mut Problems) -> Option<u32> {
+    if matches!(&item.tree.value, Value::Text(text) if text == "each-node") {
+        let message =
+            format!("not yet: this version does not have \"each-node\"; write a number from 0 to {SCALE_MAX}");
+        item.refuse(problems, message);
+        return None;
+    }
+    item.number(0..=SCALE_MAX, problems)
+}
+
+fn command(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {
+    let Some(item) = fields.get("command") else { return Vec::new() };
+    if let Value::Text(text) = &item.tree.value {
+        let words: Vec<String> = text.split_whitespace().take(8).map(|word| format!("{word:?}")).collect();
+        item.refuse(problems, format!("found one text, expected a list of arguments: write [{}]", words.join(", ")));
+        return Vec::new();
+    }
+    let items = item.items(ARGUMENTS_MAX, problems);
+    let arguments: Vec<_> =
+        items.iter().filter_map(|item| item.checked(syntax::check_argument, problems)).map(str::to_owned).collect();
+    if arguments.first().is_some_and(String::is_empty) {
+        item.refuse(problems, "the first argument is the program, and it is empty");
+    }
+    arguments
+}
+
+/// Image or process: one of both, said without contradiction.
+fn driver(
+    service: &Item<'_>,
+    fields: &Fields<'_>,
+    has_command: bool,
+    problems: &mut Problems,
+) -> (DriverKind, Option<String>) {
+    const CHOICES: [(&str, DriverKind); 2] = [("container", DriverKind::Container), ("process", DriverKind::Process)];
+    let image = fields.get("image");
+    let runtime = fields.get("runtime");
+    let driver = runtime.as_ref().map(|item| item.choice(&CHOICES, &[], problems));
+    match (&image, driver) {
+        (Some(image), Some(Some(DriverKind::Process))) => {
+            image.refuse(problems, "runtime \"process\" runs a program of the node and takes no image; take one out");
+        }
+        (None, Some(Some(DriverKind::Container))) => {
+            service.refuse(problems, "runtime \"container\" needs an image; write image = \"registry/name@sha256:…\"");
+        }
+        (None, Some(Some(DriverKind::Process))) if !has_command => {
+            service.refuse(problems, "runtime \"process\" needs a command; write command = [\"./server\"]");
+        }
+        (None, None) if has_command => {
+            service.refuse(problems, "it has a command and no image; add image, or runtime = \"process\"");
+        }
+        (None, None) => {
+            service.refuse(problems, "it needs an image, or a command with runtime = \"process\"");
+        }
+        _ => {}
+    }
+    let image = image.and_then(|item| item.checked(syntax::check_image, problems)).map(str::to_owned);
+    (driver.flatten().unwrap_or_default(), image)
+}
+
+fn env(item: &Item<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for (name, at, item) in item.entries(VARIABLES_MAX, problems) {
+        if let Err(why) = syntax::check_variable(name) {
+            problems.add(at, &item.path, why);
+        }
+        if let Some(value) = item.checked(syntax::check_argument, problems) {
+            env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    env
+}
+
+fn resources(item: &Item<'_>, problems: &mut Problems) -> Option<Resources> {
+    let fields = item.fields(&keys::RESOURCES, problems)?;
+    let default = Resources::default();
+    let cpu = fields.get("cpu").and_then(|item| {
+        let cpu = match item.tree.value {
+            Value::Integer(whole) => u32::try_from(whole).ok().and_then(|whole| whole.checked_mul(1000)).map(CpuMillis),
+            _ => Some(item.parsed(problems)?),
+        };
+        let cpu = cpu.filter(|cpu| CPU.contains(cpu));
+        if cpu.is_none() {
+            item.refuse(problems, format!("found {}, expected from 1m to 512 CPUs", item.tree.value.describe()));
+        }
+        cpu
+    });
+    let memory = fields.get("memory").and_then(|item| {
+        if let Value::Integer(number) = item.tree.value {
+            item.refuse(problems, format!("found the number {number}, expected a unit with it: write \"{number}MiB\""));
+            return None;
+        }
+        let memory: ByteSize = item.parsed(problems)?;
+        if !MEMORY.contains(&memory) {
+            item.refuse(problems, format!("found {memory}, expected from {} to {}", MEMORY.start(), MEMORY.end()));
+        }
+        Some(memory)
+    });
+    let pids = fields.get("pids").and_then(|item| item.number(PIDS, problems));
+    Some(Resources {
+        cpu: cpu.unwrap_or(default.cpu),
+        memory: memory.unwrap_or(default.memory),
+        pids: pids.unwrap_or(default.pids),
+    })
+}
+
+fn ports(item: &Item<'_>, problems: &mut Problems) -> Vec<PortSpec> {
+    let mut ports: Vec<PortSpec> = Vec::new();
+    for item in item.items(PORTS_MAX, problems) {
+        let Some(port) = port(&item, problems) else { continue };
+        if ports.iter().any(|other| other.name == port.name) {
+            item.refuse(problems, format!("the port name {:?} is there twice; give each port its own", port.name));
+        } else if ports.iter().any(|other| other.port == port.port) {
+            item.refuse(problems, format!("the port number {} is there twice; name it once", port.port));
+        } else {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+fn port(item: &Item<'_>, problems: &mut Problems) -> Option<PortSpec> {
+    const CHOICES: [(&str, Protocol); 2] = [("http", Protocol::Http), ("tcp", Protocol::Tcp)];
+    let fields = item.fields(&keys::PORT, problems)?;
+    let name: Option<PortName> = required(item, &fields, "name", problems).and_then(|item| item.parsed(problems));
+    let port = required(item, &fields, "port", problems).and_then(|item| item.number(1..=u16::MAX, problems));
+    let protocol =
+        required(item, &fields, "protocol", problems).and_then(|item| item.choice(&CHOICES, &["h2c", "udp"], problems));
+    Some(PortSpec { name: name?, port: port?, protocol: protocol? })
+}
+
+fn routes(item: &Item<'_>, taken: &mut BTreeSet<RouteSpec>, problems: &mut Problems) -> Vec<RouteSpec> {
+    let mut routes = Vec::new();
+    for item in item.items(ROUTES_MAX, problems) {
+        let Some(fields) = item.fields(&keys::ROUTE, problems) else { continue };
+        let host =
+            required(&item, &fields, "host", problems).and_then(|item| item.checked(syntax::check_host, problems));
+        let path = match fields.get("path") {
+            Some(item) => item.checked(syntax::check_route_path, problems),
+            None => Some("/"),
+        };
+        let (Some(host), Some(path)) = (host, path) else { continue };
+        let route = RouteSpec { host: host.to_owned(), path: path.to_owned() };
+        if taken.insert(route.clone()) {
+            routes.push(route);
+        } else {
+            item.refuse(problems, format!("the route {host}{path} is there twice; one service of the app can have it"));
+        }
+    }
+    routes
+}
+
+fn health(item: &Item<'_>, ports: &[PortSpec], problems: &mut Problems) -> Option<HealthSpec> {
+    let fields = item.fields(&keys::HEALTH, problems)?;
+    let http =
+        required(item, &fields, "http", problems).and_then(|item| item.checked(syntax::check_request_path, problems));
+    let port = fields.get("port").and_then(|item| {
+        let name: PortName = item.parsed(problems)?;
+        match ports.iter().find(|port| port.name == name) {
+            Some(port) if port.protocol == Protocol::Http => {}
+            Some(_) => item.refuse(problems, format!("the port {name:?} has another protocol than \"http\"")),
+            None => {
+                let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                item.refuse(problems, format!("there is no port {name:?}; the service has: {names}"));
+            }
+        }
+        Some(name)
+    });
+    if fields.get("port").is_none() && !ports.iter().any(|port| port.protocol == Protocol::Http) {
+        item.refuse(problems, format!("the check asks a port with protocol \"http\", and there is none; {ADD_PORT}"));
+    }
+    let mut span = |key: &str, range: RangeInclusive<Duration>, default: Duration| {
+        fields.get(key).and_then(|item| item.span(range, problems)).unwrap_or(default)
+    };
+    let interval = span("interval", INTERVAL, Duration::from_secs(2));
+    let timeout = span("timeout", TIMEOUT, Duration::from_secs(1).min(interval));
+    let grace = span("grace", HEALTH_GRACE, Duration::from_secs(30));
+    if let Some(item) = fields.get("timeout").filter(|_| timeout > interval) {
+        item.refuse(problems, "it is longer than the interval; the checks would overlap");
+    }
+    let unhealthy_after = fields.get("unhealthy_after").and_then(|item| item.number(1..=100, problems)).unwrap_or(2);
+    Some(HealthSpec { http: http?.to_owned(), port, interval, timeout, grace, unhealthy_after })
+}
+
+fn stop(item: &Item<'_>, problems: &mut Problems) -> Option<StopSpec> {
+    let fields = item.fields(&keys::STOP, problems)?;
+    let default = StopSpec::default();
+    let choices = SIGNALS.map(|signal| (signal, signal));
+    let signal = fields.get("signal").and_then(|item| item.choice(&choices, &[], problems));
+    let grace = fields.get("grace").and_then(|item| item.span(STOP_GRACE, problems));
+    Some(StopSpec { signal: signal.map_or(default.signal, str::to_owned), grace: grace.unwrap_or(default.grace) })
+}
+
+fn required<'t>(item: &Item<'t>, fields: &Fields<'t>, key: &str, problems: &mut Problems) -> Option<Item<'t>> {
+    let found = fields.get(key);
+    if found.is_none() {
+        item.refuse(problems, format!("the key {key:?} is missing"));
+    }
+    found
+}
