@@ -1,0 +1,90 @@
+//! The region's state → the catalog of one node. Pure and total: whatever the state holds, the result passes
+//! [`Catalog::check`] as far as it depends on one object; an object that makes no sense is left out, alone (rule R1).
+
+use std::collections::BTreeMap;
+
+use insula_state::RegionState;
+use insula_types::{Desired, InstanceStatus, NodeId, Placement, Revision};
+
+use crate::{
+    Catalog, CatalogInstance, CatalogNode, RouteTarget,
+    check::{limits, route_fault},
+};
+
+impl Catalog {
+    /// The catalog of node `own`, as the region's state says at `revision`; none before the region has been founded.
+    pub fn derive(state: &RegionState, revision: Revision, own: NodeId) -> Option<Self> {
+        let meta = state.meta.as_ref()?;
+        let mut catalog = Self::empty(meta.cluster.clone(), meta.region.clone(), own);
+        catalog.incarnation = meta.incarnation;
+        catalog.revision = revision;
+        catalog.tombstones = state.tombstones.iter().map(|(id, _)| *id).collect();
+        catalog.nodes = state
+            .nodes
+            .values()
+            .map(|node| {
+                let entry = CatalogNode {
+                    name: node.name.clone(),
+                    datacenter: node.datacenter.clone(),
+                    address: node.address,
+                    is_up: node.health.is_up(),
+                };
+                (node.id, entry)
+            })
+            .collect();
+        for placement in state.placements.values() {
+            catalog.add_instance(placement, state.statuses.get(&placement.instance));
+        }
+        catalog.add_routes(state);
+        Some(catalog)
+    }
+
+    fn add_instance(&mut self, placement: &Placement, status: Option<&InstanceStatus>) {
+        let is_own = placement.node == self.own;
+        let is_draining = placement.desired == Desired::Drain;
+        let is_offered = placement.desired == Desired::Run || (is_draining && is_own);
+        if !is_offered || !self.nodes.contains_key(&placement.node) {
+            return;
+        }
+        // A status of another node is left over from an instance with the same id, which cannot be; never trust it.
+        let status = status.filter(|status| status.node == placement.node);
+        let endpoints = match status {
+            Some(status) if is_own => {
+                status.endpoints.iter().take(limits::PORTS_MAX).map(|(name, at)| (name.clone(), *at)).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        let ports = placement.spec.ports.iter().take(limits::PORTS_MAX).map(|p| (p.name.clone(), p.port)).collect();
+        let instance = CatalogInstance {
+            node: placement.node,
+            is_ready: status.is_some_and(|status| status.is_ready),
+            was_ready: status.is_some_and(|status| status.was_ready || status.is_ready),
+            is_draining,
+            ports,
+            endpoints,
+        };
+        self.services.entry(placement.service.clone()).or_default().instances.insert(placement.instance, instance);
+    }
+
+    /// Routes come from the definitions, so that a service without instances is known and answered as such. The claims
+    /// of the global state give a host and path to one app; should two have it all the same, the first by name has it.
+    fn add_routes(&mut self, state: &RegionState) {
+        for definition in state.definitions.values() {
+            for (name, service) in &definition.services {
+                let Some(port) = service.spec.http_port() else { continue };
+                let reference = insula_types::ServiceRef::new(definition.app.clone(), name.clone());
+                for route in &service.spec.routes {
+                    if route_fault(&route.host, &route.path).is_some() {
+                        continue;
+                    }
+                    self.services.entry(reference.clone()).or_default();
+                    self.routes
+                        .entry(route.host.clone())
+                        .or_default()
+                        .entry(route.path.clone())
+                        .or_insert_with(|| RouteTarget { service: reference.clone(), port: port.name.clone() });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The catalog in use: read without a lock, replaced as a whole, kept on disk behind the traffic's back.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use insula_env::Env;
+use insula_types::{ClusterId, NodeId, RegionName};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::{Catalog, CatalogFile, CheckError};
+
+/// What became of a catalog that was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offered {
+    /// It is in use now.
+    Taken,
+    /// What is in use is the same or newer.
+    Kept,
+    /// It is not fit; the last good one stays.
+    Rejected(CheckError),
+}
+
+/// Holds the catalog in use. Always there, if only an empty one.
+#[derive(Debug)]
+pub struct Holder {
+    current: ArcSwap<Catalog>,
+    /// Taken while deciding on a replacement, so that two offers cannot cross.
+    deciding: Mutex<()>,
+    changed: watch::Sender<Arc<Catalog>>,
+}
+
+impl Holder {
+    /// A holder with nothing in it yet.
+    pub fn new(cluster: ClusterId, region: RegionName, own: NodeId) -> Arc<Self> {
+        let empty = Arc::new(Catalog::empty(cluster, region, own));
+        Arc::new(Self {
+            current: ArcSwap::new(Arc::clone(&empty)),
+            deciding: Mutex::new(()),
+            changed: watch::Sender::new(empty),
+        })
+    }
+
+    /// A holder with what the file has, which keeps every later catalog there. A damaged or foreign file is told of and
+    /// counts as none: the server pushes a fresh one as soon as it runs.
+    pub fn open(file: CatalogFile, cluster: ClusterId, region: RegionName, own: NodeId, env: &Env) -> Arc<Self> {
+        let holder = Self::new(cluster, region, own);
+        match file.load() {
+            Ok(None) => info!(path = %file.path().display(), "no catalog on disk yet"),
+            Ok(Some(catalog)) => {
+                let (incarnation, revision) = (catalog.incarnation, catalog.revision);
+                match holder.offer(catalog) {
+                    Offered::Taken | Offered::Kept => {
+                        info!(%incarnation, %revision, "serving from the catalog on disk")
+                    }
+                    Offered::Rejected(why) => warn!(%revision, %why, "the catalog on disk is not used"),
+                }
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(%error, cause, "starting with an empty catalog");
+            }
+        }
+        let keeper = Arc::clone(&holder);
+        let retry = env.rng.clone();
+        env.tasks.supervise("catalog file", move || keep(Arc::clone(&keeper), file.clone(), retry.clone()));
+        holder
+    }
+
+    /// The catalog in use.
+    pub fn current(&self) -> Arc<Catalog> {
+        self.current.load_full()
+    }
+
+    /// Sees every change; only the newest is kept for a slow reader.
+    pub fn watch(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.changed.subscribe()
+    }
+
+    /// Offers a catalog: taken when it is fit, for this node, and newer than what is in use.
+    pub fn offer(&self, catalog: Catalog) -> Offered {
+        let _deciding = self.deciding.lock();
+        let current = self.current.load_full();
+        if let Err(why) = is_for(&current, &catalog).and_then(|()| catalog.check()) {
+            return Offered::Rejected(why);
+        }
+        if (catalog.incarnation, catalog.revision) <= (current.incarnation, current.revision) {
+            return Offered::Kept;
+        }
+        let catalog = Arc::new(catalog);
+        debug!(revision = %catalog.revision, "catalog taken");
+        self.current.store(Arc::clone(&catalog));
+        self.changed.send_replace(catalog);
+        Offered::Taken
+    }
+}
+
+fn is_for(current: &Catalog, offered: &Catalog) -> Result<(), CheckError> {
+    let whom = |catalog: &Catalog| format!("{} of {} in cluster {}", catalog.own, catalog.region, catalog.cluster);
+    let (found, own) = (whom(offered), whom(current));
+    if found == own { Ok(()) } else { Err(CheckError::NotMine { found, own }) }
+}
+
+/// Writes the newest catalog to disk, again and again. Apart from taking it, so that a slow disk delays no traffic.
+async fn keep(holder: Arc<Holder>, file: CatalogFile, rng: insula_env::Rng) {
+    const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+    let mut watch = holder.watch();
+    // What came from the file itself needs no writing, but writing it once more does no harm either.
+    watch.mark_changed();
+    while watch.changed().await.is_ok() {
+        let catalog = Arc::clone(&watch.borrow_and_update());
+        if catalog.is_empty() {
+            continue;
+        }
+        if let Err(error) = file.store(catalog).await {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            warn!(%error, cause, "traffic goes on; a restart now would serve from an older catalog");
+            insula_env::clock::sleep(rng.jitter(RETRY)).await;
+            watch.mark_changed();
+        }
+    }
+}

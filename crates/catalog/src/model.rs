@@ -1,0 +1,124 @@
+//! The shape of a catalog. It is also its form on the wire and on disk: fields are only ever added (rule R5).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use insula_types::{
+    ClusterId, DatacenterName, Incarnation, InstanceId, NodeId, NodeName, PortName, RegionName, Revision, ServiceRef,
+};
+use serde::{Deserialize, Serialize};
+
+/// What one node's traffic needs to know of its region, at one revision of the region's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// Which life of the region's state it comes from.
+    pub incarnation: Incarnation,
+    /// The revision of the region's state that it reflects; 0 when there is none yet.
+    pub revision: Revision,
+    /// The world.
+    pub cluster: ClusterId,
+    /// The region.
+    pub region: RegionName,
+    /// The node that it is for.
+    pub own: NodeId,
+    /// The members of the region.
+    pub nodes: BTreeMap<NodeId, CatalogNode>,
+    /// The services that have instances or routes here.
+    pub services: BTreeMap<ServiceRef, CatalogService>,
+    /// Host in lower case → path prefix → where it leads.
+    pub routes: BTreeMap<String, BTreeMap<String, RouteTarget>>,
+    /// Ids of removed nodes: refused even with a valid certificate (rule R9).
+    pub tombstones: BTreeSet<NodeId>,
+}
+
+/// A member of the region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Its failure domain.
+    pub datacenter: DatacenterName,
+    /// Where its mesh is reached (the port for nodes).
+    pub address: SocketAddr,
+    /// Whether its lease holds.
+    pub is_up: bool,
+}
+
+/// The instances of one service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogService {
+    /// What new requests may be given to; of the own node also those that drain, for peers that do not know yet.
+    pub instances: BTreeMap<InstanceId, CatalogInstance>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogInstance {
+    /// Where it runs.
+    pub node: NodeId,
+    /// Whether it may get requests.
+    pub is_ready: bool,
+    /// Whether it has ever been ready: what is left to try when none is (rule R10).
+    pub was_ready: bool,
+    /// Whether it takes no new requests. Only instances of the own node are listed while they drain.
+    #[serde(default)]
+    pub is_draining: bool,
+    /// Its ports: name → number inside the instance.
+    pub ports: BTreeMap<PortName, u16>,
+    /// Where its ports are reached from its own node; empty for instances of other nodes.
+    #[serde(default)]
+    pub endpoints: BTreeMap<PortName, SocketAddr>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTarget {
+    /// The service.
+    pub service: ServiceRef,
+    /// The port of its instances.
+    pub port: PortName,
+}
+
+impl Catalog {
+    /// The catalog of a node that has not heard of its region's state yet: older than any.
+    pub fn empty(cluster: ClusterId, region: RegionName, own: NodeId) -> Self {
+        Self {
+            incarnation: Incarnation(0),
+            revision: Revision(0),
+            cluster,
+            region,
+            own,
+            nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            tombstones: BTreeSet::new(),
+        }
+    }
+
+    /// Whether nothing has been heard of the region's state yet.
+    pub fn is_empty(&self) -> bool {
+        self.revision == Revision(0) && self.nodes.is_empty()
+    }
+
+    /// An instance by service and id.
+    pub fn instance(&self, service: &ServiceRef, id: InstanceId) -> Option<&CatalogInstance> {
+        self.services.get(service)?.instances.get(&id)
+    }
+
+    /// Whether any route leads to the service.
+    pub fn is_routed(&self, service: &ServiceRef) -> bool {
+        self.routes.values().flat_map(BTreeMap::values).any(|target| target.service == *service)
+    }
+
+    /// The other nodes that hold instances which routes of this node may lead to.
+    pub fn peers_in_use(&self) -> BTreeSet<NodeId> {
+        self.services
+            .values()
+            .flat_map(|service| service.instances.values())
+            .map(|instance| instance.node)
+            .filter(|node| *node != self.own)
+            .collect()
+    }
+}
