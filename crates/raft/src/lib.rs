@@ -1,1 +1,31 @@
-//! (skeleton)
+//! A replicated log for one state machine, on a few nodes that may fail: bytes in, bytes out.
+//!
+//! A [`Group`] is one node's part of one Raft group. It elects, replicates, keeps its log and the machine's rows on disk,
+//! takes and installs snapshots, and changes its voters. The only crate that names openraft and redb.
+//!
+//! What always holds: a confirmed command is on the disks of a majority; there is one leader per term; every node applies
+//! the same commands in the same order; a storage error or an unknown command stops that group on that node, never the
+//! process; whoever waits has a limit. What it leaves to others: what commands mean (`state`), retries and request ids
+//! (the proposer), which nodes should vote (`server`), who is at the other end of a connection (`rpc`).
+//!
+//! The feature `planted-ack-before-fsync` plants a bug for the simulation to find. Never build with it otherwise.
+
+pub mod config;
+mod contacts;
+mod election;
+mod engine;
+pub mod error;
+mod group;
+mod machine;
+mod network;
+mod runtime;
+mod store;
+mod transport;
+mod wire;
+
+pub use config::{Config, GroupId, Timers};
+pub use error::{InitializeError, MembershipError, OpenError, ProposeError, ReadError, StoreError, TransportError};
+pub use group::{Group, GroupMetrics, GroupState, Leadership};
+pub use machine::{Applied, LoadError, Row, StateMachine, UnknownCommand};
+pub use transport::{Class, Transport};
+pub use wire::Position;

@@ -1,0 +1,134 @@
+//! Proposals: commands that wait are put into one log entry together, so that one fsync serves many; each gets its own
+//! reply. At most two entries of this node wait for their commit at a time.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use insula_env::clock::timeout;
+use insula_types::NodeId;
+use openraft::error::ClientWriteError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Group;
+use crate::{
+    config::{BATCH_BYTES, BATCH_COMMANDS_MAX, BATCHES_IN_FLIGHT_MAX, COMMAND_BYTES_MAX},
+    engine::{Batch, Raft},
+    error::ProposeError,
+};
+
+/// A command that waits for its outcome.
+pub(super) struct Proposal {
+    command: Bytes,
+    reply: oneshot::Sender<Result<Vec<u8>, ProposeError>>,
+}
+
+impl Group {
+    /// Commits a command and gives the state machine's reply. Only the leader can; a command must carry an id by which
+    /// the state machine knows it again, since it may have to be proposed twice.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; only [`ProposeError::Unknown`] leaves open whether it was, or will be, committed.
+    pub async fn propose(&self, command: Vec<u8>, limit: Duration) -> Result<Vec<u8>, ProposeError> {
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: command.len(), max: COMMAND_BYTES_MAX });
+        }
+        if !self.0.is_running() {
+            return Err(ProposeError::Stopped);
+        }
+        let (reply, outcome) = oneshot::channel();
+        self.0.queue.try_send(Proposal { command: command.into(), reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        match timeout(limit, outcome).await {
+            Ok(Ok(Err(ProposeError::NotLeader { leader }))) => {
+                Err(ProposeError::NotLeader { leader: leader.or(self.0.leader()) })
+            }
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
+
+/// Takes proposals until the group is dropped.
+pub(super) async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
+    let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(proposal) => proposal,
+            None => tokio::select! {
+                biased;
+                Some(()) = in_flight.next() => continue,
+                proposal = queue.recv() => match proposal {
+                    Some(proposal) => proposal,
+                    None => return,
+                },
+            },
+        };
+        if in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
+            // What arrives meanwhile joins this proposal.
+            in_flight.next().await;
+        }
+        let batch;
+        (batch, next) = gather(first, &mut queue);
+        if !batch.is_empty() {
+            let writing = write(&raft, batch).await;
+            in_flight.push(writing.boxed());
+        }
+    }
+}
+
+/// Takes what waits, as much as one entry may hold; what did not fit comes second. Leaves out whom nobody waits for.
+fn gather(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Vec<Proposal>, Option<Proposal>) {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(proposal) = next.take().or_else(|| queue.try_recv().ok()) {
+        if proposal.reply.is_closed() {
+            continue;
+        }
+        if batch.len() >= BATCH_COMMANDS_MAX || !batch.is_empty() && bytes + proposal.command.len() > BATCH_BYTES {
+            next = Some(proposal);
+            break;
+        }
+        bytes += proposal.command.len();
+        batch.push(proposal);
+    }
+    (batch, next)
+}
+
+/// Hands a batch to openraft, and gives what waits for its outcome.
+async fn write(raft: &Raft, proposals: Vec<Proposal>) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let batch = Batch::new(proposals.iter().map(|proposal| proposal.command.clone()).collect());
+    let written = raft.client_write_ff(batch.clone()).await;
+    async move {
+        let outcome = match written {
+            Ok(receiver) => receiver.await,
+            Err(_stopped) => return answer_all(proposals, &ProposeError::Stopped),
+        };
+        let refusal = match outcome {
+            Ok(Ok(response)) => return answer_each(proposals, response.data.0),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                ProposeError::NotLeader { leader: to.leader_id.map(NodeId::new) }
+            }
+            Ok(Err(ClientWriteError::ChangeMembershipError(_))) | Err(_) => ProposeError::Stopped,
+        };
+        // Once in the log, an entry that a new leader replaced here may live on elsewhere and be committed after all.
+        let refusal = if batch.was_appended() { ProposeError::Unknown } else { refusal };
+        answer_all(proposals, &refusal);
+    }
+}
+
+fn answer_each(proposals: Vec<Proposal>, replies: Vec<Vec<u8>>) {
+    for (proposal, reply) in proposals.into_iter().zip(replies) {
+        proposal.reply.send(Ok(reply)).ok();
+    }
+}
+
+fn answer_all(proposals: Vec<Proposal>, error: &ProposeError) {
+    for proposal in proposals {
+        proposal.reply.send(Err(error.clone())).ok();
+    }
+}

@@ -1,0 +1,200 @@
+//! Runs the elections, checks a leader's majority, and says who leads. See `election` for the decisions.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::future::join_all;
+use insula_env::clock::{Instant, sleep_until, timeout};
+use insula_types::{NodeId, Term};
+use tokio::sync::watch::{Receiver, Sender};
+
+use super::{CORE_LIMIT, GroupState, Leadership, members};
+use crate::{
+    contacts::{age, is_quorum},
+    election::{Duty, Seen, decide},
+    engine::Raft,
+    network::Caller,
+    transport::Class,
+    wire::{Answer, Position, Request},
+};
+
+pub(super) struct Watcher {
+    caller: Caller,
+    raft: Raft,
+    applied: Receiver<Option<Position>>,
+    membership: Arc<tokio::sync::Mutex<()>>,
+    leads: Sender<Leadership>,
+    /// The state of the vote for which `spread` was drawn.
+    drawn_for: (u64, Option<u64>, bool, Option<Instant>),
+    spread: f64,
+    /// The term that this node leads, and since when.
+    leading: Option<(u64, Instant)>,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        caller: Caller,
+        raft: Raft,
+        applied: Receiver<Option<Position>>,
+        membership: Arc<tokio::sync::Mutex<()>>,
+        leads: Sender<Leadership>,
+    ) -> Self {
+        Self { caller, raft, applied, membership, leads, drawn_for: (0, None, false, None), spread: 0.0, leading: None }
+    }
+
+    /// Until the group ends; then says why.
+    pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>) {
+        let mut changes = self.raft.server_metrics();
+        loop {
+            let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await;
+            let wake = match seen {
+                Ok(Ok(seen)) => self.step(&seen).await,
+                Ok(Err(_)) => break,
+                Err(_) => {
+                    // Stalled, most likely by its disk: whatever it was, it does not lead now.
+                    self.publish(None, None, false);
+                    self.now()
+                }
+            };
+            let is_ready = self.leads.borrow().is_me;
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() { break },
+                _ = self.applied.changed(), if self.leading.is_some() && !is_ready => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+        self.publish(None, None, false);
+        let why = match &self.raft.metrics().borrow().running_state {
+            Err(openraft::error::Fatal::StorageError(error)) => error.to_string(),
+            Err(openraft::error::Fatal::Stopped) if is_stopping.load(Ordering::Relaxed) => String::new(),
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "it panicked, see the log above".to_owned(),
+        };
+        if why.is_empty() {
+            state.send_replace(GroupState::Stopped);
+            return;
+        }
+        tracing::error!(group = %self.caller.config.group, error = %why, "group stopped on this node");
+        state.send_replace(GroupState::Failed { why });
+        self.caller.env.tasks.stop();
+    }
+
+    fn me(&self) -> u64 {
+        self.caller.config.node.get()
+    }
+
+    fn now(&self) -> Instant {
+        self.caller.env.clock.now()
+    }
+
+    /// Does what is to be done now; gives when to look again at the latest.
+    async fn step(&mut self, seen: &Seen) -> Instant {
+        let state = (seen.term, seen.vote_for, seen.is_elected, seen.touched);
+        if state != self.drawn_for {
+            self.drawn_for = state;
+            self.spread = self.caller.env.rng.range(0, 1000) as f64 / 1000.0;
+        }
+        let (timers, now) = (self.caller.config.timers, self.now());
+        let duty = decide(self.me(), seen, &timers, self.spread, now);
+        if duty == Duty::Lead {
+            return self.lead(seen).await;
+        }
+        self.leading = None;
+        self.caller.contacts.mute(false);
+        self.publish(Some(seen.term), seen.live_leader(self.me(), &timers, now), false);
+        match duty {
+            Duty::Follow(until) => until,
+            Duty::Campaign => self.campaign(seen).await,
+            // Only a message can change that; look now and then for the leader's lease.
+            Duty::Idle | Duty::Lead => now + timers.election_max,
+        }
+    }
+
+    /// Checks that a majority answers; finishes what a predecessor left half done.
+    async fn lead(&mut self, seen: &Seen) -> Instant {
+        let (timers, now) = (self.caller.config.timers, self.now());
+        let since = match self.leading {
+            Some((term, since)) if term == seen.term => since,
+            _ => now,
+        };
+        self.leading = Some((seen.term, since));
+        let heard = self.caller.contacts.quorum(self.me(), &seen.voters, since, now);
+        let is_alone = age(now, heard) > timers.election_max;
+        if self.caller.contacts.mute(is_alone) {
+            tracing::warn!(group = %self.caller.config.group, term = seen.term, is_alone, "majority of voters");
+        }
+        let has_caught_up = self.applied.borrow().is_some_and(|at| at.term >= seen.term);
+        let leader = (!is_alone).then(|| self.me());
+        self.publish(Some(seen.term), leader, !is_alone && has_caught_up);
+        if is_alone {
+            self.ask(&seen.other_voters(self.me()), &Request::Ping, Class::Ping).await;
+            return self.now() + timers.heartbeat;
+        }
+        if seen.voters.len() > 1 && has_caught_up {
+            self.finish_change();
+        }
+        now + timers.heartbeat
+    }
+
+    /// Asks who would vote for this node; campaigns if that is a majority.
+    async fn campaign(&mut self, seen: &Seen) -> Instant {
+        let timers = self.caller.config.timers;
+        let request = Request::PreVote { last: seen.last };
+        let mut granted = BTreeSet::from([self.me()]);
+        for (node, answer) in self.ask(&seen.other_voters(self.me()), &request, Class::Vote).await {
+            if answer == (Answer::PreVoted { is_granted: true }) {
+                granted.insert(node);
+            }
+        }
+        if !is_quorum(&seen.voters, &granted) {
+            return self.now() + self.caller.env.rng.jitter(timers.stagger);
+        }
+        tracing::info!(group = %self.caller.config.group, term = seen.term + 1, "campaigning");
+        self.raft.trigger().elect().await.ok();
+        self.now() + timers.election_min
+    }
+
+    /// Asks several nodes at once, and gives the answers that came in time.
+    async fn ask(&self, nodes: &BTreeSet<u64>, request: &Request, class: Class) -> Vec<(u64, Answer)> {
+        let limit = self.caller.config.timers.election_min / 2;
+        let asked = nodes.iter().map(|node| async move {
+            let call = self.caller.call(*node, request, class, limit);
+            let answer = timeout(limit, call).await.ok()?.ok()?;
+            Some((*node, answer))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// In the background, unless a change is under way.
+    fn finish_change(&self) {
+        let Ok(alone) = Arc::clone(&self.membership).try_lock_owned() else { return };
+        let raft = self.raft.clone();
+        self.caller.env.tasks.spawn("finish a change of voters", async move {
+            if let Err(error) = members::finish(&raft).await {
+                tracing::info!(%error, "change of voters not finished");
+            }
+            drop(alone);
+        });
+    }
+
+    /// Says who leads, if that is news. No term: as before.
+    fn publish(&self, term: Option<u64>, leader: Option<u64>, is_me: bool) {
+        let now = self.now();
+        self.leads.send_if_modified(|known| {
+            let term = term.map_or(known.term, Term);
+            let news = Leadership { leader: leader.map(NodeId::new), term, is_me, since: known.since };
+            let is_news = news != *known;
+            if is_news {
+                tracing::debug!(group = %self.caller.config.group, leader = ?news.leader, %term, is_me, "leadership");
+                *known = Leadership { since: now, ..news };
+            }
+            is_news
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! How openraft sends: its messages become frames of ours and go through the [`Transport`].
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use insula_env::{Env, clock::Instant};
+use insula_types::{Incarnation, NodeId};
+use openraft::{
+    EmptyNode, RaftNetwork, RaftNetworkFactory,
+    error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+};
+
+use crate::{
+    config::{Config, SNAPSHOT_CHUNK_LIMIT, SNAPSHOT_INSTALL_LIMIT},
+    contacts::Contacts,
+    engine::{Snapshot, Types, Vote},
+    error::TransportError,
+    store::{SnapshotData, chain},
+    transport::{Class, Transport},
+    wire::{self, Answer, Refusal, Request},
+};
+
+/// Why a request has no useful answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("be heard: {0}")]
+    Refused(#[from] Refusal),
+    #[error("understand the answer")]
+    Answer,
+    #[error("send: no majority answers this leader, it keeps silent")]
+    Mute,
+}
+
+/// Sends requests to one group on other nodes.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) contacts: Arc<Contacts>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) env: Env,
+}
+
+impl Caller {
+    /// Sends a request and decodes the answer; a refusal is an error.
+    pub(crate) async fn call(
+        &self,
+        target: u64,
+        request: &Request,
+        class: Class,
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        let sent = self.env.clock.now();
+        let message = wire::encode(self.config.incarnation, request);
+        let answer = self.transport.send(NodeId::new(target), self.config.group, message, class, limit).await?;
+        let answer = decode(&answer, self.config.incarnation)?;
+        self.contacts.heard(target, sent);
+        Ok(answer)
+    }
+
+    fn now(&self) -> Instant {
+        self.env.clock.now()
+    }
+}
+
+fn decode(answer: &[u8], incarnation: Incarnation) -> Result<Answer, CallError> {
+    let frame = wire::decode::<Answer>(answer).map_err(|_| CallError::Answer)?;
+    match frame.body {
+        Answer::Refused(refusal) => Err(refusal.into()),
+        _ if frame.incarnation != incarnation => Err(Refusal::OtherIncarnation.into()),
+        answer => Ok(answer),
+    }
+}
+
+impl RaftNetworkFactory<Types> for Caller {
+    type Network = Link;
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Link {
+        Link { caller: self.clone(), target }
+    }
+}
+
+/// openraft's way to one peer.
+pub(crate) struct Link {
+    caller: Caller,
+    target: u64,
+}
+
+type Failed = RPCError<u64, EmptyNode, RaftError<u64>>;
+
+/// Any failure makes openraft wait for [`Link::backoff`] before the next attempt, so that it never spins.
+fn unreachable(error: &CallError) -> Failed {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl RaftNetwork<Types> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, Failed> {
+        if self.caller.contacts.is_mute() {
+            return Err(unreachable(&CallError::Mute));
+        }
+        let request = Request::Append {
+            vote: rpc.vote.into(),
+            previous: rpc.prev_log_id.map(Into::into),
+            entries: rpc.entries.iter().map(Into::into).collect(),
+            commit: rpc.leader_commit.map(Into::into),
+        };
+        match self.caller.call(self.target, &request, Class::Append, option.hard_ttl()).await {
+            Ok(Answer::Appended) => Ok(AppendEntriesResponse::Success),
+            Ok(Answer::AppendedTo(last)) => Ok(AppendEntriesResponse::PartialSuccess(last.map(Into::into))),
+            Ok(Answer::Conflict) => Ok(AppendEntriesResponse::Conflict),
+            Ok(Answer::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            Ok(_) => Err(unreachable(&CallError::Answer)),
+            Err(error) => Err(unreachable(&error)),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failed> {
+        let request = Request::Vote { vote: rpc.vote.into(), last: rpc.last_log_id.map(Into::into) };
+        match self.caller.call(self.target, &request, Class::Vote, option.hard_ttl()).await {
+            Ok(Answer::Voted { vote, is_granted, last }) => {
+                Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), is_granted))
+            }
+            Ok(_) => Err(unreachable(&CallError::Answer)),
+            Err(error) => Err(unreachable(&error)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+        let sending = self.send_snapshot(vote, (&snapshot.meta).into(), &snapshot.snapshot);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = sending => sent,
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.caller.config.timers.heartbeat))
+    }
+}
+
+impl Link {
+    /// Sends a whole snapshot, chunk by chunk. Ends early when the receiver has seen a higher vote.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        meta: wire::SnapshotMeta,
+        data: &SnapshotData,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+        let started = self.caller.now();
+        let transfer = self.caller.env.rng.next();
+        let begin = Request::SnapshotBegin { vote: vote.into(), meta, transfer };
+        let theirs = self.part(&begin, SNAPSHOT_CHUNK_LIMIT).await?;
+        if theirs > vote {
+            return Ok(SnapshotResponse::new(theirs));
+        }
+        let (mut after, mut check, mut count) = (None, Bytes::new(), 0_usize);
+        loop {
+            let rows =
+                data.rows_after(after).await.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+            let Some((key, _)) = rows.last() else { break };
+            after = Some(key.0.clone());
+            count += rows.len();
+            check = chain(&check, &rows);
+            let part = Request::SnapshotRows { transfer, rows, chain: wire::Blob(check.clone()) };
+            self.part(&part, SNAPSHOT_CHUNK_LIMIT).await?;
+        }
+        let end = Request::SnapshotEnd { transfer, chain: wire::Blob(check) };
+        let theirs = self.part(&end, SNAPSHOT_INSTALL_LIMIT).await?;
+        let took = self.caller.now() - started;
+        tracing::info!(target = %NodeId::new(self.target), rows = count, ?took, "snapshot sent");
+        Ok(SnapshotResponse::new(theirs))
+    }
+
+    /// Sends one part, and gives the receiver's vote.
+    async fn part(&self, request: &Request, limit: Duration) -> Result<Vote, StreamingError<Types, Fatal<u64>>> {
+        match self.caller.call(self.target, request, Class::Snapshot, limit).await {
+            Ok(Answer::Taken { vote }) => Ok(vote.into()),
+            Ok(_) => Err(Unreachable::new(&CallError::Answer).into()),
+            Err(error) => Err(Unreachable::new(&error).into()),
+        }
+    }
+}

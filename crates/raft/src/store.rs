@@ -1,0 +1,12 @@
+//! The two files of a group: `log.redb` (votes and entries, every append synced) and `state.redb` (the state machine's
+//! rows, synced before the log that made them is dropped). One writer each. An error of either stops the group.
+
+mod file;
+mod log;
+mod rows;
+mod snapshot;
+
+pub(crate) use log::LogStore;
+pub(crate) use rows::RowStore;
+pub use snapshot::SnapshotData;
+pub(crate) use snapshot::{Stage, chain};

@@ -1,0 +1,373 @@
+//! The log: entries in `log.redb`, the newest of them also in memory, where they can be read as soon as they are
+//! appended. An append or a vote is confirmed only once it is on the disk.
+//!
+//! openraft waits for each append before it does anything else, so there is one write at a time and nothing to group
+//! here; commands are grouped before they become entries (`group::propose`).
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+};
+
+use insula_types::{Incarnation, codec};
+use openraft::{
+    EntryPayload, LogIdOptionExt, LogState, OptionalSend, RaftLogReader,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use parking_lot::Mutex;
+use redb::{Durability, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use super::file::{File, failed, fatal};
+use crate::{
+    config::{APPEND_BYTES, Config},
+    engine::{Entry, LogId, StorageError, Types, Vote},
+    error::{OpenError, StoreError},
+    wire::{self, Position},
+};
+
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Entries kept in memory, by their size on disk.
+const TAIL_BYTES: usize = 4 << 20;
+
+/// The log of a group. Clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore(Arc<Shared>);
+
+struct Shared {
+    file: File,
+    view: Mutex<View>,
+    /// Up to which entry the state is on the disk; the log may be dropped so far and no further.
+    durable: watch::Receiver<Option<Position>>,
+}
+
+/// What is known without reading the file.
+#[derive(Default)]
+struct View {
+    /// The newest entries, without a gap up to the last, with their sizes.
+    tail: BTreeMap<u64, (Entry, usize)>,
+    tail_bytes: usize,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    is_founder: bool,
+}
+
+impl LogStore {
+    /// Opens the log, or makes an empty one for this incarnation.
+    pub(crate) async fn open(
+        disk: &Arc<dyn insula_env::Disk>,
+        config: &Config,
+        durable: watch::Receiver<Option<Position>>,
+    ) -> Result<Self, OpenError> {
+        let file = File::open(disk, config.directory.join("log.redb"), |transaction| {
+            transaction.open_table(ENTRIES)?;
+            transaction.open_table(META)?;
+            Ok(())
+        })
+        .await?;
+        let wanted = config.incarnation;
+        let (found, view) = file
+            .write("read the log in", Durability::Immediate, move |transaction| {
+                let mut meta = transaction.open_table(META)?;
+                let found: Option<Incarnation> = get(&meta, "incarnation")?;
+                if found.is_none() {
+                    meta.insert("incarnation", &*codec::encode(&wanted))?;
+                }
+                let position = |key| get::<Position>(&meta, key).map(|at| at.map(LogId::from));
+                let purged = position("purged")?;
+                let last = match transaction.open_table(ENTRIES)?.last()? {
+                    Some((_, entry)) => Some(decode::<wire::Entry>(entry.value())?.into()).map(|e: Entry| e.log_id),
+                    None => purged,
+                };
+                let view = View {
+                    purged,
+                    last,
+                    vote: get::<wire::Vote>(&meta, "vote")?.map(Into::into),
+                    committed: position("committed")?,
+                    is_founder: get(&meta, "founder")?.unwrap_or(false),
+                    ..View::default()
+                };
+                Ok((found.unwrap_or(wanted), view))
+            })
+            .await?;
+        if found != wanted {
+            return Err(OpenError::OtherIncarnation { path: config.directory.clone(), found, wanted });
+        }
+        Ok(Self(Arc::new(Shared { file, view: Mutex::new(view), durable })))
+    }
+
+    /// Whether this node once recorded that it starts the group.
+    pub(crate) fn is_founder(&self) -> bool {
+        self.0.view.lock().is_founder
+    }
+
+    /// Records on disk that this node starts the group.
+    pub(crate) async fn set_founder(&self) -> Result<(), StoreError> {
+        self.0
+            .file
+            .write("record the founding in", Durability::Immediate, |transaction| put(transaction, "founder", &true))
+            .await?;
+        self.0.view.lock().is_founder = true;
+        Ok(())
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    /// Entries of `[start, end)` that are there; stops after about `bytes_max`, but not before the first.
+    async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let tail_start = {
+            let view = self.0.view.lock();
+            view.tail.keys().next().copied().unwrap_or_else(|| view.last.next_index())
+        };
+        if start < tail_start.min(end) {
+            let stop = end.min(tail_start);
+            (found, bytes) = self
+                .0
+                .file
+                .read("read entries of", move |transaction| {
+                    let table = transaction.open_table(ENTRIES)?;
+                    let (mut found, mut bytes) = (Vec::new(), 0);
+                    for row in table.range(start..stop)? {
+                        let (_, entry) = row?;
+                        if !found.is_empty() && bytes + entry.value().len() > bytes_max {
+                            break;
+                        }
+                        bytes += entry.value().len();
+                        found.push(Entry::from(decode::<wire::Entry>(entry.value())?));
+                    }
+                    Ok((found, bytes))
+                })
+                .await
+                .map_err(|error| fatal(&error))?;
+            let got = found.last().map_or(start, |entry: &Entry| entry.log_id.index + 1);
+            if got < stop {
+                return Ok(found);
+            }
+        }
+        let from = start.max(tail_start);
+        if from < end {
+            let view = self.0.view.lock();
+            for (entry, size) in view.tail.range(from..end).map(|(_, held)| held) {
+                if !found.is_empty() && bytes + size > bytes_max {
+                    break;
+                }
+                bytes += size;
+                found.push(entry.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes entries readable, and gives what shall be written for them.
+    fn hold(&self, entries: impl IntoIterator<Item = Entry>) -> (Vec<(u64, Vec<u8>)>, Option<Position>) {
+        let mut view = self.0.view.lock();
+        let mut rows = Vec::new();
+        for entry in entries {
+            if let EntryPayload::Normal(batch) = &entry.payload {
+                batch.set_appended();
+            }
+            let bytes = codec::encode(&wire::Entry::from(&entry));
+            view.last = Some(entry.log_id);
+            view.tail_bytes += bytes.len();
+            view.tail.insert(entry.log_id.index, (entry.clone(), bytes.len()));
+            rows.push((entry.log_id.index, bytes));
+        }
+        (rows, view.committed.map(Into::into))
+    }
+
+    /// Drops from memory what is too much; all of it is on the disk by now.
+    fn trim(&self) {
+        let mut view = self.0.view.lock();
+        while view.tail_bytes > TAIL_BYTES {
+            let Some((_, (_, size))) = view.tail.pop_first() else { break };
+            view.tail_bytes -= size;
+        }
+    }
+
+    async fn write_entries(
+        &self,
+        rows: Vec<(u64, Vec<u8>)>,
+        committed: Option<Position>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        self.0
+            .file
+            .write("append to", durability, move |transaction| {
+                let mut table = transaction.open_table(ENTRIES)?;
+                for (index, bytes) in &rows {
+                    table.insert(index, bytes.as_slice())?;
+                }
+                // Only a hint for the next start, so it rides on this write instead of costing one of its own.
+                put(transaction, "committed", &committed)
+            })
+            .await
+    }
+
+    #[cfg(not(feature = "planted-ack-before-fsync"))]
+    async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
+        let written = self.write_entries(rows, committed, Durability::Immediate).await;
+        self.trim();
+        callback.log_io_completed(written.map_err(std::io::Error::other));
+    }
+
+    /// The planted bug: says "on the disk" before it is. The simulation must notice.
+    #[cfg(feature = "planted-ack-before-fsync")]
+    async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
+        let written = self.write_entries(rows, committed, Durability::None).await;
+        self.trim();
+        callback.log_io_completed(written.map_err(std::io::Error::other));
+        let file = self.0.file.clone();
+        let late = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
+        drop(<crate::runtime::Runtime as openraft::AsyncRuntime>::spawn(late));
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    codec::decode(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+fn get<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &'static str,
+) -> Result<Option<T>, redb::Error> {
+    match table.get(key)? {
+        Some(bytes) => decode(bytes.value()).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn put<T: Serialize>(transaction: &WriteTransaction, key: &'static str, value: &T) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(key, &*codec::encode(value))?;
+    Ok(())
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index + 1,
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.entries(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.entries(start, end, APPEND_BYTES).await
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let view = self.0.view.lock();
+        Ok(LogState { last_purged_log_id: view.purged, last_log_id: view.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let saved = wire::Vote::from(*vote);
+        self.0
+            .file
+            .write("save a vote in", Durability::Immediate, move |transaction| put(transaction, "vote", &saved))
+            .await
+            .map_err(|error| fatal(&error))?;
+        self.0.view.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.0.view.lock().vote)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        self.0.view.lock().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        // What was committed may have been written before an append that the crash then lost.
+        let view = self.0.view.lock();
+        Ok(view.committed.min(view.last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let (rows, committed) = self.hold(entries);
+        self.flush(rows, committed, callback).await;
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let last = self
+            .0
+            .file
+            .write("truncate", Durability::Immediate, move |transaction| {
+                let mut table = transaction.open_table(ENTRIES)?;
+                table.retain_in(log_id.index.., |_, _| false)?;
+                let last = match table.last()? {
+                    Some((_, entry)) => Some(Entry::from(decode::<wire::Entry>(entry.value())?).log_id),
+                    None => None,
+                };
+                Ok(last)
+            })
+            .await
+            .map_err(|error| fatal(&error))?;
+        let mut view = self.0.view.lock();
+        let cut = view.tail.split_off(&log_id.index);
+        view.tail_bytes -= cut.values().map(|(_, size)| size).sum::<usize>();
+        view.last = last.or(view.purged);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        // openraft drops the log as soon as it has handed a received snapshot to the state machine. Were the power
+        // lost between the two, there would be a gap that nothing can fill.
+        let mut durable = self.0.durable.clone();
+        let wanted = Position::from(log_id);
+        durable
+            .wait_for(|at| *at >= Some(wanted))
+            .await
+            .map_err(|_| fatal(&failed("drop the start of", self.0.file.path(), "the state machine has stopped")))?;
+        self.0
+            .file
+            .write("drop the start of", Durability::Immediate, move |transaction| {
+                transaction.open_table(ENTRIES)?.retain_in(..=log_id.index, |_, _| false)?;
+                put(transaction, "purged", &wanted)
+            })
+            .await
+            .map_err(|error| fatal(&error))?;
+        let mut view = self.0.view.lock();
+        let kept = view.tail.split_off(&(log_id.index + 1));
+        view.tail_bytes = kept.values().map(|(_, size)| size).sum();
+        view.tail = kept;
+        view.purged = Some(log_id);
+        view.last = view.last.max(Some(log_id));
+        Ok(())
+    }
+}

@@ -1,0 +1,318 @@
+//! The state: the machine's rows in `state.redb`, each change with the log position that it comes from.
+//!
+//! Changes are committed without a sync, since the log has them; they are synced now and then, before a snapshot, and
+//! before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the log goes on
+//! from there.
+
+use std::sync::Arc;
+
+use insula_types::codec;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
+use parking_lot::Mutex;
+use redb::{Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use super::{
+    file::{File, failed, fatal},
+    snapshot::{ROWS, STAGED, SnapshotData, Source, Stage, View},
+};
+use crate::{
+    config::Config,
+    engine::{Entry, LogId, Replies, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types},
+    error::StoreError,
+    machine::{Row, StateMachine},
+    wire::{self, Position},
+};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// The state is synced after so many entries: what a start has to apply again at most.
+const SYNC_EVERY: u64 = 1000;
+/// Or after so many bytes of rows.
+const SYNC_BYTES: usize = 8 << 20;
+
+/// The state of a group on this node.
+pub(crate) struct RowStore<M> {
+    /// Only for the compiler: a machine need not be `Sync`, and is only ever used through `get_mut`.
+    machine: Mutex<M>,
+    file: File,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    has_snapshot: bool,
+    unsynced: (u64, usize),
+    published: watch::Sender<Option<Position>>,
+    durable: watch::Sender<Option<Position>>,
+}
+
+/// What `state.redb` says besides the rows.
+#[derive(Default)]
+struct Meta {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    has_snapshot: bool,
+}
+
+impl<M: StateMachine> RowStore<M> {
+    /// Opens the state and loads it into the machine.
+    pub(crate) async fn open(
+        disk: &Arc<dyn insula_env::Disk>,
+        config: &Config,
+        machine: M,
+        durable: watch::Sender<Option<Position>>,
+    ) -> Result<Self, StoreError> {
+        let file = File::open(disk, config.directory.join("state.redb"), |transaction| {
+            transaction.open_table(ROWS)?;
+            transaction.open_table(STAGED)?;
+            transaction.open_table(META)?;
+            Ok(())
+        })
+        .await?;
+        let meta = file.read("read", read_meta).await?;
+        let at = meta.applied.map(Position::from);
+        durable.send_replace(at);
+        let mut store = Self {
+            machine: Mutex::new(machine),
+            file,
+            applied: meta.applied,
+            membership: meta.membership,
+            has_snapshot: meta.has_snapshot,
+            unsynced: (0, 0),
+            published: watch::Sender::new(at),
+            durable,
+        };
+        store.load().await?;
+        Ok(store)
+    }
+
+    /// Follows what is applied.
+    pub(crate) fn published(&self) -> watch::Receiver<Option<Position>> {
+        self.published.subscribe()
+    }
+
+    /// Where snapshots are received.
+    pub(crate) fn stage(&self) -> Stage {
+        Stage(self.file.clone())
+    }
+
+    /// Gives all rows to the machine.
+    async fn load(&mut self) -> Result<(), StoreError> {
+        // The whole state is in the machine's memory anyway, so it may be so here for a moment.
+        let rows = self
+            .file
+            .read("load", |transaction| {
+                let mut rows = Vec::new();
+                for row in transaction.open_table(ROWS)?.iter()? {
+                    let (key, value) = row?;
+                    rows.push(Row { key: key.value().to_vec(), value: Some(value.value().to_vec()) });
+                }
+                Ok(rows)
+            })
+            .await?;
+        self.machine.get_mut().load(&mut rows.into_iter()).map_err(|error| failed("load", self.file.path(), error))
+    }
+
+    /// Applies one entry to the machine; its rows are added to `rows`.
+    fn apply_entry(&mut self, entry: &Entry, rows: &mut Vec<Row>) -> Result<Replies, Box<StorageError>> {
+        let mut replies = Vec::new();
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            }
+            EntryPayload::Normal(batch) => {
+                for command in batch.commands.iter() {
+                    let applied = self
+                        .machine
+                        .get_mut()
+                        .apply(command)
+                        .map_err(|error| StorageIOError::apply(entry.log_id, openraft::AnyError::new(&error)))
+                        .map_err(|error| Box::new(error.into()))?;
+                    rows.extend(applied.rows);
+                    replies.push(applied.reply);
+                }
+            }
+        }
+        self.applied = Some(entry.log_id);
+        Ok(Replies(replies))
+    }
+
+    /// Writes rows with the position that they belong to.
+    async fn store(&mut self, rows: Vec<Row>, entries: u64) -> Result<(), StoreError> {
+        let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.as_ref().map_or(0, Vec::len)).sum();
+        self.unsynced = (self.unsynced.0 + entries, self.unsynced.1 + bytes);
+        let is_synced = self.unsynced.0 >= SYNC_EVERY || self.unsynced.1 >= SYNC_BYTES;
+        let durability = if is_synced { Durability::Immediate } else { Durability::None };
+        let (applied, membership) = (self.applied.map(Position::from), wire::StoredMembership::from(&self.membership));
+        self.file
+            .write("apply to", durability, move |transaction| {
+                let mut table = transaction.open_table(ROWS)?;
+                for row in rows {
+                    match row.value {
+                        Some(value) => table.insert(row.key.as_slice(), value.as_slice())?,
+                        None => table.remove(row.key.as_slice())?,
+                    };
+                }
+                put(transaction, "applied", &applied)?;
+                put(transaction, "membership", &membership)
+            })
+            .await?;
+        if is_synced {
+            self.is_durable();
+        }
+        Ok(())
+    }
+
+    fn is_durable(&mut self) {
+        self.unsynced = (0, 0);
+        advance(&self.durable, self.applied.map(Into::into));
+    }
+
+    /// A snapshot of what is applied now. The newest is as good as the one that was last built, since the state is
+    /// on the disk and only grows newer.
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let transaction = Arc::new(self.file.view()?);
+        let meta = read_meta(&transaction).map_err(|source| failed("read", self.file.path(), source))?;
+        Ok(Snapshot {
+            meta: snapshot_meta(&meta),
+            snapshot: Box::new(SnapshotData(Source::View(View { transaction, file: self.file.clone() }))),
+        })
+    }
+
+    /// Puts the rows of another state of ours aside as if they had been received (openraft's own tests do that).
+    async fn copy_to_stage(&self, data: &SnapshotData) -> Result<(), StoreError> {
+        let stage = self.stage();
+        stage.clear().await?;
+        let mut after = None;
+        loop {
+            let rows = data.rows_after(after.take()).await?;
+            let Some((key, _)) = rows.last() else { return Ok(()) };
+            after = Some(key.0.clone());
+            stage.add(rows).await?;
+        }
+    }
+}
+
+/// Moves a position forward, never back.
+fn advance(position: &watch::Sender<Option<Position>>, to: Option<Position>) {
+    position.send_if_modified(|at| {
+        let is_newer = to > *at;
+        if is_newer {
+            *at = to;
+        }
+        is_newer
+    });
+}
+
+fn snapshot_meta(meta: &Meta) -> SnapshotMeta {
+    wire::SnapshotMeta { last: meta.applied.map(Into::into), membership: (&meta.membership).into() }.into()
+}
+
+fn read_meta(transaction: &ReadTransaction) -> Result<Meta, redb::Error> {
+    let table = transaction.open_table(META)?;
+    fn get<T: DeserializeOwned + Default>(
+        table: &impl ReadableTable<&'static str, &'static [u8]>,
+        key: &'static str,
+    ) -> Result<T, redb::Error> {
+        match table.get(key)? {
+            Some(bytes) => codec::decode(bytes.value()).map_err(|error| redb::Error::Corrupted(error.to_string())),
+            None => Ok(T::default()),
+        }
+    }
+    Ok(Meta {
+        applied: get::<Option<Position>>(&table, "applied")?.map(Into::into),
+        membership: get::<Option<wire::StoredMembership>>(&table, "membership")?.map(Into::into).unwrap_or_default(),
+        has_snapshot: get(&table, "snapshot")?,
+    })
+}
+
+fn put<T: Serialize>(transaction: &WriteTransaction, key: &'static str, value: &T) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(key, &*codec::encode(value))?;
+    Ok(())
+}
+
+impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Replies>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut rows = Vec::new();
+        let replies = entries.into_iter().map(|entry| self.apply_entry(&entry, &mut rows));
+        let replies = replies.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
+        self.store(rows, replies.len() as u64).await.map_err(|error| fatal(&error))?;
+        advance(&self.published, self.applied.map(Into::into));
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.has_snapshot = true;
+        Builder { snapshot: self.snapshot(), file: self.file.clone(), durable: self.durable.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
+        Ok(Box::new(self.stage().complete()))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotData>) -> Result<(), StorageError> {
+        let fatal = |error: StoreError| fatal(&error);
+        if let Source::View(_) = &snapshot.0 {
+            self.copy_to_stage(&snapshot).await.map_err(fatal)?;
+        }
+        let (applied, membership) =
+            (meta.last_log_id.map(Position::from), wire::StoredMembership::from(&meta.last_membership));
+        self.file
+            .write("install a snapshot in", Durability::Immediate, move |transaction| {
+                transaction.delete_table(ROWS)?;
+                transaction.rename_table(STAGED, ROWS)?;
+                transaction.open_table(STAGED)?;
+                put(transaction, "applied", &applied)?;
+                put(transaction, "membership", &membership)?;
+                put(transaction, "snapshot", &true)
+            })
+            .await
+            .map_err(fatal)?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.has_snapshot = true;
+        self.load().await.map_err(fatal)?;
+        self.is_durable();
+        advance(&self.published, self.applied.map(Into::into));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        if !self.has_snapshot {
+            return Ok(None);
+        }
+        self.snapshot().map(Some).map_err(|error| fatal(&error))
+    }
+}
+
+/// Builds a snapshot: syncs the state, so that the log before it can be dropped.
+pub(crate) struct Builder {
+    snapshot: Result<Snapshot, StoreError>,
+    file: File,
+    durable: watch::Sender<Option<Position>>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let snapshot = match &self.snapshot {
+            Ok(snapshot) => snapshot.clone(),
+            Err(error) => return Err(fatal(error)),
+        };
+        self.file
+            .write("sync", Durability::Immediate, |transaction| put(transaction, "snapshot", &true))
+            .await
+            .map_err(|error| fatal(&error))?;
+        advance(&self.durable, snapshot.meta.last_log_id.map(Into::into));
+        Ok(snapshot)
+    }
+}
