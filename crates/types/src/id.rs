@@ -91,6 +91,11 @@ random_id!(
     InstanceId, "i-", 8, "an instance id", "i- and 8 characters, as `insula ps` prints it"
 );
 
+random_id!(
+    /// A join token or an API token; public, unlike the token's secret.
+    TokenId, "t-", 13, "a token id", "t- and 13 characters, the part before the secret"
+);
+
 /// Declares a counter or a random number that is shown as a plain number.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {

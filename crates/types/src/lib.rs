@@ -14,7 +14,7 @@ pub mod status;
 pub mod text;
 
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
-pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term};
+pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
 pub use name::{AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef};
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};
