@@ -1,0 +1,193 @@
+//! One method per endpoint.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method, header};
+use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef};
+
+use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
+use crate::{
+    router::WAIT_MAX,
+    wire::{
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, EventCursor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, ScaleBody, Scaled, Versioned,
+    },
+};
+
+impl Client {
+    /// All apps.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call here.
+    pub async fn apps(&self) -> Result<List<AppSummary>, ClientError> {
+        self.get("/v1/apps").await
+    }
+
+    /// One app with its definition.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn app(&self, app: &AppName) -> Result<Versioned<App>, ClientError> {
+        self.get(format!("/v1/apps/{app}")).await
+    }
+
+    /// What a deploy would change.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn plan(&self, definition: &AppDefinition) -> Result<Versioned<DeployAnswer>, ClientError> {
+        self.json(self.deploy_call(definition, "?plan=true")).await
+    }
+
+    /// Makes a release of a definition. With `expected`, only when the app has that release now (0: none).
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn deploy(
+        &self,
+        definition: &AppDefinition,
+        expected: Option<ReleaseNumber>,
+    ) -> Result<Versioned<DeployAnswer>, ClientError> {
+        self.json(expecting(self.deploy_call(definition, ""), expected)).await
+    }
+
+    fn deploy_call(&self, definition: &AppDefinition, query: &str) -> Call {
+        let call = self.call(Method::PUT, format!("/v1/apps/{}{query}", definition.app));
+        call.with_json(&definition.to_json())
+    }
+
+    /// Removes an app.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn delete_app(
+        &self,
+        app: &AppName,
+        expected: Option<ReleaseNumber>,
+    ) -> Result<Versioned<Deleted>, ClientError> {
+        self.json(expecting(self.call(Method::DELETE, format!("/v1/apps/{app}")), expected)).await
+    }
+
+    /// How an app is. With `wait`, once the state is beyond that revision or after [`WAIT_MAX`].
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn app_status(&self, app: &AppName, wait: Option<Revision>) -> Result<Versioned<AppStatus>, ClientError> {
+        let query = wait.map(|revision| format!("?wait={revision}")).unwrap_or_default();
+        let mut call = self.call(Method::GET, format!("/v1/apps/{app}/status{query}"));
+        if wait.is_some() {
+            call.limit = CALL_LIMIT + WAIT_MAX;
+        }
+        self.json(call).await
+    }
+
+    /// Sets the scale of a service.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn scale(&self, service: &ServiceRef, scale: u32) -> Result<Versioned<Scaled>, ClientError> {
+        let path = format!("/v1/apps/{}/services/{}/scale", service.app, service.service);
+        self.json(self.call(Method::PUT, path).with_json(&ScaleBody { scale })).await
+    }
+
+    /// Instances of one app or of all.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn instances(&self, app: Option<&AppName>) -> Result<List<Instance>, ClientError> {
+        match app {
+            Some(app) => self.get(format!("/v1/apps/{app}/instances")).await,
+            None => self.get("/v1/instances").await,
+        }
+    }
+
+    /// One instance.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn instance(&self, id: InstanceId) -> Result<Versioned<Instance>, ClientError> {
+        self.get(format!("/v1/instances/{id}")).await
+    }
+
+    /// What an instance wrote. The time until the first byte is bounded, what follows is not.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn logs(&self, id: InstanceId, tail: Option<u32>, follow: bool) -> Result<LogReader, ClientError> {
+        let tail = tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
+        let call = self.call(Method::GET, format!("/v1/instances/{id}/logs?follow={follow}{tail}"));
+        let what = call.path.clone();
+        let response = insula_env::clock::timeout(CALL_LIMIT, self.send(&call))
+            .await
+            .map_err(|_| ClientError::TimedOut { what: what.clone(), limit: CALL_LIMIT })??;
+        Ok(LogReader { body: response.into_body(), what })
+    }
+
+    /// Nodes of the region.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn nodes(&self) -> Result<List<Node>, ClientError> {
+        self.get("/v1/nodes").await
+    }
+
+    /// One node by its exact id or name.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn node(&self, key: &str) -> Result<Versioned<Node>, ClientError> {
+        self.get(format!("/v1/nodes/{key}")).await
+    }
+
+    /// All regions.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn regions(&self) -> Result<List<Region>, ClientError> {
+        self.get("/v1/regions").await
+    }
+
+    /// Events after a place; with `follow` without end.
+    #[must_use]
+    pub fn events(&self, since: Option<EventCursor>, follow: bool) -> EventReader {
+        EventReader::new(self.clone(), since, follow)
+    }
+
+    /// Makes a token with which machines join.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn create_join_token(&self, body: &JoinTokenBody) -> Result<Versioned<JoinTokenCreated>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/tokens/join").with_json(body)).await
+    }
+
+    /// Makes a token for the API.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn create_api_token(&self, body: &ApiTokenBody) -> Result<Versioned<ApiTokenCreated>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/tokens/api").with_json(body)).await
+    }
+
+    /// How the node that answers is.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn status(&self) -> Result<NodeStatus, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Whether anything answers, within `limit`.
+    pub async fn is_reachable(&self, limit: Duration) -> bool {
+        let reached = insula_env::clock::timeout(limit, self.status()).await;
+        reached.is_ok_and(|answer| !matches!(answer, Err(ClientError::Unreachable { .. })))
+    }
+}
+
+fn expecting(mut call: Call, expected: Option<ReleaseNumber>) -> Call {
+    if let Some(release) = expected {
+        let value = HeaderValue::try_from(format!("\"{release}\"")).expect("digits between quotes");
+        call.headers.push((header::IF_MATCH, value));
+    }
+    call
+}

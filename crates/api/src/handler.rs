@@ -1,0 +1,166 @@
+//! Who answers: the seam between HTTP and the node.
+
+use std::io;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use insula_types::{
+    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef,
+};
+
+use crate::{
+    Problem,
+    wire::{
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+    },
+};
+
+/// What a call gives.
+pub type Answer<T> = Result<T, Problem>;
+
+/// Bytes of a log as they come. An error cuts the answer off.
+pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// Events in their order. A problem ends the stream and is told to the caller.
+pub type EventStream = BoxStream<'static, Answer<Event>>;
+
+/// What a caller may do; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Read, and change apps.
+    Deployer,
+    /// Everything that the API has.
+    Admin,
+    /// The node's own root, through the local socket.
+    Root,
+}
+
+/// How a read shall be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    /// Wait until the state is beyond this revision, for a bounded time; then answer with what there is.
+    pub wait: Option<Revision>,
+    /// Ask the leader, so that all changes acknowledged before the call are seen.
+    pub is_linearizable: bool,
+}
+
+/// A definition that shall run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeployRequest {
+    /// What shall run.
+    pub definition: AppDefinition,
+    /// Only say what would change.
+    pub is_plan: bool,
+    /// The release that the caller saw; 0: no such app. Another one now is [`crate::Code::ReleaseChanged`].
+    pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// An app that shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteRequest {
+    /// The app, by its exact name.
+    pub app: AppName,
+    /// The release that the caller saw.
+    pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// A service that shall have another number of instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScaleRequest {
+    /// The service.
+    pub service: ServiceRef,
+    /// Instances per region; at most [`insula_types::definition::SCALE_MAX`].
+    pub scale: u32,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// Which part of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The last so many lines; none: all that is kept.
+    pub tail: Option<u32>,
+    /// Go on with what comes, until the instance ends or the caller leaves.
+    pub follow: bool,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events {
+    /// Those after this place; none: all that are kept.
+    pub since: Option<EventCursor>,
+    /// Go on with what comes.
+    pub follow: bool,
+}
+
+/// A node by one of its two exact names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeKey {
+    /// Its id.
+    Id(NodeId),
+    /// Its name.
+    Name(NodeName),
+}
+
+/// Answers the API on a node. Names and bounds are checked before; existence is not. Every method answers within the
+/// client's patience (seconds, not minutes), streams and [`ReadOptions::wait`] (at most
+/// [`crate::router::WAIT_MAX`]) apart.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Whose token it is. The text is what the caller sent, at most [`crate::router::TOKEN_LEN_MAX`] bytes.
+    /// [`crate::Code::Unauthorized`] when it is nobody's.
+    async fn authenticate(&self, token: &str) -> Answer<Role>;
+
+    /// All apps.
+    async fn apps(&self, read: ReadOptions) -> Answer<List<AppSummary>>;
+    /// One app.
+    async fn app(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<App>>;
+    /// Makes a release of a definition, or says what it would change.
+    async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>>;
+    /// Removes an app.
+    async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>>;
+    /// How an app is in this region.
+    async fn app_status(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<AppStatus>>;
+    /// Sets the scale of a service.
+    async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>>;
+
+    /// Instances of this region, of one app or of all.
+    async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>>;
+    /// One instance.
+    async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>>;
+    /// What an instance wrote; asked of its node, wherever the call arrives.
+    async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream>;
+
+    /// Nodes of this region.
+    async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;
+    /// One node.
+    async fn node(&self, key: &NodeKey, read: ReadOptions) -> Answer<Versioned<Node>>;
+    /// All regions.
+    async fn regions(&self, read: ReadOptions) -> Answer<List<Region>>;
+    /// What happened in this region.
+    async fn events(&self, events: Events) -> Answer<EventStream>;
+
+    /// Makes a token with which machines join.
+    async fn create_join_token(
+        &self,
+        body: JoinTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<JoinTokenCreated>>;
+    /// Makes a token for the API.
+    async fn create_api_token(
+        &self,
+        body: ApiTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<ApiTokenCreated>>;
+
+    /// How this node is. Needs no other node.
+    async fn status(&self) -> Answer<NodeStatus>;
+}

@@ -1,0 +1,177 @@
+//! Errors as callers see them: RFC 9457 problem details with a stable code.
+
+use std::fmt;
+
+use http::StatusCode;
+use insula_types::DefinitionProblem;
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, for programs. Codes are only ever added; a text that this version does not know reads as
+/// [`Code::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The request itself is malformed.
+    InvalidRequest,
+    /// The definition is refused; `problems` says where.
+    InvalidDefinition,
+    /// No token, or one that is unknown or expired.
+    Unauthorized,
+    /// The token's role does not allow it.
+    Forbidden,
+    /// There is no such endpoint.
+    NoSuchEndpoint,
+    /// The endpoint has no such method.
+    MethodNotAllowed,
+    /// There is no such app.
+    NoSuchApp,
+    /// The app has no such service.
+    NoSuchService,
+    /// There is no such instance.
+    NoSuchInstance,
+    /// There is no such node.
+    NoSuchNode,
+    /// There is no such region.
+    NoSuchRegion,
+    /// Another app owns the host and path.
+    RouteTaken,
+    /// The app has another release than the caller expected.
+    ReleaseChanged,
+    /// Something else has changed or owns it.
+    Conflict,
+    /// The events asked for are no longer kept; begin with the state as it is.
+    EventsGone,
+    /// The body is larger than allowed.
+    BodyTooLarge,
+    /// Too much at once; later it will work.
+    Busy,
+    /// No leader could be reached; nothing was changed.
+    NoLeader,
+    /// The node with the answer cannot be reached.
+    NodeUnreachable,
+    /// The change may take effect yet, or have taken effect.
+    OutcomeUnknown,
+    /// Nothing was changed in time.
+    TimedOut,
+    /// A fault of ours.
+    Internal,
+    /// A code of a later version.
+    #[serde(other)]
+    Other,
+}
+
+impl Code {
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidDefinition => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NoSuchEndpoint
+            | Self::NoSuchApp
+            | Self::NoSuchService
+            | Self::NoSuchInstance
+            | Self::NoSuchNode
+            | Self::NoSuchRegion => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RouteTaken | Self::Conflict => StatusCode::CONFLICT,
+            Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
+            Self::EventsGone => StatusCode::GONE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NodeUnreachable => StatusCode::BAD_GATEWAY,
+            Self::OutcomeUnknown | Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal | Self::Other => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// One constant sentence about the kind of problem.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "the request is malformed",
+            Self::InvalidDefinition => "the definition is not valid",
+            Self::Unauthorized => "a valid token is needed",
+            Self::Forbidden => "the token does not allow this",
+            Self::NoSuchEndpoint => "there is no such endpoint",
+            Self::MethodNotAllowed => "the endpoint has no such method",
+            Self::NoSuchApp => "there is no such app",
+            Self::NoSuchService => "there is no such service",
+            Self::NoSuchInstance => "there is no such instance",
+            Self::NoSuchNode => "there is no such node",
+            Self::NoSuchRegion => "there is no such region",
+            Self::RouteTaken => "another app owns the host and path",
+            Self::ReleaseChanged => "the app has changed since it was read",
+            Self::Conflict => "something else has changed or owns it",
+            Self::EventsGone => "the events asked for are no longer kept",
+            Self::BodyTooLarge => "the body is too large",
+            Self::Busy => "too much at once",
+            Self::NoLeader => "no leader can be reached",
+            Self::NodeUnreachable => "the node cannot be reached",
+            Self::OutcomeUnknown => "the outcome is unknown",
+            Self::TimedOut => "it took too long",
+            Self::Internal => "a fault of the server",
+            Self::Other => "a problem of a later version",
+        }
+    }
+
+    /// Whether the same request can succeed later without anybody changing it.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::Busy | Self::NoLeader | Self::NodeUnreachable | Self::OutcomeUnknown | Self::TimedOut)
+    }
+}
+
+/// A problem detail. The media type is `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The kind, for programs.
+    pub code: Code,
+    /// The kind, for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What exactly, why, and what to do next.
+    pub detail: String,
+    /// Whether trying again can help.
+    #[serde(default)]
+    pub may_pass: bool,
+    /// Where a definition is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<DefinitionProblem>,
+}
+
+impl Problem {
+    /// A problem with its detail: what exactly, why, and what to do next.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            title: code.title().to_owned(),
+            status: code.status().as_u16(),
+            detail: detail.into(),
+            may_pass: code.may_pass(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.title)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl From<insula_types::DefinitionError> for Problem {
+    fn from(error: insula_types::DefinitionError) -> Self {
+        let count = error.problems.len() + error.left_out;
+        let mut problem = Self::new(Code::InvalidDefinition, format!("{count} to correct"));
+        problem.problems = error.problems;
+        problem
+    }
+}

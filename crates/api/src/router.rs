@@ -1,0 +1,104 @@
+//! The endpoints: reads what was asked, checks the role, calls the handler, writes what it answers.
+
+mod asked;
+mod endpoints;
+mod respond;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use crate::{Code, Handler, Problem, Role};
+
+/// Largest body but a definition's, in bytes: the known ones have tens.
+pub const BODY_LEN_MAX: usize = 16 << 10;
+
+/// Longest token that is looked at, in bytes.
+pub const TOKEN_LEN_MAX: usize = 512;
+
+/// Longest time that a read waits for a change; below the idle limit of common proxies.
+pub const WAIT_MAX: Duration = Duration::from_secs(25);
+
+/// How often an idle event stream says that it is alive.
+pub const EVENTS_ALIVE: Duration = Duration::from_secs(5);
+
+/// Who comes through a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody: a token says who.
+    Token,
+    /// Whoever may open the node's own socket: root.
+    Root,
+}
+
+/// What the endpoints share.
+#[derive(Clone)]
+struct Shared {
+    handler: Arc<dyn Handler>,
+    access: Access,
+}
+
+/// The endpoints of the API over a handler, for one kind of listener.
+pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
+    let shared = Shared { handler, access };
+    Router::new()
+        .route("/v1/apps", get(endpoints::apps))
+        .route("/v1/apps/{app}", get(endpoints::app).put(endpoints::deploy).delete(endpoints::delete_app))
+        .route("/v1/apps/{app}/status", get(endpoints::app_status))
+        .route("/v1/apps/{app}/instances", get(endpoints::app_instances))
+        .route("/v1/apps/{app}/services/{service}/scale", put(endpoints::scale))
+        .route("/v1/instances", get(endpoints::instances))
+        .route("/v1/instances/{instance}", get(endpoints::instance))
+        .route("/v1/instances/{instance}/logs", get(endpoints::logs))
+        .route("/v1/nodes", get(endpoints::nodes))
+        .route("/v1/nodes/{node}", get(endpoints::node))
+        .route("/v1/regions", get(endpoints::regions))
+        .route("/v1/events", get(endpoints::events))
+        .route("/v1/tokens/join", post(endpoints::create_join_token))
+        .route("/v1/tokens/api", post(endpoints::create_api_token))
+        .route("/v1/status", get(endpoints::status))
+        .fallback(|request: Request| async move {
+            let said = format!("{}: see `insula help` for what there is", request.uri().path());
+            Problem::new(Code::NoSuchEndpoint, said)
+        })
+        .method_not_allowed_fallback(|request: Request| async move {
+            Problem::new(Code::MethodNotAllowed, format!("{} {}", request.method(), request.uri().path()))
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), authenticate))
+        .with_state(shared)
+}
+
+/// Puts the caller's role beside the request; nothing is answered to a caller without one.
+async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let role = match shared.access {
+        Access::Root => Ok(Role::Root),
+        Access::Token => match bearer(request.headers()).map(str::to_owned) {
+            // Whoever came with a token never is root, whatever the handler says.
+            Some(token) => shared.handler.authenticate(&token).await.map(|role| role.min(Role::Admin)),
+            None => Err(Problem::new(
+                Code::Unauthorized,
+                "send it as `Authorization: Bearer …`; `insula token create --api` on a node makes one",
+            )),
+        },
+    };
+    match role {
+        Ok(role) => {
+            request.extensions_mut().insert(role);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && (1..=TOKEN_LEN_MAX).contains(&token.len())).then_some(token)
+}

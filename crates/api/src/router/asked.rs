@@ -1,0 +1,154 @@
+//! Reads requests: path, query, headers, body; each with its bounds, each refusal a problem.
+
+use std::{fmt::Display, str::FromStr};
+
+use aws_lc_rs::digest;
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Query, RawPathParams},
+};
+use http::{HeaderMap, Method, Uri, header, request::Parts};
+use insula_types::{ReleaseNumber, RequestId, Revision};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::Shared;
+use crate::{Answer, Code, Problem, ReadOptions, Role, wire::EventCursor};
+
+/// Longest idempotency key in bytes.
+const KEY_LEN_MAX: usize = 128;
+
+/// Everything of a request but its body.
+pub(super) struct Asked {
+    role: Role,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    path: Vec<(String, String)>,
+}
+
+impl FromRequestParts<Shared> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Answer<Self> {
+        let params = RawPathParams::from_request_parts(parts, shared)
+            .await
+            .map_err(|error| Problem::new(Code::InvalidRequest, format!("the path: {error}")))?;
+        let role = *parts
+            .extensions
+            .get::<Role>()
+            .ok_or_else(|| Problem::new(Code::Unauthorized, "the request was not authenticated"))?;
+        Ok(Self {
+            role,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            path: params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadQuery {
+    wait: Option<u64>,
+    consistency: Option<Consistency>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Consistency {
+    Local,
+    Linearizable,
+}
+
+impl Asked {
+    /// Refuses a caller below a role.
+    pub(super) fn allow(&self, least: Role) -> Answer<()> {
+        if self.role >= least {
+            return Ok(());
+        }
+        let (has, needs) = (format!("{:?}", self.role).to_lowercase(), format!("{least:?}").to_lowercase());
+        Err(Problem::new(Code::Forbidden, format!("it is a {has}'s, and this needs a {needs}'s")))
+    }
+
+    /// A part of the path as a value of ours.
+    pub(super) fn name<T: FromStr<Err: Display>>(&self, key: &str) -> Answer<T> {
+        let text = self.path.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value);
+        text.parse().map_err(|error: T::Err| Problem::new(Code::InvalidRequest, error.to_string()))
+    }
+
+    pub(super) fn query<T: DeserializeOwned>(&self) -> Answer<T> {
+        match Query::try_from_uri(&self.uri) {
+            Ok(Query(query)) => Ok(query),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                Err(Problem::new(Code::InvalidRequest, format!("the query: {cause}")))
+            }
+        }
+    }
+
+    pub(super) fn read(&self) -> Answer<ReadOptions> {
+        let query: ReadQuery = self.query()?;
+        Ok(ReadOptions {
+            wait: query.wait.map(Revision),
+            is_linearizable: matches!(query.consistency, Some(Consistency::Linearizable)),
+        })
+    }
+
+    /// The idempotency key as a request id: a hash, so that the key may have any form, of method and path too, so that
+    /// one key used for two things is two requests.
+    pub(super) fn request(&self) -> Answer<Option<RequestId>> {
+        let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
+        if key.is_empty() || key.len() > KEY_LEN_MAX {
+            let said = format!("Idempotency-Key has {} bytes, expected 1 to {KEY_LEN_MAX}", key.len());
+            return Err(Problem::new(Code::InvalidRequest, said));
+        }
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for part in [self.method.as_str().as_bytes(), self.uri.path().as_bytes(), key.as_bytes()] {
+            hash.update(part);
+            hash.update(&[0]);
+        }
+        let hash = hash.finish();
+        let half = |from: usize| {
+            hash.as_ref().iter().skip(from).take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        Ok(Some(RequestId(half(0), half(8))))
+    }
+
+    /// The release in `If-Match: "3"`.
+    pub(super) fn expected(&self) -> Answer<Option<ReleaseNumber>> {
+        let Some(value) = self.headers.get(header::IF_MATCH) else { return Ok(None) };
+        let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+        let number = text.parse().map_err(|_| {
+            Problem::new(Code::InvalidRequest, "If-Match: expected the number of a release, like \"3\"")
+        })?;
+        Ok(Some(ReleaseNumber(number)))
+    }
+
+    /// Where a client that reconnects by itself resumes.
+    pub(super) fn last_event(&self) -> Answer<Option<EventCursor>> {
+        let Some(value) = self.headers.get("last-event-id") else { return Ok(None) };
+        let cursor = value.to_str().unwrap_or_default().parse();
+        cursor.map(Some).map_err(|why| Problem::new(Code::InvalidRequest, format!("Last-Event-ID: {why}")))
+    }
+}
+
+/// A body, at most so long.
+pub(super) async fn body(body: Body, most: usize) -> Answer<String> {
+    let bytes = axum::body::to_bytes(body, most).await.map_err(|error| {
+        let is_too_long = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+            .any(|error| error.is::<http_body_util::LengthLimitError>());
+        if is_too_long {
+            Problem::new(Code::BodyTooLarge, format!("at most {most} bytes are read here"))
+        } else {
+            Problem::new(Code::InvalidRequest, format!("the body ended early: {error}"))
+        }
+    })?;
+    String::from_utf8(bytes.into()).map_err(|_| Problem::new(Code::InvalidRequest, "the body is not UTF-8"))
+}
+
+/// A body in JSON.
+pub(super) async fn json_body<T: DeserializeOwned>(from: Body) -> Answer<T> {
+    let text = body(from, super::BODY_LEN_MAX).await?;
+    serde_json::from_str(&text).map_err(|error| Problem::new(Code::InvalidRequest, format!("the body: {error}")))
+}

@@ -1,0 +1,183 @@
+//! One function per endpoint. Each begins with the role that it needs.
+
+use axum::{body::Body, extract::State, response::Response};
+use insula_types::{
+    AppDefinition, AppName, ServiceRef,
+    definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX},
+};
+use serde::Deserialize;
+
+use super::{
+    Shared,
+    asked::{self, Asked},
+    respond,
+};
+use crate::{
+    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, Role, ScaleRequest,
+    handler::NodeKey,
+    wire::{ApiTokenBody, JoinTokenBody, ScaleBody},
+};
+
+/// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
+const TOKEN_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+
+/// Greatest number of machines that join with one token.
+const TOKEN_USES_MAX: u32 = 1000;
+
+/// Greatest number of lines that can be asked of the end of a log.
+const TAIL_MAX: u32 = 100_000;
+
+/// Declares a read: role viewer, [`crate::ReadOptions`] from the query, JSON back.
+macro_rules! read {
+    ($name:ident, |$handler:ident, $asked:ident, $read:ident| $call:expr) => {
+        pub(super) async fn $name(State(shared): State<Shared>, $asked: Asked) -> Response {
+            let answer = async {
+                $asked.allow(Role::Viewer)?;
+                let $read = $asked.read()?;
+                let $handler = &shared.handler;
+                $call.await
+            };
+            respond::json(answer.await)
+        }
+    };
+}
+
+read!(apps, |handler, asked, read| handler.apps(read));
+read!(app, |handler, asked, read| handler.app(&asked.name("app")?, read));
+read!(app_status, |handler, asked, read| handler.app_status(&asked.name("app")?, read));
+read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
+read!(instances, |handler, asked, read| handler.instances(None, read));
+read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
+read!(nodes, |handler, asked, read| handler.nodes(read));
+read!(regions, |handler, asked, read| handler.regions(read));
+read!(node, |handler, asked, read| async {
+    // Names are labels and may look like anything but an id of the right length, so the id is tried first.
+    let key = match asked.name("node") {
+        Ok(id) => NodeKey::Id(id),
+        Err(_) => NodeKey::Name(asked.name("node")?),
+    };
+    handler.node(&key, read).await
+});
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeployQuery {
+    #[serde(default)]
+    plan: bool,
+}
+
+pub(super) async fn deploy(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        let query: DeployQuery = asked.query()?;
+        asked.allow(if query.plan { Role::Viewer } else { Role::Deployer })?;
+        let app: AppName = asked.name("app")?;
+        let text = asked::body(body, DEFINITION_LEN_MAX).await?;
+        let definition = AppDefinition::parse(&text, Format::Json)?;
+        if definition.app != app {
+            let said = format!("the path names the app {app}, the definition {}", definition.app);
+            return Err(Problem::new(Code::InvalidRequest, said));
+        }
+        let (expected, request) = (asked.expected()?, asked.request()?);
+        shared.handler.deploy(DeployRequest { definition, is_plan: query.plan, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn delete_app(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        shared.handler.delete_app(DeleteRequest { app, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn scale(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
+        let ScaleBody { scale } = asked::json_body(body).await?;
+        between("scale", scale.into(), 0, SCALE_MAX.into())?;
+        let request = asked.request()?;
+        shared.handler.scale(ScaleRequest { service, scale, request }).await
+    };
+    respond::json(answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogQuery {
+    tail: Option<u32>,
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn logs(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        let LogQuery { tail, follow } = asked.query()?;
+        between("tail", tail.unwrap_or(0).into(), 0, TAIL_MAX.into())?;
+        shared.handler.logs(asked.name("instance")?, LogOptions { tail, follow }).await
+    };
+    respond::log(answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventQuery {
+    since: Option<String>,
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn events(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        let EventQuery { since, follow } = asked.query()?;
+        let since = since.map(|text| text.parse()).transpose();
+        let since = since.map_err(|why| Problem::new(Code::InvalidRequest, format!("since: {why}")))?;
+        // A client that lost its connection repeats the first query; what it saw last is in the header.
+        let since = asked.last_event()?.or(since);
+        shared.handler.events(Events { since, follow }).await
+    };
+    respond::events(answer.await)
+}
+
+pub(super) async fn create_join_token(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let body: JoinTokenBody = asked::json_body(body).await?;
+        between("ttl_ms", body.ttl_ms, 1, TOKEN_TTL_MS_MAX)?;
+        between("uses", body.uses.into(), 1, TOKEN_USES_MAX.into())?;
+        let request = asked.request()?;
+        shared.handler.create_join_token(body, request).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn create_api_token(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let body: ApiTokenBody = asked::json_body(body).await?;
+        between("ttl_ms", body.ttl_ms, 1, TOKEN_TTL_MS_MAX)?;
+        between("the length of name", body.name.len() as u64, 1, 128)?;
+        let request = asked.request()?;
+        shared.handler.create_api_token(body, request).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.status().await
+    };
+    respond::json(answer.await)
+}
+
+fn between(what: &str, found: u64, low: u64, high: u64) -> Answer<()> {
+    if (low..=high).contains(&found) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::InvalidRequest, format!("{what}: found {found}, expected from {low} to {high}")))
+}

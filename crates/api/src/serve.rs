@@ -1,0 +1,95 @@
+//! Serves the API on a TLS listener and on the node's own Unix socket. HTTP/1.1: an administrator's few connections
+//! need no more.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use insula_env::{
+    TaskGroup, clock,
+    net::{TcpListener, UnixListener},
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::{Access, Handler, router};
+
+/// Connections of one listener at a time. People and scripts; a follower of logs or events keeps one.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long a caller may take for the TLS handshake, and for the header of a request.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Wait after a failed accept: out of file descriptors, most often.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers on `listener` until the task is dropped; connections run in `tasks`. Callers prove themselves by a token.
+pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, handler: Arc<dyn Handler>, tasks: TaskGroup) {
+    let acceptor = TlsAcceptor::from(tls);
+    let router = router(handler, Access::Token);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some(slot) = take(&slots).await else { return };
+        let Some((stream, peer)) = accepted(listener.accept().await).await else { continue };
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        tasks.spawn("api connection", async move {
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%peer, %error, "cannot switch off Nagle's delay");
+            }
+            match clock::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, router, slot).await,
+                Ok(Err(error)) => debug!(%peer, %error, "no TLS handshake with an API caller"),
+                Err(_) => debug!(%peer, "TLS handshake with an API caller took too long"),
+            }
+        });
+    }
+}
+
+/// Answers on the node's own socket until the task is dropped. Whoever may open it is root.
+pub async fn serve_unix(listener: UnixListener, handler: Arc<dyn Handler>, tasks: TaskGroup) {
+    let router = router(handler, Access::Root);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some(slot) = take(&slots).await else { return };
+        let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
+        tasks.spawn("local api connection", connection(stream, router.clone(), slot));
+    }
+}
+
+/// Room for one more connection. None never happens: the semaphore is not closed.
+async fn take(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(slots).acquire_owned().await.ok()
+}
+
+async fn accepted<T>(result: io::Result<T>) -> Option<T> {
+    match result {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            warn!(%error, "cannot accept an API connection");
+            clock::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    _slot: OwnedSemaphorePermit,
+) {
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_LIMIT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Err(error) = served.await {
+        debug!(%error, "an API connection ended early");
+    }
+}

@@ -1,0 +1,41 @@
+//! What travels: requests and answers as JSON. Apart from the inner types, so that either can change alone.
+//!
+//! Fields are only ever added. Times are milliseconds since 1970. `revision` is that of the state that was read: apps,
+//! regions and tokens are the world's, everything else is the region's.
+
+mod app;
+mod cluster;
+mod event;
+mod instance;
+
+use insula_types::Revision;
+use serde::{Deserialize, Serialize};
+
+pub use app::{
+    App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ScaleBody, Scaled, ServiceStatus,
+};
+pub use cluster::{
+    ApiTokenBody, ApiTokenCreated, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeState, NodeStatus,
+    NodeUse, Region, TokenRole,
+};
+pub use event::{Event, EventCursor};
+pub use instance::{Instance, InstanceState};
+
+/// A listing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The revision that it reflects.
+    pub revision: Revision,
+    /// In the order of names or ids.
+    pub items: Vec<T>,
+}
+
+/// One thing, its own fields beside the revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// The revision that it reflects, or after the change.
+    pub revision: Revision,
+    /// The thing.
+    #[serde(flatten)]
+    pub value: T,
+}

@@ -1,0 +1,149 @@
+//! Apps: what they are, how they are, how they change.
+
+use insula_types::{AppName, ReleaseNumber, ServiceName};
+use serde::{Deserialize, Serialize};
+
+/// An app in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSummary {
+    /// Its name.
+    pub name: AppName,
+    /// The release that shall run.
+    pub release: ReleaseNumber,
+    /// How many services it has.
+    pub services: u32,
+    /// Instances that shall run in the region that answers.
+    pub wanted: u32,
+    /// Instances that are ready there.
+    pub ready: u32,
+    /// Host names that lead to it.
+    pub hosts: Vec<String>,
+    /// When the release was made.
+    pub released_ms: u64,
+}
+
+/// An app with its definition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct App {
+    /// Its name.
+    pub name: AppName,
+    /// The release that shall run.
+    pub release: ReleaseNumber,
+    /// When the release was made.
+    pub released_ms: u64,
+    /// What shall run, in the shape of the definition file, scales as they are now.
+    pub definition: serde_json::Value,
+}
+
+/// What a deploy does, or did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeployAnswer {
+    /// The app.
+    pub app: AppName,
+    /// The release that runs, or with `plan` the one that would.
+    pub release: ReleaseNumber,
+    /// The release before; none for a new app.
+    pub previous: Option<ReleaseNumber>,
+    /// What changes, in the order of the key paths. Empty: everything is so already.
+    pub changes: Vec<Change>,
+    /// True when nothing was done.
+    pub is_plan: bool,
+}
+
+/// One difference between two definitions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Key path, like `services.web.image`.
+    pub path: String,
+    /// What happens to it.
+    pub kind: ChangeKind,
+    /// What is there now; null when nothing is.
+    pub from: serde_json::Value,
+    /// What will be there; null when nothing will.
+    pub to: serde_json::Value,
+}
+
+/// What happens to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// It comes.
+    Added,
+    /// It gets another value.
+    Changed,
+    /// It goes.
+    Removed,
+}
+
+/// What became of an app that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Its name.
+    pub app: AppName,
+    /// How many instances stop in the region that answers.
+    pub instances: u32,
+}
+
+/// Asks for another scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleBody {
+    /// Instances per region.
+    pub scale: u32,
+}
+
+/// A scale that was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaled {
+    /// The app.
+    pub app: AppName,
+    /// Its service.
+    pub service: ServiceName,
+    /// Instances before.
+    pub previous: u32,
+    /// Instances from now on.
+    pub scale: u32,
+}
+
+/// How an app is, in the region that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppStatus {
+    /// Its name.
+    pub app: AppName,
+    /// The release that shall run.
+    pub release: ReleaseNumber,
+    /// Its services in the order of their names.
+    pub services: Vec<ServiceStatus>,
+    /// What is not as it shall be, each in one sentence; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// How one service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub service: ServiceName,
+    /// Instances that shall run.
+    pub scale: u32,
+    /// Instances whose process runs.
+    pub running: u32,
+    /// Instances that get requests.
+    pub ready: u32,
+    /// Ready instances of the release that shall run.
+    pub ready_of_release: u32,
+    /// The release that the region derived last; below [`AppStatus::release`] while a deploy is on its way.
+    pub release: ReleaseNumber,
+}
+
+impl AppStatus {
+    /// Whether everything that shall run is ready, in the release that shall run, and nothing else runs.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let is_settled = |service: &ServiceStatus| {
+            service.release == self.release
+                && service.ready_of_release == service.scale
+                && service.ready == service.scale
+        };
+        !self.services.is_empty() && self.services.iter().all(is_settled)
+    }
+}

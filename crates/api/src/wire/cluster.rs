@@ -1,0 +1,208 @@
+//! Nodes, regions, tokens, and how the node that answers sees the cluster.
+
+use std::net::SocketAddr;
+
+use insula_types::{ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, Term};
+use serde::{Deserialize, Serialize};
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its region.
+    pub region: RegionName,
+    /// Its data centre.
+    pub datacenter: DatacenterName,
+    /// Where other nodes reach it.
+    pub address: SocketAddr,
+    /// Whether its lease holds.
+    pub state: NodeState,
+    /// When its lease ended.
+    pub down_since_ms: Option<u64>,
+    /// No new placements when true.
+    pub is_cordoned: bool,
+    /// Whether it votes in its region.
+    pub is_voter: bool,
+    /// Whether it leads its region.
+    pub is_leader: bool,
+    /// What it has.
+    pub capacity: NodeUse,
+    /// What may be given to instances.
+    pub allocatable: NodeUse,
+    /// What has been given to instances.
+    pub allocated: NodeUse,
+    /// Instances placed on it.
+    pub instances: u32,
+    /// Version of the program that it runs.
+    pub version: String,
+    /// When it joined.
+    pub joined_ms: u64,
+}
+
+/// An amount of what a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeUse {
+    /// Thousandths of a CPU.
+    pub cpu_millis: CpuMillis,
+    /// Bytes of memory.
+    pub memory_bytes: ByteSize,
+}
+
+/// Whether a node's lease holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It holds.
+    Up,
+    /// It ended.
+    Down,
+    /// A state of a later version.
+    #[serde(other)]
+    Other,
+}
+
+/// A region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Its name.
+    pub name: RegionName,
+    /// When it was added.
+    pub created_ms: u64,
+    /// Its nodes, as far as the node that answers knows them: none for a region that is not its own.
+    pub nodes: Option<u32>,
+    /// How many of them have a lease.
+    pub nodes_up: Option<u32>,
+    /// Its data centres.
+    pub datacenters: Vec<DatacenterName>,
+}
+
+/// How the node that answers is, and how it sees the groups. Answered without any other node (rule R12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its region.
+    pub region: RegionName,
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its data centre.
+    pub datacenter: DatacenterName,
+    /// Version of the program that it runs.
+    pub version: String,
+    /// When `insula server` was started.
+    pub started_ms: u64,
+    /// The groups that it takes part in or watches.
+    pub groups: Vec<GroupStatus>,
+    /// What is not as it shall be, each in one sentence.
+    pub problems: Vec<String>,
+}
+
+/// One replicated group as the node that answers sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// `region` or `global`.
+    pub group: String,
+    /// Its leader, when one is known.
+    pub leader: Option<Leader>,
+    /// The term that it saw last.
+    pub term: Term,
+    /// The revision that it has applied.
+    pub revision: Revision,
+    /// Its voters.
+    pub voters: Vec<NodeId>,
+    /// Whether the node that answers is one.
+    pub is_voter: bool,
+    /// Since when it has heard of no leader; none when it does.
+    pub alone_since_ms: Option<u64>,
+}
+
+/// A leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name, when known.
+    pub name: Option<NodeName>,
+}
+
+/// Asks for a token with which machines join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenBody {
+    /// The region to join; none: that of the node that answers.
+    #[serde(default)]
+    pub region: Option<RegionName>,
+    /// How long it is good for.
+    pub ttl_ms: u64,
+    /// How many machines may use it.
+    pub uses: u32,
+}
+
+/// A token with which machines join. Shown once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenCreated {
+    /// The line to paste after `insula join`. A secret.
+    pub token: String,
+    /// Names it in lists and logs.
+    pub id: String,
+    /// The region that it leads to.
+    pub region: RegionName,
+    /// When it ends.
+    pub expires_ms: u64,
+    /// How many machines may use it.
+    pub uses: u32,
+}
+
+/// Asks for a token for the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiTokenBody {
+    /// Whose it is, for people.
+    pub name: String,
+    /// What it allows.
+    pub role: TokenRole,
+    /// How long it is good for.
+    pub ttl_ms: u64,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenRole {
+    /// Read.
+    Viewer,
+    /// Read, and change apps.
+    Deployer,
+    /// Everything.
+    Admin,
+}
+
+/// A token for the API. Shown once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiTokenCreated {
+    /// The token. A secret.
+    pub token: String,
+    /// The same with addresses and the hash of the CA: the line for `INSULA_CONTEXT`. A secret.
+    pub context: String,
+    /// Names it in lists and logs.
+    pub id: String,
+    /// When it ends.
+    pub expires_ms: u64,
+}
+
+/// Secrets are not printed.
+macro_rules! hide {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.id)
+            }
+        }
+    )*};
+}
+hide!(JoinTokenCreated, ApiTokenCreated);
