@@ -1,0 +1,100 @@
+//! The mesh of one node: dials instances, watches peers, serves what peers dial.
+
+use std::{io, sync::Arc};
+
+use futures::{FutureExt, future::BoxFuture};
+use insula_catalog::Holder;
+use insula_env::{Env, clock::timeout, net};
+use insula_types::NodeId;
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::{
+    DialError, Dialer, Guarded, Stream, Target, Transport, Verdicts,
+    header::{Answer, Opening, Purpose, StreamHeader, VERSION},
+    limits,
+    monitor::open,
+    peers::{self, Board},
+    receiver::{Receiver, local_endpoint},
+};
+
+/// The mesh of one node. Clones share it.
+#[derive(Clone)]
+pub struct Mesh {
+    holder: Arc<Holder>,
+    transport: Arc<dyn Transport>,
+    board: Arc<Board>,
+    receiver: Arc<Receiver>,
+    env: Env,
+}
+
+impl Mesh {
+    /// Starts the mesh: from now on peers are watched. Connections of peers come by [`Mesh::serve`].
+    pub fn start(holder: Arc<Holder>, transport: Arc<dyn Transport>, env: &Env) -> Self {
+        let mesh = Self {
+            receiver: Arc::new(Receiver::new(Arc::clone(&holder))),
+            holder,
+            transport,
+            board: Arc::default(),
+            env: env.clone(),
+        };
+        let watching = mesh.clone();
+        env.tasks.supervise("peers", move || {
+            let mesh = watching.clone();
+            peers::watch(mesh.holder, mesh.transport, mesh.board, mesh.env)
+        });
+        mesh
+    }
+
+    /// Serves one connection of a peer to its end, in a task of its own. `peer` is what the transport has proven.
+    pub fn serve(&self, peer: NodeId, stream: Stream) {
+        let receiver = Arc::clone(&self.receiver);
+        self.env.tasks.spawn("mesh stream", async move {
+            if let Err(error) = receiver.serve(peer, stream).await {
+                debug!(%peer, %error, "a peer's stream ended");
+            }
+        });
+    }
+
+    async fn dial_now(&self, target: Target) -> Result<Stream, DialError> {
+        let (instance, node) = (target.instance, target.node);
+        let unknown = DialError::Unknown { instance };
+        let failed = |source| DialError::Connect { instance, node, source };
+        let catalog = self.holder.current();
+        if node == catalog.own {
+            let endpoint = local_endpoint(&catalog, instance, &target.service, &target.port).ok_or(unknown)?;
+            return Ok(Box::new(net::connect(endpoint, limits::DIAL).await.map_err(failed)?));
+        }
+        let address = catalog.nodes.get(&node).ok_or(unknown)?.address;
+        let lost = self.board.lost(node);
+        let header = StreamHeader {
+            service: target.service,
+            instance,
+            port: target.port,
+            caller: target.caller,
+            client: target.client,
+            trace: target.trace,
+        };
+        let opening = Opening { version: VERSION, purpose: Purpose::Stream(header) };
+        let opened = tokio::select! {
+            opened = timeout(limits::DIAL, open(&*self.transport, node, address, &opening)) => {
+                opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).and_then(|opened| opened)
+            }
+            () = lost.cancelled() => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the node stopped answering")),
+        };
+        match opened.map_err(failed)? {
+            (stream, Answer::Ok) => Ok(Box::new(Guarded::new(stream, lost))),
+            (_, Answer::Refused { code, why }) => Err(DialError::Refused { instance, node, code, why }),
+        }
+    }
+}
+
+impl Dialer for Mesh {
+    fn dial(&self, target: Target) -> BoxFuture<'_, Result<Stream, DialError>> {
+        self.dial_now(target).boxed()
+    }
+
+    fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
+        self.board.verdicts()
+    }
+}

@@ -1,0 +1,138 @@
+//! The accepting end: who may have a stream to which instance, and the relaying of it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use insula_catalog::{Catalog, Holder, frame};
+use insula_env::{clock::timeout, net};
+use insula_types::NodeId;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+};
+use tracing::debug;
+
+use crate::{
+    Caller, Refusal, Stream,
+    header::{Answer, Opening, Purpose, StreamHeader, VERSION},
+    limits,
+    relay::relay,
+};
+
+/// Pings come four times a second; a peer that has sent none for so long is gone.
+const PING_SILENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Whether `peer` may have this stream, and where it leads. Pure.
+fn authorize(catalog: &Catalog, peer: NodeId, header: &StreamHeader) -> Result<SocketAddr, (Refusal, String)> {
+    if catalog.tombstones.contains(&peer) {
+        return Err((Refusal::NotAllowed, format!("{peer} has been removed from the region")));
+    }
+    match &header.caller {
+        Caller::Edge(node) if *node != peer => {
+            return Err((Refusal::NotAllowed, format!("{peer} says that it is the edge of {node}")));
+        }
+        Caller::Edge(_) if !catalog.is_routed(&header.service) => {
+            return Err((Refusal::NotAllowed, format!("no route leads to {}", header.service)));
+        }
+        Caller::Edge(_) => {}
+        Caller::Service(_) => {
+            return Err((Refusal::NotAllowed, "streams between services are not served yet".to_owned()));
+        }
+    }
+    local_endpoint(catalog, header.instance, &header.service, &header.port)
+        .ok_or_else(|| (Refusal::UnknownInstance, format!("{} of {} is not here", header.instance, header.service)))
+}
+
+/// Where a port of an instance of the own node is reached.
+pub(crate) fn local_endpoint(
+    catalog: &Catalog,
+    instance: insula_types::InstanceId,
+    service: &insula_types::ServiceRef,
+    port: &insula_types::PortName,
+) -> Option<SocketAddr> {
+    let found = catalog.instance(service, instance)?;
+    if found.node == catalog.own { found.endpoints.get(port).copied() } else { None }
+}
+
+/// Serves the connections of peers.
+pub(crate) struct Receiver {
+    holder: Arc<Holder>,
+    places: Arc<Semaphore>,
+}
+
+impl Receiver {
+    pub(crate) fn new(holder: Arc<Holder>) -> Self {
+        Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)) }
+    }
+
+    /// Serves one connection of `peer` to its end. The transport has already proven that it is a node of this region.
+    pub(crate) async fn serve(&self, peer: NodeId, mut stream: Stream) -> std::io::Result<()> {
+        let opening: Opening = timeout(limits::HEADER, frame::read(&mut stream, limits::HEADER_BYTES)).await??;
+        if opening.version > VERSION {
+            debug!(%peer, version = opening.version, "a peer with a newer mesh");
+        }
+        match opening.purpose {
+            Purpose::Ping => self.echo(peer, stream).await,
+            Purpose::Stream(header) => self.carry(peer, stream, header).await,
+        }
+    }
+
+    async fn echo(&self, peer: NodeId, mut stream: Stream) -> std::io::Result<()> {
+        let is_removed = || self.holder.current().tombstones.contains(&peer);
+        if is_removed() {
+            let why = format!("{peer} has been removed from the region");
+            return answer(&mut stream, &Answer::Refused { code: Refusal::NotAllowed, why }).await;
+        }
+        answer(&mut stream, &Answer::Ok).await?;
+        let mut ping = [0u8; 8];
+        while !is_removed() {
+            timeout(PING_SILENCE, stream.read_exact(&mut ping)).await??;
+            timeout(PING_SILENCE, async {
+                stream.write_all(&ping).await?;
+                stream.flush().await
+            })
+            .await??;
+        }
+        Ok(())
+    }
+
+    async fn carry(&self, peer: NodeId, mut stream: Stream, header: StreamHeader) -> std::io::Result<()> {
+        let instance = match self.reach(peer, &header).await {
+            Ok(instance) => instance,
+            Err((code, why)) => {
+                debug!(%peer, instance = %header.instance, trace = %header.trace, ?code, %why, "stream refused");
+                answer(&mut stream, &Answer::Refused { code, why }).await?;
+                return stream.shutdown().await;
+            }
+        };
+        let Some((connection, _place)) = instance else {
+            let why = format!("this node carries {} streams", limits::STREAMS_MAX);
+            return answer(&mut stream, &Answer::Refused { code: Refusal::Busy, why }).await;
+        };
+        answer(&mut stream, &Answer::Ok).await?;
+        let may_go_on = || !self.holder.current().tombstones.contains(&peer);
+        relay(stream, connection, limits::STREAM_IDLE, may_go_on).await
+    }
+
+    /// Connects to the instance when the peer may; none when there is no place for one more stream.
+    async fn reach(
+        &self,
+        peer: NodeId,
+        header: &StreamHeader,
+    ) -> Result<Option<(net::TcpStream, tokio::sync::OwnedSemaphorePermit)>, (Refusal, String)> {
+        let endpoint = authorize(&self.holder.current(), peer, header)?;
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return Ok(None) };
+        match net::connect(endpoint, limits::LOCAL_CONNECT).await {
+            Ok(connection) => Ok(Some((connection, place))),
+            Err(error) => {
+                Err((Refusal::Unreachable, format!("{} does not take connections: {error}", header.instance)))
+            }
+        }
+    }
+}
+
+async fn answer(stream: &mut Stream, answer: &Answer) -> std::io::Result<()> {
+    timeout(limits::HEADER, frame::write(stream, answer, limits::HEADER_BYTES)).await?
+}
+
+#[cfg(test)]
+mod tests;
