@@ -1,1 +1,24 @@
-//! (skeleton)
+//! The public edge: takes HTTP/1.1 requests, finds the service by host and path, and brings them to a ready instance
+//! anywhere in the region.
+//!
+//! Always: a request goes only where the catalog says, and never to a node that does not answer; it is sent a second
+//! time only when that is safe; bodies stream both ways through bounded buffers; what is unsafe to pass on (hop-by-hop
+//! headers, forged addresses) is not. Whatever the catalog holds, the edge answers, and never panics.
+//! Left to others: `mesh` makes the streams and watches nodes; `catalog` knows routes and instances.
+
+mod answer;
+mod body;
+mod choose;
+mod config;
+mod forward;
+mod headers;
+mod instances;
+mod metrics;
+mod retry;
+mod route;
+mod serve;
+mod upgrade;
+
+pub use config::Config;
+pub use metrics::{Cause, Metrics};
+pub use serve::Edge;

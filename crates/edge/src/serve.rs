@@ -1,0 +1,157 @@
+//! The edge as a service: accepts clients, serves their requests, ends in good order.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use insula_catalog::Holder;
+use insula_env::{
+    Env,
+    clock::{sleep, timeout},
+    net::{TcpListener, TcpStream},
+};
+use insula_mesh::Dialer;
+use insula_types::NodeId;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{
+    Config, Metrics,
+    config::{HEAD_BYTES_MAX, HEADERS_MAX},
+    forward::Shared,
+    instances::Instances,
+    metrics::add,
+    retry::Budget,
+};
+
+/// Wait after a failed accept (out of descriptors), so that the loop does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often idle connections and forgotten instances are cleared away.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// The HTTP edge of one node. Clones share it.
+#[derive(Clone)]
+pub struct Edge {
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    stopping: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Edge {
+    /// An edge that serves from `holder` over `dialer`. It accepts nothing until [`Edge::serve`].
+    pub fn new(config: Config, holder: Arc<Holder>, dialer: Arc<dyn Dialer>, env: &Env) -> Self {
+        let shared = Shared {
+            verdicts: dialer.verdicts(),
+            budget: Mutex::new(Budget::new(env.clock.now())),
+            instances: Instances::default(),
+            metrics: Arc::default(),
+            env: env.clone(),
+            holder,
+            dialer,
+            config,
+        };
+        let edge = Self {
+            places: Arc::new(Semaphore::new(shared.config.connections_max)),
+            shared: Arc::new(shared),
+            stopping: CancellationToken::new(),
+            open: TaskTracker::new(),
+        };
+        let shared = Arc::clone(&edge.shared);
+        env.tasks.supervise("edge sweep", move || sweep(Arc::clone(&shared)));
+        edge
+    }
+
+    /// Accepts clients until the edge is stopped. May run for several listeners at a time.
+    pub async fn serve(&self, listener: Arc<TcpListener>) {
+        loop {
+            let place = tokio::select! {
+                place = Arc::clone(&self.places).acquire_owned() => place,
+                () = self.stopping.cancelled() => return,
+            };
+            let Ok(place) = place else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stopping.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    let edge = self.clone();
+                    let connection = self.open.track_future(async move {
+                        edge.connection(stream, client).await;
+                        drop(place);
+                    });
+                    self.shared.env.tasks.spawn("edge client", connection);
+                }
+                Err(error) => {
+                    warn!(%error, "accept at the edge failed: are file descriptors used up?");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, client: SocketAddr) {
+        let counter = &self.shared.metrics.connections;
+        add(counter);
+        stream.set_nodelay(true).ok();
+        let service = service_fn(|request| {
+            let answer = Arc::clone(&self.shared).answer(request, client);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.shared.config.request_head)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let outcome = tokio::select! {
+            outcome = &mut connection => outcome,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
+            debug!(%client, %error, "a client's connection ended");
+        }
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Stops accepting, lets open requests end within the configured time, and tells whether all did.
+    pub async fn drain(&self) -> bool {
+        self.stopping.cancel();
+        self.open.close();
+        timeout(self.shared.config.drain, self.open.wait()).await.is_ok()
+    }
+
+    /// What the edge counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Requests in flight by node.
+    pub fn in_flight(&self) -> BTreeMap<NodeId, u64> {
+        self.shared.instances.in_flight_by_node()
+    }
+}
+
+/// Clears away what is not needed any more, every second.
+async fn sweep(shared: Arc<Shared>) {
+    let mut ticks = shared.env.clock.interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        let catalog = shared.holder.current();
+        shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
+    }
+}
