@@ -1,0 +1,96 @@
+//! Makes a region of the nodes of a lab, with the program's own commands: init on the first, join on the others.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    Error, Lab,
+    config::{NODE_PORT, NodePlan},
+    error::Attempt,
+    init::{CONFIG, PROGRAM},
+    machine,
+    process::{run, wait_until},
+    services,
+    traces::cgroup_parent,
+};
+
+/// How long the first node may take to answer, and all nodes to be up.
+const FORMED_WITHIN: Duration = Duration::from_secs(90);
+
+/// Forms the region: returns when every node is up in the eyes of the first.
+///
+/// # Errors
+/// What the program said when a command of it failed; [`Error::TimedOut`] naming the log to look at.
+pub fn form(lab: &Lab) -> Result<(), Error> {
+    let nodes = lab.nodes()?;
+    let Some((first, others)) = nodes.split_first() else { return Ok(()) };
+    // A server must not start before its configuration is whole.
+    for node in &nodes {
+        lab.stop_server(&node.name)?;
+    }
+    run(place(program(lab, first)?.args(["init", "--region", &first.region]), first))?;
+    configure(lab, first)?;
+    lab.start_server(&first.name)?;
+    for node in others {
+        let token = join_token(lab, first)?;
+        run(place(program(lab, node)?.args(["join", &token]), node))?;
+        configure(lab, node)?;
+        lab.start_server(&node.name)?;
+    }
+    wait_until(FORMED_WITHIN, "all nodes to be up", &lab.console(&first.name), || {
+        nodes_up(lab, first).is_some_and(|up| up == nodes.len())
+    })
+}
+
+/// The program inside a node.
+fn program(lab: &Lab, node: &NodePlan) -> Result<Command, Error> {
+    lab.command(&node.name, PROGRAM)
+}
+
+fn place<'a>(command: &'a mut Command, node: &NodePlan) -> &'a mut Command {
+    let advertise = format!("{}:{NODE_PORT}", node.address);
+    command.args(["--datacenter", &node.datacenter, "--name", &node.name, "--advertise", &advertise])
+}
+
+/// A token for one node; waits for the region to have a leader.
+fn join_token(lab: &Lab, first: &NodePlan) -> Result<String, Error> {
+    let mut last = Err(Error::NotFound("no attempt was made".to_owned()));
+    let waited = wait_until(FORMED_WITHIN, "a join token", &lab.console(&first.name), || {
+        last = program(lab, first).and_then(|mut command| run(command.args(["token", "create", "--uses", "1"])));
+        last.is_ok()
+    });
+    match (waited, last) {
+        (Err(_), Err(why)) => Err(why),
+        (Err(late), Ok(_)) => Err(late),
+        (Ok(()), said) => {
+            // The token is the last line, whatever is said for people before it.
+            let said = said?;
+            Ok(said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned())
+        }
+    }
+}
+
+/// How many nodes are up in the eyes of one.
+fn nodes_up(lab: &Lab, node: &NodePlan) -> Option<usize> {
+    let said = run(program(lab, node).ok()?.args(["nodes", "--json"])).ok()?;
+    let listing: Value = serde_json::from_str(&said).ok()?;
+    let nodes = listing.as_array().or_else(|| listing.get("nodes").and_then(Value::as_array))?;
+    Some(nodes.iter().filter(|node| node.get("health").and_then(Value::as_str) == Some("up")).count())
+}
+
+/// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS.
+fn configure(lab: &Lab, node: &NodePlan) -> Result<(), Error> {
+    let state = lab.state()?;
+    let init = machine::running(state.node(&node.name)?)?;
+    let path = PathBuf::from(format!("/proc/{}/root{CONFIG}", init.pid));
+    let what = || format!("configure {}: {CONFIG}", node.name);
+    let text = fs::read_to_string(&path).attempt(what)?;
+    let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("{}: {error}", what()));
+    let mut config: toml::Table = text.parse().map_err(|error: toml::de::Error| invalid(&error))?;
+    let runtime = config.entry("runtime").or_insert_with(|| toml::Table::new().into());
+    let runtime = runtime.as_table_mut().ok_or_else(|| invalid(&"runtime is not a table"))?;
+    runtime.insert("cgroup_parent".to_owned(), cgroup_parent(&state.name, &node.name).into());
+    runtime.insert("insecure_registries".to_owned(), vec![services::registry().to_string()].into());
+    fs::write(&path, config.to_string()).attempt(what)
+}

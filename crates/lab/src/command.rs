@@ -1,0 +1,226 @@
+//! The commands `insula lab …`, for the command line to mount.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use nix::sys::signal::Signal;
+
+use crate::{
+    Error, Lab, LabConfig, RegionShape, Target, cluster,
+    config::{SERVICES, dir_of},
+    error::Attempt,
+    image, services,
+};
+
+/// A world on one machine.
+#[derive(Debug, Args)]
+pub struct LabCommand {
+    /// Name of the lab
+    #[arg(long, global = true, default_value = "lab", env = "INSULA_LAB")]
+    name: String,
+    /// Its directory [default: /var/lib/insula-lab/NAME]
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a lab and form its region
+    Up {
+        /// Regions and their nodes: fra:3 (over two data centres) or fra:2+1
+        #[arg(long, default_value = "fra:3", value_delimiter = ',')]
+        regions: Vec<RegionShape>,
+        /// Round-trip times between regions (not yet)
+        #[arg(long)]
+        rtt: Option<String>,
+        /// The program to give the nodes [default: this one]
+        #[arg(long)]
+        program: Option<PathBuf>,
+        /// Leave the nodes without configuration
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Remove a lab and everything it made, also after a crash
+    Down,
+    /// Show nodes, their power and processes
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a signal to a node's processes; links stay up, peers get resets
+    Kill {
+        /// Which node
+        node: String,
+        /// Which of its processes
+        #[arg(long, value_enum, default_value = "all")]
+        process: Target,
+        /// Which signal: KILL, TERM, STOP, CONT …
+        #[arg(long, default_value = "KILL", value_parser = parse_signal)]
+        signal: Signal,
+    },
+    /// Cut a node's power: links down first, then everything ends; silence
+    Poweroff {
+        /// Which node
+        node: String,
+    },
+    /// Start a node that was powered off or killed
+    Poweron {
+        /// Which node
+        node: String,
+    },
+    /// Stop a node's processes where they are
+    Pause {
+        /// Which node
+        node: String,
+    },
+    /// Let a paused node go on
+    Resume {
+        /// Which node
+        node: String,
+    },
+    /// Stop a node's server and keep it stopped, as its service manager would
+    Stop {
+        /// Which node
+        node: String,
+    },
+    /// Let a stopped server run again
+    Start {
+        /// Which node
+        node: String,
+    },
+    /// Drop packets between nodes, data centres or regions, silently
+    Cut {
+        /// From
+        a: String,
+        /// To
+        b: String,
+        /// Only packets from A to B
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// Undo cuts, all of them when none are named
+    Heal {
+        /// One side
+        #[arg(requires = "b")]
+        a: Option<String>,
+        /// The other
+        b: Option<String>,
+    },
+    /// Run a command in a node, or in the network of the services
+    Exec {
+        /// A node, or "services"
+        place: String,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Build a tiny image (a page that names its instance), push it to the lab's registry, print its reference
+    Image {
+        /// Name in the registry
+        #[arg(default_value = "tiny")]
+        image: String,
+        /// Tag, and the version that the page shows
+        #[arg(long, default_value = "v1")]
+        tag: String,
+    },
+    /// Shape the link between two regions (not yet)
+    #[command(hide = true)]
+    Link {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Fill, stall or slow a node's disk (not yet)
+    #[command(hide = true)]
+    Disk {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn parse_signal(text: &str) -> Result<Signal, String> {
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse().map_err(|_| format!("{text:?} is no signal: write KILL, TERM, STOP …"))
+}
+
+impl LabCommand {
+    /// Does it, writing what there is to say to standard output. Blocks.
+    ///
+    /// # Errors
+    /// As the lab says.
+    pub fn run(self) -> Result<(), Error> {
+        let dir = self.dir.unwrap_or_else(|| dir_of(&self.name));
+        let open = || Lab::open(&dir);
+        match self.verb {
+            Verb::Up { rtt: Some(_), .. } => Err(Error::NotYet("round-trip times between regions (--rtt)")),
+            Verb::Up { regions, program, bare, .. } => up(&self.name, &dir, regions, program, bare),
+            Verb::Down => {
+                let is_found = Lab::down(&self.name, &dir)?;
+                say(&format!("lab {} {}", self.name, if is_found { "is gone" } else { "is not there" }))
+            }
+            Verb::Status { json } => status(&open()?, json),
+            Verb::Kill { node, process, signal } => open()?.kill(&node, process, signal),
+            Verb::Poweroff { node } => open()?.power_off(&node),
+            Verb::Poweron { node } => open()?.power_on(&node),
+            Verb::Pause { node } => open()?.pause(&node),
+            Verb::Resume { node } => open()?.resume(&node),
+            Verb::Stop { node } => open()?.stop_server(&node),
+            Verb::Start { node } => open()?.start_server(&node),
+            Verb::Cut { a, b, one_way } => open()?.cut(&a, &b, one_way),
+            Verb::Heal { a, b } => open()?.heal(a.as_deref().zip(b.as_deref())),
+            Verb::Exec { place, command } => {
+                let (program, arguments) =
+                    command.split_first().ok_or_else(|| Error::Invalid("no command was given".to_owned()))?;
+                Err(open()?.exec(&place, program, arguments))
+            }
+            Verb::Image { image, tag } => say(&image::push(&open()?, &image::tiny(&tag)?, &image, &tag)?),
+            Verb::Link { .. } => Err(Error::NotYet("links between regions")),
+            Verb::Disk { .. } => Err(Error::NotYet("faults of a node's disk")),
+        }
+    }
+}
+
+fn up(name: &str, dir: &Path, regions: Vec<RegionShape>, program: Option<PathBuf>, bare: bool) -> Result<(), Error> {
+    let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
+    let program = program.map_or_else(own, Ok)?;
+    let lab = Lab::up(&LabConfig { name: name.to_owned(), regions, program, dir: dir.to_owned() })?;
+    if !bare {
+        cluster::form(&lab)?;
+    }
+    status(&lab, false)?;
+    say(&format!(
+        "registry {}; enter with `insula lab exec n1 -- sh`, clients with `insula lab exec {SERVICES} -- curl …`",
+        services::registry()
+    ))
+}
+
+fn status(lab: &Lab, json: bool) -> Result<(), Error> {
+    let nodes = lab.status()?;
+    if json {
+        return say(&serde_json::to_string_pretty(&nodes).attempt(|| "write JSON".to_owned())?);
+    }
+    say(&format!(
+        "{:<6} {:<10} {:<14} {:<7} {:>8} {:>10}",
+        "NODE", "DATACENTER", "ADDRESS", "POWER", "SERVER", "DATAPLANE"
+    ))?;
+    let number = |pid: Option<i32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
+    for node in nodes {
+        let (plan, server, dataplane) = (&node.plan, number(node.server), number(node.dataplane));
+        let address = plan.address.to_string();
+        say(&format!(
+            "{:<6} {:<10} {address:<14} {:<7} {server:>8} {dataplane:>10}",
+            plan.name, plan.datacenter, node.power
+        ))?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{line}").attempt(|| "write to standard output".to_owned())
+}

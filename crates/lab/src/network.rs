@@ -1,0 +1,140 @@
+//! The lab's network: namespaces that live as long as a process that holds them, one bridge per data centre in the
+//! router's namespace, one `eth0` per node. Nothing is in the machine's own namespace and nothing has a global name,
+//! so that ending the processes ends the network.
+//!
+//! A cut is a routing rule at the receiver that drops what comes from one address without a word.
+
+use std::{
+    fs::File,
+    io::Read,
+    net::Ipv4Addr,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::{
+    Error, Process,
+    config::{DATACENTER_PREFIX, NodePlan, SERVICES, SERVICES_ADDRESS, SERVICES_GATEWAY},
+    error::Attempt,
+    process::{MEMBER_VARIABLE, run_with},
+};
+
+/// Where cuts stand in the order of routing rules; the local table is moved behind them.
+const CUT_PRIORITY: u32 = 10;
+const LOCAL_PRIORITY: u32 = 20;
+
+/// Starts a process that holds a network namespace of its own, for the lab in `dir`.
+pub(crate) fn hold(program: &Path, dir: &Path) -> Result<Process, Error> {
+    let mut command = Command::new(program);
+    command.args(["lab-init", "hold"]).env(MEMBER_VARIABLE, dir).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let what = || format!("start {} lab-init hold", program.display());
+    let mut child = command.spawn().attempt(what)?;
+    let mut said = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_string(&mut said).attempt(what)?;
+    }
+    if said.trim() != "ready" {
+        return Err(Error::Command { command: what(), said: "it made no network namespace".to_owned() });
+    }
+    Process::of(child.id() as i32)
+        .ok_or_else(|| Error::Command { command: what(), said: "it ended at once".to_owned() })
+}
+
+/// A command that runs in the network namespace which `holder` holds, and is otherwise like one of ours.
+pub(crate) fn inside(holder: Process, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", holder.pid)).arg("--").arg(program);
+    command
+}
+
+/// Runs `work` on a thread that is in the network namespace which `holder` holds.
+pub(crate) fn within<T: Send>(holder: Process, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let enter = || {
+        let path = format!("/proc/{}/ns/net", holder.pid);
+        let namespace = File::open(&path).attempt(|| format!("open {path}"))?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET).attempt(|| format!("enter {path}"))?;
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(enter).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn ip(holder: Process, lines: &str) -> Result<(), Error> {
+    run_with(inside(holder, "ip").args(["-batch", "-"]), lines).map(drop)
+}
+
+/// Makes the router: forwarding, a bridge for each data centre, a link to the services.
+pub(crate) fn set_up_router(router: Process, services: Process, nodes: &[NodePlan]) -> Result<(), Error> {
+    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+    run_with(inside(router, "sh").args(["-c", forward]), "")?;
+    let mut lines = String::new();
+    let mut done: Vec<&str> = Vec::new();
+    for node in nodes {
+        if !done.contains(&node.bridge.as_str()) {
+            done.push(&node.bridge);
+            let NodePlan { bridge, gateway, .. } = node;
+            lines += &format!(
+                "link add {bridge} type bridge forward_delay 0\n\
+                 addr add {gateway}/{DATACENTER_PREFIX} dev {bridge}\n\
+                 link set {bridge} up\n"
+            );
+        }
+    }
+    lines += &format!(
+        "link add {SERVICES} type veth peer name eth0 netns {pid}\n\
+         addr add {SERVICES_GATEWAY}/24 dev {SERVICES}\n\
+         link set {SERVICES} up\n",
+        pid = services.pid
+    );
+    ip(router, &lines)?;
+    let lines = format!(
+        "addr add {SERVICES_ADDRESS}/24 dev eth0\nlink set eth0 up\nroute add default via {SERVICES_GATEWAY}\n"
+    );
+    ip(services, &lines)
+}
+
+/// Connects a node's fresh namespace to its data centre.
+pub(crate) fn plug(router: Process, network: Process, node: &NodePlan) -> Result<(), Error> {
+    let NodePlan { name, address, gateway, bridge, .. } = node;
+    let [_, second, third, last] = address.octets();
+    // A machine keeps its hardware address when its power comes back; so neighbours find it at once.
+    let hardware = format!("02:00:0a:{second:02x}:{third:02x}:{last:02x}");
+    ip(router, &format!("link add {name} type veth peer name eth0 address {hardware} netns {}\n", network.pid))?;
+    ip(
+        network,
+        &format!(
+            "addr add {address}/{DATACENTER_PREFIX} dev eth0\n\
+             link set eth0 up\n\
+             route add default via {gateway}\n\
+             rule add pref {LOCAL_PRIORITY} lookup local\n\
+             rule del pref 0 lookup local\n"
+        ),
+    )?;
+    ip(router, &format!("link set {name} master {bridge}\nlink set {name} up\n"))
+}
+
+/// Takes the node's link down: from here on it is silent.
+pub(crate) fn silence(router: Process, node: &str) -> Result<(), Error> {
+    ip(router, &format!("link set {node} down\n"))
+}
+
+/// Removes the node's link.
+pub(crate) fn unplug(router: Process, node: &str) -> Result<(), Error> {
+    ip(router, &format!("link del {node}\n"))
+}
+
+/// Drops at a node what comes from an address, silently.
+pub(crate) fn cut(receiver: Process, from: Ipv4Addr) -> Result<(), Error> {
+    ip(receiver, &format!("rule add pref {CUT_PRIORITY} from {from} iif eth0 blackhole\n"))
+}
+
+/// Undoes [`cut`].
+pub(crate) fn heal(receiver: Process, from: Ipv4Addr) -> Result<(), Error> {
+    ip(receiver, &format!("rule del pref {CUT_PRIORITY} from {from} iif eth0 blackhole\n"))
+}

@@ -1,0 +1,314 @@
+//! Real labs, with a stand-in for the program: what they leave behind, what peers see of a kill, a power cut, a cut.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use insula_lab::{Lab, LabConfig, RegionShape, Target, init, members, traces};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::Signal,
+    unistd::geteuid,
+};
+
+/// Within which everything that is awaited must come.
+const SOON: Duration = Duration::from_secs(20);
+/// An answer within the lab takes microseconds: no answer for so long is silence.
+const SILENCE: Duration = Duration::from_millis(700);
+
+const STANDIN: &str = env!("CARGO_BIN_EXE_lab-standin");
+
+/// A lab of its own for each test, gone at the end however the test ends.
+struct Fixture {
+    lab: Option<Lab>,
+    config: LabConfig,
+    _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(shape: &str) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !geteuid().is_root() {
+            eprintln!("skipped: a lab needs root");
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut config = LabConfig::new(&name, Path::new(STANDIN));
+        config.dir = dir.path().join("lab");
+        config.regions = vec![shape.parse::<RegionShape>().expect("shape")];
+        Some(Self { lab: None, config, _dir: dir })
+    }
+
+    fn up(shape: &str) -> Option<Self> {
+        let mut fixture = Self::new(shape)?;
+        fixture.lab = Some(Lab::up(&fixture.config).expect("up"));
+        for node in fixture.lab().nodes().expect("nodes") {
+            let mut touch = fixture.lab().command(&node.name, "touch").expect("command");
+            assert!(touch.arg(init::CONFIG).status().expect("touch").success());
+            soon("the server", || fixture.role(&node.name, Target::Server).is_some());
+            soon("the dataplane", || fixture.role(&node.name, Target::Dataplane).is_some());
+        }
+        Some(fixture)
+    }
+
+    fn lab(&self) -> &Lab {
+        self.lab.as_ref().expect("it is up")
+    }
+
+    fn role(&self, node: &str, target: Target) -> Option<i32> {
+        let status = self.lab().status().expect("status").into_iter().find(|status| status.plan.name == node)?;
+        if target == Target::Server { status.server } else { status.dataplane }
+    }
+
+    fn address(&self, node: &str, port: u16) -> SocketAddr {
+        let nodes = self.lab().nodes().expect("nodes");
+        let plan = nodes.iter().find(|plan| plan.name == node).expect("node");
+        SocketAddr::from((plan.address, port))
+    }
+
+    /// Runs on a thread that is in a place's network.
+    fn at<T: Send>(&self, place: &str, work: impl FnOnce() -> T + Send) -> T {
+        let mut child = self
+            .lab()
+            .command(place, "sleep")
+            .expect("command")
+            .arg("60")
+            .spawn()
+            .expect("start a process in the place");
+        // `nsenter` may not have entered yet.
+        let own = fs::read_link("/proc/self/ns/net").expect("own namespace");
+        let path = format!("/proc/{}/ns/net", child.id());
+        soon("the process to enter", || fs::read_link(&path).is_ok_and(|there| there != own));
+        let namespace = fs::File::open(&path).expect("open namespace");
+        let result = std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                setns(&namespace, CloneFlags::CLONE_NEWNET).expect("enter");
+                work()
+            });
+            inside.join().expect("no panic")
+        });
+        child.kill().expect("end it");
+        child.wait().expect("collect it");
+        result
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let down = Lab::down(&self.config.name, &self.config.dir);
+        if !std::thread::panicking() {
+            down.expect("down");
+            assert_nothing_left(&self.config);
+        }
+    }
+}
+
+fn assert_nothing_left(config: &LabConfig) {
+    assert_eq!(members(&config.dir), []);
+    assert_eq!(traces::cgroups(&config.name), Vec::<PathBuf>::new());
+    assert!(!config.dir.exists());
+    let text = config.dir.display().to_string();
+    assert!(!fs::read_to_string("/proc/self/mountinfo").expect("mounts").contains(&text));
+    let loops = fs::read_dir("/sys/block").expect("devices").flatten();
+    let mut backing = loops.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    assert!(!backing.any(|file| file.contains(&text)));
+}
+
+fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = insula_env::Clock::real().now() + SOON;
+    while !holds() {
+        assert!(insula_env::Clock::real().now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a byte and waits for it to come back.
+fn echo(stream: &mut TcpStream) -> Result<(), ErrorKind> {
+    stream.set_read_timeout(Some(SILENCE)).expect("timeout");
+    stream.write_all(b"x").map_err(|error| error.kind())?;
+    match stream.read(&mut [0]) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+/// What a new connection meets.
+fn knock(to: SocketAddr) -> Result<(), ErrorKind> {
+    let mut stream = TcpStream::connect_timeout(&to, SILENCE).map_err(|error| error.kind())?;
+    echo(&mut stream)
+}
+
+#[test]
+fn the_manager_restarts_the_server_and_leaves_the_dataplane_alone() {
+    let Some(fixture) = Fixture::up("fra:1") else { return };
+    let (server, dataplane) = (fixture.role("n1", Target::Server), fixture.role("n1", Target::Dataplane));
+    fixture.lab().kill("n1", Target::Server, Signal::SIGKILL).expect("kill");
+    soon("another server", || fixture.role("n1", Target::Server).is_some_and(|now| Some(now) != server));
+    assert_eq!(fixture.role("n1", Target::Dataplane), dataplane);
+    fixture.lab().stop_server("n1").expect("stop");
+    assert_eq!(fixture.role("n1", Target::Server), None);
+    assert_eq!(fixture.role("n1", Target::Dataplane), dataplane);
+    fixture.lab().start_server("n1").expect("start");
+    soon("the server again", || fixture.role("n1", Target::Server).is_some());
+    fixture.lab().kill("n1", Target::Dataplane, Signal::SIGKILL).expect("kill");
+    soon("no dataplane", || fixture.role("n1", Target::Dataplane).is_none());
+    assert!(fixture.lab().kill("n1", Target::Dataplane, Signal::SIGKILL).is_err(), "there is none to kill");
+}
+
+#[test]
+fn a_kill_is_heard_and_a_power_cut_is_not() {
+    let Some(fixture) = Fixture::up("fra:3") else { return };
+    let (near, far) = (fixture.address("n2", 7443), fixture.address("n3", 7443));
+    let written = |node: &str| {
+        let mut show = fixture.lab().command(node, "cat").expect("command");
+        String::from_utf8(show.arg("/var/lib/insula/kept").output().expect("run").stdout).expect("text")
+    };
+    let mut write = fixture.lab().command("n2", "sh").expect("command");
+    let script = "hostname > /var/lib/insula/kept; touch /etc/insula/own /usr/own";
+    assert!(write.args(["-c", script]).status().expect("run").success());
+    assert_eq!(written("n2"), "n2\n");
+    assert_eq!(written("n1"), "", "every node has its own disk");
+    assert!(!Path::new("/usr/own").exists() && !Path::new("/etc/insula/own").exists());
+
+    fixture.at("n1", || {
+        assert_eq!(knock(near), Ok(()));
+        assert_eq!(knock(far), Ok(()));
+        let mut open = TcpStream::connect_timeout(&near, SOON).expect("connect");
+        assert_eq!(echo(&mut open), Ok(()));
+        fixture.lab().kill("n2", Target::All, Signal::SIGKILL).expect("kill");
+        let heard = echo(&mut open);
+        assert!(matches!(heard, Err(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)), "{heard:?}");
+        assert_eq!(knock(near), Err(ErrorKind::ConnectionRefused));
+
+        let mut open = TcpStream::connect_timeout(&far, SOON).expect("connect");
+        assert_eq!(echo(&mut open), Ok(()));
+        fixture.lab().power_off("n3").expect("power off");
+        assert_eq!(echo(&mut open), Err(ErrorKind::WouldBlock), "not a word");
+        let met = knock(far);
+        assert!(matches!(met, Err(ErrorKind::TimedOut | ErrorKind::HostUnreachable)), "{met:?}");
+    });
+    let power = || fixture.lab().status().expect("status").iter().map(|node| node.power).collect::<Vec<_>>();
+    assert_eq!(power(), ["on", "killed", "off"]);
+    assert!(fixture.lab().power_off("n3").is_err(), "it is off");
+    fixture.lab().power_on("n2").expect("on");
+    fixture.lab().power_on("n3").expect("on");
+    assert_eq!(power(), ["on", "on", "on"]);
+    assert_eq!(written("n2"), "n2\n", "the disk outlives the power");
+    fixture.at("n1", || {
+        soon("the near node", || knock(near).is_ok());
+        soon("the far node", || knock(far).is_ok());
+    });
+}
+
+#[test]
+fn cuts_are_silent_directed_and_outlive_the_power() {
+    let Some(fixture) = Fixture::up("fra:3") else { return };
+    let lab = fixture.lab();
+    let [one, near, far] = ["n1", "n2", "n3"].map(|node| fixture.address(node, 7443));
+    let reaches = |from: &str, to| fixture.at(from, || knock(to));
+    for (name, other) in [("n2", near), ("n3", far)] {
+        lab.cut("n1", name, false).expect("cut");
+        assert_eq!(reaches("n1", other), Err(ErrorKind::TimedOut));
+        assert_eq!(reaches(name, one), Err(ErrorKind::TimedOut));
+        lab.heal(Some((name, "n1"))).expect("heal");
+        assert_eq!(reaches("n1", other), Ok(()));
+    }
+    lab.cut("fra1", "fra2", true).expect("cut");
+    lab.power_off("n3").expect("off");
+    lab.power_on("n3").expect("on");
+    soon("the server", || fixture.role("n3", Target::Server).is_some());
+    // Packets to n3 are lost; those from n3 arrive, which a connection cannot show, and an unanswered one can.
+    assert_eq!(reaches("n2", far), Err(ErrorKind::TimedOut));
+    assert_eq!(reaches("n1", near), Ok(()));
+    let heard = fixture.at("n1", || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:9999").expect("bind");
+        socket.set_read_timeout(Some(SOON)).expect("timeout");
+        fixture.at("n3", || {
+            let other = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
+            other.send_to(b"x", SocketAddr::from((one.ip(), 9999))).expect("send");
+        });
+        socket.recv(&mut [0]).map_err(|error| error.kind())
+    });
+    assert_eq!(heard, Ok(1));
+    lab.heal(None).expect("heal");
+    assert_eq!(reaches("n2", far), Ok(()));
+    assert!(lab.cut("n1", "n9", false).is_err());
+}
+
+#[test]
+fn a_paused_node_is_silent_and_goes_on() {
+    let Some(fixture) = Fixture::up("fra:2") else { return };
+    let to = fixture.address("n2", 7443);
+    fixture.at("n1", || {
+        let mut open = TcpStream::connect_timeout(&to, SOON).expect("connect");
+        assert_eq!(echo(&mut open), Ok(()));
+        fixture.lab().pause("n2").expect("pause");
+        assert_eq!(echo(&mut open), Err(ErrorKind::WouldBlock));
+        fixture.lab().resume("n2").expect("resume");
+        soon("the answer", || open.read(&mut [0]).is_ok());
+    });
+    fixture.lab().pause("n2").expect("pause");
+    fixture.lab().power_off("n2").expect("a paused node can lose its power");
+}
+
+#[test]
+fn down_removes_what_a_crash_of_up_left() {
+    let Some(fixture) = Fixture::new("fra:3") else { return };
+    let (name, dir) = (fixture.config.name.clone(), fixture.config.dir.clone());
+    // Killed ever later on its way: before anything, between namespaces, between nodes.
+    for stage in [0, 1, 3, 5, 7] {
+        let mut up = Command::new(STANDIN)
+            .args(["lab", "--name", &name, "up", "--bare", "--dir"])
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("start");
+        soon("that much of the lab", || {
+            members(&dir).len() >= stage || up.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        up.kill().expect("kill");
+        up.wait().expect("collect");
+        fs::create_dir_all(format!("/sys/fs/cgroup/pids/insula-lab-{name}-n1/inner")).ok();
+        Lab::down(&name, &dir).expect("down");
+        assert_nothing_left(&fixture.config);
+    }
+    assert!(!Lab::down(&name, &dir).expect("nothing is there"), "and it says so");
+}
+
+#[test]
+fn a_second_lab_is_refused_and_foreign_files_are_kept() {
+    let Some(fixture) = Fixture::up("fra:1") else { return };
+    assert!(matches!(Lab::up(&fixture.config), Err(insula_lab::Error::Exists(_))));
+    let foreign = tempfile::tempdir().expect("temporary directory");
+    fs::write(foreign.path().join("letter"), "dear").expect("write");
+    assert!(Lab::down("other", foreign.path()).is_err());
+    assert!(foreign.path().join("letter").exists());
+}
+
+#[test]
+fn the_registry_takes_an_image() {
+    let Some(fixture) = Fixture::up("fra:1") else { return };
+    let image = insula_lab::image::tiny("v7").expect("image");
+    let reference = insula_lab::image::push(fixture.lab(), &image, "tiny", "v7").expect("push");
+    let (_, digest) = reference.split_once('@').expect("by digest");
+    let answer = fixture.at("n1", || {
+        let mut stream = TcpStream::connect_timeout(&insula_lab::services::registry(), SOON).expect("connect");
+        let accept = "application/vnd.oci.image.manifest.v1+json";
+        let request =
+            format!("GET /v2/tiny/manifests/v7 HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("send");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("receive");
+        text
+    });
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(digest), "{answer}");
+}
