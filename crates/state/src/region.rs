@@ -27,6 +27,15 @@ pub struct RegionMeta {
     pub incarnation: Incarnation,
 }
 
+/// Who acts as the region's controller. Each new holder gets the next epoch, and fences out the holders before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlLease {
+    /// Counts the holders.
+    pub epoch: u64,
+    /// The holder.
+    pub node: NodeId,
+}
+
 /// A credential with which machines join. The secret itself is known to its holder alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinToken {
@@ -45,6 +54,8 @@ pub struct JoinToken {
 pub struct RegionState {
     /// What the region is; none before `init`.
     pub meta: Option<RegionMeta>,
+    /// Who acts as its controller; none before the first.
+    pub control: Option<ControlLease>,
     /// Its nodes.
     pub nodes: Table<NodeId, Node>,
     /// Ids that may never come back, and why.
@@ -92,6 +103,8 @@ pub enum RegionKey {
     Status(InstanceId),
     /// An event.
     Event(EventId),
+    /// [`ControlLease`].
+    Control,
 }
 
 /// An object of the region.
@@ -114,6 +127,8 @@ pub enum RegionObject {
     Status(InstanceStatus),
     /// An event.
     Event(Event),
+    /// Who acts as controller.
+    Control(ControlLease),
 }
 
 impl Domain for RegionState {
@@ -152,6 +167,11 @@ impl Domain for RegionState {
                     self.meta = Some(meta);
                 }
             }
+            Key::Control => {
+                if let Some(Object::Control(control)) = object {
+                    self.control = Some(control);
+                }
+            }
             Key::Node(id) => set!(nodes, id, Node),
             Key::Tombstone(id) => set!(tombstones, id, Tombstone),
             Key::JoinToken(id) => set!(join_tokens, id, JoinToken),
@@ -165,6 +185,7 @@ impl Domain for RegionState {
     fn objects(&self) -> Vec<(RegionKey, Revision, RegionObject)> {
         let mut all = Vec::new();
         all.extend(self.meta.iter().map(|meta| (RegionKey::Meta, Revision(0), RegionObject::Meta(meta.clone()))));
+        all.extend(self.control.map(|control| (RegionKey::Control, Revision(0), RegionObject::Control(control))));
         macro_rules! add {
             ($table:ident, $kind:ident) => {
                 all.extend(self.$table.rows().map(|(key, revision, value)| {

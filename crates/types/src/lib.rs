@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod definition;
 pub mod id;
+pub mod lease;
 pub mod name;
 pub mod node;
 pub mod placement;
@@ -15,6 +16,7 @@ pub mod text;
 
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
+pub use lease::{Granted, Load, Renewal};
 pub use name::{AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef};
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};

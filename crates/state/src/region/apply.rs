@@ -4,7 +4,7 @@ use insula_types::{
     Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition, Revision,
 };
 
-use super::{JoinToken, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState};
+use super::{ControlLease, JoinToken, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState};
 use crate::{
     Changes, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
@@ -63,6 +63,21 @@ impl<'a> Apply<'a> {
                 self.event(event);
                 Ok(RegionReply::Done)
             }
+            C::TakeControl { node } => {
+                self.node(*node)?;
+                let epoch = self.state.control.map_or(1, |held| held.epoch + 1);
+                self.out.put(RegionKey::Control, RegionObject::Control(ControlLease { epoch, node: *node }));
+                Ok(RegionReply::Control { epoch })
+            }
+            C::Controlled { epoch, command } => match (self.state.control, &**command) {
+                // One level is all that is ever made; refusing more bounds the recursion on bad input.
+                (_, C::Controlled { .. }) => Err(Rejection::invalid("a controlled command within another")),
+                (Some(held), command) if held.epoch == *epoch => self.command(command),
+                (held, _) => Err(Rejection::conflict(format!(
+                    "control epoch {epoch} has ended, the present one is {}: another leader has taken over",
+                    held.map_or(0, |held| held.epoch)
+                ))),
+            },
         }
     }
 

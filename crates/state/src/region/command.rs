@@ -92,6 +92,19 @@ pub enum RegionCommand {
     },
     /// Something worth telling that changes nothing else.
     Note(Event),
+    /// The node's controller begins to act: the next epoch is its, and all earlier ones end.
+    TakeControl {
+        /// The node.
+        node: NodeId,
+    },
+    /// A decision of the controller. Refused when its epoch has ended, so that a leader that was cut off or paused
+    /// cannot act on what it saw before (rule R13).
+    Controlled {
+        /// The epoch that [`RegionReply::Control`] gave.
+        epoch: u64,
+        /// The decision.
+        command: Box<RegionCommand>,
+    },
 }
 
 /// What a region command answers.
@@ -99,4 +112,9 @@ pub enum RegionCommand {
 pub enum RegionReply {
     /// Done.
     Done,
+    /// The asker is the controller now.
+    Control {
+        /// Its epoch.
+        epoch: u64,
+    },
 }

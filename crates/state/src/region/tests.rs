@@ -96,3 +96,22 @@ fn events_are_bounded_and_the_leaders_clock_never_goes_back() {
         assert!(times.is_sorted());
     });
 }
+
+#[test]
+fn a_controller_that_was_replaced_decides_nothing() {
+    let mut region = Region::new();
+    let node = NodeId::new(1);
+    let decide = |epoch, is_cordoned| RegionCommand::Controlled {
+        epoch,
+        command: Box::new(RegionCommand::Cordon { id: node, is_cordoned }),
+    };
+    let refused = region.at(1, &decide(0, true)).expect_err("nobody took control");
+    assert_eq!(refused.code, RejectionCode::Conflict);
+    assert_eq!(region.at(2, &RegionCommand::TakeControl { node }), Ok(RegionReply::Control { epoch: 1 }));
+    assert_eq!(region.at(3, &decide(1, true)), Ok(RegionReply::Done));
+    assert_eq!(region.at(4, &RegionCommand::TakeControl { node }), Ok(RegionReply::Control { epoch: 2 }));
+    assert_eq!(region.at(5, &decide(1, false)).expect_err("fenced").code, RejectionCode::Conflict);
+    assert!(region.replica.read(|state| state.nodes.get(&node).is_some_and(|node| node.is_cordoned)));
+    let nested = RegionCommand::Controlled { epoch: 2, command: Box::new(decide(2, false)) };
+    assert_eq!(region.at(6, &nested).expect_err("one level").code, RejectionCode::Invalid);
+}

@@ -1,0 +1,34 @@
+//! What a node says when it renews its lease with the region's leader. Carried by rpc, never replicated.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, CpuMillis, Revision};
+
+/// How busy a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// CPU time used, averaged since the renewal before.
+    pub cpu: CpuMillis,
+    /// Memory in use.
+    pub memory: ByteSize,
+    /// Instances that run.
+    pub instances: u32,
+}
+
+/// One renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Renewal {
+    /// How busy the node is.
+    pub load: Load,
+    /// The region revision that the node's data plane routes by, as it has acknowledged. 0 before the first.
+    pub catalog_revision: Revision,
+}
+
+/// A lease, from the moment that the leader answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// How long it holds without another renewal.
+    pub lease: Duration,
+}
