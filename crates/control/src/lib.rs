@@ -1,1 +1,28 @@
-//! (skeleton)
+//! What the region's leader decides: which nodes are up, what the region runs, where, and who votes.
+//!
+//! Runs on every node, acts only on the leader. Every decision is a pure function of the region's state (and of the
+//! leases, which are in the leader's memory); it is taken again and again until nothing is left to do, so that healing,
+//! a deploy and the first installation are the same path. Every command of it carries a control epoch, so that a leader
+//! that was replaced without noticing changes nothing. Starts and stops nothing itself: `agent` does.
+//!
+//! ```text
+//! renewals ─► LeaseTable ─┐
+//! global state ─ derive ──┼─► round ─► RegionCommand, at most a few ─► region group
+//! region state ───────────┘
+//! ```
+
+pub mod derive;
+pub mod lease;
+pub mod nodes;
+pub mod placements;
+mod rollout;
+mod round;
+mod service;
+pub mod voters;
+
+#[cfg(test)]
+mod tests;
+
+pub use lease::LeaseTable;
+pub use service::{Control, NotLeader};
+pub use voters::{Membership, MembershipError, start_voters, wanted_voters};

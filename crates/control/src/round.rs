@@ -1,0 +1,86 @@
+//! One round of the controllers: what is to be decided now, from the region's state, the world's, and the leases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use insula_env::clock::Instant;
+use insula_state::{
+    GlobalState, RegionCommand, RegionState,
+    event::{Event, EventKind},
+};
+use insula_types::{Desired, InstanceId, Revision, ServiceRef};
+
+use crate::{LeaseTable, derive, nodes, placements};
+
+/// How long the edges may take to acknowledge that an instance is drained. A node that renews its lease and whose data
+/// plane is silent for so long shall not hold up a deploy; its own retries cover what it still sends.
+pub(crate) const DRAIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Commands of one round; the rest comes in the next, on a fresh look.
+const COMMANDS_MAX: usize = 32;
+
+/// What a leader remembers from round to round. Losing it costs a repeated event or a longer drain.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Since when instances have been draining.
+    draining: BTreeMap<InstanceId, Instant>,
+    /// What was last said of services that cannot be placed.
+    unplaceable: BTreeMap<ServiceRef, String>,
+}
+
+impl Memory {
+    /// What is to be committed now, the most urgent first.
+    pub(crate) fn round(
+        &mut self,
+        region: &RegionState,
+        global: Option<&GlobalState>,
+        leases: &LeaseTable,
+        (now, now_ms): (Instant, u64),
+        new_id: &mut dyn FnMut() -> InstanceId,
+    ) -> Vec<RegionCommand> {
+        let mut commands = nodes::reconcile(region, leases, now, now_ms);
+        if !commands.is_empty() {
+            // Everything else depends on it: decide the rest on a state that knows it.
+            commands.truncate(COMMANDS_MAX);
+            return commands;
+        }
+        if let Some(global) = global {
+            commands.extend(derive::reconcile(global, region));
+        }
+        let overdue = self.overdue(region, now);
+        let is_acknowledged = |revision: Revision| leases.is_acknowledged(now, revision);
+        let view = placements::View { now_ms, is_acknowledged: &is_acknowledged, overdue: &overdue };
+        let plan = placements::reconcile(region, &view, new_id);
+        commands.extend(plan.commands);
+        commands.extend(self.tell(plan.unplaceable));
+        commands.truncate(COMMANDS_MAX);
+        commands
+    }
+
+    /// When the next drain becomes overdue.
+    pub(crate) fn next_overdue(&self, now: Instant) -> Option<Instant> {
+        self.draining.values().map(|since| *since + DRAIN_WAIT).filter(|at| *at > now).min()
+    }
+
+    fn overdue(&mut self, region: &RegionState, now: Instant) -> BTreeSet<InstanceId> {
+        let is_draining =
+            |id: &InstanceId| region.placements.get(id).is_some_and(|placement| placement.desired == Desired::Drain);
+        self.draining.retain(|id, _| is_draining(id));
+        for (id, _) in region.placements.iter().filter(|(id, _)| is_draining(id)) {
+            self.draining.entry(*id).or_insert(now);
+        }
+        self.draining.iter().filter(|(_, since)| now - **since >= DRAIN_WAIT).map(|(id, _)| *id).collect()
+    }
+
+    /// Events for services that cannot be placed, when there is something new to say.
+    fn tell(&mut self, unplaceable: BTreeMap<ServiceRef, String>) -> Vec<RegionCommand> {
+        let events = unplaceable
+            .iter()
+            .filter(|(service, why)| self.unplaceable.get(service) != Some(*why))
+            .map(|(service, why)| {
+                RegionCommand::Note(Event::new(0, EventKind::Unplaceable, why.as_str()).app(&service.app))
+            })
+            .collect();
+        self.unplaceable = unplaceable;
+        events
+    }
+}

@@ -1,0 +1,241 @@
+//! Runs the controllers while this node leads the region: woken by every change, by leases, and by a timer.
+
+use std::{sync::Arc, time::Duration};
+
+use insula_env::{Env, clock};
+use insula_state::{GlobalState, Leadership, ProposeError, RegionCommand, RegionState, Store, region::RegionReply};
+use insula_types::{Granted, InstanceId, Load, NodeId, Renewal, Term};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use crate::{
+    LeaseTable,
+    lease::{LEASE, STALL},
+    round::Memory,
+    voters::chain,
+};
+
+/// Longest time between two rounds: what no wake-up told is seen then.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two rounds, so that a burst of changes costs one.
+const ROUND_GAP: Duration = Duration::from_millis(10);
+/// How long one command may take. More than an election, so that a round does not give up during one.
+const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Wait after a round that failed.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
+/// The caller must ask the region's leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this node does not lead the region: ask the leader")]
+pub struct NotLeader;
+
+/// The controllers of one node. Idle unless the node leads.
+#[derive(Debug)]
+pub struct Control {
+    me: NodeId,
+    env: Env,
+    region: Store<RegionState>,
+    global: Store<GlobalState>,
+    /// Present while this node leads.
+    leases: Mutex<Option<LeaseTable>>,
+    wake: Notify,
+}
+
+impl Control {
+    /// Starts the controllers in `env`'s task group.
+    pub fn start(env: &Env, me: NodeId, region: Store<RegionState>, global: Store<GlobalState>) -> Arc<Self> {
+        let env = Env { rng: env.rng.fork(), ..env.clone() };
+        let (leases, wake) = Default::default();
+        let control = Arc::new(Self { me, env, region, global, leases, wake });
+        let run = Arc::clone(&control);
+        control.env.tasks.supervise("control", move || Arc::clone(&run).run());
+        control
+    }
+
+    /// A node renews its lease. The caller has proved that it is that node.
+    ///
+    /// # Errors
+    /// [`NotLeader`] when another node, or none, leads.
+    pub fn renew(&self, node: NodeId, renewal: &Renewal) -> Result<Granted, NotLeader> {
+        let is_news = match self.leases.lock().as_mut() {
+            Some(leases) => leases.renew(self.env.clock.now(), node, renewal),
+            None => return Err(NotLeader),
+        };
+        if is_news {
+            self.wake.notify_one();
+        }
+        Ok(Granted { lease: LEASE })
+    }
+
+    /// What the nodes said of their load; none when this node does not lead.
+    pub fn loads(&self) -> Option<std::collections::BTreeMap<NodeId, Load>> {
+        self.leases.lock().as_ref().map(LeaseTable::loads)
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut leadership = self.region.leadership();
+        loop {
+            // An error means that the group itself is gone; the task ends and its supervisor looks again.
+            let Ok(now) = leadership.wait_for(|now| now.is_me).await.map(|now| *now) else { return };
+            let _reign = self.begin(now.term);
+            let is_over = |later: &Leadership| !later.is_me || later.term != now.term;
+            tokio::select! {
+                ended = leadership.wait_for(is_over) => {
+                    info!(term = %now.term, "no longer the region's leader");
+                    if ended.is_err() {
+                        return;
+                    }
+                }
+                () = self.lead() => {}
+            }
+        }
+    }
+
+    /// Gives everyone who is up a full lease. They end with the guard.
+    fn begin(&self, term: Term) -> Reign<'_> {
+        info!(%term, "leading the region");
+        let up = self.region.read(|state| {
+            let up = state.nodes.values().filter(|node| node.health.is_up());
+            up.map(|node| node.id).collect::<Vec<_>>()
+        });
+        *self.leases.lock() = Some(LeaseTable::begin(self.env.clock.now(), up));
+        Reign(self)
+    }
+
+    async fn lead(&self) {
+        let mut memory = Memory::default();
+        let mut epoch = None;
+        let mut is_global_fresh = false;
+        let mut changed = (self.region.replica().changed(), self.global.replica().changed());
+        loop {
+            changed.0.mark_unchanged();
+            changed.1.mark_unchanged();
+            if let Err(error) = self.round(&mut memory, &mut epoch, &mut is_global_fresh).await {
+                warn!(error = %chain(&error), "controllers' round failed, trying again");
+                self.pause(self.env.rng.jitter(RETRY_WAIT)).await;
+                continue;
+            }
+            self.pause(ROUND_GAP).await;
+            let now = self.env.clock.now();
+            let timer = self.env.rng.jitter(ROUND_EVERY);
+            let next = self.next_end(&memory).map_or(now + timer, |next| next.min(now + timer));
+            tokio::select! {
+                _ = changed.0.changed() => {}
+                _ = changed.1.changed() => {}
+                () = self.wake.notified() => {}
+                () = self.look_until(next) => {}
+            }
+        }
+    }
+
+    /// Sleeps, but goes on looking at the leases: not to look is how the table tells that the leader itself was paused.
+    async fn pause(&self, time: Duration) {
+        self.look_until(self.env.clock.now() + time).await;
+    }
+
+    async fn look_until(&self, until: clock::Instant) {
+        loop {
+            let now = self.env.clock.now();
+            if let Some(leases) = self.leases.lock().as_mut() {
+                leases.look(now);
+            }
+            if now >= until {
+                return;
+            }
+            clock::sleep_until(until.min(now + STALL / 4)).await;
+        }
+    }
+
+    fn next_end(&self, memory: &Memory) -> Option<clock::Instant> {
+        let now = self.env.clock.now();
+        let lease = self.leases.lock().as_ref().and_then(|leases| leases.next_end(now));
+        lease.into_iter().chain(memory.next_overdue(now)).min()
+    }
+
+    /// Decides and commits, until there is an error.
+    async fn round(
+        &self,
+        memory: &mut Memory,
+        epoch: &mut Option<u64>,
+        is_global_fresh: &mut bool,
+    ) -> Result<(), ProposeError> {
+        let epoch_now = match *epoch {
+            Some(epoch) => epoch,
+            None => *epoch.insert(self.take_control().await?),
+        };
+        if !*is_global_fresh {
+            // Deriving from a copy older than the one an earlier leader saw would take back what it did. Without the
+            // global group the region goes on with the definitions that it has.
+            let barrier = self.with_looks(self.global.read_linearizable(ROUND_EVERY, |_| ())).await;
+            *is_global_fresh = barrier.is_ok();
+        }
+        for command in self.decide(memory, *is_global_fresh) {
+            debug!(?command, "decided");
+            let command = RegionCommand::Controlled { epoch: epoch_now, command: Box::new(command) };
+            match self.with_looks(self.region.propose(&command, PROPOSE_LIMIT)).await {
+                Ok(committed) => self.region.replica().wait_for(committed.revision).await,
+                Err(ProposeError::Rejected(why)) => {
+                    info!(error = %why, "decision refused, deciding again");
+                    *epoch = self.region.read(|state| state.control).filter(|c| c.epoch == epoch_now).map(|c| c.epoch);
+                    self.pause(self.env.rng.jitter(RETRY_WAIT)).await;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_control(&self) -> Result<u64, ProposeError> {
+        let command = RegionCommand::TakeControl { node: self.me };
+        let committed = self.with_looks(self.region.propose(&command, PROPOSE_LIMIT)).await?;
+        self.region.replica().wait_for(committed.revision).await;
+        match committed.reply {
+            RegionReply::Control { epoch } => Ok(epoch),
+            RegionReply::Done => Err(ProposeError::Unreadable),
+        }
+    }
+
+    /// Waits for `work`, looking at the leases meanwhile.
+    async fn with_looks<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.pause(STALL / 4) => {}
+            }
+        }
+    }
+
+    fn decide(&self, memory: &mut Memory, is_global_fresh: bool) -> Vec<RegionCommand> {
+        let now = self.env.clock.now();
+        let leases = {
+            let mut leases = self.leases.lock();
+            let Some(leases) = leases.as_mut() else { return Vec::new() };
+            leases.look(now);
+            self.region.read(|state| {
+                leases.keep(|node| state.nodes.contains(&node));
+                for node in state.nodes.values().filter(|node| node.health.is_up()) {
+                    leases.grant(now, node.id);
+                }
+            });
+            leases.clone()
+        };
+        let time = (now, self.env.clock.wall_ms());
+        let mut new_id = || InstanceId::new(self.env.rng.next());
+        self.region.read(|region| {
+            self.global
+                .read(|global| memory.round(region, is_global_fresh.then_some(global), &leases, time, &mut new_id))
+        })
+    }
+}
+
+/// While it lives, this node takes renewals.
+struct Reign<'a>(&'a Control);
+
+impl Drop for Reign<'_> {
+    fn drop(&mut self) {
+        *self.0.leases.lock() = None;
+    }
+}
