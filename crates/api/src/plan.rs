@@ -11,12 +11,16 @@ use crate::wire::{Change, ChangeKind};
 /// change; of one that stays, each key is. A scale that `wanted` leaves open stays as it is.
 #[must_use]
 pub fn changes(current: Option<&AppDefinition>, wanted: &AppDefinition) -> Vec<Change> {
+    let mut current = current.cloned();
+    for service in current.iter_mut().flat_map(|current| current.services.values_mut()) {
+        service.scale = service.scale.or(Some(1));
+    }
     let mut wanted = wanted.clone();
     for (name, service) in &mut wanted.services {
-        let now = current.and_then(|current| current.services.get(name)).and_then(|service| service.scale);
+        let now = current.as_ref().and_then(|current| current.services.get(name)).and_then(|service| service.scale);
         service.scale = service.scale.or(now).or(Some(1));
     }
-    let before = current.map(services).unwrap_or_default();
+    let before = current.as_ref().map(services).unwrap_or_default();
     let after = services(&wanted);
     let mut out = Vec::new();
     for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
@@ -79,7 +83,7 @@ mod tests {
         "#]].assert_eq(&said(None, ONE));
         expect![[r#""#]].assert_eq(&said(Some(&format!("{ONE}scale = 3")), ONE));
         expect![[r#"
-            Removed services.gone: {"command":["x"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","stop":{"grace":"10s","signal":"SIGTERM"}} -> null
+            Removed services.gone: {"command":["x"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s","signal":"SIGTERM"}} -> null
             Removed services.web.env.A: "1" -> null
             Changed services.web.env.B: "2" -> "3"
             Changed services.web.scale: 3 -> 2

@@ -1,1 +1,45 @@
-//! (skeleton)
+//! The command line: arguments, calls of the API, and answers as tables, progress and errors that say what to do next.
+//!
+//! Always true: exit codes are those of [`Exit`]; `--json` prints the API's own types; colour, progress and questions
+//! only on a terminal; nothing is decided here that the API does not decide again.
+//! Commands that are a node themselves ([`Command::Init`] and its like) are only parsed here; `insula` hands them to
+//! `server`.
+
+mod args;
+mod commands;
+mod connect;
+mod exit;
+mod output;
+mod table;
+
+use std::process::ExitCode;
+
+use insula_env::Env;
+
+pub use args::{ApiCommand, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, ServerArgs};
+pub use connect::{ConnectArgs, dev_dir};
+pub use exit::{Exit, Failure};
+
+/// Runs a command that speaks to the API, and says what came of it. Blocks; makes its own runtime.
+pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::new(Exit::Failed, format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(async {
+        let env = Env::real("cli");
+        // What cannot work without a cluster either is said first.
+        let ready = commands::prepare(command)?;
+        let client = connect::find(&env, connect, &|name| std::env::var(name).ok())?;
+        Box::pin(commands::run(&client, ready)).await
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("error: {failure}");
+    failure.exit.into()
+}

@@ -1,0 +1,381 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use insula_types::{
+    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef,
+    definition::{SCALE_MAX, parse_duration},
+};
+
+use crate::ConnectArgs;
+
+/// Insula: one highly available application platform out of a handful of servers
+#[derive(Debug, Parser)]
+#[command(name = "insula", version, arg_required_else_help = true, propagate_version = true)]
+pub struct Cli {
+    /// Which cluster.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one node in the foreground, with nothing to set up
+    Dev(DevArgs),
+    /// Make this machine the first node of the first region
+    Init(InitArgs),
+    /// Make this machine a further node
+    Join(JoinArgs),
+    /// Run the node (what the service manager runs)
+    Server(ServerArgs),
+    /// Run the edge and mesh of the node (what the server runs)
+    #[command(hide = true)]
+    Dataplane(DataplaneArgs),
+    /// Everything that speaks to the API.
+    #[command(flatten)]
+    Api(ApiCommand),
+}
+
+/// `insula dev`.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Where data is kept [default: ~/.local/share/insula/dev]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the edge listens
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub edge: SocketAddr,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7480")]
+    pub api: SocketAddr,
+    /// Where the port between nodes listens
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
+    pub node: SocketAddr,
+}
+
+/// `insula init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    /// Name of the first region
+    #[arg(long)]
+    pub region: RegionName,
+    /// Where this machine stands and what it is called.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// `insula join`.
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// The line that `insula token create` printed
+    pub token: String,
+    /// Where this machine stands and what it is called.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// A machine that becomes a node.
+#[derive(Debug, Clone, Args)]
+pub struct PlaceArgs {
+    /// Name of the data centre
+    #[arg(long)]
+    pub datacenter: DatacenterName,
+    /// Where other nodes reach this machine; the port is 7443 unless given
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_advertise)]
+    pub advertise: SocketAddr,
+    /// Name of the node [default: the machine's host name]
+    #[arg(long)]
+    pub name: Option<NodeName>,
+    /// Where data is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/insula")]
+    pub data: PathBuf,
+    /// The configuration to write
+    #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
+    pub config: PathBuf,
+    /// Write no systemd unit
+    #[arg(long)]
+    pub no_service: bool,
+}
+
+/// `insula server`.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
+    pub config: PathBuf,
+}
+
+/// `insula dataplane`.
+#[derive(Debug, Clone, Args)]
+pub struct DataplaneArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
+    pub config: PathBuf,
+}
+
+/// Port between nodes unless given.
+const NODE_PORT: u16 = 7443;
+
+fn parse_advertise(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .or_else(|_| text.trim_matches(['[', ']']).parse().map(|address| SocketAddr::new(address, NODE_PORT)))
+        .map_err(|_| "expected an address, with or without port, like 192.0.2.7 or [2001:db8::7]:7443".to_owned())
+}
+
+/// Commands that speak to the API.
+#[derive(Debug, Subcommand)]
+pub enum ApiCommand {
+    /// Make tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Run an app as its definition says: shows what changes, then progress
+    Deploy(DeployArgs),
+    /// List apps
+    Apps(JsonArgs),
+    /// List instances
+    Ps(PsArgs),
+    /// Show how an app is, or this node and its groups
+    Status(StatusArgs),
+    /// Show what instances wrote
+    Logs(LogArgs),
+    /// Set the number of instances of a service per region
+    Scale(ScaleArgs),
+    /// Remove an app with all its releases
+    Rm(RmArgs),
+    /// List nodes
+    Nodes(JsonArgs),
+    /// Look at one node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// List regions
+    Regions(JsonArgs),
+    /// Show what happened
+    Events(EventArgs),
+    /// Say why something is as it is
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+}
+
+/// How to answer.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct JsonArgs {
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Print one line to paste: after `insula join`, or with --api into INSULA_CONTEXT
+    Create(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The region to join [default: that of the node that answers]
+    #[arg(long, conflicts_with = "api")]
+    pub region: Option<RegionName>,
+    /// How long it is good for [default: 1h, 90 days with --api]
+    #[arg(long, value_parser = parse_span)]
+    pub ttl: Option<Duration>,
+    /// How many machines may use it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "api")]
+    pub uses: u32,
+    /// Make a token for the API instead
+    #[arg(long)]
+    pub api: bool,
+    /// What it allows
+    #[arg(long, requires = "api", value_enum, default_value = "deployer")]
+    pub role: RoleArg,
+    /// Whose it is
+    #[arg(long, requires = "api", default_value = "cli")]
+    pub name: String,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum RoleArg {
+    /// Read
+    Viewer,
+    /// Read, and change apps
+    Deployer,
+    /// Everything
+    Admin,
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// The definition in TOML or JSON; - reads standard input
+    #[arg(default_value = "insula.toml")]
+    pub file: String,
+    /// Call the app so, whatever the definition says
+    #[arg(long)]
+    pub app: Option<AppName>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not wait until it runs
+    #[arg(long, conflicts_with = "plan")]
+    pub detach: bool,
+    /// How long to wait until it runs
+    #[arg(long, default_value = "5m", value_parser = parse_span, conflicts_with_all = ["detach", "plan"])]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Only of this app
+    pub app: Option<AppName>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The app; without one, this node and its groups
+    pub app: Option<AppName>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Of all instances of an app, or of one service of it
+    #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source, required_unless_present = "instance")]
+    pub source: Option<LogSource>,
+    /// Of one instance
+    #[arg(long, value_name = "ID", conflicts_with = "source")]
+    pub instance: Option<InstanceId>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines of each instance
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub tail: Option<u32>,
+}
+
+/// Whose logs.
+#[derive(Debug, Clone)]
+pub struct LogSource {
+    pub app: AppName,
+    pub service: Option<ServiceName>,
+}
+
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// The service
+    #[arg(value_name = "APP/SERVICE", value_parser = parse_service)]
+    pub service: ServiceRef,
+    /// Instances per region
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(SCALE_MAX)))]
+    pub scale: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The app, by its exact name
+    pub app: AppName,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Show one node
+    Show(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Exact id or exact name
+    pub node: String,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EventArgs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only after this revision, or after this event
+    #[arg(long, value_name = "REVISION")]
+    pub since: Option<insula_api::wire::EventCursor>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ExplainCommand {
+    /// Why an instance is where it is, and how it is
+    Instance(InstanceArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InstanceArgs {
+    /// Its id
+    pub id: InstanceId,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+fn parse_span(text: &str) -> Result<Duration, String> {
+    // A day is no unit of a definition, but tokens live for days.
+    let days =
+        text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).and_then(|days| days.checked_mul(86_400));
+    match days {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => parse_duration(text).map_err(|error| error.to_string()),
+    }
+}
+
+fn parse_service(text: &str) -> Result<ServiceRef, String> {
+    let (app, service) = text.split_once('/').ok_or_else(|| "expected APP/SERVICE, like shop/web".to_owned())?;
+    let app = AppName::new(app).map_err(|error| error.to_string())?;
+    Ok(ServiceRef::new(app, ServiceName::new(service).map_err(|error| error.to_string())?))
+}
+
+fn parse_source(text: &str) -> Result<LogSource, String> {
+    if text.contains('/') {
+        let ServiceRef { app, service } = parse_service(text)?;
+        return Ok(LogSource { app, service: Some(service) });
+    }
+    Ok(LogSource { app: AppName::new(text).map_err(|error| error.to_string())?, service: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_may_leave_out_the_port() {
+        assert_eq!(parse_advertise("192.0.2.7"), Ok("192.0.2.7:7443".parse().expect("address")));
+        assert_eq!(parse_advertise("2001:db8::7"), Ok("[2001:db8::7]:7443".parse().expect("address")));
+        assert_eq!(parse_advertise("[2001:db8::7]:1"), Ok("[2001:db8::7]:1".parse().expect("address")));
+        assert!(parse_advertise("node-1").is_err());
+    }
+
+    #[test]
+    fn spans_may_be_days() {
+        assert_eq!(parse_span("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(parse_span("5m"), Ok(Duration::from_secs(300)));
+        assert!(parse_span("99999999999999999d").is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! The commands that speak to the API.
+
+mod change;
+mod deploy;
+mod events;
+mod logs;
+mod show;
+mod token;
+
+use insula_api::Client;
+
+use crate::{
+    Failure,
+    args::{ApiCommand, DeployArgs, ExplainCommand, NodeCommand, TokenCommand},
+};
+
+/// A command whose own files have been read and checked.
+pub enum Ready {
+    /// A deploy with its definition.
+    Deploy(deploy::Deploy),
+    /// Any other.
+    Other(ApiCommand),
+}
+
+/// Does what can be done without a cluster.
+pub fn prepare(command: ApiCommand) -> Result<Ready, Failure> {
+    match command {
+        ApiCommand::Deploy(args) => Ok(Ready::Deploy(read(args)?)),
+        other => Ok(Ready::Other(other)),
+    }
+}
+
+fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
+    let definition = deploy::read(&args.file, args.app.clone())?;
+    Ok(deploy::Deploy { args, definition })
+}
+
+pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
+    let command = match command {
+        Ready::Deploy(deploy) => return deploy::run(client, deploy).await,
+        Ready::Other(command) => command,
+    };
+    match command {
+        ApiCommand::Token(TokenCommand::Create(args)) => token::create(client, args).await,
+        // Read by `prepare`; when it comes here all the same, it is read now.
+        ApiCommand::Deploy(args) => deploy::run(client, read(args)?).await,
+        ApiCommand::Apps(args) => show::apps(client, args.json).await,
+        ApiCommand::Ps(args) => show::instances(client, args.app.as_ref(), args.json.json).await,
+        ApiCommand::Status(args) => match &args.app {
+            Some(app) => show::app_status(client, app, args.json.json).await,
+            None => show::status(client, args.json.json).await,
+        },
+        ApiCommand::Logs(args) => logs::run(client, &args).await,
+        ApiCommand::Scale(args) => change::scale(client, &args).await,
+        ApiCommand::Rm(args) => change::remove(client, &args).await,
+        ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
+        ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
+        ApiCommand::Regions(args) => show::regions(client, args.json).await,
+        ApiCommand::Events(args) => events::run(client, &args).await,
+        ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,
+    }
+}

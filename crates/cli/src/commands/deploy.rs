@@ -1,0 +1,335 @@
+//! `insula deploy`: checks the definition here, shows what changes, deploys, and tells how it goes until all is ready.
+
+use std::{
+    io::{self, IsTerminal, Read},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use insula_api::{
+    Client,
+    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Versioned},
+};
+use insula_env::clock;
+use insula_types::{
+    AppDefinition, AppName, ReleaseNumber, Revision,
+    definition::{DEFINITION_LEN_MAX, Format, format_duration},
+};
+use serde_json::Value;
+
+use crate::{
+    Exit, Failure,
+    args::DeployArgs,
+    output::{say, say_json},
+    table::clean,
+};
+
+/// Shortest time between two looks at an app, should the node answer at once.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How often the spinner turns.
+const TURN_EVERY: Duration = Duration::from_millis(100);
+
+/// A deploy whose definition is valid.
+pub struct Deploy {
+    pub args: DeployArgs,
+    pub definition: AppDefinition,
+}
+
+/// Reads and checks a definition.
+pub fn read(file: &str, app: Option<AppName>) -> Result<AppDefinition, Failure> {
+    let (name, text) = if file == "-" { ("standard input", text_of(io::stdin())) } else { (file, open(file)) };
+    let text = text.map_err(|error| {
+        let failure = Failure::usage(format!("cannot read {name}: {error}"));
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        if is_missing { failure.hint("name the definition file: insula deploy FILE") } else { failure }
+    })?;
+    let mut definition = parse(name, &text)?;
+    if let Some(app) = app {
+        definition.app = app;
+    }
+    Ok(definition)
+}
+
+fn open(file: &str) -> io::Result<String> {
+    text_of(std::fs::File::open(file)?)
+}
+
+/// Reads one byte more than allowed, so that the check of the length sees what is too long.
+fn text_of(input: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    input.take(DEFINITION_LEN_MAX as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn parse(name: &str, text: &str) -> Result<AppDefinition, Failure> {
+    if name.ends_with(".yml") || name.ends_with(".yaml") {
+        return Err(Failure::usage(format!("{name}: Compose files: not yet in this version"))
+            .hint("write the definition in TOML or JSON"));
+    }
+    let is_json = name.ends_with(".json") || (!name.ends_with(".toml") && text.trim_start().starts_with('{'));
+    let format = if is_json { Format::Json } else { Format::Toml };
+    AppDefinition::parse(text, format).map_err(|error| {
+        let mut said = format!("{name} is not valid; nothing was changed");
+        for line in error.to_string().lines() {
+            said.push_str(&format!("\n  {line}"));
+        }
+        Failure::usage(said)
+    })
+}
+
+pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
+    let Deploy { args, definition } = deploy;
+    let is_json = args.json.json;
+    let plan = client.plan(&definition).await?;
+    if args.plan {
+        return if is_json { say_json(&plan) } else { say(&plan_text(&plan.value)) };
+    }
+    if !is_json {
+        say(&plan_text(&plan.value))?;
+    }
+    // What was shown is what is done: another release meanwhile is a conflict.
+    let expected = plan.value.previous.unwrap_or(ReleaseNumber(0));
+    let done = client.deploy(&definition, Some(expected)).await?;
+    if args.detach {
+        return if is_json { say_json(&done) } else { say(&format!("release {} is made\n", done.value.release)) };
+    }
+    let progress = Progress::new(is_json);
+    settle(client, &done, args.wait, &progress).await?;
+    if is_json { say_json(&done) } else { Ok(()) }
+}
+
+/// Waits until all that shall run is ready; says what changes meanwhile, and at the end of the patience, why not.
+async fn settle(
+    client: &Client,
+    done: &Versioned<DeployAnswer>,
+    patience: Duration,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let app = &done.value.app;
+    let mut last = None;
+    let watched = clock::timeout(patience, async {
+        let mut wait: Option<Revision> = None;
+        loop {
+            let status = client.app_status(app, wait).await?;
+            if status.value.release > done.value.release {
+                return Err(superseded(&done.value, status.value.release));
+            }
+            if status.value.release == done.value.release && status.value.is_settled() {
+                return Ok(status.value);
+            }
+            progress.show(&status.value);
+            wait = Some(status.revision);
+            last = Some(status.value);
+            clock::sleep(LOOK_EVERY).await;
+        }
+    })
+    .await;
+    progress.end();
+    match watched {
+        Ok(Ok(status)) => progress.say(&format!("{app} runs release {}: {}", status.release, summary(&status))),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(unsettled(client, done, patience, last).await),
+    }
+}
+
+fn superseded(done: &DeployAnswer, now: ReleaseNumber) -> Failure {
+    let said = format!("{}: release {now} was deployed over release {} meanwhile", done.app, done.release);
+    Failure::new(Exit::Conflict, said).hint(&format!("see `insula status {}`", done.app))
+}
+
+/// Why an app is not ready, as its instances say it.
+async fn unsettled(
+    client: &Client,
+    done: &Versioned<DeployAnswer>,
+    patience: Duration,
+    last: Option<AppStatus>,
+) -> Failure {
+    let DeployAnswer { app, release, .. } = &done.value;
+    let said =
+        format!("{app}: release {release} is not ready after {}; it goes on by itself", format_duration(patience));
+    let mut failure = Failure::new(Exit::TimedOut, said);
+    if let Some(status) = last {
+        failure = failure.hint(&summary(&status));
+        for problem in &status.problems {
+            failure = failure.hint(&clean(problem));
+        }
+    }
+    let instances = client.instances(Some(app)).await.map(|list| list.items).unwrap_or_default();
+    for instance in instances.iter().filter(|instance| !instance.is_ready && !instance.message.is_empty()).take(5) {
+        failure = failure.hint(&format!(
+            "{} on {} is {}: {}",
+            instance.id,
+            instance.node_name,
+            instance.state.as_str(),
+            clean(&instance.message)
+        ));
+    }
+    failure.hint(&format!("look on: insula ps {app}, insula logs {app}"))
+}
+
+fn summary(status: &AppStatus) -> String {
+    let service = |service: &insula_api::wire::ServiceStatus| {
+        format!("{} {} of {} ready", service.service, service.ready_of_release, service.scale)
+    };
+    status.services.iter().map(service).collect::<Vec<_>>().join(", ")
+}
+
+/// What a deploy changes, for people.
+fn plan_text(plan: &DeployAnswer) -> String {
+    let heading = match plan.previous {
+        None => format!("{}: new app, release {}\n", plan.app, plan.release),
+        Some(previous) if previous == plan.release && plan.changes.is_empty() => {
+            return format!("{}: nothing to change, release {previous} is this already\n", plan.app);
+        }
+        Some(previous) if previous == plan.release => format!("{}: release {previous} stays\n", plan.app),
+        Some(previous) => format!("{}: release {previous} to {}\n", plan.app, plan.release),
+    };
+    let mut out = heading;
+    for change in &plan.changes {
+        change_text(change, &mut out);
+    }
+    out
+}
+
+fn change_text(change: &Change, out: &mut String) {
+    let path = change.path.strip_prefix("services.").unwrap_or(&change.path);
+    let value = |value: &Value| match value {
+        Value::String(text) => clean(text),
+        other => clean(&other.to_string()),
+    };
+    match (change.kind, &change.to) {
+        (ChangeKind::Added, Value::Object(fields)) => {
+            out.push_str(&format!("  + {path}\n"));
+            for (key, field) in fields {
+                out.push_str(&format!("      {key}: {}\n", value(field)));
+            }
+        }
+        (ChangeKind::Added, to) => out.push_str(&format!("  + {path}: {}\n", value(to))),
+        (ChangeKind::Removed, _) => out.push_str(&format!("  - {path}\n")),
+        (ChangeKind::Changed, to) => out.push_str(&format!("  ~ {path}: {} -> {}\n", value(&change.from), value(to))),
+    }
+}
+
+/// A spinner on a terminal, lines elsewhere.
+enum Progress {
+    Spinner(ProgressBar),
+    Lines(parking_lot::Mutex<String>),
+    Silent,
+}
+
+impl Progress {
+    fn new(is_silent: bool) -> Self {
+        if is_silent {
+            return Self::Silent;
+        }
+        if !io::stderr().is_terminal() || !io::stdout().is_terminal() {
+            return Self::Lines(parking_lot::Mutex::default());
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TURN_EVERY);
+        Self::Spinner(bar)
+    }
+
+    fn show(&self, status: &AppStatus) {
+        let mut text = summary(status);
+        if let Some(problem) = status.problems.first() {
+            text.push_str(&format!(" ({})", clean(problem)));
+        }
+        match self {
+            Self::Spinner(bar) => bar.set_message(text),
+            Self::Lines(last) => {
+                let mut last = last.lock();
+                if *last != text {
+                    // Progress is no answer; who cannot read it any more shall still learn the outcome.
+                    eprintln!("{text}");
+                    *last = text;
+                }
+            }
+            Self::Silent => {}
+        }
+    }
+
+    fn say(&self, text: &str) -> Result<(), Failure> {
+        if matches!(self, Self::Silent) { Ok(()) } else { say(&format!("{text}\n")) }
+    }
+
+    fn end(&self) {
+        if let Self::Spinner(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn definition(text: &str) -> AppDefinition {
+        AppDefinition::parse(text, Format::Toml).expect("valid")
+    }
+
+    #[test]
+    fn a_plan_is_shown_for_people() {
+        let one = definition("app = \"shop\"\n[services.web]\nruntime = \"process\"\ncommand = [\"a\"]\n");
+        let two = definition(
+            "app = \"shop\"\n[services.web]\nruntime = \"process\"\ncommand = [\"b\"]\nscale = 3\n\
+             [services.worker]\nruntime = \"process\"\ncommand = [\"w\"]\nenv = { A = \"1\" }",
+        );
+        let plan = |previous: Option<u64>, release, from, to| DeployAnswer {
+            app: AppName::new("shop").expect("a label"),
+            release: ReleaseNumber(release),
+            previous: previous.map(ReleaseNumber),
+            changes: insula_api::changes(from, to),
+            is_plan: true,
+        };
+        expect![[r#"
+            shop: new app, release 1
+              + web
+                  command: ["a"]
+                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  runtime: process
+                  scale: 1
+                  stop: {"grace":"10s","signal":"SIGTERM"}
+        "#]]
+        .assert_eq(&plan_text(&plan(None, 1, None, &one)));
+        expect![[r#"
+            shop: release 1 to 2
+              ~ web.command: ["a"] -> ["b"]
+              ~ web.scale: 1 -> 3
+              + worker
+                  command: ["w"]
+                  env: {"A":"1"}
+                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  runtime: process
+                  scale: 1
+                  stop: {"grace":"10s","signal":"SIGTERM"}
+        "#]]
+        .assert_eq(&plan_text(&plan(Some(1), 2, Some(&one), &two)));
+        expect![[r#"
+            shop: nothing to change, release 3 is this already
+        "#]]
+        .assert_eq(&plan_text(&plan(Some(3), 3, Some(&one), &one)));
+    }
+
+    #[test]
+    fn a_wrong_definition_says_where_and_exits_2() {
+        let failure = parse("insula.toml", "app = \"shop\"\n[services.web]\nimgae = \"x\"\n").expect_err("wrong");
+        assert_eq!(failure.exit, Exit::Usage);
+        expect![[r#"
+            insula.toml is not valid; nothing was changed
+              line 2, column 1: services.web: it needs an image, or a command with runtime = "process"
+              line 3, column 1: services.web.imgae: unknown key; did you mean "image"?"#]]
+        .assert_eq(&failure.to_string());
+        expect![[r#"
+            compose.yaml: Compose files: not yet in this version
+              write the definition in TOML or JSON"#]]
+        .assert_eq(&parse("compose.yaml", "").expect_err("not yet").to_string());
+        assert!(parse("-", " {").expect_err("no JSON").to_string().contains("not valid JSON"));
+    }
+}

@@ -1,0 +1,285 @@
+//! Listings and single things.
+
+use insula_api::{
+    Client,
+    wire::{App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned},
+};
+use insula_types::{AppName, InstanceId, Term};
+
+use crate::{
+    Failure,
+    output::{age, say, say_json, utc, width},
+    table::{Table, clean, cut},
+};
+
+pub async fn apps(client: &Client, json: bool) -> Result<(), Failure> {
+    let list = client.apps().await?;
+    if json {
+        return say_json(&list);
+    }
+    say(&if list.items.is_empty() {
+        "no apps yet; `insula deploy FILE` runs one\n".to_owned()
+    } else {
+        app_table(&list.items, client.env().clock.wall_ms()).render(width())
+    })
+}
+
+fn app_table(apps: &[AppSummary], now_ms: u64) -> Table {
+    let mut table = Table::new(&["APP", "RELEASE", "READY", "SERVICES", "AGE", "HOSTS"]);
+    for app in apps {
+        table.row([
+            app.name.to_string(),
+            app.release.to_string(),
+            format!("{}/{}", app.ready, app.wanted),
+            app.services.to_string(),
+            age(now_ms, app.released_ms),
+            app.hosts.join(" "),
+        ]);
+    }
+    table
+}
+
+pub async fn instances(client: &Client, app: Option<&AppName>, json: bool) -> Result<(), Failure> {
+    let list = client.instances(app).await?;
+    if json {
+        return say_json(&list);
+    }
+    say(&if list.items.is_empty() {
+        "no instances\n".to_owned()
+    } else {
+        instance_table(&list.items, client.env().clock.wall_ms()).render(width())
+    })
+}
+
+fn instance_table(instances: &[Instance], now_ms: u64) -> Table {
+    const HEADER: [&str; 9] =
+        ["INSTANCE", "SERVICE", "NODE", "DATACENTER", "STATE", "READY", "RESTARTS", "AGE", "MESSAGE"];
+    let mut table = Table::new(&HEADER);
+    for instance in instances {
+        table.row([
+            instance.id.to_string(),
+            format!("{}/{}", instance.app, instance.service),
+            instance.node_name.to_string(),
+            instance.datacenter.to_string(),
+            instance.state.as_str().to_owned(),
+            yes(instance.is_ready).to_owned(),
+            instance.restarts.to_string(),
+            age(now_ms, instance.placed_ms),
+            instance.message.clone(),
+        ]);
+    }
+    table
+}
+
+pub async fn app_status(client: &Client, app: &AppName, json: bool) -> Result<(), Failure> {
+    let status = client.app_status(app, None).await?;
+    if json {
+        return say_json(&status);
+    }
+    let details: Versioned<App> = client.app(app).await?;
+    let now_ms = client.env().clock.wall_ms();
+    let mut out = format!("{}: release {}, {} old\n\n", status.value.app, status.value.release, {
+        age(now_ms, details.value.released_ms)
+    });
+    out.push_str(&status_text(&status.value, width()));
+    say(&out)
+}
+
+fn status_text(status: &AppStatus, width: Option<usize>) -> String {
+    let mut table = Table::new(&["SERVICE", "SCALE", "RUNNING", "READY", "RELEASE"]);
+    for service in &status.services {
+        table.row([
+            service.service.to_string(),
+            service.scale.to_string(),
+            service.running.to_string(),
+            service.ready.to_string(),
+            service.release.to_string(),
+        ]);
+    }
+    let mut out = table.render(width);
+    problems(&mut out, &status.problems);
+    out
+}
+
+pub async fn status(client: &Client, json: bool) -> Result<(), Failure> {
+    let status = client.status().await?;
+    if json { say_json(&status) } else { say(&node_status_text(&status, client.env().clock.wall_ms(), width())) }
+}
+
+fn node_status_text(status: &NodeStatus, now_ms: u64, width: Option<usize>) -> String {
+    let mut out = format!(
+        "node {} ({}) in {}, data centre {}, cluster {}\nversion {}, up for {}\n\n",
+        status.name,
+        status.node,
+        status.region,
+        status.datacenter,
+        status.cluster,
+        clean(&status.version),
+        age(now_ms, status.started_ms),
+    );
+    let mut table = Table::new(&["GROUP", "LEADER", "TERM", "REVISION", "VOTERS", "THIS NODE"]);
+    for group in &status.groups {
+        table.row([
+            group.group.clone(),
+            leader(group, now_ms),
+            Term::to_string(&group.term),
+            group.revision.to_string(),
+            group.voters.len().to_string(),
+            if group.is_voter { "votes" } else { "watches" }.to_owned(),
+        ]);
+    }
+    out.push_str(&table.render(width));
+    problems(&mut out, &status.problems);
+    out
+}
+
+fn leader(group: &GroupStatus, now_ms: u64) -> String {
+    match (&group.leader, group.alone_since_ms) {
+        (_, Some(since)) => format!("none for {}", age(now_ms, since)),
+        (Some(leader), None) => leader.name.as_ref().map_or_else(|| leader.node.to_string(), ToString::to_string),
+        (None, None) => "none".to_owned(),
+    }
+}
+
+pub async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
+    let list = client.nodes().await?;
+    if json { say_json(&list) } else { say(&node_table(&list.items, client.env().clock.wall_ms()).render(width())) }
+}
+
+fn node_table(nodes: &[Node], now_ms: u64) -> Table {
+    const HEADER: [&str; 9] = ["NODE", "ID", "DATACENTER", "STATE", "ROLE", "INSTANCES", "CPU", "MEMORY", "ADDRESS"];
+    let mut table = Table::new(&HEADER);
+    for node in nodes {
+        table.row([
+            node.name.to_string(),
+            node.id.to_string(),
+            node.datacenter.to_string(),
+            node_state(node, now_ms),
+            role(node).to_owned(),
+            node.instances.to_string(),
+            format!("{}/{}", node.allocated.cpu_millis, node.allocatable.cpu_millis),
+            format!("{}/{}", mib(node.allocated), mib(node.allocatable)),
+            node.address.to_string(),
+        ]);
+    }
+    table
+}
+
+fn node_state(node: &Node, now_ms: u64) -> String {
+    let mut text = match (node.state, node.down_since_ms) {
+        (NodeState::Up, _) => "up".to_owned(),
+        (NodeState::Down, Some(since)) => format!("down for {}", age(now_ms, since)),
+        (NodeState::Down, None) => "down".to_owned(),
+        (NodeState::Other, _) => "other".to_owned(),
+    };
+    if node.is_cordoned {
+        text.push_str(", cordoned");
+    }
+    text
+}
+
+const fn role(node: &Node) -> &'static str {
+    match (node.is_leader, node.is_voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "",
+    }
+}
+
+/// Whole mebibytes: what nodes have is no round number.
+fn mib(amount: NodeUse) -> String {
+    format!("{}MiB", amount.memory_bytes.0 >> 20)
+}
+
+pub async fn node(client: &Client, key: &str, json: bool) -> Result<(), Failure> {
+    if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || key.is_empty() {
+        return Err(Failure::usage(format!("{key:?} is neither the id nor the name of a node"))
+            .hint("`insula nodes` lists what there is; ids and names must be exact"));
+    }
+    let node = client.node(key).await?;
+    if json { say_json(&node) } else { say(&node_text(&node.value, client.env().clock.wall_ms())) }
+}
+
+fn node_text(node: &Node, now_ms: u64) -> String {
+    let amount = |what: NodeUse| format!("{} CPU, {} memory", what.cpu_millis, mib(what));
+    facts(&[
+        ("node", node.name.to_string()),
+        ("id", node.id.to_string()),
+        ("region", node.region.to_string()),
+        ("datacenter", node.datacenter.to_string()),
+        ("state", node_state(node, now_ms)),
+        ("role", role(node).to_owned()),
+        ("address", node.address.to_string()),
+        ("has", amount(node.capacity)),
+        ("may give", amount(node.allocatable)),
+        ("has given", amount(node.allocated)),
+        ("instances", node.instances.to_string()),
+        ("version", node.version.clone()),
+        ("joined", format!("{} UTC", utc(node.joined_ms))),
+    ])
+}
+
+pub async fn regions(client: &Client, json: bool) -> Result<(), Failure> {
+    let list = client.regions().await?;
+    if json {
+        return say_json(&list);
+    }
+    let mut table = Table::new(&["REGION", "NODES UP", "DATACENTERS"]);
+    for region in &list.items {
+        let nodes = match (region.nodes_up, region.nodes) {
+            (Some(up), Some(all)) => format!("{up}/{all}"),
+            _ => "not seen from here".to_owned(),
+        };
+        let datacenters: Vec<_> = region.datacenters.iter().map(ToString::to_string).collect();
+        table.row([region.name.to_string(), nodes, datacenters.join(" ")]);
+    }
+    say(&table.render(width()))
+}
+
+pub async fn explain(client: &Client, id: InstanceId, json: bool) -> Result<(), Failure> {
+    let instance = client.instance(id).await?;
+    if json { say_json(&instance) } else { say(&instance_text(&instance.value, client.env().clock.wall_ms(), width())) }
+}
+
+fn instance_text(instance: &Instance, now_ms: u64, width: Option<usize>) -> String {
+    let since = instance.since_ms.map(|since| format!(" for {}", age(now_ms, since))).unwrap_or_default();
+    let endpoints: Vec<_> = instance.endpoints.iter().map(|(port, address)| format!("{port} {address}")).collect();
+    let mut out = facts(&[
+        ("instance", instance.id.to_string()),
+        ("service", format!("{}/{}, release {}", instance.app, instance.service, instance.release)),
+        ("node", format!("{} ({}), data centre {}", instance.node_name, instance.node, instance.datacenter)),
+        ("state", format!("{}{since}", instance.state.as_str())),
+        ("gets requests", yes(instance.is_ready).to_owned()),
+        ("restarts", instance.restarts.to_string()),
+        ("placed", format!("{} UTC, {} ago", utc(instance.placed_ms), age(now_ms, instance.placed_ms))),
+        ("ports", endpoints.join(", ")),
+        ("last problem", instance.message.clone()),
+    ]);
+    out.push_str("\nwhy here\n");
+    for reason in &instance.reasons {
+        out.push_str(&cut(&format!("  {}", clean(reason)), width));
+        out.push('\n');
+    }
+    out
+}
+
+/// Facts under each other; those without a value are left out.
+fn facts(facts: &[(&str, String)]) -> String {
+    let known = || facts.iter().filter(|(_, value)| !value.is_empty());
+    let longest = known().map(|(name, _)| name.len()).max().unwrap_or(0);
+    known().map(|(name, value)| format!("{name:<longest$}  {}\n", clean(value))).collect()
+}
+
+fn problems(out: &mut String, problems: &[String]) {
+    for (index, problem) in problems.iter().enumerate() {
+        out.push_str(if index == 0 { "\nproblems\n" } else { "" });
+        out.push_str(&format!("  {}\n", clean(problem)));
+    }
+}
+
+const fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests;
