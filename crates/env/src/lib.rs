@@ -5,6 +5,8 @@
 
 pub mod clock;
 pub mod disk;
+#[cfg(feature = "memory-disk")]
+pub mod memory;
 pub mod net;
 pub mod rng;
 pub mod tasks;

@@ -36,6 +36,9 @@ pub(crate) struct Seen {
     pub(crate) is_leader: bool,
 }
 
+/// See [`Seen::state`].
+pub(crate) type VoteState = (u64, Option<u64>, bool, Option<Instant>);
+
 impl Seen {
     /// Asks openraft.
     pub(crate) async fn ask(raft: &Raft) -> Result<Self, Fatal<u64>> {
@@ -57,6 +60,11 @@ impl Seen {
             members: membership.nodes().map(|(node, _)| *node).collect(),
             is_leader: state.server_state == ServerState::Leader,
         }
+    }
+
+    /// What changes when somebody is voted for, wins, or is heard as leader.
+    pub(crate) fn state(&self) -> VoteState {
+        (self.term, self.vote_for, self.is_elected, self.touched)
     }
 
     pub(crate) fn is_voter(&self, node: u64) -> bool {

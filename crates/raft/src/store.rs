@@ -10,3 +10,6 @@ pub(crate) use log::LogStore;
 pub(crate) use rows::RowStore;
 pub use snapshot::SnapshotData;
 pub(crate) use snapshot::{Stage, chain};
+
+#[cfg(test)]
+mod tests;

@@ -210,6 +210,12 @@ pub(crate) enum Request {
     SnapshotEnd { transfer: u64, chain: Blob },
 }
 
+impl Request {
+    pub(crate) fn is_of_a_snapshot(&self) -> bool {
+        matches!(self, Self::SnapshotBegin { .. } | Self::SnapshotRows { .. } | Self::SnapshotEnd { .. })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Appended,

@@ -8,7 +8,7 @@ use std::{
 use insula_env::clock::{sleep, timeout};
 use insula_types::NodeId;
 use openraft::{
-    ChangeMembers, EmptyNode,
+    ChangeMembers, EmptyNode, ServerState,
     error::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 
@@ -38,7 +38,7 @@ impl Group {
     pub async fn add_voter(&self, node: NodeId, limit: Duration) -> Result<(), MembershipError> {
         let change = async {
             let _alone = self.0.membership.try_lock().map_err(|_| MembershipError::InProgress)?;
-            finish(&self.0.raft).await.map_err(|error| self.refused(error))?;
+            self.settle().await?;
             if self.voters().contains(&node) {
                 return Ok(());
             }
@@ -64,7 +64,7 @@ impl Group {
     pub async fn remove(&self, node: NodeId, limit: Duration) -> Result<(), MembershipError> {
         let change = async {
             let _alone = self.0.membership.try_lock().map_err(|_| MembershipError::InProgress)?;
-            finish(&self.0.raft).await.map_err(|error| self.refused(error))?;
+            self.settle().await?;
             let members = self.metrics();
             let id = node.get();
             let change = if members.voters.contains(&node) {
@@ -94,6 +94,14 @@ impl Group {
                 Some(_) => sleep(LAG_POLL).await,
             }
         }
+    }
+
+    /// Before a change: this node leads, and no other change is half done.
+    async fn settle(&self) -> Result<(), MembershipError> {
+        if self.0.raft.server_metrics().borrow().state != ServerState::Leader {
+            return Err(MembershipError::NotLeader { leader: self.0.leader() });
+        }
+        finish(&self.0.raft).await.map_err(|error| self.refused(error))
     }
 
     fn refused(&self, error: Refused) -> MembershipError {

@@ -1,13 +1,15 @@
 //! Answers to the messages of other nodes. Nothing that a peer sends can stop the group or fill its memory.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use insula_env::clock::timeout;
 use insula_types::NodeId;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use tokio::sync::oneshot;
 
 use super::{CORE_LIMIT, Inner};
 use crate::{
-    config::SNAPSHOT_INSTALL_LIMIT,
     election::{Seen, would_vote},
     engine::{Snapshot, Vote},
     store::{Stage, chain},
@@ -38,7 +40,7 @@ pub(super) struct Receiving {
 }
 
 impl Inner {
-    pub(super) async fn handle(&self, from: NodeId, message: &[u8]) -> Bytes {
+    pub(super) async fn handle(self: &Arc<Self>, from: NodeId, message: &[u8]) -> Bytes {
         let incarnation = self.config.incarnation;
         let answer = match wire::decode::<Request>(message) {
             Err(_) => Err(Refusal::Malformed),
@@ -46,6 +48,7 @@ impl Inner {
             Ok(_) if !self.is_running() => Err(Refusal::Stopped),
             Ok(_) if !self.may_speak(from) => Err(Refusal::NotAMember),
             Ok(frame) => match self.handling.try_acquire() {
+                Ok(_permit) if frame.body.is_of_a_snapshot() => self.apart(from, frame.body).await,
                 Ok(_permit) => self.answer(from, frame.body).await,
                 Err(_) => Err(Refusal::Busy),
             },
@@ -60,6 +63,17 @@ impl Inner {
         let membership = metrics.membership_config.membership();
         let mut members = membership.nodes().peekable();
         members.peek().is_none() || members.any(|(node, _)| *node == from.get()) || (self.config.admit)(from)
+    }
+
+    /// Answers in a task of its own. The sender may give up, and the transport then drops the answering future; what
+    /// has begun on the disk goes on all the same, and nobody else may touch the transfer until it has ended.
+    async fn apart(self: &Arc<Self>, from: NodeId, request: Request) -> Result<Answer, Refusal> {
+        let (done, answer) = oneshot::channel();
+        let inner = Arc::clone(self);
+        self.env.tasks.spawn("receive a snapshot", async move {
+            done.send(inner.answer(from, request).await).ok();
+        });
+        answer.await.unwrap_or(Err(Refusal::Stopped))
     }
 
     async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Refusal> {
@@ -147,8 +161,7 @@ impl Inner {
         }
         let snapshot = Snapshot { meta: receiving.meta.into(), snapshot: Box::new(self.stage()?.complete()) };
         let installed = self.raft.install_full_snapshot(receiving.vote, snapshot);
-        let installed = timeout(SNAPSHOT_INSTALL_LIMIT, installed).await.map_err(|_| Refusal::Busy)?;
-        Ok(Answer::Taken { vote: installed.map_err(|_| Refusal::Stopped)?.vote.into() })
+        Ok(Answer::Taken { vote: installed.await.map_err(|_| Refusal::Stopped)?.vote.into() })
     }
 
     fn not_stored(&self, error: &crate::error::StoreError) -> Refusal {

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use futures::future::join_all;
+use futures::{
+    StreamExt,
+    stream::{BoxStream, FuturesUnordered},
+};
 use insula_env::clock::{Instant, sleep_until, timeout};
 use insula_types::{NodeId, Term};
 use tokio::sync::watch::{Receiver, Sender};
@@ -16,7 +19,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use super::{CORE_LIMIT, GroupState, Leadership, members};
 use crate::{
     contacts::{age, is_quorum},
-    election::{Duty, Seen, decide},
+    election::{Duty, Seen, VoteState, decide},
     engine::Raft,
     network::Caller,
     transport::Class,
@@ -30,7 +33,7 @@ pub(super) struct Watcher {
     membership: Arc<tokio::sync::Mutex<()>>,
     leads: Sender<Leadership>,
     /// The state of the vote for which `spread` was drawn.
-    drawn_for: (u64, Option<u64>, bool, Option<Instant>),
+    drawn_for: Option<VoteState>,
     spread: f64,
     /// The term that this node leads, and since when.
     leading: Option<(u64, Instant)>,
@@ -44,7 +47,7 @@ impl Watcher {
         membership: Arc<tokio::sync::Mutex<()>>,
         leads: Sender<Leadership>,
     ) -> Self {
-        Self { caller, raft, applied, membership, leads, drawn_for: (0, None, false, None), spread: 0.0, leading: None }
+        Self { caller, raft, applied, membership, leads, drawn_for: None, spread: 0.0, leading: None }
     }
 
     /// Until the group ends; then says why.
@@ -95,9 +98,8 @@ impl Watcher {
 
     /// Does what is to be done now; gives when to look again at the latest.
     async fn step(&mut self, seen: &Seen) -> Instant {
-        let state = (seen.term, seen.vote_for, seen.is_elected, seen.touched);
-        if state != self.drawn_for {
-            self.drawn_for = state;
+        if self.drawn_for != Some(seen.state()) {
+            self.drawn_for = Some(seen.state());
             self.spread = self.caller.env.rng.range(0, 1000) as f64 / 1000.0;
         }
         let (timers, now) = (self.caller.config.timers, self.now());
@@ -133,7 +135,8 @@ impl Watcher {
         let leader = (!is_alone).then(|| self.me());
         self.publish(Some(seen.term), leader, !is_alone && has_caught_up);
         if is_alone {
-            self.ask(&seen.other_voters(self.me()), &Request::Ping, Class::Ping).await;
+            // Whoever answers has been heard.
+            self.ask(&seen.other_voters(self.me()), &Request::Ping, Class::Ping).collect::<Vec<_>>().await;
             return self.now() + timers.heartbeat;
         }
         if seen.voters.len() > 1 && has_caught_up {
@@ -147,28 +150,44 @@ impl Watcher {
         let timers = self.caller.config.timers;
         let request = Request::PreVote { last: seen.last };
         let mut granted = BTreeSet::from([self.me()]);
-        for (node, answer) in self.ask(&seen.other_voters(self.me()), &request, Class::Vote).await {
-            if answer == (Answer::PreVoted { is_granted: true }) {
-                granted.insert(node);
+        let others = seen.other_voters(self.me());
+        let mut answers = self.ask(&others, &request, Class::Vote);
+        // The dead do not answer: to wait for all would let a turn pass.
+        while !is_quorum(&seen.voters, &granted) {
+            match answers.next().await {
+                Some((node, Some(Answer::PreVoted { is_granted: true }))) => {
+                    granted.insert(node);
+                }
+                Some(_) => {}
+                None => return self.now() + self.caller.env.rng.jitter(timers.stagger),
             }
         }
-        if !is_quorum(&seen.voters, &granted) {
-            return self.now() + self.caller.env.rng.jitter(timers.stagger);
+        drop(answers);
+        // Meanwhile another may have won, or the leader have been heard again.
+        if !matches!(timeout(CORE_LIMIT, Seen::ask(&self.raft)).await, Ok(Ok(now)) if now.state() == seen.state()) {
+            return self.now();
         }
         tracing::info!(group = %self.caller.config.group, term = seen.term + 1, "campaigning");
         self.raft.trigger().elect().await.ok();
         self.now() + timers.election_min
     }
 
-    /// Asks several nodes at once, and gives the answers that came in time.
-    async fn ask(&self, nodes: &BTreeSet<u64>, request: &Request, class: Class) -> Vec<(u64, Answer)> {
+    /// Asks several nodes at once; gives their answers as they come, none for those that do not.
+    fn ask<'a>(
+        &'a self,
+        nodes: &'a BTreeSet<u64>,
+        request: &'a Request,
+        class: Class,
+    ) -> BoxStream<'a, (u64, Option<Answer>)> {
         let limit = self.caller.config.timers.election_min / 2;
-        let asked = nodes.iter().map(|node| async move {
-            let call = self.caller.call(*node, request, class, limit);
-            let answer = timeout(limit, call).await.ok()?.ok()?;
-            Some((*node, answer))
-        });
-        join_all(asked).await.into_iter().flatten().collect()
+        let asked: FuturesUnordered<_> = nodes
+            .iter()
+            .map(|node| async move {
+                let call = self.caller.call(*node, request, class, limit);
+                (*node, timeout(limit, call).await.ok().and_then(Result::ok))
+            })
+            .collect();
+        asked.boxed()
     }
 
     /// In the background, unless a change is under way.

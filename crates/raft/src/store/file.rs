@@ -12,7 +12,10 @@ use openraft::{AnyError, StorageIOError};
 use redb::{BackendError, Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 use tokio::sync::oneshot;
 
-use crate::{engine::StorageError, error::StoreError};
+use crate::{
+    engine::StorageError,
+    error::{StoreError, chain_text},
+};
 
 /// redb's cache for each file (its default is 1 GiB).
 const CACHE_BYTES: usize = 4 << 20;
@@ -157,7 +160,7 @@ pub(crate) fn failed(
     StoreError { attempt, path: path.to_owned(), source: source.into() }
 }
 
-/// The same, in the way that openraft passes on.
+/// The same, in the way that openraft passes on: it keeps only the text.
 pub(crate) fn fatal(error: &StoreError) -> StorageError {
-    StorageIOError::write(AnyError::new(error)).into()
+    StorageIOError::write(AnyError::error(chain_text(error))).into()
 }

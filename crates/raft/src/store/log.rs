@@ -25,7 +25,7 @@ use super::file::{File, failed, fatal};
 use crate::{
     config::{APPEND_BYTES, Config},
     engine::{Entry, LogId, StorageError, Types, Vote},
-    error::{OpenError, StoreError},
+    error::{OpenError, StoreError, chain_text},
     wire::{self, Position},
 };
 
@@ -80,7 +80,7 @@ impl LogStore {
                 if found.is_none() {
                     meta.insert("incarnation", &*codec::encode(&wanted))?;
                 }
-                let position = |key| get::<Position>(&meta, key).map(|at| at.map(LogId::from));
+                let position = |key| get::<Option<Position>>(&meta, key).map(|at| at.flatten().map(LogId::from));
                 let purged = position("purged")?;
                 let last = match transaction.open_table(ENTRIES)?.last()? {
                     Some((_, entry)) => Some(decode::<wire::Entry>(entry.value())?.into()).map(|e: Entry| e.log_id),
@@ -124,15 +124,14 @@ impl LogStore {
 
     /// Entries of `[start, end)` that are there; stops after about `bytes_max`, but not before the first.
     async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        let mut found = Vec::new();
-        let mut bytes = 0;
+        let (mut found, mut bytes, mut is_full) = (Vec::new(), 0, false);
         let tail_start = {
             let view = self.0.view.lock();
             view.tail.keys().next().copied().unwrap_or_else(|| view.last.next_index())
         };
         if start < tail_start.min(end) {
             let stop = end.min(tail_start);
-            (found, bytes) = self
+            (found, bytes, is_full) = self
                 .0
                 .file
                 .read("read entries of", move |transaction| {
@@ -141,22 +140,18 @@ impl LogStore {
                     for row in table.range(start..stop)? {
                         let (_, entry) = row?;
                         if !found.is_empty() && bytes + entry.value().len() > bytes_max {
-                            break;
+                            return Ok((found, bytes, true));
                         }
                         bytes += entry.value().len();
                         found.push(Entry::from(decode::<wire::Entry>(entry.value())?));
                     }
-                    Ok((found, bytes))
+                    Ok((found, bytes, false))
                 })
                 .await
                 .map_err(|error| fatal(&error))?;
-            let got = found.last().map_or(start, |entry: &Entry| entry.log_id.index + 1);
-            if got < stop {
-                return Ok(found);
-            }
         }
         let from = start.max(tail_start);
-        if from < end {
+        if from < end && !is_full {
             let view = self.0.view.lock();
             for (entry, size) in view.tail.range(from..end).map(|(_, held)| held) {
                 if !found.is_empty() && bytes + size > bytes_max {
@@ -218,7 +213,7 @@ impl LogStore {
     async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
         let written = self.write_entries(rows, committed, Durability::Immediate).await;
         self.trim();
-        callback.log_io_completed(written.map_err(std::io::Error::other));
+        callback.log_io_completed(written.map_err(|error| std::io::Error::other(chain_text(&error))));
     }
 
     /// The planted bug: says "on the disk" before it is. The simulation must notice.
@@ -226,7 +221,7 @@ impl LogStore {
     async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
         let written = self.write_entries(rows, committed, Durability::None).await;
         self.trim();
-        callback.log_io_completed(written.map_err(std::io::Error::other));
+        callback.log_io_completed(written.map_err(|error| std::io::Error::other(chain_text(&error))));
         let file = self.0.file.clone();
         let late = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
         drop(<crate::runtime::Runtime as openraft::AsyncRuntime>::spawn(late));

@@ -1,0 +1,176 @@
+//! The stores under openraft's own test suite, and under crashes.
+
+use std::{path::PathBuf, sync::Arc};
+
+use insula_env::{Clock, Disk, Rng, memory::MemoryDisk};
+use insula_types::{Incarnation, NodeId};
+use openraft::{
+    RaftLogReader,
+    storage::{RaftLogStorage, RaftLogStorageExt},
+    testing::{StoreBuilder, Suite},
+};
+use tokio::sync::watch;
+
+use super::*;
+use crate::{
+    config::{Config, GroupId},
+    engine::{Batch, Entry, LogId, StorageError, Types, Vote},
+    machine::{Applied, LoadError, Row, StateMachine, UnknownCommand},
+    wire::Position,
+};
+
+/// Keeps each command as a row under its own bytes.
+#[derive(Default)]
+struct Keeper;
+
+impl StateMachine for Keeper {
+    fn apply(&mut self, command: &[u8]) -> Result<Applied, UnknownCommand> {
+        Ok(Applied { reply: Vec::new(), rows: vec![Row { key: command.to_vec(), value: Some(Vec::new()) }] })
+    }
+    fn load(&mut self, _rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError> {
+        Ok(())
+    }
+}
+
+fn config() -> Config {
+    Config::new(NodeId::new(1), GroupId(1), Incarnation(1), PathBuf::from("group"))
+}
+
+fn memory() -> MemoryDisk {
+    MemoryDisk::new(Clock::real(), Rng::from_seed(1))
+}
+
+async fn log(disk: &MemoryDisk) -> LogStore {
+    let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    // The suite purges a log without applying it: let the state seem to be on disk.
+    let (_, durable) = watch::channel(Some(Position { term: u64::MAX, index: u64::MAX }));
+    LogStore::open(&disk, &config(), durable).await.expect("open the log")
+}
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, RowStore<Keeper>> for Builder {
+    async fn build(&self) -> Result<((), LogStore, RowStore<Keeper>), StorageError> {
+        let disk = memory();
+        let log = log(&disk).await;
+        let (durable, _) = watch::channel(None);
+        let disk = Arc::new(disk) as Arc<dyn Disk>;
+        let rows = RowStore::open(&disk, &config(), Keeper, durable).await.expect("open the state");
+        Ok(((), log, rows))
+    }
+}
+
+#[test]
+fn the_suite_of_openraft_passes() {
+    Suite::test_all(Builder).expect("conforms");
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let batch = Batch::new(Arc::from([bytes::Bytes::from(vec![index as u8; 700])]));
+    Entry { log_id: LogId::from(Position { term, index }), payload: openraft::EntryPayload::Normal(batch) }
+}
+
+async fn ids(log: &LogStore) -> Vec<(u64, u64)> {
+    let entries = log.clone().try_get_log_entries(..).await.expect("read");
+    entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
+}
+
+#[tokio::test]
+async fn a_power_loss_leaves_what_was_confirmed_and_no_gap() {
+    for seed in 0..40 {
+        let disk = memory();
+        let mut store = log(&disk).await;
+        store.save_vote(&Vote::new(3, 1)).await.expect("vote");
+        let confirmed = seed % 7 + 1;
+        for index in 1..=confirmed {
+            store.blocking_append([entry(1, index)]).await.expect("append");
+        }
+        // One more append, which the power loss overtakes: at its first sync, or at the second.
+        let late = store.clone();
+        let cut = disk.clone();
+        disk.set_delay(std::time::Duration::from_millis(1), std::time::Duration::from_millis(2));
+        let append = async move {
+            let mut late = late;
+            late.blocking_append([entry(1, confirmed + 1)]).await
+        };
+        tokio::select! {
+            biased;
+            _ = append => {}
+            () = insula_env::clock::sleep(std::time::Duration::from_micros(seed * 60)) => {}
+        }
+        cut.lose_power(seed);
+        drop(store);
+        disk.set_delay(std::time::Duration::ZERO, std::time::Duration::ZERO);
+        let mut store = log(&disk).await;
+        let found = ids(&store).await;
+        let expected: Vec<(u64, u64)> = (1..=confirmed + 1).map(|index| (1, index)).collect();
+        assert!(found == expected || found == expected[..expected.len() - 1], "seed {seed}: {found:?} of {expected:?}");
+        assert_eq!(store.read_vote().await.expect("read"), Some(Vote::new(3, 1)));
+        store.blocking_append([entry(2, confirmed + 2)]).await.expect("goes on");
+    }
+}
+
+#[tokio::test]
+async fn truncation_and_purge_outlive_a_power_loss() {
+    let disk = memory();
+    let mut store = log(&disk).await;
+    store.blocking_append((1..=9).map(|index| entry(1, index))).await.expect("append");
+    store.truncate(LogId::from(Position { term: 1, index: 7 })).await.expect("truncate");
+    store.purge(LogId::from(Position { term: 1, index: 3 })).await.expect("purge");
+    store.blocking_append([entry(2, 7)]).await.expect("append");
+    let expected = [(1, 4), (1, 5), (1, 6), (2, 7)];
+    assert_eq!(ids(&store).await, expected);
+    disk.lose_power(1);
+    drop(store);
+    let mut store = log(&disk).await;
+    assert_eq!(ids(&store).await, expected);
+    let state = store.get_log_state().await.expect("read");
+    assert_eq!(state.last_purged_log_id, Some(LogId::from(Position { term: 1, index: 3 })));
+}
+
+#[tokio::test]
+async fn a_failing_sync_confirms_nothing() {
+    let disk = memory();
+    let mut store = log(&disk).await;
+    disk.fail_syncs(true);
+    store.blocking_append([entry(1, 1)]).await.expect_err("not confirmed");
+    store.save_vote(&Vote::new(1, 1)).await.expect_err("not confirmed");
+}
+
+#[tokio::test]
+async fn messages_to_followers_are_bounded_and_never_empty() {
+    let disk = memory();
+    let mut store = log(&disk).await;
+    let large = |index| {
+        let batch = Batch::new(Arc::from([bytes::Bytes::from(vec![1; 400 << 10])]));
+        Entry { log_id: LogId::from(Position { term: 1, index }), payload: openraft::EntryPayload::Normal(batch) }
+    };
+    // More than memory keeps, so that old ones come from the file.
+    for index in 1..=20 {
+        store.blocking_append([large(index)]).await.expect("append");
+    }
+    let mut next = 1;
+    while next <= 20 {
+        let some = store.limited_get_log_entries(next, 21).await.expect("read");
+        assert_eq!(some.len(), 1, "one of these fills a message");
+        assert_eq!(some[0].log_id.index, next);
+        next += 1;
+    }
+    assert_eq!(ids(&store).await.len(), 20);
+}
+
+#[tokio::test]
+async fn the_log_is_not_dropped_before_the_state_is_on_disk() {
+    let disk = memory();
+    let (durable, is_durable) = watch::channel(None);
+    let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    let mut store = LogStore::open(&opener, &config(), is_durable).await.expect("open");
+    store.blocking_append((1..=5).map(|index| entry(1, index))).await.expect("append");
+    let upto = Position { term: 1, index: 4 };
+    let purge = store.purge(LogId::from(upto));
+    assert!(futures::FutureExt::now_or_never(purge).is_none(), "waits");
+    assert_eq!(ids(&store).await.len(), 5);
+    durable.send_replace(Some(upto));
+    store.purge(LogId::from(upto)).await.expect("purge");
+    assert_eq!(ids(&store).await, [(1, 5)]);
+}

@@ -1,0 +1,286 @@
+//! Three nodes and more in one process: elections, losses, cuts, late comers, restarts. Time is virtual.
+
+mod support;
+
+use std::time::Duration;
+
+use insula_env::{Clock, clock::sleep};
+use insula_raft::{Config, GroupState, MembershipError, ProposeError, ReadError};
+use insula_types::NodeId;
+use support::{Cluster, LIMIT};
+
+const SHORT: Duration = Duration::from_secs(1);
+
+fn usual(_: &mut Config) {}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_node_starts_once_and_comes_back() {
+    let mut cluster = Cluster::start(1, usual).await;
+    cluster.write("a=1").await;
+    cluster.nodes[&1].group.initialize_single().await.expect("again changes nothing");
+    cluster.restart(1).await;
+    cluster.sees(1, "a", "1").await;
+    cluster.write("a=2").await;
+    let group = &cluster.nodes[&1].group;
+    let reply = group.propose(b"a=3".to_vec(), SHORT).await.expect("proposed");
+    assert_eq!(reply, b"2", "each command has its own reply");
+    let too_large = group.propose(vec![b'x'; 2 << 20], SHORT).await;
+    assert!(matches!(too_large, Err(ProposeError::TooLarge { .. })));
+    assert_eq!(group.remove(NodeId::new(1), SHORT).await, Err(MembershipError::LastVoter { node: NodeId::new(1) }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_leader_is_replaced_within_the_budget() {
+    let mut cluster = Cluster::start(3, usual).await;
+    let mut outages = Vec::new();
+    for round in 0..10 {
+        cluster.write(&format!("before={round}")).await;
+        let leader = cluster.leader().await;
+        let start = Clock::real().now();
+        let disk = cluster.kill(leader);
+        cluster.write(&format!("after={round}")).await;
+        outages.push(Clock::real().now() - start);
+        cluster.open(leader, disk).await;
+        cluster.sees(leader, "after", &round.to_string()).await;
+    }
+    outages.sort();
+    assert!(outages[8] <= Duration::from_millis(1000), "p90 of leader loss to next write: {outages:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_was_cut_off_disturbs_nobody_when_it_comes_back() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let cut = if leader == 3 { 2 } else { 3 };
+    cluster.wires.isolate(cut, &[1, 2, 3]);
+    sleep(Duration::from_secs(8)).await;
+    cluster.write("while=cut").await;
+    let term = cluster.nodes[&leader].group.metrics().term;
+    assert_eq!(cluster.nodes[&cut].group.leadership().borrow().leader, None, "it knows that it hears nobody");
+    cluster.wires.heal();
+    for count in 0..100 {
+        assert_eq!(cluster.write(&format!("healed={count}")).await, 0);
+        sleep(Duration::from_millis(10)).await;
+    }
+    cluster.sees(cut, "healed", "99").await;
+    assert_eq!(cluster.nodes[&leader].group.metrics().term, term);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_alone_confirms_nothing_and_gives_way() {
+    let cluster = Cluster::start(3, usual).await;
+    let old = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    cluster.wires.isolate(old, &others);
+    let group = &cluster.nodes[&old].group;
+    assert_eq!(group.propose(b"lost=1".to_vec(), SHORT).await, Err(ProposeError::Unknown));
+    assert_eq!(group.read_index(SHORT).await, Err(ReadError::NoQuorum));
+    let new = cluster.leader_among(&others).await;
+    assert!(!group.leadership().borrow().is_me);
+    let group = &cluster.nodes[&new].group;
+    group.propose(b"kept=1".to_vec(), SHORT).await.expect("the majority goes on");
+    cluster.wires.heal();
+    cluster.sees(old, "kept", "1").await;
+    let index = cluster.nodes[&new].group.read_index(SHORT).await.expect("confirmed");
+    cluster.nodes[&old].group.wait_applied(index, SHORT).await.expect("caught up");
+    let refused = cluster.nodes[&old].group.propose(b"x=1".to_vec(), SHORT).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader { leader: Some(NodeId::new(new)) }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_not_heard_falls_silent_so_that_another_can_lead() {
+    let cluster = Cluster::start(3, usual).await;
+    let old = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    for other in &others {
+        // Its heartbeats arrive, the answers do not.
+        cluster.wires.cut(*other, old);
+    }
+    let new = cluster.leader_among(&others).await;
+    cluster.nodes[&new].group.propose(b"a=1".to_vec(), SHORT).await.expect("the majority goes on");
+    cluster.wires.heal();
+    cluster.sees(old, "a", "1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_node_gets_a_snapshot_and_votes() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.snapshot_every = 50;
+        config.entries_kept = 5;
+    })
+    .await;
+    let large = "v".repeat(20_000);
+    for count in 0..200 {
+        cluster.write(&format!("k{count}={large}{count}")).await;
+    }
+    let leader = cluster.leader().await;
+    assert!(cluster.nodes[&leader].group.metrics().purged.is_some_and(|index| index > 50), "the log was dropped");
+    cluster.add(4).await;
+    let group = cluster.nodes[&leader].group.clone();
+    group.add_voter(NodeId::new(4), LIMIT).await.expect("added");
+    group.add_voter(NodeId::new(4), LIMIT).await.expect("again changes nothing");
+    cluster.sees(4, "k0", &format!("{large}0")).await;
+    cluster.sees(4, "k199", &format!("{large}199")).await;
+    assert_eq!(cluster.nodes[&4].group.voters().len(), 4);
+    cluster.restart(4).await;
+    cluster.write("after=restart").await;
+    cluster.sees(4, "after", "restart").await;
+    cluster.sees(4, "k7", &format!("{large}7")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn voters_are_removed_the_leader_too() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let group = &cluster.nodes[&leader].group;
+    let refused = cluster.nodes[&others[0]].group.remove(NodeId::new(leader), SHORT).await;
+    assert_eq!(refused, Err(MembershipError::NotLeader { leader: Some(NodeId::new(leader)) }));
+    group.remove(NodeId::new(leader), SHORT).await.expect("removed");
+    let new = cluster.leader_among(&others).await;
+    cluster.nodes[&new].group.propose(b"a=1".to_vec(), SHORT).await.expect("goes on");
+    assert!(!cluster.nodes[&new].group.voters().contains(&NodeId::new(leader)));
+    cluster.nodes[&new].group.remove(NodeId::new(leader), SHORT).await.expect("again changes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_nodes_lose_power_under_load_and_keep_what_was_confirmed() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.snapshot_every = 20;
+        config.entries_kept = 5;
+    })
+    .await;
+    for round in 0..8 {
+        for count in 0..15 {
+            cluster.write(&format!("k{count}={round}")).await;
+        }
+        let leader = cluster.leader().await;
+        let group = cluster.nodes[&leader].group.clone();
+        // Something is under way when the power goes.
+        let pending = group.propose(format!("pending={round}").into_bytes(), SHORT);
+        insula_env::clock::timeout(Duration::from_millis(round), pending).await.ok();
+        let disks: Vec<_> = (1..=3).map(|id| (id, cluster.kill(id))).collect();
+        for (id, disk) in disks {
+            cluster.open(id, disk).await;
+        }
+        cluster.write("back=up").await;
+        for id in 1..=3 {
+            cluster.sees(id, "back", "up").await;
+            for count in 0..15 {
+                cluster.sees(id, &format!("k{count}"), &round.to_string()).await;
+            }
+        }
+        cluster.write("back=down").await;
+        for id in 1..=3 {
+            cluster.sees(id, "back", "down").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_commands_share_few_syncs() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let node = &cluster.nodes[&leader];
+    let before = node.disk.syncs();
+    let writes = (0..1000).map(|count| {
+        let group = node.group.clone();
+        async move { group.propose(format!("k{count}={count}").into_bytes(), LIMIT).await }
+    });
+    for reply in futures::future::join_all(writes).await {
+        reply.expect("committed");
+    }
+    let syncs = node.disk.syncs() - before;
+    assert!(syncs < 60, "1000 commands took {syncs} syncs");
+    assert_eq!(node.notes.0.lock().len(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_sync_stops_the_group_and_nothing_else() {
+    let mut cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[&leader].disk.fail_syncs(true);
+    let group = cluster.nodes[&leader].group.clone();
+    let outcome = group.propose(b"a=1".to_vec(), SHORT).await;
+    assert!(matches!(outcome, Err(ProposeError::Unknown | ProposeError::Stopped)), "{outcome:?}");
+    let mut state = group.state();
+    let failed = state.wait_for(|state| *state != GroupState::Running).await.expect("told").clone();
+    assert!(matches!(&failed, GroupState::Failed { why } if why.contains("sync failed")), "{failed:?}");
+    assert_eq!(group.propose(b"a=1".to_vec(), SHORT).await, Err(ProposeError::Stopped));
+    cluster.write("b=1").await;
+    cluster.restart(leader).await;
+    cluster.sees(leader, "b", "1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_command_stops_the_group_and_says_so() {
+    let cluster = Cluster::start(1, usual).await;
+    let group = &cluster.nodes[&1].group;
+    assert_eq!(group.propose(b"!".to_vec(), SHORT).await, Err(ProposeError::Unknown));
+    let mut state = group.state();
+    let failed = state.wait_for(|state| *state != GroupState::Running).await.expect("told").clone();
+    assert!(matches!(&failed, GroupState::Failed { why } if why.contains("older than the leader")), "{failed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_and_noise_are_refused() {
+    let cluster = Cluster::start(3, |config| config.admit = std::sync::Arc::new(|_| false)).await;
+    let noise = cluster.wires.ask(2, 1, b"noise".as_slice().into()).await;
+    assert!(String::from_utf8_lossy(&noise).contains("Malformed"));
+    // A well-formed ping of another incarnation, and one of a node that is no member.
+    let ping = |incarnation: u64| {
+        #[derive(serde::Serialize)]
+        struct Frame {
+            incarnation: u64,
+            body: &'static str,
+        }
+        insula_types::codec::encode(&Frame { incarnation, body: "Ping" })
+    };
+    let answer = cluster.wires.ask(2, 1, ping(9).into()).await;
+    assert!(String::from_utf8_lossy(&answer).contains("OtherIncarnation"));
+    let answer = cluster.wires.ask(9, 1, ping(1).into()).await;
+    assert!(String::from_utf8_lossy(&answer).contains("NotAMember"));
+    let answer = cluster.wires.ask(2, 1, ping(1).into()).await;
+    assert!(String::from_utf8_lossy(&answer).contains("Pong"));
+}
+
+#[tokio::test]
+async fn a_group_on_a_real_disk_closes_its_files() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for round in 1..=3 {
+        let mut config = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(1), directory.path());
+        config.snapshot_every = 2;
+        let notes = support::Notes::default();
+        let wires = std::sync::Arc::new(NoWires);
+        let env = insula_env::Env::real("test");
+        let group = insula_raft::Group::open(config, env, wires, notes.clone()).await.expect("open");
+        group.initialize_single().await.expect("initialize");
+        let mut leadership = group.leadership();
+        let is_led = leadership.wait_for(|leadership| leadership.is_me);
+        insula_env::clock::timeout(LIMIT, is_led).await.expect("in time").expect("leads");
+        group.propose(format!("k{round}=v").into_bytes(), LIMIT).await.expect("committed");
+        assert_eq!(notes.0.lock().len(), round);
+        group.shutdown().await;
+        assert_eq!(*group.state().borrow(), GroupState::Stopped);
+    }
+    let other = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(2), directory.path());
+    let env = insula_env::Env::real("test");
+    let refused = insula_raft::Group::open(other, env, std::sync::Arc::new(NoWires), support::Notes::default()).await;
+    assert!(matches!(refused, Err(insula_raft::OpenError::OtherIncarnation { .. })), "{refused:?}");
+}
+
+struct NoWires;
+
+#[async_trait::async_trait]
+impl insula_raft::Transport for NoWires {
+    async fn send(
+        &self,
+        target: NodeId,
+        _group: insula_raft::GroupId,
+        _message: bytes::Bytes,
+        _class: insula_raft::Class,
+        _limit: Duration,
+    ) -> Result<bytes::Bytes, insula_raft::TransportError> {
+        Err(insula_raft::TransportError::Late { target })
+    }
+}
