@@ -1,0 +1,204 @@
+//! One instance as the agent follows it.
+//!
+//! ```text
+//!            ┌─────────────── back-off ────────────────┐
+//!            ▼                                         │
+//! Idle ─► pulling ─► starting ─► Running ─────────► Ended ─► removing ─► Gone
+//!                                   └─► Stopping ──┘
+//! ```
+//! The lower-case ones are [`Job`]s: the runtime is at work, and nothing else is begun for this instance meanwhile.
+
+use std::time::Duration;
+
+use insula_container::Running;
+use insula_env::{Rng, clock::Instant};
+use insula_types::{Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, ServiceSpec};
+
+use crate::backoff::Backoff;
+
+/// A run that lasts so long was no crash loop: the next back-off begins anew.
+const STEADY_AFTER: Duration = Duration::from_secs(60);
+
+/// What the runtime is asked to do with an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Job {
+    Pull,
+    Start,
+    Remove,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Nothing of it is on this node. Not to be started before `until`.
+    Idle { until: Instant },
+    /// The runtime works on it.
+    Busy(Job),
+    /// It runs.
+    Running(Box<Run>),
+    /// The runtime is stopping it.
+    Stopping(Box<Run>),
+    /// It does not run; its remains are to be removed, not before `until`.
+    Ended { until: Instant },
+    /// It has been taken away and is not wanted again.
+    Gone,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub running: Running,
+    /// When this agent first saw it run.
+    pub since: Instant,
+    /// When the next readiness check is due; none while one is under way, or when there is no check.
+    pub probe_at: Option<Instant>,
+    /// Failed checks in a row.
+    pub failures: u32,
+    pub is_ready: bool,
+    pub has_been_ready: bool,
+    /// Whether a check has come back in this run.
+    pub is_probed: bool,
+    /// Not to be stopped again before: the last try failed.
+    pub stop_after: Option<Instant>,
+    /// It did not get ready in time.
+    pub is_condemned: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// None: it is on this node and nobody wants it here.
+    pub placement: Option<Placement>,
+    pub state: State,
+    /// Number of the event that last changed `state`; an older look at the runtime says nothing about it.
+    pub changed: u64,
+    pub backoff: Backoff,
+    /// Not to be started before: the back-off after its last end.
+    pub start_after: Instant,
+    pub restarts: u32,
+    /// It has run here and ended, as far as this agent saw.
+    pub has_run: bool,
+    /// Its image was made present for the start that comes now.
+    pub is_pulled: bool,
+    /// The region does not know it any more; dropped once it is taken away.
+    pub is_forgotten: bool,
+    pub was_ready: bool,
+    pub message: String,
+    phase: Phase,
+    since_ms: u64,
+}
+
+impl Instance {
+    pub(crate) fn new(placement: Option<Placement>, state: State, now: Instant, now_ms: u64) -> Self {
+        Self {
+            placement,
+            state,
+            changed: 0,
+            backoff: Backoff::default(),
+            start_after: now,
+            restarts: 0,
+            has_run: false,
+            is_pulled: false,
+            is_forgotten: false,
+            was_ready: false,
+            message: String::new(),
+            phase: Phase::Pending,
+            since_ms: now_ms,
+        }
+    }
+
+    /// Whether it shall run: started when it does not, started again when it ends.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.placement.as_ref().is_some_and(|placement| placement.desired == Desired::Run)
+    }
+
+    /// Whether it shall not run. One that drains is neither wanted nor unwanted: it goes on while it can.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        self.placement.as_ref().is_none_or(|placement| placement.desired == Desired::Stop)
+    }
+
+    pub(crate) fn spec(&self) -> Option<&ServiceSpec> {
+        self.placement.as_ref().map(|placement| &placement.spec)
+    }
+
+    pub(crate) fn health(&self) -> Option<&HealthSpec> {
+        self.spec().and_then(|spec| spec.health.as_ref())
+    }
+
+    /// It runs, from now or as it was found.
+    pub(crate) fn run(&mut self, running: Running, now: Instant) -> State {
+        let has_check = self.health().is_some();
+        self.was_ready |= !has_check;
+        State::Running(Box::new(Run {
+            running,
+            since: now,
+            probe_at: has_check.then_some(now),
+            failures: 0,
+            is_ready: !has_check,
+            has_been_ready: !has_check,
+            is_probed: !has_check,
+            stop_after: None,
+            is_condemned: false,
+        }))
+    }
+
+    /// It does not run any more, for that reason. Started again after the back-off, if it is still wanted then.
+    pub(crate) fn end(&mut self, why: Option<String>, now: Instant, rng: &Rng) {
+        if let State::Running(run) | State::Stopping(run) = &self.state
+            && now - run.since >= STEADY_AFTER
+        {
+            self.backoff.reset();
+        }
+        if let Some(why) = why {
+            self.message = why;
+        }
+        self.has_run = true;
+        self.start_after = now + self.backoff.fail(rng);
+        self.state = State::Ended { until: now };
+    }
+
+    /// Whether nothing of it is left to follow.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.state, State::Gone) && (self.placement.is_none() || self.is_forgotten)
+    }
+
+    fn phase_now(&self) -> Phase {
+        match &self.state {
+            State::Idle { .. } if self.message.is_empty() => Phase::Pending,
+            State::Busy(Job::Pull) => Phase::Pulling,
+            State::Busy(Job::Start) => Phase::Starting,
+            State::Running(_) | State::Stopping(_) => Phase::Running,
+            State::Gone => Phase::Stopped,
+            State::Idle { .. } | State::Ended { .. } | State::Busy(Job::Remove) => Phase::Backoff,
+        }
+    }
+
+    /// To be called after every change: notes since when the phase is what it is.
+    pub(crate) fn settle(&mut self, now_ms: u64) {
+        let phase = self.phase_now();
+        if phase != self.phase {
+            self.phase = phase;
+            self.since_ms = now_ms;
+        }
+    }
+
+    /// How it is, for the region; none while that is not known: nobody asks for it, or it was just taken over and has
+    /// not been checked yet, in which case what was said of it before still holds.
+    pub(crate) fn status(&self, node: NodeId) -> Option<InstanceStatus> {
+        let placement = self.placement.as_ref().filter(|_| !self.is_forgotten)?;
+        let (endpoints, is_ready) = match &self.state {
+            State::Running(run) if !run.is_probed => return None,
+            State::Running(run) => (run.running.endpoints.clone(), run.is_ready),
+            _ => Default::default(),
+        };
+        Some(InstanceStatus {
+            instance: placement.instance,
+            node,
+            phase: self.phase,
+            is_ready,
+            was_ready: self.was_ready,
+            endpoints,
+            restarts: self.restarts,
+            message: self.message.clone(),
+            since_ms: self.since_ms,
+        })
+    }
+}

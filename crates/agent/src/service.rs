@@ -1,0 +1,305 @@
+//! The shell around the core: feeds it what happens, does what it says, keeps the list of placements on disk.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use insula_container::{ImageRef, InstanceConfig, NodeLabels, Runtime};
+use insula_env::{Env, clock};
+use insula_state::{RegionState, Store};
+use insula_types::{InstanceId, NodeId, Placement, StopSpec};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    Action, Core, Event, Prober, Reporter, kept,
+    renew::changed,
+    report::{self, Statuses},
+};
+
+/// How long a pull may take: a large image on a slow line. After that it begins anew, keeping what is there.
+const PULL_LIMIT: Duration = Duration::from_secs(900);
+/// How long a start, a removal or a look may take. They are local; longer means that something hangs.
+const LOCAL_LIMIT: Duration = Duration::from_secs(60);
+/// What a stop may take beyond its grace.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// How long one question to the quorum may take before it is asked again.
+const LEARN_LIMIT: Duration = Duration::from_secs(2);
+/// Wait between two questions to the quorum, and between two tries to write the list.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// What the agent works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// This node.
+    pub node: NodeId,
+    /// As instances are told.
+    pub labels: NodeLabels,
+    /// The list of placements on disk, `agent/placements` in the data directory.
+    pub path: PathBuf,
+    /// The region.
+    pub region: Store<RegionState>,
+    /// Runs instances.
+    pub runtime: Arc<dyn Runtime>,
+    /// Checks readiness.
+    pub prober: Arc<dyn Prober>,
+    /// Takes reports.
+    pub reporter: Arc<dyn Reporter>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("node", &self.node).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The running agent. It stops with its task group; instances go on.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    statuses: watch::Receiver<Statuses>,
+}
+
+impl Agent {
+    /// Starts the agent in `env`'s task group.
+    pub fn start(env: &Env, parts: Parts) -> Self {
+        let (shown, statuses) = watch::channel(Statuses::new());
+        report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
+        let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
+        let shown = Arc::new(shown);
+        env.tasks.supervise("agent", move || {
+            let shell = Shell { env: env_of_run.clone(), parts: parts.clone(), shown: Arc::clone(&shown) };
+            shell.run()
+        });
+        Self { statuses }
+    }
+
+    /// What this node sees of its instances, whether or not the region is reachable.
+    pub const fn statuses(&self) -> &watch::Receiver<Statuses> {
+        &self.statuses
+    }
+}
+
+struct Shell {
+    env: Env,
+    parts: Parts,
+    shown: Arc<watch::Sender<Statuses>>,
+}
+
+/// What a job of the shell ends with.
+enum Done {
+    Event(Event),
+    /// The local copy of the region is as new as the quorum.
+    Learned,
+    Written(Vec<Placement>, std::io::Result<()>),
+}
+
+type Jobs = FuturesUnordered<BoxFuture<'static, Done>>;
+
+impl Shell {
+    async fn run(self) {
+        let mut core = Core::new(self.parts.node, self.env.rng.fork(), self.env.clock.now());
+        let mut jobs = Jobs::new();
+        let mut list = List::default();
+        let mut is_learned = false;
+        let mut revision = self.parts.region.replica().changed();
+        let mut ended = self.parts.runtime.ended();
+        let kept = kept::load(&*self.env.disk, &self.parts.path);
+        list.written = Some(kept.clone());
+        self.step(&mut core, &jobs, Event::Kept(kept));
+        jobs.push(self.learn());
+        loop {
+            let wake = core.next_wake(self.env.clock.now());
+            let event = tokio::select! {
+                Some(done) = jobs.next(), if !jobs.is_empty() => match done {
+                    Done::Event(event) => event,
+                    Done::Learned => {
+                        is_learned = true;
+                        self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
+                    }
+                    Done::Written(placements, result) => {
+                        list.note(placements, result);
+                        Event::Tick
+                    }
+                },
+                () = changed(&mut revision), if is_learned => {
+                    revision.mark_unchanged();
+                    self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
+                }
+                () = changed(&mut ended) => {
+                    ended.mark_unchanged();
+                    Event::Ended
+                }
+                () = clock::sleep_until(wake) => Event::Tick,
+            };
+            self.step(&mut core, &jobs, event);
+            if let Some(placements) = list.next() {
+                jobs.push(self.write(placements));
+            }
+        }
+    }
+
+    fn step(&self, core: &mut Core, jobs: &Jobs, event: Event) {
+        let now = self.env.clock.now();
+        for action in core.step(now, self.env.clock.wall_ms(), event) {
+            jobs.push(self.act(action));
+        }
+        let statuses = core.statuses();
+        self.shown.send_if_modified(|shown| {
+            let is_new = *shown != statuses;
+            *shown = statuses;
+            is_new
+        });
+    }
+
+    /// This node's placements, when they are not those that were assigned before.
+    fn assigned(&self, list: &mut List) -> Option<Vec<Placement>> {
+        let node = self.parts.node;
+        let placements = self.parts.region.read(|state| {
+            // A copy that does not even know this node says nothing about what it shall run (rule R2).
+            state.nodes.contains(&node).then(|| state.placements_of(node).cloned().collect::<Vec<_>>())
+        })?;
+        if list.wanted.as_ref() == Some(&placements) {
+            return None;
+        }
+        list.wanted = Some(placements.clone());
+        Some(placements)
+    }
+
+    /// Waits until the local copy of the region is as new as the quorum.
+    fn learn(&self) -> BoxFuture<'static, Done> {
+        let (region, rng) = (self.parts.region.clone(), self.env.rng.clone());
+        async move {
+            let mut is_told = false;
+            while let Err(error) = region.read_linearizable(LEARN_LIMIT, |_| ()).await {
+                if !is_told {
+                    info!(error = %crate::chain(&error), "no quorum to learn from yet, trying on");
+                    is_told = true;
+                }
+                clock::sleep(rng.jitter(RETRY_WAIT)).await;
+            }
+            Done::Learned
+        }
+        .boxed()
+    }
+
+    fn write(&self, placements: Vec<Placement>) -> BoxFuture<'static, Done> {
+        let (env, path) = (self.env.clone(), self.parts.path.clone());
+        async move {
+            let bytes = kept::encode(&placements);
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let disk = Arc::clone(&env.disk);
+            let job = move || drop(tell.send(disk.write_atomic(&path, &bytes)));
+            env.disk.run(Box::new(job)).await;
+            let gone = |_| Err(std::io::Error::other("the disk job ended without a word"));
+            let result = told.await.unwrap_or_else(gone);
+            if result.is_err() {
+                clock::sleep(env.rng.jitter(RETRY_WAIT)).await;
+            }
+            Done::Written(placements, result)
+        }
+        .boxed()
+    }
+
+    fn act(&self, action: Action) -> BoxFuture<'static, Done> {
+        let (runtime, prober) = (Arc::clone(&self.parts.runtime), Arc::clone(&self.parts.prober));
+        let labels = self.parts.labels.clone();
+        async move {
+            Done::Event(match action {
+                Action::List { at } => {
+                    let list = within(LOCAL_LIMIT, "look at the instances", runtime.list()).await;
+                    if let Err(error) = &list {
+                        warn!(%error, "instances cannot be listed");
+                    }
+                    Event::Observed { at, list }
+                }
+                Action::Pull(placement) => Event::Pulled(placement.instance, pull(&*runtime, &placement).await),
+                Action::Start(placement) => {
+                    let Placement { instance, service, release, spec, .. } = *placement;
+                    info!(%instance, %service, "starting");
+                    let config = InstanceConfig { instance, service, release, spec, node: labels };
+                    let started = within(LOCAL_LIMIT, "start", runtime.start(&config)).await;
+                    tell(instance, "start", &started);
+                    Event::Started(instance, started)
+                }
+                Action::Stop(instance, StopSpec { signal, grace }) => {
+                    info!(%instance, "stopping");
+                    let stopped = within(grace + STOP_MARGIN, "stop", runtime.stop(instance, &signal, grace)).await;
+                    tell(instance, "stop", &stopped);
+                    Event::Stopped(instance, stopped)
+                }
+                Action::Remove(instance) => {
+                    let removed = within(LOCAL_LIMIT, "remove", runtime.remove(instance)).await;
+                    tell(instance, "remove", &removed);
+                    Event::Removed(instance, removed)
+                }
+                Action::Probe(instance, address, health) => Event::Probed(
+                    instance,
+                    match address {
+                        Some(address) => prober.probe(address, &health).await,
+                        None => Err("the service has no port to check".to_owned()),
+                    },
+                ),
+            })
+        }
+        .boxed()
+    }
+}
+
+async fn pull(runtime: &dyn Runtime, placement: &Placement) -> Result<(), String> {
+    let image = placement.spec.image.as_deref().unwrap_or_default();
+    let image: ImageRef = image.parse().map_err(|error: insula_container::Error| crate::chain(&error))?;
+    let pulled = within(PULL_LIMIT, "pull", runtime.ensure_image(&image)).await;
+    tell(placement.instance, "pull", &pulled);
+    pulled.map(|_| ())
+}
+
+/// Bounds a call of the runtime, and puts its error into words.
+async fn within<T>(
+    limit: Duration,
+    attempt: &str,
+    call: impl Future<Output = Result<T, insula_container::Error>>,
+) -> Result<T, String> {
+    match clock::timeout(limit, call).await {
+        Ok(result) => result.map_err(|error| crate::chain(&error)),
+        Err(_) => Err(format!("{attempt}: not done within {limit:?}")),
+    }
+}
+
+fn tell<T>(instance: InstanceId, attempt: &'static str, result: &Result<T, String>) {
+    if let Err(error) = result {
+        warn!(%instance, attempt, %error, "instance's step failed, trying again");
+    }
+}
+
+/// What is on disk, and what should be.
+#[derive(Debug, Default)]
+struct List {
+    wanted: Option<Vec<Placement>>,
+    written: Option<Vec<Placement>>,
+    is_writing: bool,
+    is_failing: bool,
+}
+
+impl List {
+    /// What to write now, if anything.
+    fn next(&mut self) -> Option<Vec<Placement>> {
+        let is_due = !self.is_writing && self.wanted.is_some() && self.wanted != self.written;
+        self.is_writing |= is_due;
+        self.wanted.clone().filter(|_| is_due)
+    }
+
+    fn note(&mut self, placements: Vec<Placement>, result: std::io::Result<()>) {
+        self.is_writing = false;
+        match result {
+            Ok(()) => {
+                self.written = Some(placements);
+                self.is_failing = false;
+            }
+            // What runs matters more than the list: the agent goes on, and tells once.
+            Err(error) if !self.is_failing => {
+                warn!(%error, "the list of placements cannot be written: is the disk full?");
+                self.is_failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
