@@ -88,3 +88,6 @@ impl Catalog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,7 +338,7 @@ impl Shared {
             }
         };
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .handshake(TokioIo::new(stream))
             .await

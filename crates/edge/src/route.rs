@@ -39,6 +39,11 @@ fn normal(text: &str) -> Result<String, HostError> {
     if authority.as_str().contains('@') {
         return Err(HostError::Malformed);
     }
+    // The parser takes any digits for a port.
+    let port = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
+    if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
+        return Err(HostError::Malformed);
+    }
     let name = authority.host().strip_suffix('.').unwrap_or(authority.host()).to_ascii_lowercase();
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     let is_address = |name: &str| {

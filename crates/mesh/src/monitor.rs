@@ -73,6 +73,11 @@ impl Judge {
         }
     }
 
+    /// A new connection was made: what went unanswered on the old one says nothing about it.
+    pub(crate) fn on_open(&mut self) {
+        self.unanswered = 0;
+    }
+
     /// The peer answered.
     pub(crate) fn on_pong(&mut self) -> Option<Health> {
         self.unanswered = 0;
@@ -149,7 +154,10 @@ impl Monitor {
                 biased;
                 done = &mut connecting => {
                     return match done?? {
-                        (stream, Answer::Ok) => Ok(stream),
+                        (stream, Answer::Ok) => {
+                            judge.on_open();
+                            Ok(stream)
+                        }
                         (_, Answer::Refused { code, why }) => {
                             Err(io::Error::new(io::ErrorKind::ConnectionRefused, format!("{code:?}: {why}")))
                         }

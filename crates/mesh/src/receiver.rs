@@ -133,6 +133,3 @@ impl Receiver {
 async fn answer(stream: &mut Stream, answer: &Answer) -> std::io::Result<()> {
     timeout(limits::HEADER, frame::write(stream, answer, limits::HEADER_BYTES)).await?
 }
-
-#[cfg(test)]
-mod tests;

@@ -175,6 +175,16 @@ impl End {
                     let Some((request, answer)) = question else { return Ok(()) };
                     answer.send(call(&mut stream, &request).await?).ok();
                 }
+                // Nothing is expected now, so what can be read is the end of the connection.
+                ready = stream.readable() => {
+                    ready?;
+                    match stream.try_read(&mut [0]) {
+                        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply that nobody asked for")),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 () = sleep(PING_EVERY) => {
                     call(&mut stream, &Request::Ping).await?;
                 }

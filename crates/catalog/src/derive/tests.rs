@@ -1,0 +1,180 @@
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use insula_state::{
+    Domain, RegionState,
+    region::{RegionKey, RegionMeta, RegionObject},
+};
+use insula_types::{
+    Capacity, ClusterId, Desired, DriverKind, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase,
+    Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision, RouteSpec, ServiceRef,
+    ServiceSpec,
+};
+use proptest::prelude::*;
+
+use crate::Catalog;
+
+fn node(number: u64, is_up: bool) -> Node {
+    Node {
+        id: NodeId::new(number),
+        name: format!("n{number}").parse().unwrap(),
+        region: "fra".parse().unwrap(),
+        datacenter: "fra1".parse().unwrap(),
+        address: SocketAddr::from(([10, 0, 0, number as u8], 7443)),
+        capacity: Capacity::default(),
+        version: "0.1.0".to_owned(),
+        health: if is_up { NodeHealth::Up } else { NodeHealth::Down { since_ms: 1 } },
+        is_cordoned: false,
+        joined_ms: 0,
+    }
+}
+
+fn spec(host: &str, path: &str) -> ServiceSpec {
+    ServiceSpec {
+        driver: DriverKind::Container,
+        image: None,
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        resources: Default::default(),
+        ports: vec![PortSpec { name: "http".parse().unwrap(), port: 8080, protocol: Protocol::Http }],
+        routes: vec![RouteSpec { host: host.to_owned(), path: path.to_owned() }],
+        health: None,
+        stop: Default::default(),
+    }
+}
+
+fn placement(number: u64, on: u64, desired: Desired) -> Placement {
+    Placement {
+        instance: InstanceId::new(number),
+        service: ServiceRef::new("shop".parse().unwrap(), "web".parse().unwrap()),
+        node: NodeId::new(on),
+        release: ReleaseNumber(1),
+        spec: spec("shop.example", "/"),
+        desired,
+        reasons: Vec::new(),
+        placed_ms: 0,
+    }
+}
+
+fn status(number: u64, on: u64, is_ready: bool) -> InstanceStatus {
+    InstanceStatus {
+        instance: InstanceId::new(number),
+        node: NodeId::new(on),
+        phase: Phase::Running,
+        is_ready,
+        was_ready: false,
+        endpoints: BTreeMap::from([("http".parse().unwrap(), "10.9.0.1:8080".parse().unwrap())]),
+        restarts: 0,
+        message: String::new(),
+        since_ms: 0,
+    }
+}
+
+fn definition(app: &str, host: &str, path: &str) -> RegionalDefinition {
+    let service = RegionalService { spec: spec(host, path), scale: 1 };
+    RegionalDefinition {
+        app: app.parse().unwrap(),
+        release: ReleaseNumber(1),
+        services: BTreeMap::from([("web".parse().unwrap(), service)]),
+    }
+}
+
+fn state(objects: Vec<(RegionKey, RegionObject)>) -> RegionState {
+    let mut state = RegionState::default();
+    let meta = RegionMeta { cluster: ClusterId::new(1), region: "fra".parse().unwrap(), incarnation: Incarnation(1) };
+    state.absorb(Revision(1), RegionKey::Meta, Some(RegionObject::Meta(meta)));
+    for (key, object) in objects {
+        state.absorb(Revision(1), key, Some(object));
+    }
+    state
+}
+
+fn put_node(number: u64, is_up: bool) -> (RegionKey, RegionObject) {
+    (RegionKey::Node(NodeId::new(number)), RegionObject::Node(node(number, is_up)))
+}
+
+fn put_placement(number: u64, on: u64, desired: Desired) -> (RegionKey, RegionObject) {
+    (RegionKey::Placement(InstanceId::new(number)), RegionObject::Placement(placement(number, on, desired)))
+}
+
+fn put_status(number: u64, on: u64, is_ready: bool) -> (RegionKey, RegionObject) {
+    (RegionKey::Status(InstanceId::new(number)), RegionObject::Status(status(number, on, is_ready)))
+}
+
+fn put_definition(app: &str, host: &str, path: &str) -> (RegionKey, RegionObject) {
+    (RegionKey::Definition(app.parse().unwrap()), RegionObject::Definition(definition(app, host, path)))
+}
+
+#[test]
+fn nothing_before_the_region_is_founded() {
+    assert_eq!(Catalog::derive(&RegionState::default(), Revision(0), NodeId::new(1)), None);
+}
+
+#[test]
+fn each_node_gets_what_its_traffic_needs() {
+    let state = state(vec![
+        put_node(1, true),
+        put_node(2, false),
+        put_definition("shop", "shop.example", "/"),
+        put_placement(11, 1, Desired::Run),
+        put_status(11, 1, true),
+        put_placement(12, 2, Desired::Run),
+        put_status(12, 1, true),
+        put_placement(13, 1, Desired::Drain),
+        put_status(13, 1, true),
+        put_placement(14, 2, Desired::Drain),
+        put_placement(15, 1, Desired::Stop),
+        put_placement(16, 9, Desired::Run),
+    ]);
+    let catalog = Catalog::derive(&state, Revision(7), NodeId::new(1)).unwrap();
+    catalog.check().unwrap();
+    let service = ServiceRef::new("shop".parse().unwrap(), "web".parse().unwrap());
+    let instances = &catalog.services[&service].instances;
+    assert_eq!(instances.keys().map(|id| id.get()).collect::<Vec<_>>(), [11, 12, 13]);
+    let of = |number| &instances[&InstanceId::new(number)];
+    assert!(of(11).is_ready && of(11).was_ready && !of(11).is_draining && of(11).endpoints.len() == 1);
+    assert!(!of(12).is_ready && of(12).endpoints.is_empty(), "the status was written by a node that does not run it");
+    assert!(of(13).is_draining, "own instances that drain are still reached by peers that do not know yet");
+    assert!(!catalog.nodes[&NodeId::new(2)].is_up);
+    assert_eq!(catalog.routes["shop.example"]["/"].service, service);
+
+    let catalog = Catalog::derive(&state, Revision(7), NodeId::new(2)).unwrap();
+    let instances = &catalog.services[&service].instances;
+    assert_eq!(instances.keys().map(|id| id.get()).collect::<Vec<_>>(), [11, 12, 14]);
+    assert!(instances[&InstanceId::new(11)].endpoints.is_empty(), "addresses of another node are of no use");
+}
+
+#[test]
+fn an_object_that_makes_no_sense_harms_only_itself() {
+    let state = state(vec![
+        put_node(1, true),
+        put_definition("bad", "Bad Host", "nopath"),
+        put_definition("good", "good.example", "/"),
+        put_definition("thief", "good.example", "/"),
+    ]);
+    let catalog = Catalog::derive(&state, Revision(7), NodeId::new(1)).unwrap();
+    catalog.check().unwrap();
+    assert_eq!(catalog.routes.len(), 1);
+    assert_eq!(catalog.routes["good.example"]["/"].service.app.as_str(), "good");
+}
+
+proptest! {
+    /// Whatever the state holds, what is derived from it can be used.
+    #[test]
+    fn what_is_derived_passes_the_check(
+        nodes in proptest::collection::vec((1u64..5, any::<bool>()), 0..5),
+        placements in proptest::collection::vec((1u64..20, 1u64..6, 0u8..3), 0..20),
+        statuses in proptest::collection::vec((1u64..20, 1u64..6, any::<bool>()), 0..20),
+        routes in proptest::collection::vec(("[a-c]", "\\PC{0,12}", "\\PC{0,6}"), 0..6),
+        own in 1u64..6,
+    ) {
+        let mut objects: Vec<_> = nodes.into_iter().map(|(n, up)| put_node(n, up)).collect();
+        let desired = [Desired::Run, Desired::Drain, Desired::Stop];
+        objects.extend(placements.into_iter().map(|(i, n, d)| put_placement(i, n, desired[usize::from(d)])));
+        objects.extend(statuses.into_iter().map(|(i, n, r)| put_status(i, n, r)));
+        objects.extend(routes.iter().map(|(app, host, path)| put_definition(app, host, path)));
+        let catalog = Catalog::derive(&state(objects), Revision(1), NodeId::new(own)).unwrap();
+        prop_assert_eq!(catalog.check(), Ok(()));
+        let bytes = insula_types::codec::encode(&catalog);
+        prop_assert_eq!(insula_types::codec::decode::<Catalog>(&bytes).unwrap(), catalog);
+    }
+}
