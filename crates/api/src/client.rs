@@ -161,15 +161,12 @@ impl Client {
                         return Err(ClientError::Unreachable { tried });
                     }
                 }
-                ClientError::Problem(problem) if problem.may_pass => {
-                    if self.env.clock.now() - started + pause >= call.limit {
-                        return Err(ClientError::Problem(problem));
-                    }
+                failure if may_repeat(&failure) && self.env.clock.now() - started + pause < call.limit => {
                     clock::sleep(self.env.rng.jitter(pause)).await;
                     pause = (pause * 2).min(PAUSE.1);
                     tried.clear();
                 }
-                other => return Err(other),
+                failure => return Err(failure),
             }
         }
     }
@@ -197,6 +194,16 @@ impl Client {
             Target::Socket(path) => transport::over_socket(&self.env, path, request).await,
             Target::Nodes { tls, .. } => transport::over_tls(&self.env, host, tls, request).await,
         }
+    }
+}
+
+/// Whether sending again can help. It can do no harm: reads change nothing, and changes carry a key.
+fn may_repeat(failure: &ClientError) -> bool {
+    match failure {
+        // A node that is away stays away for longer than a caller waits.
+        ClientError::Problem(problem) => problem.may_pass && problem.code != Code::NodeUnreachable,
+        ClientError::CutOff { .. } => true,
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use insula_lab::command::LabCommand;
 use insula_types::{
     AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef,
     definition::{SCALE_MAX, parse_duration},
@@ -36,6 +37,11 @@ pub enum Command {
     /// Run the edge and mesh of the node (what the server runs)
     #[command(hide = true)]
     Dataplane(DataplaneArgs),
+    /// Make, break and heal a world on this machine
+    Lab(LabCommand),
+    /// Be a part of a lab (what the lab runs)
+    #[command(hide = true, subcommand)]
+    LabInit(insula_lab::init::Role),
     /// Everything that speaks to the API.
     #[command(flatten)]
     Api(ApiCommand),

@@ -39,6 +39,23 @@ pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {
     }
 }
 
+/// Runs a command of the lab. Blocks.
+pub fn run_lab(command: insula_lab::command::LabCommand) -> ExitCode {
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit = match &error {
+                insula_lab::Error::NotFound(_) => Exit::NotFound,
+                insula_lab::Error::Exists(_) => Exit::Conflict,
+                insula_lab::Error::TimedOut { .. } => Exit::TimedOut,
+                insula_lab::Error::NotYet(_) | insula_lab::Error::Invalid(_) => Exit::Usage,
+                _ => Exit::Failed,
+            };
+            fail(&Failure::new(exit, exit::chain(&error)))
+        }
+    }
+}
+
 fn fail(failure: &Failure) -> ExitCode {
     eprintln!("error: {failure}");
     failure.exit.into()

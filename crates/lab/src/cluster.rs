@@ -75,8 +75,8 @@ fn join_token(lab: &Lab, first: &NodePlan) -> Result<String, Error> {
 fn nodes_up(lab: &Lab, node: &NodePlan) -> Option<usize> {
     let said = run(program(lab, node).ok()?.args(["nodes", "--json"])).ok()?;
     let listing: Value = serde_json::from_str(&said).ok()?;
-    let nodes = listing.as_array().or_else(|| listing.get("nodes").and_then(Value::as_array))?;
-    Some(nodes.iter().filter(|node| node.get("health").and_then(Value::as_str) == Some("up")).count())
+    let nodes = listing.get("items").and_then(Value::as_array)?;
+    Some(nodes.iter().filter(|node| node.get("state").and_then(Value::as_str) == Some("up")).count())
 }
 
 /// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS.

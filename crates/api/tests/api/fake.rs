@@ -1,0 +1,313 @@
+//! A handler that remembers, and a world with it on both listeners.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use insula_api::{
+    Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
+    Problem, ReadOptions, Role, ScaleRequest,
+    handler::NodeKey,
+    wire::{
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+    },
+};
+use insula_env::{Env, net};
+use insula_identity::{
+    AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
+};
+use insula_types::{
+    AppDefinition, AppName, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, definition::Format,
+};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub const DEFINITION: &str =
+    r#"{"app": "shop", "services": {"web": {"runtime": "process", "command": ["./web"], "scale": 2}}}"#;
+
+pub fn definition() -> AppDefinition {
+    AppDefinition::parse(DEFINITION, Format::Json).expect("valid")
+}
+
+/// Where nothing listens.
+pub async fn dead_address() -> String {
+    let listener = net::bind("127.0.0.1:0".parse().expect("address")).await.expect("bind");
+    listener.local_addr().expect("address").to_string()
+}
+
+#[derive(Default)]
+pub struct Fake {
+    /// Tokens by their text; filled by [`World::start`].
+    pub tokens: Mutex<BTreeMap<String, Role>>,
+    /// Apps by name.
+    pub apps: Mutex<BTreeMap<AppName, (ReleaseNumber, AppDefinition)>>,
+    /// How many changes are still refused for want of a leader.
+    pub leaderless: AtomicUsize,
+    /// Request ids of the deploys that came.
+    pub requests: Mutex<Vec<Option<RequestId>>>,
+    /// How reads were to be done.
+    pub reads: Mutex<Vec<ReadOptions>>,
+    /// How many events there are.
+    pub events: AtomicUsize,
+    /// How many event streams were opened.
+    pub streams: AtomicUsize,
+}
+
+impl Fake {
+    /// Lets so many more events happen.
+    pub fn tell(&self, count: usize) {
+        self.events.fetch_add(count, Ordering::SeqCst);
+    }
+
+    /// How many event streams were opened.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+
+    fn list<T>(&self, read: ReadOptions, items: Vec<T>) -> Answer<List<T>> {
+        self.reads.lock().push(read);
+        Ok(List { revision: Revision(1), items })
+    }
+}
+
+fn versioned<T>(value: T) -> Answer<Versioned<T>> {
+    Ok(Versioned { revision: Revision(1), value })
+}
+
+fn not_here<T>() -> Answer<T> {
+    Err(Problem::new(Code::Internal, "the fake does not have this"))
+}
+
+#[async_trait]
+impl Handler for Fake {
+    async fn authenticate(&self, token: &str) -> Answer<Role> {
+        let role = self.tokens.lock().get(token).copied();
+        role.ok_or_else(|| Problem::new(Code::Unauthorized, "the token is unknown"))
+    }
+
+    async fn apps(&self, read: ReadOptions) -> Answer<List<AppSummary>> {
+        let summary = |(name, (release, definition)): (&AppName, &(ReleaseNumber, AppDefinition))| AppSummary {
+            name: name.clone(),
+            release: *release,
+            services: definition.services.len() as u32,
+            wanted: 2,
+            ready: 0,
+            hosts: Vec::new(),
+            released_ms: 0,
+        };
+        let apps = self.apps.lock().iter().map(summary).collect();
+        self.list(read, apps)
+    }
+
+    async fn app(&self, app: &AppName, _: ReadOptions) -> Answer<Versioned<App>> {
+        let found = self.apps.lock().get(app).cloned();
+        let (release, definition) = found.ok_or_else(|| Problem::new(Code::NoSuchApp, app.to_string()))?;
+        versioned(App { name: app.clone(), release, released_ms: 0, definition: definition.to_json() })
+    }
+
+    async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
+        let mut apps = self.apps.lock();
+        let name = request.definition.app.clone();
+        let current = apps.get(&name).cloned();
+        let previous = current.as_ref().map(|(release, _)| *release);
+        let release = ReleaseNumber(previous.map_or(0, |release| release.0) + 1);
+        if !request.is_plan {
+            self.requests.lock().push(request.request);
+            if self.leaderless.load(Ordering::SeqCst) > 0 {
+                self.leaderless.fetch_sub(1, Ordering::SeqCst);
+                return Err(Problem::new(Code::NoLeader, "an election is on"));
+            }
+            if request.expected.is_some_and(|expected| expected != previous.unwrap_or_default()) {
+                return Err(Problem::new(Code::ReleaseChanged, format!("it has {previous:?}")));
+            }
+            apps.insert(name.clone(), (release, request.definition.clone()));
+        }
+        let changes = insula_api::changes(current.as_ref().map(|(_, definition)| definition), &request.definition);
+        versioned(DeployAnswer { app: name, release, previous, changes, is_plan: request.is_plan })
+    }
+
+    async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
+        match self.apps.lock().remove(&request.app) {
+            Some(_) => versioned(Deleted { app: request.app, instances: 2 }),
+            None => Err(Problem::new(Code::NoSuchApp, request.app.to_string())),
+        }
+    }
+
+    async fn app_status(&self, _: &AppName, _: ReadOptions) -> Answer<Versioned<AppStatus>> {
+        not_here()
+    }
+
+    async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
+        self.requests.lock().push(request.request);
+        not_here()
+    }
+
+    async fn instances(&self, _: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn instance(&self, id: InstanceId, _: ReadOptions) -> Answer<Versioned<Instance>> {
+        Err(Problem::new(Code::NoSuchInstance, id.to_string()))
+    }
+
+    /// Instance 1 has a log, that of 2 breaks off, others are not there.
+    async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
+        let first = format!("tail {} follow {}\n", options.tail.unwrap_or(0), options.follow);
+        let last = match id.get() {
+            1 => Ok(Bytes::from("end\n")),
+            2 => Err(std::io::Error::other("the node is gone")),
+            _ => return Err(Problem::new(Code::NoSuchInstance, id.to_string())),
+        };
+        // Waiting once lets the first piece out before the second is asked for.
+        let later = futures::stream::once(async {
+            tokio::task::yield_now().await;
+            last
+        });
+        Ok(futures::stream::iter([Ok(Bytes::from(first))]).chain(later).boxed())
+    }
+
+    async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn node(&self, key: &NodeKey, _: ReadOptions) -> Answer<Versioned<Node>> {
+        Err(Problem::new(Code::NoSuchNode, format!("{key:?}")))
+    }
+
+    async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {
+        self.list(read, Vec::new())
+    }
+
+    /// Two events at most; then the connection ends.
+    async fn events(&self, events: Events) -> Answer<EventStream> {
+        self.streams.fetch_add(1, Ordering::SeqCst);
+        let since = events.since.unwrap_or_default();
+        if since == EventCursor::default() {
+            return Err(Problem::new(Code::EventsGone, "the first ones are not kept"));
+        }
+        let event = |revision| Event {
+            id: EventCursor { revision: Revision(revision), place: 0 },
+            at_ms: 0,
+            kind: "note".to_owned(),
+            text: "something\nhappened".to_owned(),
+            node: None,
+            app: None,
+            instance: None,
+        };
+        let last = self.events.load(Ordering::SeqCst) as u64;
+        let after = move |event: &Event| event.id > since;
+        Ok(futures::stream::iter((1..=last).map(event).filter(after).take(2).map(Ok).collect::<Vec<_>>()).boxed())
+    }
+
+    async fn create_join_token(
+        &self,
+        body: JoinTokenBody,
+        _: Option<RequestId>,
+    ) -> Answer<Versioned<JoinTokenCreated>> {
+        let region = RegionName::new("fra").expect("a label");
+        let token = "insula-join-1.x".to_owned();
+        versioned(JoinTokenCreated { token, id: "x".to_owned(), region, expires_ms: body.ttl_ms, uses: body.uses })
+    }
+
+    async fn create_api_token(&self, _: ApiTokenBody, _: Option<RequestId>) -> Answer<Versioned<ApiTokenCreated>> {
+        not_here()
+    }
+
+    async fn status(&self) -> Answer<NodeStatus> {
+        not_here()
+    }
+}
+
+/// A fake node with both listeners.
+pub struct World {
+    pub env: Env,
+    pub fake: Arc<Fake>,
+    pub dir: tempfile::TempDir,
+    address: String,
+    ca_sha256: String,
+    tokens: BTreeMap<&'static str, String>,
+}
+
+impl World {
+    pub async fn start(fake: Fake) -> Self {
+        let env = Env::real("test");
+        let dir = tempfile::tempdir().expect("directory");
+        let mut tokens = BTreeMap::new();
+        for (name, role) in [
+            ("viewer-token", Some(Role::Viewer)),
+            ("deployer-token", Some(Role::Deployer)),
+            ("admin-token", Some(Role::Admin)),
+            ("nobody", None),
+        ] {
+            let token = ApiToken::new(&env.rng).reveal();
+            if let Some(role) = role {
+                fake.tokens.lock().insert(token.clone(), role);
+            }
+            tokens.insert(name, token);
+        }
+        let fake = Arc::new(fake);
+        let root = RootAuthority::create(ClusterId::new(1), &Lifetimes::default(), env.clock.wall()).expect("root");
+        let tls = api_server_config(&material(&env, &root)).expect("TLS");
+        let listener = net::bind("127.0.0.1:0".parse().expect("address")).await.expect("bind");
+        let address = listener.local_addr().expect("address").to_string();
+        let socket = net::bind_unix(&dir.path().join("api.sock")).expect("bind");
+        let tasks = &env.tasks;
+        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone()));
+        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone()));
+        Self { env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
+    }
+
+    pub fn context(&self, token: &str) -> Context {
+        Context {
+            addresses: vec![self.address.clone()],
+            ca_sha256: self.ca_sha256.clone(),
+            token: self.tokens[token].clone(),
+        }
+    }
+
+    /// A caller over TLS with a token by its name here.
+    pub fn client(&self, token: &str) -> Client {
+        Client::from_context(self.env.clone(), &self.context(token)).expect("well-formed")
+    }
+
+    pub fn local(&self) -> Client {
+        Client::from_socket(self.env.clone(), self.dir.path().join("api.sock"))
+    }
+
+    /// Sends a request as text over the socket; gives the answer as text.
+    pub async fn raw(&self, request: &str, body: &str) -> String {
+        let mut stream =
+            net::connect_unix(&self.dir.path().join("api.sock"), Duration::from_secs(5)).await.expect("connect");
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.expect("write");
+        // A server that has read enough may answer and close before all is sent.
+        stream.write_all(body.as_bytes()).await.ok();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        read.expect("in time").ok();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    pub async fn stop(self) {
+        assert!(self.env.tasks.join(Duration::from_secs(10)).await, "tasks go on: {:?}", self.env.tasks.list());
+    }
+}
+
+fn material(env: &Env, root: &RootAuthority) -> Material {
+    let (lifetimes, now) = (Lifetimes::default(), env.clock.wall());
+    let region = root.issue_region(&RegionName::new("fra").expect("a label"), &lifetimes, now).expect("region");
+    let key = IdentityKey::generate(&env.rng).expect("key");
+    let chain = region.issue_node(&key.request().expect("request"), key.id(), &[], &lifetimes, now).expect("issue");
+    let credentials = Credentials { key, chain, roots: vec![root.certificate().clone()] };
+    Material::new(&credentials, env.clock.clone(), Arc::new(AllowAll)).expect("material")
+}

@@ -1,0 +1,173 @@
+//! The API from socket to socket: a handler that remembers, real TLS, real Unix sockets, our own client.
+
+mod fake;
+
+use std::time::Duration;
+
+use fake::{DEFINITION, Fake, World, definition};
+use insula_api::{Client, ClientError, Code, wire::EventCursor};
+use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
+
+fn shop() -> AppName {
+    AppName::new("shop").expect("a label")
+}
+
+fn code(result: Result<impl Sized, ClientError>) -> Code {
+    match result.map(|_| ()) {
+        Err(ClientError::Problem(problem)) => problem.code,
+        other => panic!("expected a problem, found {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_app_is_deployed_over_tls_and_read_over_the_socket() {
+    let world = World::start(Fake::default()).await;
+    let remote = world.client("admin-token");
+    let plan = remote.plan(&definition()).await.expect("plan").value;
+    assert!(plan.is_plan && plan.previous.is_none() && plan.changes.len() == 1, "{plan:?}");
+    let done = remote.deploy(&definition(), Some(ReleaseNumber(0))).await.expect("deploy").value;
+    assert_eq!((done.release, done.is_plan), (ReleaseNumber(1), false));
+    assert_eq!(code(remote.deploy(&definition(), Some(ReleaseNumber(0))).await), Code::ReleaseChanged);
+
+    let local = world.local();
+    let apps = local.apps().await.expect("apps");
+    assert_eq!(apps.items.iter().map(|app| app.name.clone()).collect::<Vec<_>>(), [shop()]);
+    assert_eq!(local.app(&shop()).await.expect("app").value.definition, definition().to_json());
+    assert_eq!(code(local.app(&AppName::new("other").expect("a label")).await), Code::NoSuchApp);
+    local.delete_app(&shop(), Some(ReleaseNumber(1))).await.expect("delete");
+    assert!(local.apps().await.expect("apps").items.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_decide_what_a_caller_may_do() {
+    let world = World::start(Fake::default()).await;
+    assert_eq!(code(world.client("nobody").apps().await), Code::Unauthorized);
+    let viewer = world.client("viewer-token");
+    viewer.apps().await.expect("a viewer may read");
+    viewer.plan(&definition()).await.expect("a viewer may see what would change");
+    assert_eq!(code(viewer.deploy(&definition(), None).await), Code::Forbidden);
+    assert_eq!(code(viewer.delete_app(&shop(), None).await), Code::Forbidden);
+    let body = insula_api::wire::JoinTokenBody { region: None, ttl_ms: 1000, uses: 1 };
+    assert_eq!(code(world.client("deployer-token").create_join_token(&body).await), Code::Forbidden);
+    world.client("admin-token").create_join_token(&body).await.expect("an admin may");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn another_root_is_refused_and_a_dead_address_passed_over() {
+    let world = World::start(Fake::default()).await;
+    let mut context = world.context("admin-token");
+    context.ca_sha256 = "00".repeat(32);
+    let stranger = Client::from_context(world.env.clone(), &context).expect("well-formed");
+    assert!(matches!(stranger.apps().await, Err(ClientError::Unreachable { .. })));
+
+    let mut context = world.context("admin-token");
+    context.addresses.insert(0, fake::dead_address().await);
+    let line = context.reveal();
+    let client = Client::from_context(world.env.clone(), &line.parse().expect("context")).expect("well-formed");
+    client.apps().await.expect("the second address answers");
+    let dead = Client::from_socket(world.env.clone(), world.dir.path().join("none.sock"));
+    assert!(matches!(dead.apps().await, Err(ClientError::Unreachable { .. })));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_is_repeated_under_one_key_until_there_is_a_leader() {
+    let world = World::start(Fake { leaderless: 2.into(), ..Fake::default() }).await;
+    world.local().deploy(&definition(), None).await.expect("deployed in the end");
+    world.local().deploy(&definition(), None).await.expect("deployed again");
+    let requests = world.fake.requests.lock().clone();
+    assert_eq!(requests.len(), 4);
+    assert!(requests[0].is_some() && requests[0] == requests[1] && requests[1] == requests[2], "{requests:?}");
+    assert_ne!(requests[2], requests[3], "another call is another request");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn events_come_once_each_over_connections_that_break() {
+    let world = World::start(Fake::default()).await;
+    world.fake.tell(7);
+    let mut events = world.client("viewer-token").events(Some(EventCursor::after(Revision(1))), true);
+    let mut seen = Vec::new();
+    // The fake ends each connection after two events.
+    while seen.len() < 12 {
+        if seen.len() == 5 {
+            world.fake.tell(7);
+        }
+        let next = tokio::time::timeout(Duration::from_secs(20), events.next()).await.expect("in time");
+        seen.push(next.expect("no failure").expect("no end").id.to_string());
+    }
+    assert_eq!(seen, (2..14).map(|revision| format!("{revision}.0")).collect::<Vec<_>>());
+    assert!(world.fake.streams() >= 6);
+
+    let mut gone = world.local().events(Some(EventCursor::default()), true);
+    assert_eq!(code(gone.next().await), Code::EventsGone);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn logs_stream_and_say_when_they_are_cut_off() {
+    let world = World::start(Fake::default()).await;
+    let client = world.client("viewer-token");
+    let mut log = client.logs(InstanceId::new(1), Some(2), false).await.expect("log");
+    let mut text = Vec::new();
+    while let Some(bytes) = log.next().await.expect("no failure") {
+        text.extend_from_slice(&bytes);
+    }
+    assert_eq!(text, b"tail 2 follow false\nend\n");
+    let failure = async {
+        let mut log = client.logs(InstanceId::new(2), None, true).await?;
+        while log.next().await?.is_some() {}
+        Ok::<_, ClientError>(())
+    };
+    let failure = failure.await;
+    assert!(matches!(failure, Err(ClientError::CutOff { .. })), "{failure:?}");
+    assert_eq!(code(client.logs(InstanceId::new(3), None, false).await.map(|_| ())), Code::NoSuchInstance);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_a_stable_code() {
+    let world = World::start(Fake::default()).await;
+    let long = format!("{{\"app\": \"shop\", \"x\": \"{}\"}}", "x".repeat(300 << 10));
+    let cases = [
+        ("GET /v1/nothing", "", 404, "no-such-endpoint"),
+        ("POST /v1/apps", "", 405, "method-not-allowed"),
+        ("GET /v1/apps?wiat=1", "", 400, "invalid-request"),
+        ("GET /v1/apps?wait=x", "", 400, "invalid-request"),
+        ("GET /v1/apps?consistency=strong", "", 400, "invalid-request"),
+        ("GET /v1/apps/My%20Shop", "", 400, "invalid-request"),
+        ("GET /v1/apps/%ff", "", 400, "invalid-request"),
+        ("GET /v1/instances/i-1", "", 400, "invalid-request"),
+        ("GET /v1/events?since=yesterday", "", 400, "invalid-request"),
+        ("PUT /v1/apps/shop", "{", 422, "invalid-definition"),
+        ("PUT /v1/apps/other", DEFINITION, 400, "invalid-request"),
+        ("PUT /v1/apps/shop", &long, 413, "body-too-large"),
+        ("PUT /v1/apps/shop/services/web/scale", "{\"scale\": 5000}", 400, "invalid-request"),
+        ("PUT /v1/apps/shop/services/web/scale", "{\"scael\": 5}", 400, "invalid-request"),
+        ("PUT /v1/apps/shop/services/web/scale", &long, 413, "body-too-large"),
+        ("POST /v1/tokens/join", "{\"ttl_ms\": 0, \"uses\": 1}", 400, "invalid-request"),
+    ];
+    for (request, body, status, code) in cases {
+        let answer = world.raw(request, body).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+        assert!(answer.contains("application/problem+json"), "{request}: {answer}");
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{request}: {answer}");
+    }
+    let said = world.raw("PUT /v1/apps/shop", "{\"app\": \"shop\",\n \"services\": {\"web\": {\"imgae\": 1}}}").await;
+    assert!(said.contains("did you mean \\\"image\\\"?") && said.contains("\"line\":2"), "{said}");
+    assert!(world.fake.requests.lock().is_empty(), "nothing reached the handler");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn reads_pass_on_how_they_shall_be_done() {
+    let world = World::start(Fake::default()).await;
+    world.raw("GET /v1/nodes?wait=41&consistency=linearizable", "").await;
+    world.raw("GET /v1/nodes", "").await;
+    let reads = world.fake.reads.lock().clone();
+    assert_eq!((reads[0].wait, reads[0].is_linearizable), (Some(Revision(41)), true));
+    assert_eq!(reads[1], insula_api::ReadOptions::default());
+    world.stop().await;
+}
