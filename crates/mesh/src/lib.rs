@@ -20,7 +20,7 @@ pub use dialer::{DialError, Dialer, Target};
 pub use header::{Caller, Refusal, TraceId};
 pub use mesh::Mesh;
 pub use stream::{Guarded, Stream};
-pub use transport::Transport;
+pub use transport::{PortTransport, Transport};
 pub use verdicts::{Trouble, Verdicts};
 
 /// Timeouts and limits of the mesh.
@@ -49,6 +49,8 @@ pub mod limits {
     pub const BUFFER_BYTES: usize = 16 << 10;
     /// Streams that a node carries for its peers at a time.
     pub const STREAMS_MAX: usize = 16_384;
+    /// Handshakes of peers at a time; further connections wait.
+    pub const HANDSHAKES_MAX: usize = 256;
     /// Nodes that are watched although nothing of theirs is in use, to tell "they are gone" from "we are cut off".
     pub const WITNESSES: usize = 3;
 }

@@ -29,7 +29,7 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts the mesh: from now on peers are watched. Connections of peers come by [`Mesh::serve`].
+    /// Starts the mesh: from now on peers are watched. Connections of peers come by [`Mesh::accept_loop`].
     pub fn start(holder: Arc<Holder>, transport: Arc<dyn Transport>, env: &Env) -> Self {
         let mesh = Self {
             receiver: Arc::new(Receiver::new(Arc::clone(&holder))),
@@ -54,6 +54,10 @@ impl Mesh {
                 debug!(%peer, %error, "a peer's stream ended");
             }
         });
+    }
+
+    pub(crate) fn tasks(&self) -> &insula_env::TaskGroup {
+        &self.env.tasks
     }
 
     async fn dial_now(&self, target: Target) -> Result<Stream, DialError> {

@@ -1,0 +1,197 @@
+//! The mesh over the real port: mutual TLS, the dispatcher, and peers that may not.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
+use insula_env::{
+    Env,
+    clock::timeout,
+    net::{self},
+};
+use insula_identity::{
+    AllowAll, Credentials, Lifetimes, Material, NodeKey, RegionAuthority, RootAuthority, install_provider,
+};
+use insula_mesh::{Caller, DialError, Dialer, Mesh, PortTransport, Target, TraceId, Trouble};
+use insula_rpc::Dispatcher;
+use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, RegionName, Revision, ServiceRef};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+struct World {
+    root: RootAuthority,
+    env: Env,
+    _dir: tempfile::TempDir,
+}
+
+struct Node {
+    id: NodeId,
+    env: Env,
+    address: SocketAddr,
+    holder: Arc<Holder>,
+    mesh: Mesh,
+}
+
+impl World {
+    fn new() -> Self {
+        install_provider();
+        let env = Env::real("world");
+        let root = RootAuthority::create(ClusterId::new(1), &Lifetimes::default(), env.clock.wall()).expect("root");
+        Self { root, env, _dir: tempfile::tempdir().expect("temporary directory") }
+    }
+
+    fn region(&self, name: &str) -> RegionAuthority {
+        let region = name.parse().expect("name");
+        self.root.issue_region(&region, &Lifetimes::default(), self.env.clock.wall()).expect("region CA")
+    }
+
+    async fn node(&self, authority: &RegionAuthority) -> Node {
+        let env = Env::real("node");
+        let key = NodeKey::generate(&env.rng).expect("key");
+        let id = key.id();
+        let request = key.request().expect("request");
+        let chain =
+            authority.issue_node(&request, id, &[], &Lifetimes::default(), self.env.clock.wall()).expect("certificate");
+        let credentials = Credentials { key, chain, roots: vec![self.root.certificate().clone()] };
+        let material = Material::new(&credentials, env.clock.clone(), Arc::new(AllowAll)).expect("material");
+        let listener = net::bind(LOCALHOST).await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let port = Dispatcher::start(listener, &self._dir.path().join("port.sock"), &env).expect("port");
+        let region: RegionName = authority.identity().region.clone();
+        let holder = Holder::new(ClusterId::new(1), region, id);
+        let mesh = Mesh::start(Arc::clone(&holder), Arc::new(PortTransport::new(material.clone())), &env);
+        let serving = mesh.clone();
+        env.tasks.critical("mesh", async move { serving.accept_loop(port, material).await });
+        Node { id, env, address, holder, mesh }
+    }
+}
+
+impl Node {
+    /// Tells it of `others`, and that instance 1 of the shop runs on `home`, at `endpoint` when that is itself.
+    fn learn(&self, others: &[&Self], home: &Self, endpoint: SocketAddr) {
+        let current = self.holder.current();
+        let mut catalog =
+            Catalog { incarnation: Incarnation(1), revision: Revision(current.revision.0 + 1), ..(*current).clone() };
+        for (place, other) in others.iter().enumerate() {
+            let entry = CatalogNode {
+                name: format!("n{place}").parse().expect("name"),
+                datacenter: "fra1".parse().expect("name"),
+                address: other.address,
+                is_up: true,
+            };
+            catalog.nodes.insert(other.id, entry);
+        }
+        let target = target(home);
+        let endpoints =
+            if self.id == home.id { BTreeMap::from([(target.port.clone(), endpoint)]) } else { BTreeMap::new() };
+        let instance = CatalogInstance {
+            node: home.id,
+            is_ready: true,
+            was_ready: true,
+            is_draining: false,
+            ports: BTreeMap::from([(target.port.clone(), 80)]),
+            endpoints,
+        };
+        catalog.services.entry(target.service.clone()).or_default().instances.insert(target.instance, instance);
+        let route = RouteTarget { service: target.service, port: target.port };
+        catalog.routes.entry("shop.example".to_owned()).or_default().insert("/".to_owned(), route);
+        assert_eq!(self.holder.offer(catalog), insula_catalog::Offered::Taken);
+    }
+
+    async fn ask(&self, home: &Self) -> Result<u8, DialError> {
+        let target = Target { caller: Caller::Edge(self.id), ..target(home) };
+        let mut stream = self.mesh.dial(target).await?;
+        stream.write_all(b"x").await.expect("write");
+        Ok(timeout(LIMIT, stream.read_u8()).await.expect("in time").expect("read"))
+    }
+}
+
+fn target(home: &Node) -> Target {
+    Target {
+        node: home.id,
+        service: ServiceRef::new("shop".parse().expect("name"), "web".parse().expect("name")),
+        instance: InstanceId::new(1),
+        port: PortName::new("http").expect("name"),
+        caller: Caller::Edge(home.id),
+        client: None,
+        trace: TraceId(1),
+    }
+}
+
+/// An instance that answers each byte with the same.
+async fn instance(env: &Env) -> SocketAddr {
+    let listener = net::bind(LOCALHOST).await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let tasks = env.tasks.clone();
+    env.tasks.spawn("instance", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tasks.spawn("echo", async move {
+                let (mut reader, mut writer) = stream.split();
+                tokio::io::copy(&mut reader, &mut writer).await.ok();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_nodes_of_the_region_get_through_and_only_to_whom_they_mean() {
+    let world = World::new();
+    let (fra, was) = (world.region("fra"), world.region("was"));
+    let (one, two, three) = (world.node(&fra).await, world.node(&fra).await, world.node(&fra).await);
+    let stranger = world.node(&was).await;
+    let endpoint = instance(&two.env).await;
+    for node in [&one, &two, &stranger] {
+        node.learn(&[&one, &two], &two, endpoint);
+    }
+    assert_eq!(one.ask(&two).await.expect("a neighbour"), b'x');
+    let error = stranger.ask(&two).await.expect_err("a node of another region");
+    assert!(matches!(error, DialError::Connect { .. }), "{error}");
+
+    // At the address of node 2 answers node 3: the certificate tells.
+    let impostor = Node { id: two.id, address: three.address, ..clone(&two) };
+    one.learn(&[&one, &impostor], &two, endpoint);
+    let error = one.ask(&two).await.expect_err("another node at that address");
+    assert!(matches!(error, DialError::Connect { .. }), "{error}");
+
+    for node in [&one, &two, &three, &stranger] {
+        node.env.tasks.crash();
+    }
+}
+
+fn clone(node: &Node) -> Node {
+    Node {
+        id: node.id,
+        env: node.env.clone(),
+        address: node.address,
+        holder: Arc::clone(&node.holder),
+        mesh: node.mesh.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_pass_over_tls_and_a_dead_dataplane_is_found() {
+    let world = World::new();
+    let fra = world.region("fra");
+    let (one, two, three) = (world.node(&fra).await, world.node(&fra).await, world.node(&fra).await);
+    let endpoint = instance(&world.env).await;
+    for node in [&one, &two, &three] {
+        node.learn(&[&one, &two, &three], &two, endpoint);
+    }
+    assert_eq!(one.ask(&two).await.expect("dial"), b'x');
+    // Longer than silence takes: the pings must be answered.
+    insula_env::clock::sleep(Duration::from_millis(1600)).await;
+    let mut verdicts = one.mesh.verdicts();
+    assert!(verdicts.borrow().bad.is_empty() && verdicts.borrow().watched.len() == 2);
+
+    two.env.tasks.crash();
+    let dead = verdicts.wait_for(|v| v.bad.get(&two.id) == Some(&Trouble::Reset));
+    timeout(LIMIT, dead).await.expect("in time").expect("alive");
+    assert!(one.ask(&two).await.is_err());
+    assert!(!verdicts.borrow().is_bad(three.id));
+    for node in [&one, &three] {
+        node.env.tasks.crash();
+    }
+    world.env.tasks.crash();
+}
