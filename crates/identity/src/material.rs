@@ -146,8 +146,12 @@ impl Material {
         &self.0.clock
     }
 
-    pub(crate) fn policy(&self) -> &dyn PeerPolicy {
-        &*self.0.policy
+    /// Whether the policy still allows a peer; for connections that live long.
+    ///
+    /// # Errors
+    /// [`Refusal`], saying why not.
+    pub fn check_peer(&self, peer: &NodeIdentity) -> Result<(), Refusal> {
+        self.0.policy.check(peer)
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {

@@ -187,7 +187,7 @@ mod tests {
         #[test]
         fn a_typing_error_is_found(seed: u64, at in 0usize..41, to in 0usize..32) {
             let text = RecoveryKey::random(&Rng::from_seed(seed)).reveal();
-            let mut typed = text.clone().into_bytes();
+            let mut typed = text.into_bytes();
             prop_assume!(typed[at] != b'-' && typed[at] != ALPHABET[to]);
             typed[at] = ALPHABET[to];
             let typed = String::from_utf8(typed).expect("ASCII");

@@ -266,7 +266,7 @@ impl Verifier {
         if peer.cluster != own.cluster {
             return Err(PeerError::Cluster { found: peer.cluster, expected: own.cluster });
         }
-        material.policy().check(&peer)?;
+        material.check_peer(&peer)?;
         Ok(peer)
     }
 }

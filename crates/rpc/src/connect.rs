@@ -173,3 +173,55 @@ async fn greet(
         peer_ping: Duration::from_millis(theirs.ping_ms.into()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use insula_env::Env;
+    use insula_identity::{AllowAll, Credentials, Lifetimes, NodeKey, RootAuthority};
+    use insula_types::ClusterId;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn material(env: &Env) -> Material {
+        let (now, lifetimes) = (env.clock.wall(), Lifetimes::default());
+        let root = RootAuthority::create(ClusterId::new(1), &lifetimes, now).expect("root");
+        let ca = root.issue_region(&"fra".parse().expect("name"), &lifetimes, now).expect("region CA");
+        let key = NodeKey::generate(&env.rng).expect("key");
+        let chain = ca.issue_node(&key.request().expect("request"), key.id(), &[], &lifetimes, now).expect("issue");
+        let credentials = Credentials { key, chain, roots: vec![root.certificate().clone()] };
+        Material::new(&credentials, env.clock.clone(), Arc::new(AllowAll)).expect("material")
+    }
+
+    #[tokio::test]
+    async fn programs_without_a_common_version_both_say_so() {
+        let env = Env::real("test");
+        let material = material(&env);
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let taking = async {
+            let (stream, peer) = listener.accept().await.expect("accept");
+            Box::pin(accept(stream, peer, Protocol::Rpc, &material, LIMIT)).await
+        };
+        let dialing = dial(address, Protocol::Rpc, &(7..=9), &material, None, Duration::ZERO, LIMIT);
+        let (taken, dialed) = tokio::join!(taking, Box::pin(dialing));
+        for outcome in [taken, dialed] {
+            let status = outcome.expect_err("no common version").to_status();
+            assert!(status.message.contains("no common protocol version"), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_costs_no_more_than_the_limit() {
+        let env = Env::real("test");
+        let material = material(&env);
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let limit = Duration::from_millis(100);
+        let outcome = Box::pin(connect(address, Protocol::Rpc, &material, None, limit)).await;
+        assert!(matches!(outcome, Err(ConnectError::Deadline { .. })));
+    }
+}

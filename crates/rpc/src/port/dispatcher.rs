@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -105,23 +106,33 @@ async fn accept(
 async fn hand_over(mut waiting: mpsc::Receiver<(Protocol, TcpStream)>, path: PathBuf) {
     let mut server: Option<UnixStream> = None;
     while let Some((protocol, stream)) = waiting.recv().await {
-        // A server that was started anew does not read from the old connection; its end shows as a closed reader.
-        let known = server.take().filter(|server| !has_ended(server));
-        let connected = match known {
-            Some(server) => server,
-            None => match net::connect_unix(&path, SERVER_CONNECT_MAX).await {
-                Ok(server) => server,
-                Err(error) => {
-                    debug!(%protocol, %error, "connection closed: the server is not there");
-                    continue;
-                }
-            },
+        let handed = match stream.into_std() {
+            Ok(stream) => hand_one(&mut server, &path, protocol, &OwnedFd::from(stream)).await,
+            Err(error) => Err(error),
         };
-        match handed::send(&connected, protocol, stream).await {
-            Ok(()) => server = Some(connected),
-            Err(error) => debug!(%protocol, %error, "connection closed: the server did not take it"),
+        if let Err(error) = handed {
+            debug!(%protocol, %error, "connection closed: the server is not there");
         }
     }
+}
+
+async fn hand_one(
+    server: &mut Option<UnixStream>,
+    path: &Path,
+    protocol: Protocol,
+    descriptor: &OwnedFd,
+) -> io::Result<()> {
+    // The known server may have been started anew; only a fresh connection proves that there is one.
+    if let Some(known) = server.take().filter(|known| !has_ended(known))
+        && handed::send(&known, protocol, descriptor).await.is_ok()
+    {
+        *server = Some(known);
+        return Ok(());
+    }
+    let fresh = net::connect_unix(path, SERVER_CONNECT_MAX).await?;
+    handed::send(&fresh, protocol, descriptor).await?;
+    *server = Some(fresh);
+    Ok(())
 }
 
 /// The server never writes, so anything but "nothing to read" is its end.

@@ -46,9 +46,8 @@ pub struct Handed {
     pub peer: SocketAddr,
 }
 
-/// Hands a connection over. An error says that the server did not get it; the connection is closed then.
-pub(crate) async fn send(to: &UnixStream, protocol: Protocol, stream: TcpStream) -> io::Result<()> {
-    let descriptor = OwnedFd::from(stream.into_std()?);
+/// Hands a connection over. An error says that the server did not get it.
+pub(crate) async fn send(to: &UnixStream, protocol: Protocol, descriptor: &OwnedFd) -> io::Result<()> {
     let header = [HEADER_VERSION, protocol.code(), 0, 0];
     let work = to.async_io(Interest::WRITABLE, || {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
