@@ -1,2 +1,73 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask check|test|sim|bench|dist|demo`. Each is one command that a newcomer can run on a
+//! fresh Debian 12 with a Rust toolchain.
+
+mod bench;
+mod check;
+mod demo;
+mod interrupt;
+mod layers;
+mod packages;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of Insula's developers.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Format, lints, licences, import direction, docs, unit tests
+    Check {
+        /// Only what needs no compiler: format, import direction, licences
+        #[arg(long)]
+        quick: bool,
+    },
+    /// All tests, then the simulation of 200 seeds
+    Test,
+    /// A whole region, simulated, from each of N seeds
+    Sim {
+        /// What to pass on: `--seeds N --first S`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// An app on three real nodes outlives the power cut of one of them
+    Demo(demo::DemoArgs),
+    /// Measure and compare
+    Bench {
+        /// What to measure
+        #[arg(value_enum)]
+        what: bench::What,
+        /// What to pass on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// The program as it is shipped, with its size
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Check { quick: true } => check::quick(),
+        Task::Check { quick: false } => check::run_with_tests(),
+        Task::Test => test::run_all(),
+        Task::Sim { arguments } => test::simulate("sim", &arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench { what, arguments } => bench::run(what, &arguments),
+        Task::Dist => run::dist(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

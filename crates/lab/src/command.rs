@@ -166,7 +166,7 @@ impl LabCommand {
             }
             Verb::Status { json } => status(&open()?, json),
             Verb::Kill { node, process, signal } => open()?.kill(&node, process, signal),
-            Verb::Poweroff { node } => open()?.power_off(&node),
+            Verb::Poweroff { node } => say(&format!("{node} is silent since {} ms", open()?.power_off(&node)?)),
             Verb::Poweron { node } => open()?.power_on(&node),
             Verb::Pause { node } => open()?.pause(&node),
             Verb::Resume { node } => open()?.resume(&node),

@@ -102,8 +102,8 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     .ok_or_else(|| Error::Command { command: what(), said: log_tail(&log) })
 }
 
-/// Makes a node silent, then ends it.
-pub(crate) fn power_off(files: &Files, state: &mut State, name: &str) -> Result<(), Error> {
+/// Makes a node silent, then ends it. Gives when it fell silent, wall time in milliseconds.
+pub(crate) fn power_off(files: &Files, state: &mut State, name: &str) -> Result<u64, Error> {
     let node = state.node(name)?;
     if node.network.is_none() {
         return Err(Error::Invalid(format!("{name} is off")));
@@ -111,6 +111,7 @@ pub(crate) fn power_off(files: &Files, state: &mut State, name: &str) -> Result<
     if let Some(router) = state.router {
         network::silence(router, name)?;
     }
+    let silent_since = insula_env::Clock::real().wall_ms();
     let node = state.node_mut(name)?;
     if let Some(init) = node.init.take() {
         // A paused process dies as well of SIGKILL.
@@ -119,7 +120,8 @@ pub(crate) fn power_off(files: &Files, state: &mut State, name: &str) -> Result<
     node.is_paused = false;
     disconnect(state, name)?;
     files.save(state)?;
-    traces::wait_for_loop(&files.disk(name))
+    traces::wait_for_loop(&files.disk(name))?;
+    Ok(silent_since)
 }
 
 fn disconnect(state: &mut State, name: &str) -> Result<(), Error> {

@@ -225,11 +225,12 @@ impl Lab {
     }
 
     /// Cuts a node's power: its links go down first, then everything ends. Peers hear nothing. (What the kernel had
-    /// not yet written to the disk is written, other than in a real power cut.)
+    /// not yet written to the disk is written, other than in a real power cut.) Gives when it fell silent, wall time
+    /// in milliseconds since 1970.
     ///
     /// # Errors
     /// When it is off already.
-    pub fn power_off(&self, node: &str) -> Result<(), Error> {
+    pub fn power_off(&self, node: &str) -> Result<u64, Error> {
         self.change(|state| machine::power_off(&self.files, state, node))
     }
 

@@ -1,0 +1,47 @@
+//! `cargo xtask bench …`: builds the program and the measuring program for release, and hands over.
+
+use anyhow::Result;
+
+use crate::{
+    packages,
+    run::{cargo, top},
+};
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum What {
+    /// The budgets of the architecture: measured, budget, peer in the same run, MISSED where beyond
+    Budgets,
+    /// Steady HTTP load on any address
+    Load,
+}
+
+/// Builds and measures.
+///
+/// # Errors
+/// When a build fails, or the measuring does.
+pub(crate) fn run(what: What, arguments: &[String]) -> Result<()> {
+    packages::ensure(packages::BUILD)?;
+    if what == What::Budgets {
+        packages::ensure(packages::LAB)?;
+    }
+    build()?;
+    let release = top().join("target/release");
+    let mut command = std::process::Command::new(release.join("insula-bench"));
+    match what {
+        What::Budgets => command.arg("budgets").arg("--program").arg(release.join("insula")),
+        What::Load => command.arg("load"),
+    };
+    crate::run::run("measure", command.args(arguments))
+}
+
+/// Builds what the demo and the measurements run: release, without the optimization over all crates that `dist` has.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build() -> Result<()> {
+    crate::run::run(
+        "build (release)",
+        cargo().args(["build", "--release", "--quiet", "--package", "insula", "--package", "insula-bench"]),
+    )
+}

@@ -1,0 +1,295 @@
+//! What requests tell about a power cut. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Budget for the edges to stop using a silent node, and for its instance to serve elsewhere.
+const EDGES_OFF_BUDGET_MS: u64 = 3000;
+const ELSEWHERE_BUDGET_MS: u64 = 8000;
+/// A time fails the check beyond so many times its budget: this machine may be busy.
+const TOLERANCE: u64 = 2;
+/// A request that takes longer than this, and than three times the usual worst, waited for something.
+const DELAYED_MS: u64 = 250;
+/// So long without a delayed request, and the edges are over it; what is delayed later has other reasons.
+const QUIET_MS: u64 = 1000;
+/// Failures that are shown.
+const SHOWN_MAX: usize = 5;
+
+/// One request, as `insula-bench load` writes it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Record {
+    target: SocketAddr,
+    start_ms: u64,
+    end_ms: u64,
+    outcome: Value,
+    instance: Option<String>,
+    node: Option<String>,
+    detail: Option<String>,
+}
+
+impl Record {
+    fn is_ok(&self) -> bool {
+        self.outcome == "ok"
+    }
+
+    fn is_sent(&self) -> bool {
+        self.outcome != "not_sent"
+    }
+
+    fn took_ms(&self) -> u64 {
+        self.end_ms.saturating_sub(self.start_ms)
+    }
+}
+
+/// A power cut.
+pub(crate) struct Cut {
+    /// When the node fell silent, wall time.
+    pub(crate) at_ms: u64,
+    /// Which node.
+    pub(crate) node: String,
+    /// Its own edge.
+    pub(crate) edge: SocketAddr,
+    /// Instances that served before.
+    pub(crate) instances: Vec<String>,
+}
+
+/// The instances that answered through each edge.
+pub(crate) fn instances_by_edge(records: &[Record]) -> BTreeMap<SocketAddr, BTreeSet<String>> {
+    let mut seen = BTreeMap::<_, BTreeSet<_>>::new();
+    for record in records.iter().filter(|record| record.is_ok()) {
+        if let Some(instance) = &record.instance {
+            seen.entry(record.target).or_default().insert(instance.clone());
+        }
+    }
+    seen
+}
+
+/// The first answer after the cut from an instance that did not serve before.
+fn elsewhere<'a>(records: &'a [Record], cut: &Cut) -> Option<&'a Record> {
+    let is_new = |record: &&Record| {
+        record.is_ok() && record.instance.as_ref().is_some_and(|instance| !cut.instances.contains(instance))
+    };
+    records.iter().filter(|record| record.end_ms >= cut.at_ms).filter(is_new).min_by_key(|record| record.end_ms)
+}
+
+/// Time from the cut to that answer.
+pub(crate) fn elsewhere_ms(records: &[Record], cut: &Cut) -> Option<u64> {
+    elsewhere(records, cut).map(|record| record.end_ms - cut.at_ms)
+}
+
+/// Requests that ended since a moment, those lost, and the time from it to the end of the last lost one.
+pub(crate) fn since(records: &[Record], at_ms: u64) -> (usize, usize, u64) {
+    let sent = || records.iter().filter(|record| record.is_sent() && record.end_ms >= at_ms);
+    let lost = || sent().filter(|record| !record.is_ok());
+    (sent().count(), lost().count(), lost().map(|record| record.end_ms - at_ms).max().unwrap_or(0))
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    node: String,
+    /// Through surviving edges since the cut (those in flight at the cut included): sent and lost.
+    sent: usize,
+    lost: usize,
+    /// Of those, in flight to the dead node at the moment of the cut.
+    in_flight: usize,
+    /// To the dead node's own edge since the cut.
+    dead_edge: (usize, usize),
+    /// Before the cut, all edges.
+    before: (usize, usize),
+    /// Requests that waited for the dead node, the longest wait, and when the last was over.
+    delayed: usize,
+    longest_ms: u64,
+    edges_off_ms: u64,
+    /// Delayed later, for other reasons.
+    delayed_later: usize,
+    elsewhere: Option<(u64, String, String)>,
+    shown: Vec<String>,
+}
+
+impl Report {
+    /// Reads the records.
+    pub(crate) fn new(records: &[Record], cut: &Cut) -> Self {
+        let is_after = |record: &&Record| record.is_sent() && record.end_ms >= cut.at_ms;
+        let before: Vec<_> = records.iter().filter(|record| record.is_sent() && record.end_ms < cut.at_ms).collect();
+        let count = |records: &[&Record]| (records.len(), records.iter().filter(|record| !record.is_ok()).count());
+        let (dead_edge, mut surviving): (Vec<_>, Vec<_>) =
+            records.iter().filter(is_after).partition(|record| record.target == cut.edge);
+        surviving.sort_by_key(|record| record.start_ms);
+
+        let mut usual: Vec<u64> =
+            before.iter().filter(|record| record.is_ok()).map(|record| record.took_ms()).collect();
+        usual.sort_unstable();
+        let worst_usual = usual.get(usual.len() * 99 / 100).copied().unwrap_or(0);
+        let is_delayed = |record: &Record| !record.is_ok() || record.took_ms() > DELAYED_MS.max(3 * worst_usual);
+
+        let is_in_flight = |record: &&&Record| {
+            let is_to_dead = is_delayed(record) || record.node.as_ref() == Some(&cut.node);
+            record.start_ms <= cut.at_ms && is_to_dead
+        };
+        let (mut over, mut delayed, mut later, mut longest_ms) = (cut.at_ms, 0, 0, 0);
+        for record in surviving.iter().filter(|record| is_delayed(record)) {
+            if record.start_ms > over + QUIET_MS {
+                later += 1;
+                continue;
+            }
+            delayed += 1;
+            over = over.max(record.end_ms);
+            longest_ms = longest_ms.max(record.took_ms());
+        }
+        let show = |record: &&Record| {
+            let at = record.start_ms as f64 / 1000.0 - cut.at_ms as f64 / 1000.0;
+            let detail = record.detail.as_deref().unwrap_or("");
+            format!("{at:+.2} s {} {} after {} ms {detail}", record.target, record.outcome, record.took_ms())
+        };
+        let (sent, lost) = count(&surviving);
+        Self {
+            node: cut.node.clone(),
+            sent,
+            lost,
+            in_flight: surviving.iter().filter(is_in_flight).count(),
+            dead_edge: count(&dead_edge),
+            before: count(&before),
+            delayed,
+            longest_ms,
+            edges_off_ms: over - cut.at_ms,
+            delayed_later: later,
+            elsewhere: elsewhere(records, cut).map(|record| {
+                let text = |word: &Option<String>| word.clone().unwrap_or_default();
+                (record.end_ms - cut.at_ms, text(&record.instance), text(&record.node))
+            }),
+            shown: surviving.iter().filter(|record| !record.is_ok()).take(SHOWN_MAX).map(show).collect(),
+        }
+    }
+
+    /// What was promised and did not come true; times only beyond twice their budget.
+    pub(crate) fn broken_promises(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        if self.before.1 > 0 {
+            broken.push(format!("{} requests were lost before anything happened", self.before.1));
+        }
+        if self.lost > self.in_flight {
+            let (lost, in_flight) = (self.lost, self.in_flight);
+            broken.push(format!(
+                "{lost} requests lost through surviving edges, with {in_flight} in flight to the dead node"
+            ));
+        }
+        if self.edges_off_ms > TOLERANCE * EDGES_OFF_BUDGET_MS {
+            broken.push(format!("edges used the dead node for {} ms", self.edges_off_ms));
+        }
+        match &self.elsewhere {
+            None => broken.push("the instance never served elsewhere".to_owned()),
+            Some((ms, ..)) if *ms > TOLERANCE * ELSEWHERE_BUDGET_MS => {
+                broken.push(format!("the instance served elsewhere only after {ms} ms"));
+            }
+            Some(_) => {}
+        }
+        broken
+    }
+}
+
+/// Seconds, and a word when they are beyond the budget.
+fn budgeted(ms: u64, budget_ms: u64) -> String {
+    let verdict = if ms > budget_ms { "MISSED" } else { "met" };
+    format!("(budget {} s: {verdict})", budget_ms / 1000)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        writeln!(f, "\n   before    {} requests, {} failed", self.before.0, self.before.1)?;
+        writeln!(f, "   {:>6.2} s  {} has no power: silence", 0.0, self.node)?;
+        let off = budgeted(self.edges_off_ms, EDGES_OFF_BUDGET_MS);
+        writeln!(f, "   {:>6.2} s  surviving edges stopped using it {off}", seconds(self.edges_off_ms))?;
+        writeln!(f, "             {} requests waited for it, the longest {} ms", self.delayed, self.longest_ms)?;
+        match &self.elsewhere {
+            Some((ms, instance, node)) => {
+                let budget = budgeted(*ms, ELSEWHERE_BUDGET_MS);
+                writeln!(f, "   {:>6.2} s  instance {instance} serves on {node} in its place {budget}", seconds(*ms))?;
+            }
+            None => writeln!(f, "        –    no new instance served")?,
+        }
+        let Self { sent, lost, in_flight, .. } = self;
+        writeln!(f, "   surviving edges: {sent} requests, {lost} lost ({in_flight} were in flight to {})", self.node)?;
+        writeln!(f, "   its own edge:    {} requests, {} lost", self.dead_edge.0, self.dead_edge.1)?;
+        if self.delayed_later > 0 {
+            writeln!(f, "   {} requests were slow later, for other reasons", self.delayed_later)?;
+        }
+        self.shown.iter().try_for_each(|line| writeln!(f, "   lost: {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(edge: u16, start_ms: u64, took_ms: u64, outcome: &str, instance: &str, node: &str) -> Record {
+        let text = |word: &str| (!word.is_empty()).then(|| word.to_owned());
+        Record {
+            target: SocketAddr::from(([10, 0, 0, 1], edge)),
+            start_ms,
+            end_ms: start_ms + took_ms,
+            outcome: outcome.into(),
+            instance: text(instance),
+            node: text(node),
+            detail: None,
+        }
+    }
+
+    fn cut() -> Cut {
+        Cut {
+            at_ms: 10_000,
+            node: "n3".to_owned(),
+            edge: SocketAddr::from(([10, 0, 0, 1], 3)),
+            instances: vec!["i1".to_owned(), "i3".to_owned()],
+        }
+    }
+
+    fn story() -> Vec<Record> {
+        let mut records: Vec<_> = (0..100).map(|turn| record(1, 9000 + turn * 9, 2, "ok", "i1", "n1")).collect();
+        records.extend([
+            record(1, 9_995, 1200, "ok", "i1", "n1"),
+            record(2, 9_999, 1200, "failed", "", ""),
+            record(1, 10_500, 700, "ok", "i1", "n1"),
+            record(1, 10_600, 3, "ok", "i1", "n1"),
+            record(3, 10_600, 5000, "timed_out", "", ""),
+            record(1, 15_000, 400, "ok", "i1", "n1"),
+            record(2, 16_000, 4, "ok", "i4", "n2"),
+        ]);
+        records
+    }
+
+    #[test]
+    fn the_story_is_told() {
+        let report = Report::new(&story(), &cut());
+        assert_eq!((report.sent, report.lost, report.in_flight), (6, 1, 2));
+        assert_eq!((report.dead_edge, report.before), ((1, 1), (100, 0)));
+        assert_eq!((report.delayed, report.edges_off_ms, report.delayed_later), (3, 1200, 1));
+        assert_eq!(report.elsewhere, Some((6004, "i4".to_owned(), "n2".to_owned())));
+        assert_eq!(report.broken_promises(), Vec::<String>::new());
+        assert!(report.to_string().contains("6 requests, 1 lost (2 were in flight to n3)"));
+    }
+
+    #[test]
+    fn broken_promises_are_named() {
+        let mut records = story();
+        records.pop();
+        records.extend([1, 2].map(|ms| record(1, 10_100 + ms, 1, "failed", "", "")));
+        records.push(record(1, 11_000, 6000, "failed", "", ""));
+        let broken = Report::new(&records, &cut()).broken_promises();
+        assert_eq!(
+            broken,
+            [
+                "4 requests lost through surviving edges, with 2 in flight to the dead node",
+                "edges used the dead node for 7000 ms",
+                "the instance never served elsewhere",
+            ]
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! Steady traffic by `insula-bench load`, running beside the story.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+use anyhow::{Context, Result};
+
+use super::{measure::Record, tools::Tools};
+
+/// Load that runs until it is stopped; ended when dropped.
+pub(crate) struct Traffic {
+    child: Child,
+    records: Arc<Mutex<Vec<Record>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Traffic {
+    /// Starts it in the network of the lab's services.
+    pub(crate) fn start(tools: &Tools, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
+        Self::spawn(tools.in_services(tools.bench()), edges, host, rate)
+    }
+
+    /// Starts it on this machine.
+    pub(crate) fn start_here(tools: &Tools, edge: SocketAddr, host: &str, rate: u32) -> Result<Self> {
+        Self::spawn(Command::new(tools.bench()), &[edge], host, rate)
+    }
+
+    fn spawn(mut command: Command, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
+        command.args(["load", "--until-eof", "--host", host, "--rate", &rate.to_string()]);
+        for edge in edges {
+            command.args(["--target", &edge.to_string()]);
+        }
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context("start insula-bench")?;
+        let stdout = child.stdout.take().context("read from insula-bench")?;
+        let records = Arc::<Mutex<Vec<Record>>>::default();
+        let kept = Arc::clone(&records);
+        #[allow(clippy::disallowed_methods, reason = "a blocking read beside the story; there are no tasks in here")]
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // A line cut short by the end of the program says nothing.
+                if let Ok(record) = serde_json::from_str(&line) {
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+                }
+            }
+        });
+        Ok(Self { child, records, reader: Some(reader) })
+    }
+
+    /// Looks at what came in so far.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&[Record]) -> T) -> T {
+        look(&self.records.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts no more requests, waits for those in flight, gives all.
+    pub(crate) fn stop(&mut self) -> Result<Vec<Record>> {
+        drop(self.child.stdin.take());
+        if let Some(reader) = self.reader.take() {
+            reader.join().map_err(|_| anyhow::anyhow!("reading from insula-bench panicked"))?;
+        }
+        self.child.wait().context("wait for insula-bench")?;
+        Ok(std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        // Ended already when it was stopped.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

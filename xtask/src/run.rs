@@ -1,0 +1,52 @@
+//! Running programs, seen by the person at the terminal.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The top of the repository.
+pub(crate) fn top() -> PathBuf {
+    // xtask lies directly below it.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(top());
+    command
+}
+
+/// Runs a command to its end; says what it is first.
+///
+/// # Errors
+/// When it cannot be started, or does not end with 0.
+pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
+    println!("── {what}");
+    let status = command.status().with_context(|| format!("start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    Ok(())
+}
+
+/// Whether `cargo NAME` is installed.
+pub(crate) fn has_cargo_tool(name: &str) -> bool {
+    cargo().args([name, "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Builds the program as it is shipped and tells its size.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn dist() -> Result<()> {
+    crate::packages::ensure(crate::packages::BUILD)?;
+    run("build for shipping", cargo().args(["build", "--profile", "dist", "--package", "insula"]))?;
+    let program = top().join("target/dist/insula");
+    let bytes = std::fs::metadata(&program).with_context(|| format!("look at {}", program.display()))?.len();
+    println!("{}  {:.1} MiB", program.display(), bytes as f64 / f64::from(1 << 20));
+    Ok(())
+}

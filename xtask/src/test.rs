@@ -1,0 +1,54 @@
+//! `cargo xtask test`: every test, then the simulation.
+
+use anyhow::Result;
+
+use crate::{
+    packages,
+    run::{cargo, has_cargo_tool, run},
+};
+
+/// Seeds that every change must pass.
+const SEEDS: &str = "200";
+
+/// Runs everything that decides whether a change lands.
+///
+/// # Errors
+/// What failed.
+pub(crate) fn run_all() -> Result<()> {
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::LAB)?;
+    simulate("sim", &["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
+    tests(&["--workspace"])
+}
+
+/// The tests inside the crates, without the end-to-end ones.
+///
+/// # Errors
+/// When one fails.
+pub(crate) fn unit() -> Result<()> {
+    tests(&["--workspace", "--lib", "--bins"])
+}
+
+/// With nextest where it is installed (one process per test, and the groups of `.config/nextest.toml`), else with
+/// cargo's own runner.
+fn tests(which: &[&str]) -> Result<()> {
+    // One form of build for everything in dev, so that features do not differ from run to run.
+    run("build", cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))?;
+    let mut command = cargo();
+    if has_cargo_tool("nextest") {
+        command.args(["nextest", "run", "--no-fail-fast"]);
+    } else {
+        command.args(["test", "--no-fail-fast"]);
+    }
+    run("tests", command.args(which))
+}
+
+/// The simulation, in a profile of its own: optimized, with debug assertions.
+///
+/// # Errors
+/// When a seed fails; it has said which and how to replay it.
+pub(crate) fn simulate(profile: &str, arguments: &[String]) -> Result<()> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--profile", profile, "--package", "insula-sim", "--"]).args(arguments);
+    run("simulation", &mut command)
+}
