@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use insula_env::Env;
-use insula_types::{ClusterId, NodeId, RegionName};
+use insula_types::{ClusterId, Incarnation, NodeId, RegionName, Revision};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -46,13 +46,15 @@ impl Holder {
     /// counts as none: the server pushes a fresh one as soon as it runs.
     pub fn open(file: CatalogFile, cluster: ClusterId, region: RegionName, own: NodeId, env: &Env) -> Arc<Self> {
         let holder = Self::new(cluster, region, own);
+        let mut on_disk = None;
         match file.load() {
             Ok(None) => info!(path = %file.path().display(), "no catalog on disk yet"),
             Ok(Some(catalog)) => {
                 let (incarnation, revision) = (catalog.incarnation, catalog.revision);
                 match holder.offer(catalog) {
                     Offered::Taken | Offered::Kept => {
-                        info!(%incarnation, %revision, "serving from the catalog on disk")
+                        on_disk = Some((incarnation, revision));
+                        info!(%incarnation, %revision, "serving from the catalog on disk");
                     }
                     Offered::Rejected(why) => warn!(%revision, %why, "the catalog on disk is not used"),
                 }
@@ -62,9 +64,11 @@ impl Holder {
                 warn!(%error, cause, "starting with an empty catalog");
             }
         }
-        let keeper = Arc::clone(&holder);
-        let retry = env.rng.clone();
-        env.tasks.supervise("catalog file", move || keep(Arc::clone(&keeper), file.clone(), retry.clone()));
+        let (keeper, rng) = (Arc::clone(&holder), env.rng.clone());
+        let on_disk = Arc::new(Mutex::new(on_disk));
+        env.tasks.supervise("catalog file", move || {
+            keep(Arc::clone(&keeper), file.clone(), Arc::clone(&on_disk), rng.clone())
+        });
         holder
     }
 
@@ -103,21 +107,30 @@ fn is_for(current: &Catalog, offered: &Catalog) -> Result<(), CheckError> {
 }
 
 /// Writes the newest catalog to disk, again and again. Apart from taking it, so that a slow disk delays no traffic.
-async fn keep(holder: Arc<Holder>, file: CatalogFile, rng: insula_env::Rng) {
+async fn keep(
+    holder: Arc<Holder>,
+    file: CatalogFile,
+    on_disk: Arc<Mutex<Option<(Incarnation, Revision)>>>,
+    rng: insula_env::Rng,
+) {
     const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
     let mut watch = holder.watch();
-    // What came from the file itself needs no writing, but writing it once more does no harm either.
+    // What came before this task did is looked at too.
     watch.mark_changed();
     while watch.changed().await.is_ok() {
         let catalog = Arc::clone(&watch.borrow_and_update());
-        if catalog.is_empty() {
+        let which = (catalog.incarnation, catalog.revision);
+        if catalog.is_empty() || *on_disk.lock() == Some(which) {
             continue;
         }
-        if let Err(error) = file.store(catalog).await {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            warn!(%error, cause, "traffic goes on; a restart now would serve from an older catalog");
-            insula_env::clock::sleep(rng.jitter(RETRY)).await;
-            watch.mark_changed();
+        match file.store(catalog).await {
+            Ok(()) => *on_disk.lock() = Some(which),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(%error, cause, "traffic goes on; a restart now would serve from an older catalog");
+                insula_env::clock::sleep(rng.jitter(RETRY)).await;
+                watch.mark_changed();
+            }
         }
     }
 }
