@@ -1,1 +1,364 @@
+//! The agent over the fake runtime, in virtual time.
 
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use insula_container::{Exit, NodeLabels};
+use insula_env::{BlockFile, Clock, Disk, Env, RealDisk, Rng, TaskGroup, clock, disk::DiskJob};
+use insula_state::{
+    Domain, Leadership, ProposeError, Proposer, RegionState, Replica, Store, Update,
+    region::{RegionKey, RegionObject},
+};
+use insula_types::{
+    Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RequestId, Revision,
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    Agent, CallError, Parts, Reporter,
+    testing::{FakeRuntime, placement},
+};
+
+mod property;
+
+const NODE: u64 = 7;
+
+/// Whether a quorum answers.
+#[derive(Debug, Clone, Default)]
+struct Quorum(Arc<Mutex<bool>>);
+
+#[async_trait]
+impl Proposer for Quorum {
+    async fn propose(&self, _: RequestId, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, ProposeError> {
+        Err(ProposeError::Unavailable { why: "agents do not propose".into() })
+    }
+    async fn barrier(&self, _: Duration) -> Result<(), ProposeError> {
+        if *self.0.lock() { Ok(()) } else { Err(ProposeError::Unavailable { why: "cut off".into() }) }
+    }
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        watch::channel(Leadership::default()).1
+    }
+}
+
+/// Keeps what was reported last of each instance, and how often anything was.
+#[derive(Debug, Default)]
+struct Reports {
+    last: Mutex<crate::report::Statuses>,
+    calls: Mutex<u32>,
+    is_broken: Mutex<bool>,
+}
+
+#[async_trait]
+impl Reporter for Reports {
+    async fn report(&self, statuses: Vec<InstanceStatus>) -> Result<(), CallError> {
+        if *self.is_broken.lock() {
+            return Err(CallError("cut off".into()));
+        }
+        *self.calls.lock() += 1;
+        self.last.lock().extend(statuses.into_iter().map(|status| (status.instance, status)));
+        Ok(())
+    }
+}
+
+/// A disk that can be full.
+#[derive(Debug, Default)]
+struct FullDisk(Mutex<bool>);
+
+impl Disk for FullDisk {
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn BlockFile>> {
+        RealDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        RealDisk.read(path)
+    }
+    fn write_atomic(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        if *self.0.lock() {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        RealDisk.write_atomic(path, bytes)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn run(&self, job: DiskJob) -> futures::future::BoxFuture<'static, ()> {
+        job();
+        Box::pin(async {})
+    }
+}
+
+/// A node: its machine (runtime, disk), its view of the region, and the agent that runs now.
+struct Bench {
+    env: Env,
+    disk: Arc<FullDisk>,
+    quorum: Quorum,
+    replica: Arc<Replica<RegionState>>,
+    revision: u64,
+    runtime: FakeRuntime,
+    reports: Arc<Reports>,
+    path: PathBuf,
+    agent: Option<Agent>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let disk = Arc::new(FullDisk::default());
+        let env = Env {
+            clock: Clock::simulated(1_000_000),
+            rng: Rng::from_seed(1),
+            disk: disk.clone(),
+            tasks: TaskGroup::new("bench"),
+        };
+        let runtime = FakeRuntime::new(env.clock.clone());
+        let quorum = Quorum(Arc::new(Mutex::new(true)));
+        let path = dir.path().join("agent/placements");
+        let (replica, reports) = (Replica::new(), Arc::default());
+        Self { env, disk, quorum, replica, revision: 0, runtime, reports, path, agent: None, _dir: dir }
+    }
+
+    /// Starts the agent, or ends the one that runs (as `kill -9` would) and starts another.
+    fn start(&mut self) {
+        self.env.tasks.crash();
+        self.env.tasks = TaskGroup::new("bench");
+        let region = Store::new(
+            self.replica.clone(),
+            Arc::new(self.quorum.clone()),
+            self.env.clock.clone(),
+            self.env.rng.fork(),
+        );
+        let labels = NodeLabels {
+            name: "n7".parse().expect("a name"),
+            region: "fra".parse().expect("a name"),
+            datacenter: "fra1".parse().expect("a name"),
+        };
+        let parts = Parts {
+            node: NodeId::new(NODE),
+            labels,
+            path: self.path.clone(),
+            region,
+            runtime: Arc::new(self.runtime.clone()),
+            prober: Arc::new(self.runtime.clone()),
+            reporter: self.reports.clone(),
+        };
+        self.agent = Some(Agent::start(&self.env, parts));
+    }
+
+    /// The region places exactly these here.
+    fn place(&mut self, placements: &[Placement]) {
+        let node = Node {
+            id: NodeId::new(NODE),
+            name: "n7".parse().expect("a name"),
+            region: "fra".parse().expect("a name"),
+            datacenter: "fra1".parse().expect("a name"),
+            address: "10.0.0.7:7443".parse().expect("an address"),
+            capacity: Capacity::default(),
+            version: "test".into(),
+            health: NodeHealth::Up,
+            is_cordoned: false,
+            joined_ms: 0,
+        };
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        let mut objects = vec![(RegionKey::Node(node.id), revision, RegionObject::Node(node))];
+        let placed = placements.iter().cloned();
+        objects.extend(placed.map(|p| (RegionKey::Placement(p.instance), revision, RegionObject::Placement(p))));
+        assert!(self.replica.follow(Update::Reset { revision, objects }));
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        for _ in 0..4000 {
+            if condition(self) {
+                return;
+            }
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not within 200 s: {what}; reported {:?}", self.reports.last.lock());
+    }
+
+    fn status(&self, instance: u64) -> Option<InstanceStatus> {
+        self.reports.last.lock().get(&InstanceId::new(instance)).cloned()
+    }
+
+    fn is_ready(&self, instance: u64) -> bool {
+        self.status(instance).is_some_and(|status| status.is_ready)
+    }
+
+    fn starts(&self, instance: u64) -> u32 {
+        self.runtime.starts(InstanceId::new(instance))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        assert_eq!(self.runtime.violations(), Vec::<String>::new());
+    }
+}
+
+fn stop(instance: u64) -> Placement {
+    Placement { desired: Desired::Stop, ..placement(instance, NODE) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_reports_stops_and_removes() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE), placement(2, NODE), placement(3, 8)]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    assert_eq!(bench.starts(3), 0, "placed on another node");
+    let status = bench.status(1).expect("reported");
+    assert_eq!((status.phase, status.was_ready, status.endpoints.len()), (Phase::Running, true, 1));
+
+    bench.place(&[placement(1, NODE), Placement { desired: Desired::Drain, ..placement(2, NODE) }]);
+    clock::sleep(Duration::from_secs(5)).await;
+    assert_eq!(bench.runtime.running().len(), 2, "one that drains goes on");
+    bench.place(&[placement(1, NODE), stop(2)]);
+    bench.until("stopped", |b| b.status(2).is_some_and(|s| s.phase == Phase::Stopped)).await;
+    assert_eq!(bench.runtime.present(), [InstanceId::new(1)]);
+    bench.place(&[]);
+    bench.until("taken away, since nobody wants it", |b| b.runtime.present().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_backs_off_and_says_why() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE)]);
+    bench.start();
+    let mut waits = Vec::new();
+    for run in 1..=9 {
+        let before = bench.env.clock.now();
+        bench.until("started", |b| b.starts(1) == run && !b.runtime.running().is_empty()).await;
+        waits.push((bench.env.clock.now() - before).as_secs_f64());
+        bench.runtime.crash(InstanceId::new(1), Exit::Code(3));
+        bench.until("told", |b| b.status(1).is_some_and(|s| s.phase == Phase::Backoff)).await;
+    }
+    assert_eq!(bench.status(1).expect("reported").message, "ended with exit code 3");
+    for (wait, at_least) in waits[1..].iter().zip([0.5, 1.2, 2.7, 5.7, 11.7, 23.7, 44.0, 44.0]) {
+        assert!(*wait >= at_least && *wait <= 76.0, "{waits:?}");
+    }
+    bench.until("ready again", |b| b.is_ready(1)).await;
+    assert_eq!(bench.status(1).expect("reported").restarts, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_takes_over_what_runs() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE), placement(2, NODE)]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    clock::sleep(Duration::from_secs(1)).await;
+    bench.reports.last.lock().clear();
+    // The second is taken back while no agent runs; the quorum is away at first.
+    *bench.quorum.0.lock() = false;
+    bench.start();
+    bench.until("taken over", |b| b.is_ready(1)).await;
+    bench.place(&[placement(1, NODE)]);
+    clock::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.runtime.running().len(), 2, "nothing is stopped without the quorum's word");
+    *bench.quorum.0.lock() = true;
+    bench.until("the second is gone", |b| b.runtime.present() == [InstanceId::new(1)]).await;
+    assert_eq!((bench.starts(1), bench.starts(2)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_cut_the_list_on_disk_is_started_when_no_quorum_comes() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE), placement(2, NODE)]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    bench.runtime.power_off();
+    *bench.quorum.0.lock() = false;
+    bench.start();
+    clock::sleep(Duration::from_secs(9)).await;
+    assert!(bench.runtime.running().is_empty(), "the quorum is asked first");
+    bench.until("both run", |b| b.runtime.running().len() == 2).await;
+    // And restarts go on while the control plane is away.
+    bench.runtime.crash(InstanceId::new(2), Exit::Signal(9));
+    bench.until("started again", |b| b.runtime.running().len() == 2).await;
+    assert_eq!(bench.starts(2), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_cut_the_quorum_is_believed_over_the_list() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE), placement(2, NODE)]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    bench.runtime.power_off();
+    bench.place(&[placement(1, NODE), stop(2)]);
+    bench.start();
+    bench.until("settled", |b| b.status(2).is_some_and(|s| s.phase == Phase::Stopped)).await;
+    bench.until("the first runs", |b| b.starts(1) == 2).await;
+    assert_eq!(bench.starts(2), 1, "it was replaced elsewhere");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_and_a_broken_reporter_do_not_stop_anything() {
+    let mut bench = Bench::new();
+    *bench.disk.0.lock() = true;
+    *bench.reports.is_broken.lock() = true;
+    bench.place(&[placement(1, NODE)]);
+    bench.start();
+    bench.until("runs", |b| b.runtime.running().len() == 1).await;
+    *bench.disk.0.lock() = false;
+    *bench.reports.is_broken.lock() = false;
+    bench.until("reported", |b| b.is_ready(1)).await;
+    bench.until("kept", |b| crate::kept::load(&*b.disk, &b.path) == [placement(1, NODE)]).await;
+    let calls = *bench.reports.calls.lock();
+    clock::sleep(Duration::from_secs(60)).await;
+    // The region of this test never shows the reports, so the comparison repeats them; nothing else does.
+    assert!(*bench.reports.calls.lock() - calls <= 8, "only what changed is reported");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_pull_and_a_failing_start_hold_up_nobody_else() {
+    let mut bench = Bench::new();
+    let slow_image = format!("registry.example/slow@sha256:{}", "b".repeat(64));
+    bench.runtime.set_pull_time(&slow_image, Duration::from_secs(120));
+    bench.runtime.set_start_fails(InstanceId::new(2), true);
+    let mut slow = placement(1, NODE);
+    slow.spec.image = Some(slow_image);
+    bench.place(&[slow, placement(2, NODE), placement(3, NODE)]);
+    bench.start();
+    let before = bench.env.clock.now();
+    bench.until("the third is ready", |b| b.is_ready(3)).await;
+    assert!(bench.env.clock.now() - before < Duration::from_secs(2));
+    bench.until("the second says why", |b| b.status(2).is_some_and(|s| s.message.contains("told to fail"))).await;
+    assert_eq!(bench.status(1).map(|status| status.phase), Some(Phase::Pulling));
+    bench.runtime.set_start_fails(InstanceId::new(2), false);
+    bench.until("all ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn unready_is_told_and_one_that_never_gets_ready_is_started_again() {
+    let mut bench = Bench::new();
+    bench.runtime.set_unready(InstanceId::new(2), true);
+    bench.place(&[placement(1, NODE), placement(2, NODE)]);
+    bench.start();
+    bench.until("ready", |b| b.is_ready(1)).await;
+    bench.runtime.set_unready(InstanceId::new(1), true);
+    bench.until("unready", |b| !b.is_ready(1)).await;
+    let status = bench.status(1).expect("reported");
+    assert_eq!((status.phase, status.was_ready), (Phase::Running, true));
+    bench.until("the second is started again", |b| b.starts(2) == 2).await;
+    assert_eq!(bench.starts(1), 1, "one that was ready is not restarted by its checks");
+    assert!(bench.status(2).expect("reported").message.contains("not ready within 30s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_the_region_without_this_node_says_nothing() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE)]);
+    bench.start();
+    bench.until("ready", |b| b.is_ready(1)).await;
+    bench.revision += 1;
+    let empty = RegionState::default().objects();
+    assert!(bench.replica.follow(Update::Reset { revision: Revision(bench.revision), objects: empty }));
+    clock::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.runtime.running().len(), 1);
+}

@@ -25,6 +25,10 @@ const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Wait after a round that failed.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
+/// How long a node that was fenced out waits to learn who leads. Should it still lead then, it begins anew, with a full
+/// lease for everyone, since it may have been cut off from those that renewed elsewhere.
+const STEP_BACK: Duration = Duration::from_secs(1);
+
 /// The caller must ask the region's leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this node does not lead the region: ask the leader")]
@@ -80,14 +84,14 @@ impl Control {
             let Ok(now) = leadership.wait_for(|now| now.is_me).await.map(|now| *now) else { return };
             let _reign = self.begin(now.term);
             let is_over = |later: &Leadership| !later.is_me || later.term != now.term;
-            tokio::select! {
-                ended = leadership.wait_for(is_over) => {
-                    info!(term = %now.term, "no longer the region's leader");
-                    if ended.is_err() {
-                        return;
-                    }
-                }
-                () = self.lead() => {}
+            let is_fenced = tokio::select! {
+                // Whether it changed or the group is gone: this reign is over.
+                _ = leadership.wait_for(is_over) => false,
+                () = self.lead() => true,
+            };
+            info!(term = %now.term, is_fenced, "no longer the region's leader");
+            if is_fenced {
+                self.pause(self.env.rng.jitter(STEP_BACK)).await;
             }
         }
     }
@@ -103,6 +107,7 @@ impl Control {
         Reign(self)
     }
 
+    /// Decides for as long as nobody else does.
     async fn lead(&self) {
         let mut memory = Memory::default();
         let mut epoch = None;
@@ -111,10 +116,14 @@ impl Control {
         loop {
             changed.0.mark_unchanged();
             changed.1.mark_unchanged();
-            if let Err(error) = self.round(&mut memory, &mut epoch, &mut is_global_fresh).await {
-                warn!(error = %chain(&error), "controllers' round failed, trying again");
-                self.pause(self.env.rng.jitter(RETRY_WAIT)).await;
-                continue;
+            match self.round(&mut memory, &mut epoch, &mut is_global_fresh).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    warn!(error = %chain(&error), "controllers' round failed, trying again");
+                    self.pause(self.env.rng.jitter(RETRY_WAIT)).await;
+                    continue;
+                }
             }
             self.pause(ROUND_GAP).await;
             let now = self.env.clock.now();
@@ -153,13 +162,13 @@ impl Control {
         lease.into_iter().chain(memory.next_overdue(now)).min()
     }
 
-    /// Decides and commits, until there is an error.
+    /// Decides and commits. False when another node has taken control.
     async fn round(
         &self,
         memory: &mut Memory,
         epoch: &mut Option<u64>,
         is_global_fresh: &mut bool,
-    ) -> Result<(), ProposeError> {
+    ) -> Result<bool, ProposeError> {
         let epoch_now = match *epoch {
             Some(epoch) => epoch,
             None => *epoch.insert(self.take_control().await?),
@@ -177,14 +186,13 @@ impl Control {
                 Ok(committed) => self.region.replica().wait_for(committed.revision).await,
                 Err(ProposeError::Rejected(why)) => {
                     info!(error = %why, "decision refused, deciding again");
-                    *epoch = self.region.read(|state| state.control).filter(|c| c.epoch == epoch_now).map(|c| c.epoch);
                     self.pause(self.env.rng.jitter(RETRY_WAIT)).await;
-                    return Ok(());
+                    return Ok(self.region.read(|state| state.control).is_some_and(|held| held.epoch == epoch_now));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn take_control(&self) -> Result<u64, ProposeError> {

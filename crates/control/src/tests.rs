@@ -1,1 +1,5 @@
+//! The controllers over a real region state that is not replicated, and nodes that are played by the test.
 
+mod region;
+mod service;
+mod units;

@@ -1,0 +1,107 @@
+//! Leases, derivation and voters, each alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use insula_env::Clock;
+use insula_state::{
+    Domain, GlobalState, RegionCommand, RegionState,
+    global::{App, ClusterMeta, GlobalKey, GlobalObject},
+    region::{RegionKey, RegionObject},
+};
+use insula_types::{AppName, ClusterId, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal, Revision};
+
+use super::region::{definition, node, spec};
+use crate::{LeaseTable, derive, lease, wanted_voters};
+
+fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
+    ids.into_iter().map(NodeId::new).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_end_when_nobody_renews_and_not_before() {
+    let start = Clock::simulated(0).now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let (one, two) = (NodeId::new(1), NodeId::new(2));
+    let renewal = |revision| Renewal { catalog_revision: Revision(revision), ..Renewal::default() };
+    let mut table = LeaseTable::begin(start, [one, two]);
+    for ms in (0..=2400).step_by(100) {
+        table.look(at(ms));
+        assert!(table.is_live(at(ms), one) && table.is_live(at(ms), two), "a full lease from the election");
+    }
+    assert!(table.renew(at(2400), one, &renewal(5)), "it acknowledged something new");
+    assert!(!table.renew(at(2450), one, &renewal(5)));
+    table.look(at(2500));
+    assert!(table.is_live(at(2500), one) && !table.is_live(at(2500), two));
+    assert!(table.is_acknowledged(at(2500), Revision(5)), "one whose lease ended is not waited for");
+    assert!(!table.is_acknowledged(at(2499), Revision(5)));
+    table.grant(at(2600), two);
+    assert!(!table.is_live(at(2600), two), "an ended lease comes back by renewals only");
+    for (ms, is_steady) in [(2700, false), (3200, false), (3700, true)] {
+        table.look(at(ms));
+        table.renew(at(ms), two, &renewal(0));
+        assert_eq!(table.is_steady(at(ms), two), is_steady);
+    }
+
+    // The leader itself is paused for a minute: it knows nothing of anybody.
+    let later = at(3700) + Duration::from_secs(60);
+    table.look(later);
+    assert!(table.is_live(later, two));
+    assert!(table.is_live(later, one));
+    assert!(!table.is_live(later + lease::LEASE, two));
+}
+
+fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
+    let mut state = GlobalState::default();
+    let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
+    state.absorb(Revision(1), GlobalKey::Meta, Some(GlobalObject::Meta(meta)));
+    for (name, release, scale) in apps {
+        let app: AppName = name.parse().expect("a name");
+        let services = BTreeMap::from([("web".parse().expect("a name"), spec(*release))]);
+        let number = ReleaseNumber(*release);
+        let made = Release { number, services, created_ms: 0 };
+        let scale = BTreeMap::from([("web".parse().expect("a name"), *scale)]);
+        let key = GlobalKey::Release((app.clone(), number));
+        state.absorb(Revision(1), key, Some(GlobalObject::Release(made)));
+        let object = App { name: app.clone(), release: number, scale };
+        state.absorb(Revision(1), GlobalKey::App(app), Some(GlobalObject::App(object)));
+    }
+    state
+}
+
+#[test]
+fn definitions_follow_the_world() {
+    let mut region = RegionState::default();
+    let shop = definition(1, 3);
+    assert_eq!(derive::reconcile(&global(&[("shop", 1, 3)]), &region), [RegionCommand::SetDefinition(shop.clone())]);
+    region.absorb(Revision(1), RegionKey::Definition(shop.app.clone()), Some(RegionObject::Definition(shop.clone())));
+    assert_eq!(derive::reconcile(&global(&[("shop", 1, 3)]), &region), []);
+    let scaled = RegionCommand::SetDefinition(definition(1, 5));
+    assert_eq!(derive::reconcile(&global(&[("shop", 1, 5)]), &region), [scaled]);
+    let newer = RegionCommand::SetDefinition(definition(2, 5));
+    assert_eq!(derive::reconcile(&global(&[("shop", 2, 5)]), &region), [newer]);
+    assert_eq!(derive::reconcile(&global(&[]), &region), [RegionCommand::RemoveDefinition { app: shop.app }]);
+    assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
+}
+
+#[test]
+fn one_voter_then_three_over_datacenters() {
+    let mut state = RegionState::default();
+    let mut add = |id: u64, datacenter: &str, health| {
+        let node = insula_types::Node { health, joined_ms: id, ..node(id, datacenter) };
+        state.absorb(Revision(id), RegionKey::Node(node.id), Some(RegionObject::Node(node)));
+        [ids([1]), ids([1, 2, 3])].map(|current| wanted_voters(&state, &current))
+    };
+    let down = NodeHealth::Down { since_ms: 1 };
+    assert_eq!(add(1, "fra1", NodeHealth::Up)[0], None);
+    assert_eq!(add(2, "fra1", NodeHealth::Up)[0], None, "never two");
+    assert_eq!(add(3, "fra1", down)[0], None, "not before three are up");
+    assert_eq!(add(4, "fra2", NodeHealth::Up)[0], Some(ids([1, 2, 4])));
+    let [from_one, settled] = add(5, "fra3", NodeHealth::Up);
+    assert_eq!(from_one, Some(ids([1, 4, 5])), "one in each");
+    assert_eq!(settled, None, "those who vote stay");
+    state.absorb(Revision(9), RegionKey::Node(NodeId::new(2)), None);
+    assert_eq!(wanted_voters(&state, &ids([1, 2, 3])), Some(ids([1, 3, 4])), "one that is no member is replaced");
+}
