@@ -73,9 +73,9 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
     let mut plan = Plan::default();
     place(state, &services, &add, &mut plan);
     let why = "its node is down";
-    set_desired(&mut plan, on_down_nodes(state), Desired::Stop, why);
-    set_desired(&mut plan, drain, Desired::Drain, "no longer wanted here");
-    set_desired(&mut plan, drained(state, view), Desired::Stop, "no edge sends requests to it any more");
+    set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
+    set_desired(&mut plan, &drain, Desired::Drain, "no longer wanted here");
+    set_desired(&mut plan, &drained(state, view), Desired::Stop, "no edge sends requests to it any more");
     let gone = gone(state, view);
     plan.commands.extend(chunks(&gone).map(RegionCommand::RemovePlacements));
     plan
@@ -183,8 +183,8 @@ fn place(
     plan.commands.extend(chunks(&placements).map(RegionCommand::Place));
 }
 
-fn set_desired(plan: &mut Plan, instances: Vec<InstanceId>, desired: Desired, reason: &str) {
-    plan.commands.extend(chunks(&instances).map(|instances| RegionCommand::SetDesired {
+fn set_desired(plan: &mut Plan, instances: &[InstanceId], desired: Desired, reason: &str) {
+    plan.commands.extend(chunks(instances).map(|instances| RegionCommand::SetDesired {
         instances,
         desired,
         reason: reason.to_owned(),
