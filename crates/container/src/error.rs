@@ -60,6 +60,15 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// The bridge of the node's containers cannot be made or read.
+    #[error("set up bridge {bridge}: is insula run as root?")]
+    Bridge {
+        /// Its name.
+        bridge: String,
+        /// What the kernel said.
+        #[source]
+        source: Source,
+    },
     /// The service's definition cannot be run on this node.
     #[error("{instance} cannot run here: {why}")]
     Config {

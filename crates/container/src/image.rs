@@ -1,5 +1,10 @@
 //! Images: named by digest, fetched once, kept by content, unpacked once per layer.
 
+mod pull;
 mod reference;
+mod store;
+mod unpack;
 
+pub(crate) use pull::{Image, Images};
 pub use reference::ImageRef;
+pub(crate) use store::Store;

@@ -3,10 +3,23 @@
 //! Everything is found again from the disk and the kernel after a restart of the agent; instances need nobody but their
 //! shim. What shall run, and when it is started again, is decided by others (`agent`).
 
+mod bundle;
+mod cgroup;
+pub mod config;
+mod disk;
+mod driver;
 mod error;
 pub mod image;
+mod logs;
+mod network;
+mod record;
 mod runtime;
+mod shim;
+mod signal;
+mod user;
 
+pub use config::{Config, NetworkConfig, Subnet};
+pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use image::ImageRef;
 pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};

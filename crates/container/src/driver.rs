@@ -1,0 +1,180 @@
+//! The runtime of a real node: containers and processes, each under its shim.
+//!
+//! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
+//! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`, `remove`.
+
+mod observe;
+mod remove;
+mod start;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use insula_env::Env;
+use insula_types::InstanceId;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::{
+    Config, Error, ImageInfo, ImageRef, InstanceConfig, Observed, Running, Runtime,
+    disk::blocking,
+    image::{Images, Store},
+    logs, network,
+    record::{self, Home},
+    shim::{
+        self,
+        protocol::{Request, Stop},
+    },
+    signal,
+};
+
+/// How long an instance may take to vanish after KILL, its last output and its exit file included.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Containers and processes of this node. Clones share it.
+#[derive(Clone)]
+pub struct NodeRuntime(Arc<Inner>);
+
+struct Inner {
+    env: Env,
+    config: Config,
+    instances: PathBuf,
+    kept_logs: PathBuf,
+    images: Images,
+    shim: PathBuf,
+    ended: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+/// What must not be given twice, and who is at work.
+#[derive(Default)]
+struct State {
+    addresses: BTreeMap<InstanceId, Ipv4Addr>,
+    ports: BTreeMap<InstanceId, BTreeSet<u16>>,
+    locks: BTreeMap<InstanceId, Arc<tokio::sync::Mutex<()>>>,
+    watched: BTreeSet<InstanceId>,
+}
+
+impl NodeRuntime {
+    /// Opens the node's runtime: removes what a crash left half-made, takes over what runs. Tasks run in `env.tasks`.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Network`]: the data directory or the bridge cannot be used.
+    pub async fn open(env: Env, config: Config) -> Result<Self, Error> {
+        let mut config = config;
+        let make = |path: PathBuf| {
+            std::fs::create_dir_all(&path).and_then(|()| path.canonicalize()).map_err(Error::file("make", path))
+        };
+        config.data_dir = make(config.data_dir)?;
+        if config.data_dir.to_string_lossy().contains([':', ',', '\\']) {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::InvalidFilename,
+                "overlayfs cannot take a path with a colon, comma or backslash: choose another data directory",
+            );
+            return Err(Error::file("use", config.data_dir)(source));
+        }
+        let (instances, kept_logs) = (make(config.data_dir.join("instances"))?, make(config.data_dir.join("logs"))?);
+        let shim_dir = config.data_dir.join("shim");
+        let shim = shim::install(&shim_dir).map_err(Error::file("install the shim in", shim_dir))?;
+        let store = Store::open(&config.data_dir.join("images"))?;
+        let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone());
+        let (ended, _) = watch::channel(0);
+        let inner = Inner { env, config, instances, kept_logs, images, shim, ended, state: Mutex::default() };
+        let runtime = Self(Arc::new(inner));
+        runtime.sweep().await?;
+        if let Some(network) = &runtime.0.config.network {
+            network::ensure_bridge(network)
+                .await
+                .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
+        }
+        runtime.take_over().await?;
+        Ok(runtime)
+    }
+
+    /// The image that a registry now gives for a reference with a tag, or without one (`latest`).
+    ///
+    /// # Errors
+    /// [`Error::Reference`], [`Error::Pull`].
+    pub async fn resolve_tag(&self, reference: &str) -> Result<ImageRef, Error> {
+        self.0.images.resolve_tag(reference).await
+    }
+
+    fn home(&self, instance: InstanceId) -> Home {
+        Home::new(&self.0.instances, instance)
+    }
+
+    /// Serializes what changes one instance.
+    async fn lock(&self, instance: InstanceId) -> OwnedMutexGuard<()> {
+        let lock = Arc::clone(self.0.state.lock().locks.entry(instance).or_default());
+        lock.lock_owned().await
+    }
+
+    /// None while another call changes the instance.
+    fn try_lock(&self, instance: InstanceId) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(self.0.state.lock().locks.entry(instance).or_default()).try_lock_owned().ok()
+    }
+}
+
+#[async_trait]
+impl Runtime for NodeRuntime {
+    async fn ensure_image(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
+        self.0.images.ensure(image).await
+    }
+
+    async fn start(&self, config: &InstanceConfig) -> Result<Running, Error> {
+        let _lock = self.lock(config.instance).await;
+        self.start_locked(config).await
+    }
+
+    async fn list(&self) -> Result<Vec<Observed>, Error> {
+        let mut found = Vec::new();
+        for instance in record::instances(&self.0.instances)? {
+            // One that is being started or removed is neither here nor there.
+            let Some(_lock) = self.try_lock(instance) else { continue };
+            match self.observe(instance).await {
+                Ok(observed) => found.extend(observed.map(|(_, observed)| observed)),
+                Err(error) => tracing::warn!(%instance, %error, "an instance cannot be observed"),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stop(&self, instance: InstanceId, signal: &str, grace: Duration) -> Result<(), Error> {
+        let home = self.home(instance);
+        let signal = signal::number(signal).ok_or_else(|| Error::Config {
+            instance,
+            why: format!("it has no signal {signal:?}: write one as `kill -l` does, like SIGTERM"),
+        })?;
+        let request = Request::Stop(Stop { signal, grace_ms: grace.as_millis().try_into().unwrap_or(u64::MAX) });
+        let limit = grace + END_MAX;
+        insula_env::clock::timeout(limit, shim::ask_for_end(instance, &home, &request))
+            .await
+            .map_err(|_| Error::Shim { instance, why: format!("the instance did not end within {limit:?}") })??;
+        // Ends what is left when it was the shim that had ended.
+        self.observe(instance).await.map(|_| ())
+    }
+
+    async fn remove(&self, instance: InstanceId) -> Result<(), Error> {
+        let _lock = self.lock(instance).await;
+        self.remove_locked(instance).await
+    }
+
+    async fn logs(&self, instance: InstanceId, bytes_max: u64) -> Result<Vec<u8>, Error> {
+        let (home, kept) = (self.home(instance), self.0.kept_logs.join(instance.to_string()));
+        blocking(&*self.0.env.disk, move || {
+            let directory = if home.path().is_dir() { home.path().to_owned() } else { kept };
+            logs::tail(&directory, bytes_max).map_err(Error::file("read the logs in", directory))
+        })
+        .await
+    }
+
+    fn ended(&self) -> watch::Receiver<u64> {
+        self.0.ended.subscribe()
+    }
+}

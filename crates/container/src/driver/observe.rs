@@ -1,0 +1,141 @@
+//! What is there, and waiting for its end.
+
+use std::{fs, time::Duration};
+
+use insula_env::clock;
+use insula_types::InstanceId;
+use rustix::process::{Pid, Signal, kill_process};
+use tracing::{info, warn};
+
+use super::NodeRuntime;
+use crate::{
+    Ended, Error, Exit, Observed, ObservedState, Running, cgroup,
+    record::{self, Home, Record},
+    shim::{
+        self, Answer,
+        protocol::{self, Request},
+    },
+};
+
+/// Wait before a shim that could not be asked is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl NodeRuntime {
+    /// The instance as the disk and its shim tell it. A shim that is gone without a word takes its instance with it.
+    pub(super) async fn observe(&self, instance: InstanceId) -> Result<Option<(Record, Observed)>, Error> {
+        let home = self.home(instance);
+        let Some(record) = home.record()? else { return Ok(None) };
+        let state = match exit_of(&home)? {
+            Some(ended) => ObservedState::Ended(ended),
+            None => match shim::ask(instance, &home, &Request::Status).await? {
+                Answer::Reply(protocol::Reply { running: Some(running), .. }) => ObservedState::Running(Running {
+                    pid: running.pid.unsigned_abs(),
+                    started_ms: running.started_ms,
+                    endpoints: record.endpoints(),
+                }),
+                Answer::Reply(_) | Answer::Gone => ObservedState::Ended(self.find_end(instance, &home, &record).await?),
+            },
+        };
+        let config_hash = record.config.hash();
+        Ok(Some((record, Observed { instance, config_hash, state })))
+    }
+
+    /// The shim does not answer any more: it has written down the end, or was killed.
+    async fn find_end(&self, instance: InstanceId, home: &Home, record: &Record) -> Result<Ended, Error> {
+        if let Some(ended) = exit_of(home)? {
+            return Ok(ended);
+        }
+        end_leftovers(instance, record, home).await?;
+        let why = match home.read::<protocol::Running>("running.json")? {
+            Some(_) => "its shim was killed, or the machine was restarted",
+            None => "it was never started",
+        };
+        Ok(Ended { exit: Exit::Unseen(why.to_owned()), is_oom_killed: false, at_ms: 0 })
+    }
+
+    /// Reserves what living and ended instances hold, and waits for the end of the living.
+    pub(super) async fn take_over(&self) -> Result<(), Error> {
+        for instance in record::instances(&self.0.instances)? {
+            let Some((record, observed)) = self.observe(instance).await? else { continue };
+            {
+                let mut state = self.0.state.lock();
+                state.addresses.extend(record.address.map(|address| (instance, address)));
+                if !record.is_container() {
+                    state.ports.insert(instance, record.ports.values().copied().collect());
+                }
+            }
+            if let ObservedState::Running(running) = observed.state {
+                info!(%instance, pid = running.pid, "instance taken over");
+                self.watch(instance);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells [`crate::Runtime::ended`] when the instance ends. Once per instance, however often it is called.
+    pub(super) fn watch(&self, instance: InstanceId) {
+        if !self.0.state.lock().watched.insert(instance) {
+            return;
+        }
+        let runtime = self.clone();
+        self.0.env.tasks.spawn("wait for the end of an instance", async move {
+            let home = runtime.home(instance);
+            loop {
+                match shim::ask_for_end(instance, &home, &Request::Wait).await {
+                    Ok(Answer::Reply(protocol::Reply { exit: Some(exit), .. })) => {
+                        info!(%instance, exit = %Ended::from(exit).exit, "instance ended");
+                        break;
+                    }
+                    Ok(_) => match runtime.observe(instance).await {
+                        Ok(Some((_, Observed { state: ObservedState::Running(_), .. }))) => {}
+                        Ok(_) => break,
+                        Err(error) => warn!(%instance, %error, "what a killed shim left cannot be ended yet"),
+                    },
+                    Err(error) => warn!(%instance, %error, "a shim cannot be asked"),
+                }
+                clock::sleep(RETRY).await;
+            }
+            runtime.0.state.lock().watched.remove(&instance);
+            runtime.0.ended.send_modify(|count| *count += 1);
+        });
+    }
+}
+
+fn exit_of(home: &Home) -> Result<Option<Ended>, Error> {
+    Ok(home.read::<protocol::Exit>("exit.json")?.map(Ended::from))
+}
+
+impl From<protocol::Exit> for Ended {
+    fn from(exit: protocol::Exit) -> Self {
+        let way = match (exit.code, exit.signal) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unseen("its shim did not see how it ended".to_owned()),
+        };
+        Self { exit: way, is_oom_killed: exit.is_oom_killed, at_ms: exit.at_ms }
+    }
+}
+
+/// Ends what a killed shim left running.
+pub(super) async fn end_leftovers(instance: InstanceId, record: &Record, home: &Home) -> Result<(), Error> {
+    match &record.cgroup {
+        Some(cgroup) => cgroup::kill(cgroup).await.map_err(Error::file("end the processes of", home.path())),
+        None => {
+            end_processes(instance);
+            Ok(())
+        }
+    }
+}
+
+/// A process that its shim no longer looks after died with it; this is for its children. They are told by what is in
+/// their environment.
+fn end_processes(instance: InstanceId) {
+    let mark = format!("INSULA_INSTANCE={instance}");
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let (Some(pid), Ok(environment)) = (pid, fs::read(entry.path().join("environ"))) else { continue };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            kill_process(pid, Signal::KILL).ok();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Taking instances away, and what crashes left of them.
+
+use std::{fs, io, time::Duration};
+
+use insula_types::InstanceId;
+use tracing::{info, warn};
+
+use super::{NodeRuntime, observe::end_leftovers};
+use crate::{Error, ObservedState, Runtime, cgroup, disk::blocking, logs, network, record};
+
+impl NodeRuntime {
+    pub(super) async fn remove_locked(&self, instance: InstanceId) -> Result<(), Error> {
+        if let Some((_, observed)) = self.observe(instance).await?
+            && matches!(observed.state, ObservedState::Running(_))
+        {
+            return Err(Error::State { instance, why: "runs: it must be stopped before it is removed" });
+        }
+        self.discard(instance).await?;
+        self.0.state.lock().locks.remove(&instance);
+        Ok(())
+    }
+
+    /// Removes everything of an instance whose shim is gone, in an order that can be begun again: the directory, by
+    /// which all else is found, goes last.
+    pub(super) async fn discard(&self, instance: InstanceId) -> Result<(), Error> {
+        let home = self.home(instance);
+        if let Some(record) = home.record()? {
+            end_leftovers(instance, &record, &home).await?;
+            if let Some(cgroup) = &record.cgroup {
+                cgroup::remove(cgroup).await.map_err(Error::file("remove the cgroup of", home.path()))?;
+            }
+            if record.is_container() {
+                network::disconnect(instance, &home.netns()).await?;
+            }
+        }
+        let (kept, now) = (self.0.kept_logs.clone(), self.0.env.clock.wall());
+        blocking(&*self.0.env.disk, move || {
+            let attempt = || {
+                network::unmount_all(&home.rootfs())?;
+                network::release(&home.netns())?;
+                if let Some(name) = home.path().file_name() {
+                    logs::keep(home.path(), &kept.join(name))?;
+                }
+                logs::prune(&kept, now)?;
+                remove_directory(home.path())
+            };
+            attempt().map_err(Error::file("remove", home.path()))
+        })
+        .await?;
+        let mut state = self.0.state.lock();
+        state.addresses.remove(&instance);
+        state.ports.remove(&instance);
+        Ok(())
+    }
+
+    /// Removes what a crash left: directories without a record, cgroups and interfaces without a directory.
+    pub(super) async fn sweep(&self) -> Result<(), Error> {
+        let mut known = Vec::new();
+        for instance in record::instances(&self.0.instances)? {
+            if self.home(instance).record()?.is_some() {
+                known.push(instance);
+            } else {
+                info!(%instance, "a half-made instance is removed");
+                self.discard(instance).await?;
+            }
+        }
+        let parent = &self.0.config.cgroup_parent;
+        for name in cgroup::children(parent) {
+            if name.parse::<InstanceId>().is_ok_and(|instance| !known.contains(&instance)) {
+                let cgroup = format!("{parent}/{name}");
+                info!(cgroup, "a cgroup without an instance is removed");
+                let removed = match cgroup::kill(&cgroup).await {
+                    Ok(()) => cgroup::remove(&cgroup).await,
+                    Err(error) => Err(error),
+                };
+                removed.map_err(Error::file("remove the cgroup", cgroup))?;
+            }
+        }
+        if let Some(network) = &self.0.config.network {
+            network::remove_strangers(network, &known)
+                .await
+                .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Stops and removes every instance, then the bridge and the cgroup that held them: for a node that goes away
+    /// (`insula dev`, the lab). Images and logs stay.
+    ///
+    /// # Errors
+    /// The first that occurs; the rest is attempted all the same.
+    pub async fn remove_all(&self) -> Result<(), Error> {
+        let mut result = Ok(());
+        let mut note = |instance: InstanceId, outcome: Result<(), Error>| {
+            if let Err(error) = outcome {
+                warn!(%instance, %error, "an instance cannot be removed");
+                if result.is_ok() {
+                    result = Err(error);
+                }
+            }
+        };
+        for instance in record::instances(&self.0.instances)? {
+            let outcome = match self.stop(instance, "SIGKILL", Duration::ZERO).await {
+                Ok(()) => self.remove(instance).await,
+                Err(error) => Err(error),
+            };
+            note(instance, outcome);
+        }
+        if let Some(network) = &self.0.config.network {
+            network::remove_bridge(&network.bridge)
+                .await
+                .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
+        }
+        let parent = &self.0.config.cgroup_parent;
+        cgroup::remove(parent).await.map_err(Error::file("remove the cgroup", parent))?;
+        result
+    }
+}
+
+fn remove_directory(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

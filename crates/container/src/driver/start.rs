@@ -1,0 +1,232 @@
+//! Starting an instance.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+};
+
+use insula_types::{DriverKind, InstanceId, PortName};
+use rustix::mount::{MountFlags, mount};
+use tracing::{info, warn};
+
+use super::NodeRuntime;
+use crate::{
+    Error, ImageRef, InstanceConfig, ObservedState, Running, bundle, cgroup,
+    disk::blocking,
+    image::Image,
+    network,
+    record::{Home, Record},
+    shim::{
+        self,
+        protocol::{self, Stop, VERSION, Work},
+    },
+    signal,
+};
+
+/// Ports for processes: below what Linux gives to outgoing connections (32768 and up).
+const PROCESS_PORTS: std::ops::Range<u64> = 20_000..32_000;
+/// Attempts to find a free one.
+const PORT_TRIES: usize = 200;
+/// Mount options fit into one page, with its end.
+const MOUNT_OPTIONS_LEN_MAX: usize = 4095;
+
+impl NodeRuntime {
+    pub(super) async fn start_locked(&self, config: &InstanceConfig) -> Result<Running, Error> {
+        let instance = config.instance;
+        match self.observe(instance).await? {
+            Some((_, observed)) => match observed.state {
+                ObservedState::Running(running) => {
+                    self.watch(instance);
+                    return Ok(running);
+                }
+                ObservedState::Ended(_) => {
+                    return Err(Error::State {
+                        instance,
+                        why: "has ended: it must be removed before it is started again",
+                    });
+                }
+            },
+            None => fs::create_dir_all(self.home(instance).path())
+                .map_err(Error::file("make", self.home(instance).path()))?,
+        }
+        match self.make(config).await {
+            Ok(running) => {
+                info!(%instance, service = %config.service, pid = running.pid, "instance runs");
+                self.watch(instance);
+                Ok(running)
+            }
+            Err(error) => {
+                if let Err(error) = self.discard(instance).await {
+                    warn!(%instance, %error, "what a failed start left behind cannot be removed yet");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self, config: &InstanceConfig) -> Result<Running, Error> {
+        let instance = config.instance;
+        let home = self.home(instance);
+        let (record, work) = match config.spec.driver {
+            DriverKind::Container => self.make_container(config, &home).await?,
+            DriverKind::Process => self.make_process(config, &home)?,
+        };
+        let stop = Stop {
+            signal: signal::number(&config.spec.stop.signal).unwrap_or(libc::SIGTERM),
+            grace_ms: config.spec.stop.grace.as_millis().try_into().unwrap_or(u64::MAX),
+        };
+        let log_bytes_max = self.0.config.log_bytes_max;
+        home.write("shim.json", &protocol::Config { version: VERSION, work, log_bytes_max, stop })?;
+        let started = shim::launch(&self.0.shim, instance, &home).await?;
+        Ok(Running { pid: started.pid.unsigned_abs(), started_ms: started.started_ms, endpoints: record.endpoints() })
+    }
+
+    async fn make_container(&self, config: &InstanceConfig, home: &Home) -> Result<(Record, Work), Error> {
+        let instance = config.instance;
+        let refuse = |why: &str| Error::Config { instance, why: why.to_owned() };
+        let image: ImageRef =
+            config.spec.image.as_deref().ok_or_else(|| refuse("a container needs an image"))?.parse()?;
+        let image = self
+            .0
+            .images
+            .load(&image)?
+            .ok_or(Error::State { instance, why: "has an image that is not present: it must be pulled first" })?;
+        let network = self.0.config.network.as_ref().ok_or_else(|| {
+            refuse("this node has no network for containers: use the process driver, or start insula as root")
+        })?;
+        let address = self.reserve_address(instance)?;
+        let ports = config.spec.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
+        let cgroup = format!("/{}/{instance}", self.0.config.cgroup_parent.trim_matches('/'));
+        let record = Record { config: config.clone(), address: Some(address), ports, cgroup: Some(cgroup.clone()) };
+        home.write("instance.json", &record)?;
+
+        let work = Work::Container {
+            id: instance.to_string(),
+            oom_counter: Some(cgroup::oom_counter(&cgroup).to_string_lossy().into_owned()),
+        };
+        let (job_home, job_record) = (home.clone(), record.clone());
+        let root = blocking(&*self.0.env.disk, move || {
+            mount_root(&job_home, &image)?;
+            write_bundle(&job_home, &job_record, &image, &cgroup)
+        });
+        let netns = home.netns();
+        let (root, network) = tokio::join!(root, network::connect(network, instance, &netns, address));
+        root.and(network).map(|()| (record, work))
+    }
+
+    fn make_process(&self, config: &InstanceConfig, home: &Home) -> Result<(Record, Work), Error> {
+        let instance = config.instance;
+        if config.spec.command.is_empty() {
+            return Err(Error::Config { instance, why: "a process needs a command".to_owned() });
+        }
+        let ports = self.reserve_ports(instance, config.spec.ports.iter().map(|port| port.name.clone()).collect())?;
+        let record = Record { config: config.clone(), address: None, ports, cgroup: None };
+        home.write("instance.json", &record)?;
+        let own = ["PATH", "HOME", "USER", "LANG"];
+        let mut env: BTreeMap<String, String> =
+            own.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
+        env.extend(environment(&record));
+        Ok((
+            record,
+            Work::Process { command: config.spec.command.clone(), env, open_files_max: bundle::open_files_max() },
+        ))
+    }
+
+    /// The lowest free address of the subnet.
+    fn reserve_address(&self, instance: InstanceId) -> Result<Ipv4Addr, Error> {
+        let subnet = self.0.config.network.as_ref().map(|network| network.subnet);
+        let mut state = self.0.state.lock();
+        let taken: BTreeSet<Ipv4Addr> = state.addresses.values().copied().collect();
+        let free = subnet.and_then(|subnet| subnet.addresses().find(|address| !taken.contains(address)));
+        let address = free.ok_or(Error::State { instance, why: "gets no address: the node's subnet is used up" })?;
+        state.addresses.insert(instance, address);
+        Ok(address)
+    }
+
+    /// A free port of loopback for each name.
+    fn reserve_ports(&self, instance: InstanceId, names: Vec<PortName>) -> Result<BTreeMap<PortName, u16>, Error> {
+        let mut state = self.0.state.lock();
+        let mut taken: BTreeSet<u16> = state.ports.values().flatten().copied().collect();
+        let mut ports = BTreeMap::new();
+        for name in names {
+            let free = (0..PORT_TRIES)
+                .map(|_| self.0.env.rng.range(PROCESS_PORTS.start, PROCESS_PORTS.end) as u16)
+                .find(|port| {
+                    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+                    !taken.contains(port) && TcpListener::bind(address).is_ok()
+                });
+            let port = free.ok_or(Error::State { instance, why: "gets no port: those for processes are used up" })?;
+            taken.insert(port);
+            ports.insert(name, port);
+        }
+        state.ports.insert(instance, ports.values().copied().collect());
+        Ok(ports)
+    }
+}
+
+/// What every instance is told: the definition's variables, then ours, which win.
+fn environment(record: &Record) -> BTreeMap<String, String> {
+    let config = &record.config;
+    let mut env = config.spec.env.clone();
+    let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+    set("INSULA_INSTANCE", config.instance.to_string());
+    set("INSULA_APP", config.service.app.to_string());
+    set("INSULA_SERVICE", config.service.service.to_string());
+    set("INSULA_NODE", config.node.name.to_string());
+    set("INSULA_DATACENTER", config.node.datacenter.to_string());
+    set("INSULA_REGION", config.node.region.to_string());
+    for (name, port) in &record.ports {
+        set(&format!("PORT_{}", name.as_str().to_uppercase().replace('-', "_")), port.to_string());
+    }
+    let main = config.spec.http_port().or(config.spec.ports.first()).and_then(|port| record.ports.get(&port.name));
+    if let Some(port) = main {
+        set("PORT", port.to_string());
+    }
+    env
+}
+
+/// The image's layers below, the instance's own directory above.
+fn mount_root(home: &Home, image: &Image) -> Result<(), Error> {
+    let [root, upper, work] = ["rootfs", "upper", "work"].map(|name| home.join(name));
+    for directory in [&root, &upper, &work] {
+        fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+    }
+    // The root directory's mode and owner are those of the upper one.
+    if let Some(top) = image.layers.last() {
+        copy_mode(top, &upper).map_err(Error::file("set up", &upper))?;
+    }
+    let lower: Vec<String> = image.layers.iter().rev().map(|layer| layer.to_string_lossy().into_owned()).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    if options.len() > MOUNT_OPTIONS_LEN_MAX {
+        let source = std::io::Error::other("the image has too many layers for one mount: build it with fewer");
+        return Err(Error::file("mount", root)(source));
+    }
+    let options = std::ffi::CString::new(options).map_err(|error| Error::file("mount", &root)(error.into()))?;
+    mount("overlay", &root, "overlay", MountFlags::NODEV, options.as_c_str())
+        .map_err(|error| Error::file("mount overlay on", root)(error.into()))
+}
+
+fn copy_mode(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(from)?;
+    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(to, meta.permissions())
+}
+
+fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(), Error> {
+    let instance = record.config.instance;
+    let source = bundle::Source {
+        id: &instance.to_string(),
+        service: &record.config.spec,
+        image: &image.config,
+        rootfs: &home.rootfs(),
+        netns: home.netns(),
+        cgroup,
+        env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+    };
+    let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;
+    fs::create_dir_all(home.join("bundle")).map_err(Error::file("make", home.join("bundle")))?;
+    home.write("bundle/config.json", &spec)
+}

@@ -1,0 +1,129 @@
+//! What is kept of images: `blobs/sha256/<digest>` as registries serve them, `layers/<diff id>/fs` unpacked.
+//!
+//! A name in here is complete and durable: everything is made under a temporary name first. Many images share layers.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::unpack::{self, UnpackError};
+use crate::Error;
+
+/// Begins the name of what is not complete; removed when the store is opened.
+const TEMPORARY: &str = ".new-";
+
+/// The directory of images of one node. One process at a time.
+#[derive(Debug)]
+pub(crate) struct Store {
+    blobs: PathBuf,
+    layers: PathBuf,
+    temporary: AtomicU64,
+}
+
+impl Store {
+    /// Opens the store, and removes what an earlier process left incomplete.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let store =
+            Self { blobs: root.join("blobs/sha256"), layers: root.join("layers"), temporary: AtomicU64::default() };
+        for directory in [&store.blobs, &store.layers] {
+            fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+            clean(directory).map_err(Error::file("clean", directory))?;
+        }
+        Ok(store)
+    }
+
+    /// Where the blob is, or would be. The digest has been checked to be one.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.blobs.join(digest.trim_start_matches("sha256:"))
+    }
+
+    /// Where the unpacked layer is, or would be.
+    pub fn layer(&self, diff_id: &str) -> PathBuf {
+        self.layers.join(diff_id.trim_start_matches("sha256:")).join("fs")
+    }
+
+    /// A small blob (manifest or configuration), if it is here and whole.
+    pub fn read_blob(&self, digest: &str) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.blob(digest)).ok()?;
+        (digest_of(&bytes) == digest).then_some(bytes)
+    }
+
+    /// A name for something that is being made in the directory of `path`.
+    pub fn temporary(&self, path: &Path) -> PathBuf {
+        path.with_file_name(format!("{TEMPORARY}{}", self.temporary.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Keeps bytes whose digest has been checked.
+    pub fn write_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.blob(digest);
+        let temporary = self.temporary(&path);
+        let mut file = File::create(&temporary).map_err(Error::file("create", &temporary))?;
+        file.write_all(bytes).map_err(Error::file("write", &temporary))?;
+        self.keep_blob(&file, &temporary, digest)
+    }
+
+    /// Gives a complete temporary file its name, durably.
+    pub fn keep_blob(&self, file: &File, temporary: &Path, digest: &str) -> Result<(), Error> {
+        let path = self.blob(digest);
+        file.sync_all()
+            .and_then(|()| fs::rename(temporary, &path))
+            .and_then(|()| File::open(&self.blobs)?.sync_all())
+            .map_err(Error::file("keep", path))
+    }
+
+    /// Drops a blob that turned out to be damaged.
+    pub fn remove_blob(&self, digest: &str) {
+        fs::remove_file(self.blob(digest)).ok();
+    }
+
+    /// Unpacks a layer from its blob, once.
+    pub fn unpack(&self, digest: &str, diff_id: &str) -> Result<(), Error> {
+        let done = self.layer(diff_id);
+        if done.exists() {
+            return Ok(());
+        }
+        let home = done.parent().unwrap_or(&self.layers);
+        let temporary = self.temporary(home);
+        let result = self.unpack_into(&temporary, digest, diff_id).and_then(|()| match fs::rename(&temporary, home) {
+            // Another pull of an image with the same layer was faster.
+            Err(_) if done.exists() => Ok(()),
+            other => other.and_then(|()| File::open(&self.layers)?.sync_all()).map_err(Error::file("keep", home)),
+        });
+        fs::remove_dir_all(&temporary).ok();
+        result
+    }
+
+    fn unpack_into(&self, temporary: &Path, digest: &str, diff_id: &str) -> Result<(), Error> {
+        let root = temporary.join("fs");
+        fs::create_dir_all(&root).map_err(Error::file("make", &root))?;
+        unpack::unpack(&self.blob(digest), &root, diff_id).map_err(|error| match error {
+            UnpackError::Content(why) => Error::Content { digest: digest.to_owned(), why },
+            UnpackError::Io(source) => Error::File { attempt: "unpack into", path: root.clone(), source },
+        })?;
+        // One call for thousands of files.
+        File::open(&root)
+            .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
+            .map_err(Error::file("make durable", root))
+    }
+}
+
+/// `sha256:…` of bytes.
+pub(super) fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+fn clean(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            let path = entry.path();
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Turns a layer (a tar file, plain, gzip or zstd) into a directory that overlayfs takes as a lower one.
+//!
+//! What comes out is inside the directory, whatever the tar says: no absolute or rising names, no way through links, no
+//! device nodes, no overlay attributes but our own. Whiteouts (OCI image layer specification, "Whiteouts") become what
+//! overlayfs understands: a character device 0:0 for a removed name, `trusted.overlay.opaque` for a replaced directory.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, BufReader, Read},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use sha2::{Digest, Sha256};
+use tar::{Archive, Entry, EntryType};
+
+/// Unpacked bytes of one layer, at most: what a small node's disk can bear, and far above real images.
+const LAYER_BYTES_MAX: u64 = 16 << 30;
+/// Entries of one layer, at most.
+const ENTRIES_MAX: u64 = 1 << 20;
+const READ_BUFFER_LEN: usize = 256 << 10;
+
+/// Why a layer was not unpacked.
+#[derive(Debug)]
+pub(super) enum UnpackError {
+    /// The content is damaged or not allowed.
+    Content(String),
+    /// The disk.
+    Io(io::Error),
+}
+
+impl From<io::Error> for UnpackError {
+    fn from(error: io::Error) -> Self {
+        // What the decoders and the tar reader find wrong comes as one of these.
+        match error.kind() {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::Other => Self::Content(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for UnpackError {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+fn refuse<T>(why: impl Into<String>) -> Result<T, UnpackError> {
+    Err(UnpackError::Content(why.into()))
+}
+
+/// Unpacks the file `blob` into the empty directory `root`, and checks that its unpacked bytes have the digest `diff_id`.
+pub(super) fn unpack(blob: &Path, root: &Path, diff_id: &str) -> Result<(), UnpackError> {
+    let mut reader = Hashing { inner: decoder(blob)?.take(LAYER_BYTES_MAX), hash: Sha256::new() };
+    let mut archive = Archive::new(&mut reader);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
+    // Set below, those that are allowed.
+    archive.set_unpack_xattrs(false);
+    let mut directories = Vec::new();
+    for (count, entry) in (0..).zip(archive.entries()?) {
+        if count == ENTRIES_MAX {
+            return refuse("it has too many entries");
+        }
+        unpack_entry(entry?, root, &mut directories)?;
+    }
+    // Last, since every entry made inside changes its directory.
+    for (directory, mtime) in directories.iter().rev() {
+        set_mtime(directory, *mtime)?;
+    }
+    // The digest covers what follows the end of the archive, too.
+    io::copy(&mut reader, &mut io::sink())?;
+    if reader.inner.limit() == 0 {
+        return refuse(format!("it is larger than {LAYER_BYTES_MAX} bytes"));
+    }
+    let found = format!("sha256:{}", hex::encode(reader.hash.finalize()));
+    if found == diff_id { Ok(()) } else { refuse(format!("its unpacked bytes have the digest {found}, not {diff_id}")) }
+}
+
+/// Decompresses by what the file begins with: media types lie now and then.
+fn decoder(blob: &Path) -> Result<Box<dyn Read>, UnpackError> {
+    let mut magic = [0; 4];
+    let read = File::open(blob)?.read(&mut magic)?;
+    let file = BufReader::with_capacity(READ_BUFFER_LEN, File::open(blob)?);
+    Ok(match &magic[..read] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::with_buffer(file)?),
+        _ => Box::new(file),
+    })
+}
+
+struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+fn unpack_entry<R: Read>(
+    mut entry: Entry<'_, R>,
+    root: &Path,
+    directories: &mut Vec<(PathBuf, u64)>,
+) -> Result<(), UnpackError> {
+    let kind = entry.header().entry_type();
+    if kind == EntryType::XGlobalHeader {
+        return Ok(());
+    }
+    let name = entry.path()?.into_owned();
+    let Some(path) = inside(root, &name)? else {
+        // The root itself: its mode and owner are what containers see as `/`.
+        return set_root(&entry, root);
+    };
+    let parent = path.parent().unwrap_or(root);
+    make_parents(root, parent)?;
+    if let Some(whited) = path.file_name().and_then(|name| name.as_bytes().strip_prefix(b".wh.")) {
+        return whiteout(parent, whited);
+    }
+    match kind {
+        EntryType::Directory => {
+            replace_unless_directory(&path)?;
+            entry.unpack(&path)?;
+            directories.push((path.clone(), entry.header().mtime()?));
+        }
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Symlink => {
+            remove(&path)?;
+            entry.unpack(&path)?;
+        }
+        EntryType::Link => {
+            let target = entry.link_name()?.map(std::borrow::Cow::into_owned).unwrap_or_default();
+            let Some(target) = inside(root, &target)? else { return refuse("a hard link to the root") };
+            check_no_links(root, target.parent().unwrap_or(root))?;
+            remove(&path)?;
+            // Does not follow a link at its end.
+            return Ok(fs::hard_link(&target, &path)?);
+        }
+        other => return refuse(format!("{} is of kind {other:?}, which images may not hold", name.display())),
+    }
+    set_xattrs(&mut entry, &path)
+}
+
+/// The path below `root`; none for the root itself.
+fn inside(root: &Path, name: &Path) -> Result<Option<PathBuf>, UnpackError> {
+    let mut path = root.to_owned();
+    for component in name.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            _ => return refuse(format!("the name {} leads out of the image", name.display())),
+        }
+    }
+    Ok((path != root).then_some(path))
+}
+
+/// Directories that the layer does not name itself are made as root's.
+fn make_parents(root: &Path, parent: &Path) -> Result<(), UnpackError> {
+    if !check_no_links(root, parent)? {
+        fs::create_dir_all(parent)?;
+        fs::set_permissions(parent, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Whether the directory exists. Refuses a way that goes through a link or a file.
+fn check_no_links(root: &Path, directory: &Path) -> Result<bool, UnpackError> {
+    let mut path = root.to_owned();
+    for part in directory.strip_prefix(root).unwrap_or(Path::new("")).components() {
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return refuse(format!("a name leads through {}, which is no directory", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+fn remove(path: &Path) -> Result<(), UnpackError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(fs::remove_dir_all(path)?),
+        Ok(_) => Ok(fs::remove_file(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn replace_unless_directory(path: &Path) -> Result<(), UnpackError> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) { Ok(()) } else { remove(path) }
+}
+
+fn whiteout(parent: &Path, name: &[u8]) -> Result<(), UnpackError> {
+    if name == b".wh..opq" {
+        return Ok(rustix::fs::lsetxattr(parent, "trusted.overlay.opaque", b"y", XattrFlags::empty())?);
+    }
+    if name.is_empty() || name == b"." || name == b".." {
+        return refuse("a whiteout without a name");
+    }
+    let path = parent.join(std::ffi::OsStr::from_bytes(name));
+    remove(&path)?;
+    Ok(rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+fn set_root<R: Read>(entry: &Entry<'_, R>, root: &Path) -> Result<(), UnpackError> {
+    let header = entry.header();
+    if header.entry_type() != EntryType::Directory {
+        return refuse("the root of the image is no directory");
+    }
+    if fs::metadata(root)?.uid() == 0 {
+        std::os::unix::fs::chown(root, Some(header.uid()? as u32), Some(header.gid()? as u32))?;
+    }
+    Ok(fs::set_permissions(root, Permissions::from_mode(header.mode()? & 0o7777))?)
+}
+
+/// File capabilities and users' own attributes; others could steer overlayfs.
+fn set_xattrs<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<(), UnpackError> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(()) };
+    for extension in extensions {
+        let extension = extension?;
+        let name = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr."));
+        if let Some(name) = name.filter(|name| *name == "security.capability" || name.starts_with("user.")) {
+            rustix::fs::lsetxattr(path, name, extension.value_bytes(), XattrFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_mtime(path: &Path, mtime: u64) -> Result<(), UnpackError> {
+    let time = Timespec { tv_sec: mtime.try_into().unwrap_or(0), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}

@@ -1,0 +1,97 @@
+//! The directory of one instance, and what the agent writes into it about the instance.
+//!
+//! `instance.json` is written before anything is made, so that whatever exists can be found and removed.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use insula_types::{DriverKind, InstanceId, PortName};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Error, InstanceConfig};
+
+/// `instance.json`. Fields are only added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// What it was started with.
+    pub config: InstanceConfig,
+    /// Address of a container.
+    pub address: Option<Ipv4Addr>,
+    /// Ports as the node reaches them: a process may have got others than it asked for.
+    pub ports: BTreeMap<PortName, u16>,
+    /// Its cgroup, from the root of a hierarchy.
+    pub cgroup: Option<String>,
+}
+
+impl Record {
+    /// Where its ports are reached.
+    pub fn endpoints(&self) -> BTreeMap<PortName, SocketAddr> {
+        let address = IpAddr::V4(self.address.unwrap_or(Ipv4Addr::LOCALHOST));
+        self.ports.iter().map(|(name, port)| (name.clone(), SocketAddr::new(address, *port))).collect()
+    }
+
+    /// Whether it is a container.
+    pub fn is_container(&self) -> bool {
+        self.config.spec.driver == DriverKind::Container
+    }
+}
+
+/// Names in the directory of an instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Home(PathBuf);
+
+impl Home {
+    pub fn new(instances: &Path, instance: InstanceId) -> Self {
+        Self(instances.join(instance.to_string()))
+    }
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    /// Lower-case name of a file or directory in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+    pub fn rootfs(&self) -> PathBuf {
+        self.join("rootfs")
+    }
+    pub fn netns(&self) -> PathBuf {
+        self.join("netns")
+    }
+
+    /// Reads one of its JSON files; none when there is no such file, or when a power cut left it incomplete.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+        let path = self.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::file("read", path)(error)),
+        }
+    }
+
+    /// Replaces one of its JSON files. Not durable: what it describes does not outlive a power cut either.
+    pub fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Error> {
+        let (path, temporary) = (self.join(name), self.join("new"));
+        let bytes = serde_json::to_vec(value).map_err(|error| Error::file("encode", &path)(error.into()))?;
+        fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path)).map_err(Error::file("write", path))
+    }
+
+    /// The record, if there is one.
+    pub fn record(&self) -> Result<Option<Record>, Error> {
+        self.read("instance.json")
+    }
+}
+
+/// The instances that have a directory, ordered.
+pub(crate) fn instances(directory: &Path) -> Result<Vec<InstanceId>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(Error::file("list", directory))? {
+        let entry = entry.map_err(Error::file("list", directory))?;
+        found.extend(entry.file_name().to_str().and_then(|name| name.parse::<InstanceId>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}

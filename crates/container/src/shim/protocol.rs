@@ -1,0 +1,127 @@
+//! What the agent and a shim say to each other, and the files that a shim reads and leaves. Compiled into both.
+//!
+//! Kept for ever: an instance, and so its shim, outlives many upgrades of the agent. Fields are only added, with a
+//! default; nothing is renamed or given another meaning. Everything is JSON.
+//!
+//! The instance's directory is the shim's only argument. In it the shim
+//! - reads `shim.json` ([`Config`]);
+//! - starts the work: the OCI bundle in `bundle/` (state kept in `state/`), or a command in `work/`;
+//! - writes `running.json` ([`Running`]), then the same as one line ([`Reply`]) to its standard output, and closes that;
+//! - keeps what the work writes in `log`, and what came before in `log.1`, in the CRI log format;
+//! - listens on `shim.sock`: one [`Request`] a line, one [`Reply`] a line;
+//! - writes `exit.json` ([`Exit`]), durably, when the work has ended, answers those who wait, and ends.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version written into every file and reply.
+pub const VERSION: u32 = 1;
+
+/// Longest line of a request in bytes.
+pub const REQUEST_LEN_MAX: usize = 512;
+
+/// `shim.json`: what to start and how to keep it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What to start.
+    pub work: Work,
+    /// Size at which `log` becomes `log.1`, in bytes.
+    pub log_bytes_max: u64,
+    /// How the work is stopped when the shim itself gets SIGTERM, as at the machine's shutdown.
+    pub stop: Stop,
+}
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// The OCI bundle in `bundle/`.
+    Container {
+        /// Its name in `state/`.
+        id: String,
+        /// A file with a line `oom_kill N` that counts processes killed for lack of memory; read at the end.
+        oom_counter: Option<String>,
+    },
+    /// A command as the same user, in a session of its own.
+    Process {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// Its whole environment.
+        env: BTreeMap<String, String>,
+        /// RLIMIT_NOFILE.
+        open_files_max: u64,
+    },
+}
+
+/// A signal, then KILL after the grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Number of the signal.
+    pub signal: i32,
+    /// Milliseconds until KILL.
+    pub grace_ms: u64,
+}
+
+/// `running.json`: the first process of the work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// Its start time, field 22 of `/proc/PID/stat`: with it, a reused process id is told apart.
+    pub start_ticks: u64,
+    /// When it was started, milliseconds since 1970.
+    pub started_ms: u64,
+}
+
+/// `exit.json`: how the work ended. Either `code` or `signal` is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What its first process returned.
+    pub code: Option<i32>,
+    /// The signal that ended its first process.
+    pub signal: Option<i32>,
+    /// The kernel killed something of it for lack of memory.
+    pub is_oom_killed: bool,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// A line to the shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Request {
+    /// Answered at once with `running`.
+    Status,
+    /// Sends a signal; answered at once with `running`.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// Sends a signal, and KILL after the grace; answered with `exit` when the work has ended.
+    Stop(Stop),
+    /// Answered with `exit` when the work has ended. A connection closed without this answer: the shim was killed.
+    Wait,
+}
+
+/// A line from the shim; one of the options is there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reply {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The work runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
+    /// The work has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// The request is refused, or the work could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

@@ -1,0 +1,201 @@
+//! Real containers of a real image: what they are given, how they end, and what kills leave behind.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test program")]
+
+mod support;
+
+use std::time::Duration;
+
+use insula_container::{Exit, ObservedState, Runtime};
+use insula_types::{ByteSize, InstanceId};
+use support::{container, end, eventually, get, image::busybox, log_text, observed, with_root};
+
+#[test]
+fn a_container_serves_and_outlives_the_agent() {
+    with_root("serves", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let config = container(1, &image, &[]);
+        let running = agent.runtime.start(&config).await.unwrap();
+        let address = running.endpoints[&"http".parse().unwrap()];
+        assert_eq!(address.to_string(), "10.77.0.2:80");
+        let body = eventually("it serves", async || get(address, "/").await).await;
+        assert_eq!(body, "hello from an image\n");
+        assert_eq!(agent.runtime.start(&config).await.unwrap(), running, "a second start adopts");
+        agent.crash();
+
+        let agent = world.open().await;
+        let seen = observed(&agent.runtime, config.instance).await.unwrap();
+        assert_eq!(seen.state, ObservedState::Running(running.clone()), "same process");
+        assert_eq!(seen.config_hash, config.hash());
+        assert!(get(address, "/").await.is_some());
+        let second = agent.runtime.start(&container(2, &image, &[])).await.unwrap();
+        assert_eq!(second.endpoints.values().next().unwrap().to_string(), "10.77.0.3:80", "addresses are kept");
+
+        agent.runtime.remove(config.instance).await.expect_err("it runs");
+        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(100)).await.unwrap();
+        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(100)).await.unwrap();
+        agent.runtime.start(&config).await.expect_err("it has ended");
+        agent.runtime.remove(config.instance).await.unwrap();
+        agent.runtime.remove(config.instance).await.unwrap();
+        assert!(log_text(&agent.runtime, config.instance).await.contains(" stderr F "), "logs are kept");
+        agent.runtime.start(&config).await.unwrap();
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_killed_shim_ends_its_instance_and_a_killed_instance_leaves_its_signal() {
+    with_root("kills", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let mut ended = agent.runtime.ended();
+        let config = container(1, &image, &[]);
+        let running = agent.runtime.start(&config).await.unwrap();
+        kill(world.shim_pid(config.instance).unwrap());
+        insula_env::clock::timeout(support::DEADLINE, ended.changed()).await.unwrap().unwrap();
+        let seen = end(&agent.runtime, config.instance).await;
+        assert!(matches!(seen.exit, Exit::Unseen(_)), "{seen:?}");
+        eventually("its process is killed", async || (!is_alive(running.pid)).then_some(())).await;
+        agent.runtime.remove(config.instance).await.unwrap();
+        assert!(support::cgroups(&format!("{}/{}", world.config.cgroup_parent, config.instance)).is_empty());
+
+        let running = agent.runtime.start(&config).await.unwrap();
+        kill(running.pid);
+        insula_env::clock::timeout(support::DEADLINE, ended.changed()).await.unwrap().unwrap();
+        let seen = end(&agent.runtime, config.instance).await;
+        assert_eq!((seen.exit, seen.is_oom_killed), (Exit::Signal(9), false));
+        assert!(seen.at_ms >= running.started_ms);
+        agent.runtime.remove(config.instance).await.unwrap();
+
+        // The same with the agent away: the next one finds out.
+        agent.runtime.start(&config).await.unwrap();
+        agent.crash();
+        kill(world.shim_pid(config.instance).unwrap());
+        let agent = world.open().await;
+        assert!(matches!(end(&agent.runtime, config.instance).await.exit, Exit::Unseen(_)));
+        agent.crash();
+    });
+}
+
+#[test]
+fn limits_hold_and_are_told_apart() {
+    with_root("limits", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+
+        let mut config = container(1, &image, &["sh", "-c", "x=xxxxxxxx; while :; do x=$x$x; done"]);
+        config.spec.resources.memory = ByteSize::mib(16);
+        agent.runtime.start(&config).await.unwrap();
+        let seen = end(&agent.runtime, config.instance).await;
+        assert!(seen.is_oom_killed, "{seen:?}");
+
+        // Its own KILL is not taken for the kernel's.
+        let config = container(2, &image, &["sh", "-c", "sleep 1000 & kill -9 $!; exit 137"]);
+        agent.runtime.start(&config).await.unwrap();
+        let seen = end(&agent.runtime, config.instance).await;
+        assert_eq!((seen.exit, seen.is_oom_killed), (Exit::Code(137), false));
+
+        let script = "for i in $(seq 20); do sleep 1000 & done; echo all";
+        let mut config = container(3, &image, &["sh", "-c", script]);
+        config.spec.resources.pids = 8;
+        agent.runtime.start(&config).await.unwrap();
+        end(&agent.runtime, config.instance).await;
+        let log = log_text(&agent.runtime, config.instance).await;
+        assert!(log.contains("can't fork") && !log.contains("F all"), "{log}");
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_container_sees_its_environment_and_little_else() {
+    with_root("sees", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let script = "echo pid $$ in $PWD $GREETING $FROM_IMAGE $INSULA_APP/$INSULA_SERVICE $INSULA_INSTANCE \
+            $INSULA_NODE $INSULA_DATACENTER $INSULA_REGION $PORT $PORT_HTTP; \
+            ls /old /removed; cat /proc/self/status; mount -t tmpfs x /tmp; ls /sys/class/net; echo done";
+        let config = container(1, &image, &["sh", "-c", script]);
+        agent.runtime.start(&config).await.unwrap();
+        assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(0));
+        let log = log_text(&agent.runtime, config.instance).await;
+        for expected in [
+            "pid 1 in /www hello yes shop/web i-00000001 one fra1 fra 80 80",
+            "stdout F new",
+            "stdout F same",
+            "/removed: No such file",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            // Docker's 14 without NET_RAW (bit 13).
+            "CapEff:\t00000000a80405fb",
+            "mount: permission denied",
+            "stdout F eth0",
+            "stdout F done",
+        ] {
+            assert!(log.contains(expected), "{expected:?} in {log}");
+        }
+        assert!(!log.contains("hidden"), "{log}");
+        let ignored = log.split("SigIgn:\t").nth(1).unwrap().lines().next().unwrap();
+        let ignored = u64::from_str_radix(ignored, 16).unwrap();
+        assert_eq!(ignored & 1 << (libc::SIGPIPE - 1), 0, "programs rely on SIGPIPE");
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_stop_waits_for_the_grace_and_then_kills() {
+    with_root("stops", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let polite = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+        let config = container(1, &image, &["sh", "-c", polite]);
+        agent.runtime.start(&config).await.unwrap();
+        eventually("it is ready", async || {
+            log_text(&agent.runtime, config.instance).await.contains("ready").then_some(())
+        })
+        .await;
+        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_secs(60)).await.unwrap();
+        assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(3));
+        assert!(log_text(&agent.runtime, config.instance).await.contains("F bye"));
+
+        // A first process without a handler ignores TERM.
+        let config = container(2, &image, &["sleep", "1000"]);
+        agent.runtime.start(&config).await.unwrap();
+        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(300)).await.unwrap();
+        assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Signal(9));
+        agent.runtime.stop(InstanceId::new(99), "SIGTERM", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, "TERM", Duration::ZERO).await.expect_err("no such name");
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_failed_start_says_why_and_leaves_nothing() {
+    with_root("fails", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        let config = container(1, &image, &["/no/such/program"]);
+        let error = agent.runtime.start(&config).await.expect_err("no image");
+        assert!(error.to_string().contains("pulled first"), "{error}");
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let error = agent.runtime.start(&config).await.expect_err("no program");
+        assert!(error.to_string().contains("/no/such/program"), "{error}");
+        let left = world.leftovers().await;
+        assert!(!left.iter().any(|name| name.contains("00000001")), "{left:?}");
+        agent.crash();
+    });
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}

@@ -1,0 +1,129 @@
+//! Images as registries give them, well and badly: whole, damaged, hostile; and a store that was killed.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test program")]
+
+mod support;
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use insula_container::{Error, Runtime};
+use support::{
+    image::{File, Pack, busybox, digest, layer},
+    with_root,
+};
+
+#[test]
+fn an_image_is_pulled_once_and_its_layers_are_kept_by_content() {
+    with_root("pulls", async |world| {
+        let layers = busybox();
+        let image = world.registry.push(&layers);
+        let agent = world.open().await;
+        let tagged = format!("{}/tiny:1", world.registry.address);
+        assert_eq!(agent.runtime.resolve_tag(&tagged).await.unwrap(), image);
+
+        let (one, two) = tokio::join!(agent.runtime.ensure_image(&image), agent.runtime.ensure_image(&image));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_eq!(one.pulled_bytes.min(two.pulled_bytes), 0, "the second shares the first's pull");
+        assert!(one.pulled_bytes.max(two.pulled_bytes) >= one.size_bytes);
+        assert_eq!(world.registry.asked(), 3, "two layers and the configuration");
+
+        let upper = layer_dir(&world.dir, &layers[1].diff_id);
+        let whiteout = fs::symlink_metadata(upper.join("removed")).unwrap();
+        assert_eq!((whiteout.mode() & libc::S_IFMT, whiteout.rdev()), (libc::S_IFCHR, 0));
+        let mut value = [0; 8];
+        assert_eq!(rustix::fs::getxattr(upper.join("old"), "trusted.overlay.opaque", &mut value), Ok(1));
+        assert_eq!(fs::metadata(upper.join("old/same")).unwrap().nlink(), 2);
+        assert_eq!(fs::metadata(upper.join("old/new")).unwrap().mtime(), 1_000_000_000);
+        agent.crash();
+
+        // The registry is not needed any more, nor is anything fetched again after a restart.
+        let agent = world.open().await;
+        assert_eq!(agent.runtime.ensure_image(&image).await.unwrap().pulled_bytes, 0);
+        assert_eq!(world.registry.asked(), 3);
+        agent.crash();
+    });
+}
+
+#[test]
+fn damaged_content_is_refused_or_fetched_again() {
+    with_root("damage", async |world| {
+        let layers = busybox();
+        let image = world.registry.push(&layers);
+        let agent = world.open().await;
+        let blob = digest(&layers[0].bytes);
+        let mut damaged = layers[0].bytes.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        for bad in [damaged.clone(), layers[0].bytes[..1000].to_vec(), [&layers[0].bytes[..], b"more"].concat()] {
+            world.registry.put_blob(&blob, bad);
+            agent.runtime.ensure_image(&image).await.expect_err("damaged");
+            let blobs = fs::read_dir(world.dir.join("images/blobs/sha256")).unwrap().flatten();
+            let names: Vec<_> = blobs.map(|entry| entry.file_name().into_string().unwrap()).collect();
+            assert!(!names.iter().any(|name| blob.ends_with(name) || name.starts_with('.')), "{names:?}");
+        }
+        world.registry.put_blob(&blob, layers[0].bytes.clone());
+        agent.runtime.ensure_image(&image).await.unwrap();
+
+        // A power cut in the middle of unpacking, and a disk that lost bits of a blob.
+        agent.crash();
+        let layer = layer_dir(&world.dir, &layers[0].diff_id);
+        let half = world.dir.join("images/layers/.new-7/fs/bin");
+        fs::remove_dir_all(layer.parent().unwrap()).unwrap();
+        fs::create_dir_all(&half).unwrap();
+        fs::write(world.dir.join("images/blobs/sha256").join(blob.trim_start_matches("sha256:")), damaged).unwrap();
+        let agent = world.open().await;
+        assert!(!half.exists(), "what was half-made is removed");
+        assert!(agent.runtime.ensure_image(&image).await.unwrap().pulled_bytes > 0);
+        assert!(layer.join("bin/busybox").exists());
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_layer_stays_in_its_directory() {
+    with_root("hostile", async |world| {
+        let agent = world.open().await;
+        let secret = world.dir.join("secret");
+        fs::write(&secret, "secret").unwrap();
+        let (secret, dir) = (secret.to_str().unwrap(), world.dir.to_str().unwrap());
+        let evil = || b"evil".to_vec();
+        let cases = [
+            ("rising name", vec![File::Raw("../evil", evil())]),
+            ("rising name inside", vec![File::Raw("a/../../evil", evil())]),
+            ("absolute name", vec![File::Raw("/evil", evil())]),
+            ("through a link", vec![File::Link("way", dir), File::Plain("way/evil", 0o644, evil())]),
+            ("through a rising link", vec![File::Link("way", "../../../.."), File::Plain("way/evil", 0o644, evil())]),
+            ("hard link to outside", vec![File::Hard("copy", secret)]),
+            ("hard link through a link", vec![File::Link("way", dir), File::Hard("copy", "way/secret")]),
+            ("whiteout through a link", vec![File::Link("way", dir), File::Plain("way/.wh.secret", 0o644, vec![])]),
+            ("whiteout of the parent", vec![File::Raw("a/.wh...", vec![])]),
+            ("device", vec![File::Device("null")]),
+        ];
+        for (case, files) in cases {
+            let image = world.registry.push(&[layer(&files, &Pack::Plain)]);
+            let error = agent.runtime.ensure_image(&image).await.expect_err(case);
+            assert!(matches!(error, Error::Content { .. }), "{case}: {error:?}");
+            assert_eq!(fs::read_to_string(secret).unwrap(), "secret", "{case}");
+            assert!(!world.dir.join("evil").exists() && !world.dir.join("images/evil").exists(), "{case}");
+        }
+        let kept = fs::read_dir(world.dir.join("images/layers")).unwrap().count();
+        assert_eq!(kept, 0);
+
+        // A file over a link replaces the link, and does not write through it.
+        let files = [File::Link("file", secret), File::Plain("file", 0o644, evil())];
+        let replaced = layer(&files, &Pack::Gzip);
+        let image = world.registry.push(&[replaced]);
+        agent.runtime.ensure_image(&image).await.unwrap();
+        assert_eq!(fs::read_to_string(secret).unwrap(), "secret");
+
+        // Its unpacked bytes are not the ones that its configuration names.
+        let mut other = layer(&[File::Plain("a", 0o644, evil())], &Pack::Zstd);
+        other.diff_id = digest(b"something else");
+        let image = world.registry.push(&[other]);
+        agent.runtime.ensure_image(&image).await.expect_err("another diff id");
+        agent.crash();
+    });
+}
+
+fn layer_dir(data: &std::path::Path, diff_id: &str) -> std::path::PathBuf {
+    data.join("images/layers").join(diff_id.trim_start_matches("sha256:")).join("fs")
+}

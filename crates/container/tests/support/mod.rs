@@ -1,0 +1,237 @@
+//! A world for one test: namespaces and a data directory of its own, a registry on loopback with a tiny real image.
+#![allow(dead_code, clippy::unwrap_used, missing_docs, reason = "shared by several test programs")]
+
+pub mod image;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::FutureExt;
+use insula_container::{
+    Config, ImageRef, InstanceConfig, NetworkConfig, NodeLabels, NodeRuntime, Observed, ObservedState, Runtime,
+};
+use insula_env::{Env, clock, net};
+use insula_types::{
+    CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec, StopSpec,
+};
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use self::image::Registry;
+
+/// Longest wait for anything in these tests; a loaded machine is slow.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub dir: PathBuf,
+    pub config: Config,
+    pub registry: Arc<Registry>,
+}
+
+/// Runs a test with containers. Without root it says so, and does nothing.
+pub fn with_root(name: &str, test: impl AsyncFnOnce(&World) + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: {name} needs root");
+        return;
+    }
+    let name = name.to_owned();
+    #[allow(clippy::disallowed_methods, reason = "unshare moves the thread that calls it, and those it starts")]
+    let thread = std::thread::spawn(move || {
+        // SAFETY: other network and mount namespaces for this thread; no memory or descriptor is concerned.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        run(&name, true, test);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a test with processes only, as any user.
+pub fn without_root(name: &str, test: impl AsyncFnOnce(&World)) {
+    run(name, false, test);
+}
+
+fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
+    // As the program does first of all; fails when an earlier test of this process was faster.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let dir = tempfile::Builder::new().prefix(&format!("insula-{name}-")).tempdir().unwrap();
+    runtime.block_on(async {
+        if has_network {
+            loopback_up().await;
+        }
+        let subnet = "10.77.0.0/28".parse().unwrap();
+        let config = Config {
+            data_dir: dir.path().to_owned(),
+            cgroup_parent: format!("insula-test-{}-{name}", std::process::id()),
+            network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
+            insecure_registries: Vec::new(),
+            log_bytes_max: 1 << 20,
+        };
+        let registry = Registry::start().await;
+        let world = World { dir: dir.path().to_owned(), config, registry };
+        let outcome = AssertUnwindSafe(test(&world)).catch_unwind().await;
+        // Whatever the test did, nothing of it stays.
+        let cleaner = world.open().await;
+        cleaner.runtime.remove_all().await.unwrap();
+        assert_eq!(world.leftovers().await, Vec::<String>::new());
+        cleaner.crash();
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+}
+
+async fn loopback_up() {
+    let (driver, netlink, _) = rtnetlink::new_connection().unwrap();
+    #[allow(clippy::disallowed_methods, reason = "ends with the handle")]
+    tokio::spawn(driver);
+    netlink.link().set(rtnetlink::LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
+}
+
+/// A runtime that can be dropped as a crash would.
+pub struct Agent {
+    pub runtime: NodeRuntime,
+    env: Env,
+}
+
+impl Agent {
+    pub fn crash(self) {
+        self.env.tasks.crash();
+    }
+}
+
+impl World {
+    pub async fn open(&self) -> Agent {
+        let env = Env::real("test");
+        let runtime = NodeRuntime::open(env.clone(), self.config.clone()).await.unwrap();
+        Agent { runtime, env }
+    }
+
+    pub fn home(&self, instance: InstanceId) -> PathBuf {
+        self.dir.join("instances").join(instance.to_string())
+    }
+
+    /// The shim of an instance, told by its command line.
+    pub fn shim_pid(&self, instance: InstanceId) -> Option<u32> {
+        let home = self.home(instance);
+        fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let command = fs::read(entry.path().join("cmdline")).ok()?;
+            let mut arguments = command.split(|byte| *byte == 0);
+            (arguments.next()?.starts_with(self.dir.as_os_str().as_encoded_bytes())
+                && arguments.next()? == home.as_os_str().as_encoded_bytes())
+            .then_some(pid)
+        })
+    }
+
+    /// What instances left in the kernel and on the disk.
+    pub async fn leftovers(&self) -> Vec<String> {
+        let mut found: Vec<String> = fs::read_dir(self.dir.join("instances"))
+            .unwrap()
+            .flatten()
+            .map(|entry| format!("directory {}", entry.path().display()))
+            .collect();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let dir = self.dir.to_str().unwrap();
+        found.extend(mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("mount {line}")));
+        for cgroup in cgroups(&self.config.cgroup_parent) {
+            found.push(format!("cgroup {}", cgroup.display()));
+        }
+        if self.config.network.is_some() {
+            let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+            let names = links.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim);
+            found.extend(names.filter(|name| *name != "lo").map(|name| format!("link {name}")));
+        }
+        found
+    }
+}
+
+/// Directories of a cgroup in every hierarchy.
+pub fn cgroups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let roots = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    roots.chain([root.to_owned()]).map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+pub fn container(instance: u64, image: &ImageRef, command: &[&str]) -> InstanceConfig {
+    let mut config = process(instance, command);
+    config.spec.driver = DriverKind::Container;
+    config.spec.image = Some(image.to_string());
+    config
+}
+
+pub fn process(instance: u64, command: &[&str]) -> InstanceConfig {
+    InstanceConfig {
+        instance: InstanceId::new(instance),
+        service: ServiceRef { app: "shop".parse().unwrap(), service: "web".parse().unwrap() },
+        release: ReleaseNumber(1),
+        spec: ServiceSpec {
+            driver: DriverKind::Process,
+            image: None,
+            command: command.iter().map(|part| (*part).to_owned()).collect(),
+            env: [("GREETING".to_owned(), "hello".to_owned())].into(),
+            resources: Resources { cpu: CpuMillis(500), ..Resources::default() },
+            ports: vec![PortSpec { name: "http".parse().unwrap(), port: 80, protocol: Protocol::Http }],
+            routes: Vec::new(),
+            health: None,
+            stop: StopSpec::default(),
+        },
+        node: NodeLabels {
+            name: "one".parse().unwrap(),
+            region: "fra".parse().unwrap(),
+            datacenter: "fra1".parse().unwrap(),
+        },
+    }
+}
+
+/// Waits until `probe` gives something; panics at the deadline.
+pub async fn eventually<R>(what: &str, mut probe: impl AsyncFnMut() -> Option<R>) -> R {
+    let wait = async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            clock::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    clock::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
+}
+
+/// The only instance, once it has ended.
+pub async fn end(runtime: &NodeRuntime, instance: InstanceId) -> insula_container::Ended {
+    eventually("the instance ends", async || match observed(runtime, instance).await?.state {
+        ObservedState::Ended(ended) => Some(ended),
+        ObservedState::Running(_) => None,
+    })
+    .await
+}
+
+pub async fn observed(runtime: &NodeRuntime, instance: InstanceId) -> Option<Observed> {
+    runtime.list().await.unwrap().into_iter().find(|observed| observed.instance == instance)
+}
+
+/// The body that HTTP GET gives.
+pub async fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = net::connect(address, Duration::from_secs(1)).await.ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    (head.split(' ').nth(1) == Some("200")).then(|| body.to_owned())
+}
+
+pub async fn log_text(runtime: &NodeRuntime, instance: InstanceId) -> String {
+    String::from_utf8(runtime.logs(instance, 1 << 20).await.unwrap()).unwrap()
+}

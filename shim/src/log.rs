@@ -1,0 +1,171 @@
+//! What the instance writes, line by line into `log`, in the CRI log format:
+//! `<RFC 3339 time> <stdout|stderr> <F|P> <text>`, where P marks a piece of a longer line.
+//! Bounded: two files of a given size. A full disk loses lines; it never blocks the instance.
+
+use std::{
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Longest piece of a line that is written as one, in bytes; also how much one stream may keep in memory.
+const PIECE_LEN_MAX: usize = 4096;
+
+/// `log` and `log.1` of the instance.
+pub struct LogFile {
+    path: PathBuf,
+    older: PathBuf,
+    file: Option<File>,
+    written: u64,
+    bytes_max: u64,
+}
+
+impl LogFile {
+    /// Appends to what is there.
+    pub fn open(path: PathBuf, bytes_max: u64) -> Self {
+        let older = path.with_extension("1");
+        let mut log = Self { path, older, file: None, written: 0, bytes_max };
+        log.reopen();
+        log
+    }
+
+    fn reopen(&mut self) {
+        self.file = OpenOptions::new().append(true).create(true).open(&self.path).ok();
+        self.written = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        if self.file.is_none() || self.written + line.len() as u64 > self.bytes_max {
+            std::fs::rename(&self.path, &self.older).ok();
+            self.reopen();
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(line).is_ok()
+        {
+            self.written += line.len() as u64;
+        }
+    }
+}
+
+/// One stream of the instance.
+pub struct Pump {
+    pipe: Option<File>,
+    name: &'static str,
+    log: Rc<RefCell<LogFile>>,
+    pending: Vec<u8>,
+}
+
+impl Pump {
+    /// Reads the non-blocking `pipe`; `name` is `stdout` or `stderr`.
+    pub fn new(pipe: File, name: &'static str, log: Rc<RefCell<LogFile>>) -> Self {
+        Self { pipe: Some(pipe), name, log, pending: Vec::new() }
+    }
+
+    /// The pipe to wait for; none after its end.
+    pub fn pipe(&self) -> Option<&File> {
+        self.pipe.as_ref()
+    }
+
+    /// Takes what is there. Reads a bounded amount, so that a busy instance does not keep the shim from its other work.
+    pub fn pump(&mut self) {
+        let mut buffer = [0; PIECE_LEN_MAX];
+        let Some(pipe) = &mut self.pipe else { return };
+        match pipe.read(&mut buffer) {
+            Ok(0) => self.finish(),
+            Ok(read) => self.take(&buffer[..read]),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(_) => self.finish(),
+        }
+    }
+
+    /// Writes what is left and closes the pipe.
+    pub fn finish(&mut self) {
+        if !self.pending.is_empty() {
+            let rest = std::mem::take(&mut self.pending);
+            self.line(&rest, true);
+        }
+        self.pipe = None;
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let mut line = std::mem::take(&mut self.pending);
+            line.extend_from_slice(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            self.line(&line, true);
+        }
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PIECE_LEN_MAX {
+            let piece = std::mem::take(&mut self.pending);
+            self.line(&piece, false);
+        }
+    }
+
+    fn line(&self, text: &[u8], is_whole: bool) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut line = format!("{} {} {} ", rfc3339(now), self.name, if is_whole { 'F' } else { 'P' }).into_bytes();
+        line.extend_from_slice(text);
+        line.push(b'\n');
+        self.log.borrow_mut().write(&line);
+    }
+}
+
+/// UTC with microseconds. Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+fn rfc3339(since_1970: Duration) -> String {
+    let seconds = since_1970.as_secs();
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since_1970.subsec_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc3339() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000000Z"),
+            (1_795_233_600, "2026-11-21T04:00:00.000000Z"),
+        ] {
+            assert_eq!(rfc3339(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn lines_are_whole_and_files_bounded() {
+        let dir = std::env::temp_dir().join(format!("insula-shim-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        let log = Rc::new(RefCell::new(LogFile::open(path.clone(), 10_000)));
+        let mut pump = Pump { pipe: None, name: "stdout", log, pending: Vec::new() };
+        pump.take(b"one\ntw");
+        pump.take(b"o\n");
+        pump.take(&[b'x'; PIECE_LEN_MAX]);
+        pump.take(b"end\nrest");
+        pump.finish();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        let long = format!("stdout P {}", "x".repeat(PIECE_LEN_MAX));
+        assert_eq!(lines, ["stdout F one", "stdout F two", &long, "stdout F end", "stdout F rest"]);
+        for _ in 0..1000 {
+            pump.take(b"a line that is written often enough to turn the files\n");
+        }
+        let sizes = ["log", "log.1"].map(|name| std::fs::metadata(dir.join(name)).unwrap().len());
+        assert!(sizes.iter().all(|size| *size <= 10_000), "{sizes:?}");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
