@@ -14,6 +14,8 @@ use crate::{Action, Core, Event};
 struct Model {
     running: BTreeMap<InstanceId, bool>,
     under_way: Vec<Action>,
+    /// What was there when the look under way was asked for: the oldest that it may tell.
+    looked: BTreeMap<InstanceId, bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +52,7 @@ impl Model {
                     assert!(!self.running.contains_key(&p.instance), "started while it is there: {}", p.instance);
                     assert_eq!(p.desired, Desired::Run, "started though not wanted: {}", p.instance);
                 }
+                Action::List { .. } => self.looked = self.running.clone(),
                 Action::Remove(id) => assert_ne!(self.running.get(id), Some(&true), "removed while it runs: {id}"),
                 _ => {}
             }
@@ -62,7 +65,7 @@ impl Model {
         match action {
             Action::List { at } => {
                 let ended = Ended { exit: Exit::Code(1), is_oom_killed: false, at_ms: 0 };
-                let list = self.running.iter().map(|(id, runs)| Observed {
+                let list = self.looked.iter().map(|(id, runs)| Observed {
                     instance: *id,
                     config_hash: String::new(),
                     state: if *runs { ObservedState::Running(running()) } else { ObservedState::Ended(ended.clone()) },
@@ -115,7 +118,7 @@ proptest! {
             let mut now: Instant = Clock::simulated(0).now();
             let mut core = Core::new(NodeId::new(NODE), Rng::from_seed(3), now);
             let running = there.into_iter().map(|(id, runs)| (InstanceId::new(id), runs)).collect();
-            let mut model = Model { running, under_way: Vec::new() };
+            let mut model = Model { running, ..Model::default() };
             let mut assigned = Vec::new();
             model.take(core.step(now, 0, Event::Kept(Vec::new())));
             for input in events {
