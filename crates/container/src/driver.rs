@@ -9,7 +9,9 @@ mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::Permissions,
     net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -79,10 +81,17 @@ impl NodeRuntime {
             );
             return Err(Error::file("use", config.data_dir)(source));
         }
-        let (instances, kept_logs) = (make(config.data_dir.join("instances"))?, make(config.data_dir.join("logs"))?);
+        // Other users of the node get neither at secrets in environments nor at set-user-id programs in images.
+        let make_private = |name: &str| {
+            let path = make(config.data_dir.join(name))?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(Error::file("protect", &path))?;
+            Ok(path)
+        };
+        let (instances, images, kept_logs) =
+            (make_private("instances")?, make_private("images")?, make_private("logs")?);
         let shim_dir = config.data_dir.join("shim");
         let shim = shim::install(&shim_dir).map_err(Error::file("install the shim in", shim_dir))?;
-        let store = Store::open(&config.data_dir.join("images"))?;
+        let store = Store::open(&images)?;
         let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone());
         let (ended, _) = watch::channel(0);
         let inner = Inner { env, config, instances, kept_logs, images, shim, ended, state: Mutex::default() };

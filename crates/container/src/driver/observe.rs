@@ -56,7 +56,7 @@ impl NodeRuntime {
     /// Reserves what living and ended instances hold, and waits for the end of the living.
     pub(super) async fn take_over(&self) -> Result<(), Error> {
         for instance in record::instances(&self.0.instances)? {
-            let Some((record, observed)) = self.observe(instance).await? else { continue };
+            let Some(record) = self.home(instance).record()? else { continue };
             {
                 let mut state = self.0.state.lock();
                 state.addresses.extend(record.address.map(|address| (instance, address)));
@@ -64,7 +64,16 @@ impl NodeRuntime {
                     state.ports.insert(instance, record.ports.values().copied().collect());
                 }
             }
-            if let ObservedState::Running(running) = observed.state {
+            let state = match self.observe(instance).await {
+                Ok(observed) => observed.map(|(_, observed)| observed.state),
+                // One instance that is in trouble does not keep the others from being looked after.
+                Err(error) => {
+                    warn!(%instance, %error, "an instance cannot be observed");
+                    self.watch(instance);
+                    continue;
+                }
+            };
+            if let Some(ObservedState::Running(running)) = state {
                 info!(%instance, pid = running.pid, "instance taken over");
                 self.watch(instance);
             }

@@ -1,6 +1,6 @@
 //! Taking instances away, and what crashes left of them.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, sync::Arc, time::Duration};
 
 use insula_types::InstanceId;
 use tracing::{info, warn};
@@ -16,7 +16,11 @@ impl NodeRuntime {
             return Err(Error::State { instance, why: "runs: it must be stopped before it is removed" });
         }
         self.discard(instance).await?;
-        self.0.state.lock().locks.remove(&instance);
+        let mut state = self.0.state.lock();
+        // The map's and our caller's: nobody else waits for it.
+        if state.locks.get(&instance).is_some_and(|lock| Arc::strong_count(lock) == 2) {
+            state.locks.remove(&instance);
+        }
         Ok(())
     }
 
