@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use insula_env::Env;
 use insula_types::InstanceId;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::{
     Config, Error, ImageInfo, ImageRef, InstanceConfig, Observed, Running, Runtime,
@@ -124,6 +124,20 @@ impl NodeRuntime {
         lock.lock_owned().await
     }
 
+    /// Runs `work` to its end even if the caller stops waiting: half-made instances are for crashes only.
+    async fn finish<R: Send + 'static>(
+        &self,
+        instance: InstanceId,
+        name: &str,
+        work: impl Future<Output = Result<R, Error>> + Send + 'static,
+    ) -> Result<R, Error> {
+        let (done, result) = oneshot::channel();
+        self.0.env.tasks.spawn(name, async move {
+            done.send(work.await).ok();
+        });
+        result.await.unwrap_or(Err(Error::State { instance, why: "is left as it is: the runtime is being stopped" }))
+    }
+
     /// None while another call changes the instance.
     fn try_lock(&self, instance: InstanceId) -> Option<OwnedMutexGuard<()>> {
         Arc::clone(self.0.state.lock().locks.entry(instance).or_default()).try_lock_owned().ok()
@@ -137,8 +151,12 @@ impl Runtime for NodeRuntime {
     }
 
     async fn start(&self, config: &InstanceConfig) -> Result<Running, Error> {
-        let _lock = self.lock(config.instance).await;
-        self.start_locked(config).await
+        let (runtime, config) = (self.clone(), config.clone());
+        self.finish(config.instance, "start an instance", async move {
+            let _lock = runtime.lock(config.instance).await;
+            runtime.start_locked(&config).await
+        })
+        .await
     }
 
     async fn list(&self) -> Result<Vec<Observed>, Error> {
@@ -170,8 +188,12 @@ impl Runtime for NodeRuntime {
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), Error> {
-        let _lock = self.lock(instance).await;
-        self.remove_locked(instance).await
+        let runtime = self.clone();
+        self.finish(instance, "remove an instance", async move {
+            let _lock = runtime.lock(instance).await;
+            runtime.remove_locked(instance).await
+        })
+        .await
     }
 
     async fn logs(&self, instance: InstanceId, bytes_max: u64) -> Result<Vec<u8>, Error> {

@@ -174,6 +174,47 @@ fn a_stop_waits_for_the_grace_and_then_kills() {
 }
 
 #[test]
+fn what_a_crash_left_is_removed_when_the_runtime_is_opened() {
+    with_root("sweeps", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let (kept, lost) = (container(1, &image, &[]), container(2, &image, &[]));
+        agent.runtime.start(&kept).await.unwrap();
+        let running = agent.runtime.start(&lost).await.unwrap();
+        agent.crash();
+        // As if the power had gone before the record was written, or in the middle of a removal.
+        std::fs::remove_file(world.home(lost.instance).join("instance.json")).unwrap();
+        kill(world.shim_pid(lost.instance).unwrap());
+
+        let agent = world.open().await;
+        assert!(!is_alive(running.pid));
+        let left = world.leftovers().await;
+        assert!(!left.iter().any(|name| name.contains("00000002")), "{left:?}");
+        assert!(support::cgroups(&format!("{}/{}", world.config.cgroup_parent, lost.instance)).is_empty());
+        let seen = observed(&agent.runtime, kept.instance).await.unwrap();
+        assert!(matches!(seen.state, ObservedState::Running(_)), "the other one is left alone");
+        agent.runtime.start(&lost).await.unwrap();
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_start_that_nobody_waits_for_is_finished() {
+    with_root("finishes", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let config = container(1, &image, &[]);
+        let given_up = insula_env::clock::timeout(Duration::from_millis(1), agent.runtime.start(&config)).await;
+        given_up.expect_err("a start takes longer");
+        let running = agent.runtime.start(&config).await.unwrap();
+        assert!(is_alive(running.pid));
+        agent.crash();
+    });
+}
+
+#[test]
 fn a_failed_start_says_why_and_leaves_nothing() {
     with_root("fails", async |world| {
         let image = world.registry.push(&busybox());

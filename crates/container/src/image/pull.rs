@@ -192,12 +192,8 @@ impl Images {
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == size) {
             return Ok(0);
         }
-        let temporary = self.store.temporary(&path);
-        let result = self.stream_blob(client, reference, blob, size, &temporary).await;
-        if result.is_err() {
-            std::fs::remove_file(&temporary).ok();
-        }
-        result.map(|()| size)
+        let temporary = Temporary(self.store.temporary(&path));
+        self.stream_blob(client, reference, blob, size, &temporary.0).await.map(|()| size)
     }
 
     async fn stream_blob(
@@ -272,6 +268,15 @@ impl Image {
     fn info(&self, pulled_bytes: u64) -> ImageInfo {
         let size_bytes = self.layer_blobs.iter().map(|(blob, _)| blob.size.max(0) as u64).sum();
         ImageInfo { size_bytes, pulled_bytes }
+    }
+}
+
+/// A file that goes when its download fails or is given up; one that was renamed is not there any more.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
     }
 }
 
