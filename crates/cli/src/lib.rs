@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use insula_env::Env;
 
-pub use args::{ApiCommand, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, ServerArgs};
+pub use args::{ApiCommand, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs};
 pub use connect::{ConnectArgs, dev_dir};
 pub use exit::{Exit, Failure};
 

@@ -1,2 +1,23 @@
-//! The one binary.
-fn main() {}
+//! The one program: parses what was typed and hands it to the part that does it.
+
+mod node;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use insula_cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        // Makes namespaces, so it must come before any thread.
+        Command::LabInit(role) => insula_lab::init::run(&role),
+        Command::Lab(command) => insula_cli::run_lab(command),
+        Command::Api(command) => insula_cli::run(&cli.connect, command),
+        Command::Init(arguments) => node::init(&arguments),
+        Command::Join(arguments) => node::join(&arguments),
+        Command::Server(arguments) => node::server(&arguments),
+        Command::Dataplane(arguments) => node::dataplane(&arguments),
+        Command::Dev(arguments) => node::dev(&arguments),
+    }
+}

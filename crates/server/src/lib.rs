@@ -1,1 +1,35 @@
-//! (skeleton)
+//! The composition root: makes a running node of configuration and parts.
+//!
+//! [`init`] and [`join`] make a node's files, [`node::run`] is `insula server`, [`dataplane::run`] is `insula
+//! dataplane`, [`dev::run`] is `insula dev`. Nothing is decided here that a part could decide; this crate knows who
+//! needs whom.
+
+mod calls;
+pub mod config;
+pub mod dataplane;
+pub mod dev;
+mod error;
+mod follow;
+mod founding;
+mod group;
+mod handler;
+mod home;
+mod init;
+mod join;
+mod logs;
+mod machine;
+mod machine_size;
+mod members;
+mod membership;
+mod methods;
+pub mod node;
+mod renewal;
+mod route;
+mod signals;
+mod supervisor;
+mod work;
+
+pub use config::NodeConfig;
+pub use error::Error;
+pub use init::{Initialized, init};
+pub use join::join;

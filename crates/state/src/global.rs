@@ -66,8 +66,8 @@ pub struct ApiToken {
     pub name: String,
     /// What it allows.
     pub role: Role,
-    /// SHA-256 of its secret.
-    pub secret_sha256: Vec<u8>,
+    /// SHA-256 of its secret, in hexadecimal digits.
+    pub secret_hash: String,
     /// When it ends, milliseconds since 1970.
     pub expires_ms: u64,
 }

@@ -41,8 +41,8 @@ pub struct ControlLease {
 pub struct JoinToken {
     /// Names it; part of the pasteable line.
     pub id: String,
-    /// SHA-256 of its secret.
-    pub secret_sha256: Vec<u8>,
+    /// SHA-256 of its secret, in hexadecimal digits.
+    pub secret_hash: String,
     /// When it ends, milliseconds since 1970.
     pub expires_ms: u64,
     /// How many machines may still use it.

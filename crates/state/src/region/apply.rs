@@ -36,7 +36,7 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, node } => self.init(meta, node),
             C::CreateJoinToken(token) => self.create_join_token(token),
-            C::Join { token, secret_sha256, node } => self.join(token, secret_sha256, node),
+            C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => self.update_node(*id, |node| {
                 node.address = *address;
                 node.capacity = *capacity;
@@ -111,8 +111,8 @@ impl<'a> Apply<'a> {
         Ok(RegionReply::Done)
     }
 
-    fn join(&mut self, token: &str, secret_sha256: &[u8], node: &Node) -> Decision {
-        let known = self.state.join_tokens.get(&token.to_owned()).filter(|t| t.secret_sha256 == secret_sha256);
+    fn join(&mut self, token: &str, secret_hash: &str, node: &Node) -> Decision {
+        let known = self.state.join_tokens.get(&token.to_owned()).filter(|t| t.secret_hash == secret_hash);
         let Some(known) = known else {
             return Err(Rejection::forbidden("the join token is unknown: make a new one with `insula token create`"));
         };

@@ -26,8 +26,8 @@ pub enum RegionCommand {
     Join {
         /// The token's id.
         token: String,
-        /// SHA-256 of the secret that was shown.
-        secret_sha256: Vec<u8>,
+        /// SHA-256 of the secret that was shown, in hexadecimal digits.
+        secret_hash: String,
         /// The new node.
         node: Box<Node>,
     },

@@ -48,13 +48,13 @@ impl Region {
     }
 
     fn token(&mut self, uses_left: u32) {
-        let token = JoinToken { id: "t".into(), secret_sha256: vec![7; 32], expires_ms: 1000, uses_left };
+        let token = JoinToken { id: "t".into(), secret_hash: "7".into(), expires_ms: 1000, uses_left };
         self.at(0, &RegionCommand::CreateJoinToken(token)).expect("new");
     }
 }
 
 fn join(secret: u8, id: u64, name: &str) -> RegionCommand {
-    RegionCommand::Join { token: "t".into(), secret_sha256: vec![secret; 32], node: Box::new(node(id, name)) }
+    RegionCommand::Join { token: "t".into(), secret_hash: secret.to_string(), node: Box::new(node(id, name)) }
 }
 
 #[test]

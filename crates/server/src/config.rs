@@ -1,0 +1,217 @@
+//! The configuration of a node: what `insula init` and `insula join` write and `insula server` reads.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use insula_types::{ByteSize, DatacenterName, NodeName, RegionName};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Where the port between nodes is, unless configured.
+pub const PORT_NODES: u16 = 7443;
+/// Where the edge listens, unless configured.
+pub const PORT_EDGE: u16 = 80;
+/// Where the API listens, unless configured.
+pub const PORT_API: u16 = 7480;
+
+/// Everything that a node's processes need to know before they can ask anybody. One file, the same on every machine
+/// but for names and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name of the node, unique in its region.
+    pub name: NodeName,
+    /// Region of the node, for life.
+    pub region: RegionName,
+    /// Data centre of the node.
+    pub datacenter: DatacenterName,
+    /// Address and port at which other nodes reach this one.
+    pub advertise: SocketAddr,
+    /// Where everything durable is kept.
+    pub data_dir: PathBuf,
+    /// Where the port between nodes listens. Default: all addresses, port of `advertise`.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Where the edge listens for HTTP.
+    #[serde(default = "edge_default")]
+    pub edge: SocketAddr,
+    /// Where the API listens, with TLS.
+    #[serde(default = "api_default")]
+    pub api: SocketAddr,
+    /// How instances are run.
+    #[serde(default)]
+    pub runtime: RuntimeConfig,
+}
+
+/// How this node runs instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// Bridge that instances are connected to.
+    pub bridge: String,
+    /// Addresses of instances on this node, as `network/prefix`. Seen by this node alone.
+    pub subnet: String,
+    /// Cgroup under which instances get theirs.
+    pub cgroup_parent: String,
+    /// Registries that are spoken to without TLS, as `host:port`.
+    pub insecure_registries: Vec<String>,
+    /// Memory that the scheduler may count on. Default: what the machine has.
+    pub memory: Option<String>,
+    /// Thousandths of a CPU that the scheduler may count on. Default: what the machine has.
+    pub cpu: Option<String>,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            bridge: "insula0".into(),
+            subnet: "10.214.0.0/16".into(),
+            cgroup_parent: "/insula".into(),
+            insecure_registries: Vec::new(),
+            memory: None,
+            cpu: None,
+        }
+    }
+}
+
+/// Where the edge listens, unless configured.
+pub fn edge_default() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT_EDGE)
+}
+
+/// Where the API listens, unless configured.
+pub fn api_default() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_API)
+}
+
+impl NodeConfig {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`Error::ReadConfig`] or [`Error::ParseConfig`], which says the line and what would be valid.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|source| Error::ParseConfig { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// The parser's, with line and column.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        let config: Self = toml::from_str(text)?;
+        if let Err(why) = config.runtime.capacity() {
+            return Err(serde::de::Error::custom(why));
+        }
+        Ok(config)
+    }
+
+    /// The text of a configuration file.
+    pub fn to_text(&self) -> String {
+        let body = toml::to_string_pretty(self).expect("names, addresses and paths are plain TOML values");
+        format!("# Written by `insula init` or `insula join`; read when the server starts.\n{body}")
+    }
+
+    /// Where the port between nodes listens.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.advertise.port()))
+    }
+
+    /// The files of this node.
+    pub fn paths(&self) -> Paths {
+        Paths(self.data_dir.clone())
+    }
+}
+
+impl RuntimeConfig {
+    /// What the configuration says of this node's size: memory and thousandths of a CPU.
+    ///
+    /// # Errors
+    /// Text that is not an amount.
+    pub fn capacity(&self) -> Result<(Option<ByteSize>, Option<insula_types::CpuMillis>), String> {
+        let memory = self.memory.as_deref().map(str::parse).transpose();
+        let cpu = self.cpu.as_deref().map(str::parse).transpose();
+        Ok((
+            memory.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.memory: {error}"))?,
+            cpu.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.cpu: {error}"))?,
+        ))
+    }
+}
+
+/// The files of a node, under its data directory; see the table in ARCHITECTURE.md.
+#[derive(Debug, Clone)]
+pub struct Paths(PathBuf);
+
+impl Paths {
+    /// A Raft group's log and state.
+    pub fn group(&self, name: &str) -> PathBuf {
+        self.0.join("state").join(name)
+    }
+    /// What `init` left for the first start of the server; gone once the cluster is founded.
+    pub fn founding(&self) -> PathBuf {
+        self.0.join("state/founding")
+    }
+    /// Where the node belongs, for a start without anybody to ask.
+    pub fn home(&self) -> PathBuf {
+        self.0.join("state/home")
+    }
+    /// The node's own copy of what traffic needs.
+    pub fn catalog(&self) -> PathBuf {
+        self.0.join("catalog")
+    }
+    /// The agent's own copy of what it shall run.
+    pub fn placements(&self) -> PathBuf {
+        self.0.join("agent/placements")
+    }
+    /// Where the shims and instances live.
+    pub fn data(&self) -> PathBuf {
+        self.0.clone()
+    }
+    /// The API for root on this machine.
+    pub fn api_socket(&self) -> PathBuf {
+        self.0.join("run/api.sock")
+    }
+    /// Where the dataplane takes catalogs.
+    pub fn dataplane_socket(&self) -> PathBuf {
+        self.0.join("run/dataplane.sock")
+    }
+    /// Where the server takes connections that the dataplane accepted.
+    pub fn port_socket(&self) -> PathBuf {
+        self.0.join("run/port.sock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        name = "n1"
+        region = "fra"
+        datacenter = "fra1"
+        advertise = "10.0.0.1:7443"
+        data_dir = "/var/lib/insula"
+    "#;
+
+    #[test]
+    fn a_short_file_is_enough_and_writing_it_keeps_it() {
+        let config = NodeConfig::parse(TEXT).expect("complete");
+        assert_eq!(config.edge.port(), PORT_EDGE);
+        assert_eq!(config.listen(), "0.0.0.0:7443".parse().expect("an address"));
+        assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+    }
+
+    #[test]
+    fn wrong_files_say_where() {
+        let error = NodeConfig::parse(&format!("{TEXT}\ncolour = 1")).expect_err("unknown key").to_string();
+        assert!(error.contains("unknown field `colour`") && error.contains("line 8"), "{error}");
+        let error = NodeConfig::parse(&TEXT.replace("n1", "N 1")).expect_err("bad name").to_string();
+        assert!(error.contains("lower-case letters"), "{error}");
+        let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nmemory = \"lots\"")).expect_err("bad amount");
+        assert!(error.to_string().contains("256MiB"), "{error}");
+    }
+}

@@ -1,0 +1,106 @@
+//! `insula dev`: one node in the foreground, with nothing to set up and nothing left running afterwards.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use insula_env::{Env, RealDisk, clock, net};
+use insula_identity::NodeDirectory;
+use insula_telemetry::chain;
+use tracing::warn;
+
+use crate::{
+    Error,
+    config::{NodeConfig, RuntimeConfig},
+    init, node, work,
+};
+
+/// Where the node is and listens.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// The edge.
+    pub edge: SocketAddr,
+    /// The API.
+    pub api: SocketAddr,
+    /// The port between nodes.
+    pub nodes: SocketAddr,
+}
+
+/// How long the dataplane may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(12);
+
+/// Makes a node in `data_dir` if there is none, runs it until a signal, then stops its instances and its dataplane.
+/// What was deployed is there again at the next start.
+///
+/// # Errors
+/// As [`init`] and [`node::run`].
+pub async fn run(place: Place) -> Result<(), Error> {
+    let data_dir = place.data_dir.clone();
+    let config_path = data_dir.join("insula.toml");
+    let env = Env::real("dev");
+    if !NodeDirectory::new(&data_dir, env.disk.clone()).is_joined()? {
+        let made = init(&config(&place), &env)?;
+        write(&data_dir.join("admin.token"), made.api_token.reveal().as_bytes())?;
+    }
+    // Written each time: the addresses may be others than last time.
+    write(&config_path, config(&place).to_text().as_bytes())?;
+    let config = NodeConfig::read(&config_path)?;
+    eprintln!("insula dev: edge on http://{}, API on https://{}", config.edge, config.api);
+    eprintln!("In another terminal:  export INSULA_SOCKET={}", config.paths().api_socket().display());
+    eprintln!("                      insula deploy app.toml && insula ps");
+    eprintln!("Ctrl-C stops it and everything that it started.");
+    let ran = node::run(&config_path).await;
+    stop_dataplane(&config).await;
+    if let Err(error) = work::stop_all(&config, &env).await {
+        warn!(error = %chain(&error), "some instances may still run");
+    }
+    ran
+}
+
+fn config(place: &Place) -> NodeConfig {
+    NodeConfig {
+        name: "dev".parse().expect("a label"),
+        region: "dev".parse().expect("a label"),
+        datacenter: "dev".parse().expect("a label"),
+        advertise: place.nodes,
+        data_dir: place.data_dir.clone(),
+        listen: Some(place.nodes),
+        edge: place.edge,
+        api: place.api,
+        runtime: RuntimeConfig {
+            bridge: "insula-dev0".into(),
+            cgroup_parent: "insula-dev".into(),
+            ..RuntimeConfig::default()
+        },
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    use insula_env::Disk;
+    RealDisk.write_atomic(path, bytes).map_err(|source| Error::File { attempt: "write", path: path.to_owned(), source })
+}
+
+/// Ends the dataplane, whoever started it: the process that answers on its socket.
+async fn stop_dataplane(config: &NodeConfig) {
+    let socket = config.paths().dataplane_socket();
+    let answer = |limit| net::connect_unix(&socket, limit);
+    let Ok(stream) = answer(STOP_LIMIT).await else { return };
+    let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(rustix::process::Pid::from_raw);
+    drop(stream);
+    let Some(pid) = pid else { return };
+    // Failing means that it has ended meanwhile.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let gone = async {
+        while answer(STOP_LIMIT).await.is_ok() {
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if clock::timeout(STOP_LIMIT, gone).await.is_err() {
+        writeln!(std::io::stderr(), "the dataplane (process {}) does not end", pid.as_raw_nonzero()).ok();
+    }
+}

@@ -1,0 +1,109 @@
+//! What can go wrong when a node is made, joined or started.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use insula_types::codec;
+
+/// An error of this crate. The caller is a person at a terminal or a service manager's log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration file could not be read.
+    #[error("read configuration {}: run `insula init` or `insula join` first", path.display())]
+    ReadConfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration file is not valid.
+    #[error("understand configuration {}", path.display())]
+    ParseConfig {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// There is a node in this data directory already.
+    #[error("make a node in {}: there is one already; `insula server` starts it, an empty directory makes another", path.display())]
+    AlreadyThere {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A file of the node could not be read or written.
+    #[error("{attempt} {}", path.display())]
+    File {
+        /// "read" or "write".
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the node cannot be understood.
+    #[error("understand {}: was it written by a newer version, or damaged?", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: codec::DecodeError,
+    },
+    /// A listener could not be opened.
+    #[error("listen for {what} on {address}: is another program using it?")]
+    Listen {
+        /// What for.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A Unix socket could not be opened.
+    #[error("listen for {what} on {}", path.display())]
+    ListenUnix {
+        /// What for.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Keys and certificates.
+    #[error(transparent)]
+    Identity(#[from] insula_identity::Error),
+    /// A replicated state could not be opened.
+    #[error("open the {state} state")]
+    OpenState {
+        /// Which.
+        state: &'static str,
+        /// Why.
+        #[source]
+        source: insula_raft::OpenError,
+    },
+    /// The join token is not one.
+    #[error(transparent)]
+    Token(#[from] insula_identity::TokenError),
+    /// No node took this machine in.
+    #[error("join region {region}: {why}")]
+    Join {
+        /// The region.
+        region: String,
+        /// What the last node said.
+        why: String,
+    },
+    /// The subnet of instances is not one.
+    #[error("understand runtime.subnet in the configuration")]
+    Subnet {
+        /// Why.
+        #[source]
+        source: insula_container::config::SubnetError,
+    },
+    /// The container runtime could not be made ready.
+    #[error("make the runtime ready")]
+    Runtime(#[from] insula_container::Error),
+}

@@ -1,0 +1,65 @@
+//! The first start of the first node: makes both groups and commits what `insula init` left. Each step may be cut off
+//! and is done again by the next start.
+
+use std::{sync::Arc, time::Duration};
+
+use insula_env::{Env, clock};
+use insula_state::{
+    Domain, GlobalCommand, GlobalState, ProposeError, RegionCommand, RegionState, RejectionCode, Store,
+};
+use insula_telemetry::chain;
+use tracing::{info, warn};
+
+use crate::{Error, group::StateGroup, home::ValueFile, init::Founding};
+
+/// How long one commit may take before it is tried again.
+const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// Wait after a failed try.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// Starts the founding, if there is something to found.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Damaged`] when the founding file cannot be read.
+pub(crate) fn start(
+    env: &Env,
+    file: ValueFile,
+    groups: (Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
+    stores: (Store<RegionState>, Store<GlobalState>),
+) -> Result<(), Error> {
+    let Some(founding) = file.load::<Founding>()? else { return Ok(()) };
+    env.tasks.spawn("founding", async move {
+        while let Err(why) = found(&founding, &groups, &stores).await {
+            warn!(why, "founding the cluster failed, trying again");
+            clock::sleep(RETRY_WAIT).await;
+        }
+        match file.remove() {
+            Ok(()) => info!(cluster = %founding.cluster.cluster, region = %founding.region.region, "cluster founded"),
+            Err(error) => warn!(error = %chain(&error), "the founding file stays; founding again does no harm"),
+        }
+    });
+    Ok(())
+}
+
+async fn found(
+    founding: &Founding,
+    (region_group, global_group): &(Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
+    (region, global): &(Store<RegionState>, Store<GlobalState>),
+) -> Result<(), String> {
+    region_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
+    global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
+    let meta = founding.cluster.clone();
+    commit(global, &GlobalCommand::Init { meta, region: founding.region.region.clone() }).await?;
+    commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
+    let node = Box::new(founding.node.clone());
+    commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await
+}
+
+/// Commits one step. A conflict says that an earlier start has done it.
+async fn commit<D: Domain>(store: &Store<D>, command: &D::Command) -> Result<(), String> {
+    match store.propose(command, COMMIT_LIMIT).await {
+        Ok(_) => Ok(()),
+        Err(ProposeError::Rejected(rejection)) if rejection.code == RejectionCode::Conflict => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,195 @@
+//! Answers the public API on this node: reads from its own copies, changes through the leaders.
+
+mod apps;
+mod cluster;
+mod events;
+mod instances;
+mod tokens;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use insula_api::{
+    Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
+    ReadOptions, Role, ScaleRequest,
+    handler::NodeKey,
+    router::WAIT_MAX,
+    wire::{
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Instance, JoinTokenBody,
+        JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+    },
+};
+use insula_env::{Clock, Rng, clock};
+use insula_identity::Material;
+use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
+use insula_types::{AppName, InstanceId, NodeId, RequestId};
+
+use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
+
+/// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
+const CHANGE_LIMIT: Duration = Duration::from_secs(8);
+/// How long a linearizable read may wait for the leader's word.
+const READ_LIMIT: Duration = Duration::from_secs(4);
+
+/// What the API of a node answers from.
+pub struct NodeApi {
+    /// This node.
+    pub node: NodeId,
+    /// Its configuration.
+    pub config: NodeConfig,
+    /// The region's state.
+    pub region: Store<RegionState>,
+    /// The world's state.
+    pub global: Store<GlobalState>,
+    /// This node's part of the region group.
+    pub region_group: Arc<StateGroup<RegionState>>,
+    /// This node's part of the global group.
+    pub global_group: Arc<StateGroup<GlobalState>>,
+    /// Reads logs, here or on other nodes.
+    pub logs: Arc<dyn Logs>,
+    /// This node's credentials; tokens and contexts pin its root.
+    pub material: Material,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness, for secrets.
+    pub rng: Rng,
+    /// When the server started, milliseconds since 1970.
+    pub started_ms: u64,
+}
+
+impl fmt::Debug for NodeApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeApi({})", self.node)
+    }
+}
+
+impl NodeApi {
+    /// Brings a copy up to what the caller asked for.
+    async fn prepare<D: Domain>(&self, store: &Store<D>, read: ReadOptions) -> Answer<()> {
+        if read.is_linearizable {
+            store.read_linearizable(READ_LIMIT, |_| ()).await.map_err(|error| problem(&error))?;
+        }
+        if let Some(seen) = read.wait {
+            // Late is fine: the caller gets what there is, with its revision.
+            let _ = clock::timeout(WAIT_MAX, store.replica().wait_for(seen.next())).await;
+        }
+        Ok(())
+    }
+
+    /// Commits a command, under the caller's request id when it gave one, and waits until this node shows it.
+    async fn change<D: Domain>(
+        &self,
+        store: &Store<D>,
+        request: Option<RequestId>,
+        command: &D::Command,
+    ) -> Answer<insula_state::Committed<D::Reply>> {
+        let request = request.unwrap_or_else(|| RequestId(self.rng.next(), self.rng.next()));
+        let committed = store.propose_as(request, command, CHANGE_LIMIT).await.map_err(|error| problem(&error))?;
+        // Who writes and then reads here shall see it; a copy that lags shows it soon.
+        let _ = clock::timeout(READ_LIMIT, store.replica().wait_for(committed.revision)).await;
+        Ok(committed)
+    }
+}
+
+/// A failed change or read, for callers of the API.
+fn problem(error: &ProposeError) -> Problem {
+    let code = match error {
+        ProposeError::Rejected(rejection) => match rejection.code {
+            RejectionCode::NotFound => Code::NoSuchApp,
+            RejectionCode::Conflict => Code::Conflict,
+            RejectionCode::Invalid => Code::InvalidRequest,
+            RejectionCode::Forbidden => Code::Forbidden,
+        },
+        ProposeError::Unknown { .. } => Code::OutcomeUnknown,
+        ProposeError::Unavailable { .. } => Code::NoLeader,
+        ProposeError::Unreadable => Code::Internal,
+    };
+    Problem::new(code, error.to_string())
+}
+
+#[async_trait]
+impl Handler for NodeApi {
+    async fn authenticate(&self, token: &str) -> Answer<Role> {
+        self.role_of(token)
+    }
+
+    async fn apps(&self, read: ReadOptions) -> Answer<List<AppSummary>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.list_apps())
+    }
+
+    async fn app(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<App>> {
+        self.prepare(&self.global, read).await?;
+        self.show_app(app)
+    }
+
+    async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
+        self.deploy_app(request).await
+    }
+
+    async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
+        self.remove_app(request).await
+    }
+
+    async fn app_status(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<AppStatus>> {
+        self.prepare(&self.region, read).await?;
+        self.status_of(app)
+    }
+
+    async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
+        self.set_scale(request).await
+    }
+
+    async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_instances(app))
+    }
+
+    async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>> {
+        self.prepare(&self.region, read).await?;
+        self.show_instance(id)
+    }
+
+    async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
+        self.read_logs(id, options).await
+    }
+
+    async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_nodes())
+    }
+
+    async fn node(&self, key: &NodeKey, read: ReadOptions) -> Answer<Versioned<Node>> {
+        self.prepare(&self.region, read).await?;
+        self.show_node(key)
+    }
+
+    async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.list_regions())
+    }
+
+    async fn events(&self, events: Events) -> Answer<EventStream> {
+        Ok(self.stream_events(events))
+    }
+
+    async fn create_join_token(
+        &self,
+        body: JoinTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<JoinTokenCreated>> {
+        self.make_join_token(body, request).await
+    }
+
+    async fn create_api_token(
+        &self,
+        body: ApiTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<ApiTokenCreated>> {
+        self.make_api_token(body, request).await
+    }
+
+    async fn status(&self) -> Answer<NodeStatus> {
+        Ok(self.node_status())
+    }
+}

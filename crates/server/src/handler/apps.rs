@@ -1,0 +1,189 @@
+//! Apps: what runs, and how it changes.
+
+use std::collections::BTreeMap;
+
+use insula_api::{
+    Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
+    wire::{App, AppStatus, AppSummary, Deleted, DeployAnswer, List, Scaled, ServiceStatus, Versioned},
+};
+use insula_state::{GlobalCommand, GlobalState, global::GlobalReply};
+use insula_types::{
+    AppDefinition, AppName, Desired, Phase, Placement, ReleaseNumber, ServiceDefinition, ServiceName, ServiceRef,
+    ServiceSpec,
+};
+
+use super::NodeApi;
+
+/// Most problems told with a status.
+const PROBLEMS_MAX: usize = 10;
+
+fn no_such_app(app: &AppName) -> Problem {
+    Problem::new(Code::NoSuchApp, format!("{app}: `insula apps` lists those there are"))
+}
+
+/// The definition that runs, as the global state has it.
+fn definition(state: &GlobalState, name: &AppName) -> Option<AppDefinition> {
+    let app = state.apps.get(name)?;
+    let release = state.current_release(name)?;
+    let service = |(name, spec): (&ServiceName, &ServiceSpec)| {
+        (name.clone(), ServiceDefinition { spec: spec.clone(), scale: app.scale.get(name).copied() })
+    };
+    Some(AppDefinition { app: name.clone(), services: release.services.iter().map(service).collect() })
+}
+
+impl NodeApi {
+    pub(super) fn list_apps(&self) -> List<AppSummary> {
+        let ready = self.region.read(|region| {
+            let mut ready = BTreeMap::<AppName, u32>::new();
+            for status in region.statuses.values().filter(|status| status.is_ready) {
+                if let Some(placement) = region.placements.get(&status.instance) {
+                    *ready.entry(placement.service.app.clone()).or_default() += 1;
+                }
+            }
+            ready
+        });
+        self.global.replica().read_at(|global, revision| {
+            let summary = |app: &insula_state::global::App| {
+                let release = global.current_release(&app.name);
+                let routes = release.iter().flat_map(|release| release.services.values()).flat_map(|spec| &spec.routes);
+                let mut hosts: Vec<_> = routes.map(|route| route.host.clone()).collect();
+                hosts.dedup();
+                AppSummary {
+                    name: app.name.clone(),
+                    release: app.release,
+                    services: app.scale.len() as u32,
+                    wanted: app.scale.values().sum(),
+                    ready: ready.get(&app.name).copied().unwrap_or_default(),
+                    hosts,
+                    released_ms: release.map_or(0, |release| release.created_ms),
+                }
+            };
+            List { revision, items: global.apps.values().map(summary).collect() }
+        })
+    }
+
+    pub(super) fn show_app(&self, name: &AppName) -> Answer<Versioned<App>> {
+        self.global.replica().read_at(|global, revision| {
+            let (Some(definition), Some(release)) = (definition(global, name), global.current_release(name)) else {
+                return Err(no_such_app(name));
+            };
+            let value = App {
+                name: name.clone(),
+                release: release.number,
+                released_ms: release.created_ms,
+                definition: definition.to_json(),
+            };
+            Ok(Versioned { revision, value })
+        })
+    }
+
+    pub(super) async fn deploy_app(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
+        let wanted = request.definition;
+        let app = wanted.app.clone();
+        let (current, previous, revision) = self.global.replica().read_at(|global, revision| {
+            (definition(global, &app), global.apps.get(&app).map(|app| app.release), revision)
+        });
+        let changes = changes(current.as_ref(), &wanted);
+        let answer = |release, is_plan| DeployAnswer { app: app.clone(), release, previous, changes, is_plan };
+        if request.is_plan {
+            let is_new = current.is_none_or(|current| {
+                let specs = |definition: &AppDefinition| -> Vec<_> {
+                    definition.services.iter().map(|(name, service)| (name.clone(), service.spec.clone())).collect()
+                };
+                specs(&current) != specs(&wanted)
+            });
+            let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
+            return Ok(Versioned { revision, value: answer(release, true) });
+        }
+        let scale = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.scale?))).collect();
+        let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
+        let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect: request.expected };
+        let committed = self.change(&self.global, request.request, &command).await.map_err(|mut problem| {
+            // The state knows conflicts of two kinds only by their words; a caller wants to tell them apart.
+            if problem.code == Code::Conflict {
+                let code = if request.expected.is_some() { Code::ReleaseChanged } else { Code::RouteTaken };
+                problem = Problem::new(code, problem.detail);
+            }
+            problem
+        })?;
+        match committed.reply {
+            GlobalReply::Deployed { release, .. } => {
+                Ok(Versioned { revision: committed.revision, value: answer(release, false) })
+            }
+            GlobalReply::Done => Err(Problem::new(Code::Internal, "a deploy was answered like another command")),
+        }
+    }
+
+    pub(super) async fn remove_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
+        if let Some(expected) = request.expected {
+            let found = self.global.read(|global| global.apps.get(&request.app).map(|app| app.release));
+            if found.is_some_and(|found| found != expected) {
+                let detail = format!("{} is at another release than {expected}: look at it again", request.app);
+                return Err(Problem::new(Code::ReleaseChanged, detail));
+            }
+        }
+        let instances = self.region.read(|region| {
+            region.placements.values().filter(|placement| placement.service.app == request.app).count() as u32
+        });
+        let command = GlobalCommand::RemoveApp { app: request.app.clone() };
+        let committed = self.change(&self.global, request.request, &command).await?;
+        Ok(Versioned { revision: committed.revision, value: Deleted { app: request.app, instances } })
+    }
+
+    pub(super) async fn set_scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
+        let ServiceRef { app, service } = request.service;
+        let previous = self.global.read(|global| global.apps.get(&app).map(|found| found.scale.get(&service).copied()));
+        let previous = previous.ok_or_else(|| no_such_app(&app))?.ok_or_else(|| {
+            Problem::new(
+                Code::NoSuchService,
+                format!("{app} has no service {service}: `insula status {app}` lists them"),
+            )
+        })?;
+        let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
+        let committed = self.change(&self.global, request.request, &command).await?;
+        let value = Scaled { app, service, previous, scale: request.scale };
+        Ok(Versioned { revision: committed.revision, value })
+    }
+
+    pub(super) fn status_of(&self, name: &AppName) -> Answer<Versioned<AppStatus>> {
+        let app = self.global.read(|global| global.apps.get(name).cloned()).ok_or_else(|| no_such_app(name))?;
+        self.region.replica().read_at(|region, revision| {
+            let mine = || region.placements.values().filter(|placement| placement.service.app == *name);
+            let deployed = region.definitions.get(name).map_or(ReleaseNumber(0), |definition| definition.release);
+            let services = app.scale.iter().map(|(service, scale)| {
+                let status = |placement: &Placement| region.statuses.get(&placement.instance);
+                let of_service = || {
+                    mine().filter(|placement| {
+                        placement.service.service == *service
+                            && placement.desired == Desired::Run
+                            && region.nodes.get(&placement.node).is_some_and(|node| node.health.is_up())
+                    })
+                };
+                let ready = |placement: &&Placement| status(placement).is_some_and(|status| status.is_ready);
+                let running = |placement: &&Placement| status(placement).is_some_and(|s| s.phase == Phase::Running);
+                ServiceStatus {
+                    service: service.clone(),
+                    scale: *scale,
+                    running: of_service().filter(running).count() as u32,
+                    ready: of_service().filter(ready).count() as u32,
+                    ready_of_release: of_service().filter(|p| p.release == app.release).filter(ready).count() as u32,
+                    release: deployed,
+                }
+            });
+            let services: Vec<_> = services.collect();
+            let words = mine().filter_map(|placement| {
+                let status = region.statuses.get(&placement.instance)?;
+                let is_wrong = !status.is_ready && !status.message.is_empty() && placement.desired == Desired::Run;
+                is_wrong.then(|| format!("{} {}: {}", placement.service, placement.instance, status.message))
+            });
+            let missing = region.events.values().rev().find(|event| {
+                event.app.as_ref() == Some(name) && event.kind == insula_state::event::EventKind::Unplaceable
+            });
+            let short = services.iter().any(|service| service.running < service.scale);
+            let missing = missing.filter(|_| short).map(|event| event.text.clone());
+            let problems = words.chain(missing).take(PROBLEMS_MAX).collect();
+            let value = AppStatus { app: name.clone(), release: app.release, services, problems };
+            Ok(Versioned { revision, value })
+        })
+    }
+}

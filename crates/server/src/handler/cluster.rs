@@ -1,0 +1,151 @@
+//! Nodes, regions, and how this node sees them.
+
+use insula_api::{
+    Answer, Code, Problem,
+    handler::NodeKey,
+    wire::{GroupStatus, Leader, List, Node, NodeState, NodeStatus, NodeUse, Region, Versioned},
+};
+use insula_raft::{Group, GroupState};
+use insula_state::RegionState;
+use insula_types::{ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, Revision};
+
+use super::NodeApi;
+
+impl NodeApi {
+    pub(super) fn list_nodes(&self) -> List<Node> {
+        self.region.replica().read_at(|region, revision| {
+            let items = region.nodes.values().map(|node| self.describe_node(region, node));
+            let mut items: Vec<_> = items.collect();
+            items.sort_by(|a, b| (&a.datacenter, &a.name).cmp(&(&b.datacenter, &b.name)));
+            List { revision, items }
+        })
+    }
+
+    pub(super) fn show_node(&self, key: &NodeKey) -> Answer<Versioned<Node>> {
+        self.region.replica().read_at(|region, revision| {
+            let found = match key {
+                NodeKey::Id(id) => region.nodes.get(id),
+                NodeKey::Name(name) => region.node_named(name.as_str()),
+            };
+            let node = found.ok_or_else(|| {
+                let key = match key {
+                    NodeKey::Id(id) => id.to_string(),
+                    NodeKey::Name(name) => name.to_string(),
+                };
+                Problem::new(Code::NoSuchNode, format!("{key}: `insula nodes` lists those there are"))
+            })?;
+            Ok(Versioned { revision, value: self.describe_node(region, node) })
+        })
+    }
+
+    fn describe_node(&self, region: &RegionState, node: &insula_types::Node) -> Node {
+        let raft = self.region_group.raft();
+        let mut used = NodeUse::default();
+        let mut instances = 0;
+        for placement in region.placements_of(node.id) {
+            instances += 1;
+            used.cpu_millis = CpuMillis(used.cpu_millis.0 + placement.spec.resources.cpu.0);
+            used.memory_bytes = ByteSize(used.memory_bytes.0 + placement.spec.resources.memory.0);
+        }
+        let amount = |capacity: Capacity| NodeUse { cpu_millis: capacity.cpu, memory_bytes: capacity.memory };
+        Node {
+            id: node.id,
+            name: node.name.clone(),
+            region: node.region.clone(),
+            datacenter: node.datacenter.clone(),
+            address: node.address,
+            state: if node.health.is_up() { NodeState::Up } else { NodeState::Down },
+            down_since_ms: match node.health {
+                NodeHealth::Up => None,
+                NodeHealth::Down { since_ms } => Some(since_ms),
+            },
+            is_cordoned: node.is_cordoned,
+            is_voter: raft.voters().contains(&node.id),
+            is_leader: raft.leadership().borrow().leader == Some(node.id),
+            capacity: amount(node.capacity),
+            allocatable: amount(node.capacity.allocatable()),
+            allocated: used,
+            instances,
+            version: node.version.clone(),
+            joined_ms: node.joined_ms,
+        }
+    }
+
+    pub(super) fn list_regions(&self) -> List<Region> {
+        let (own, total, up, datacenters) = self.region.read(|region| {
+            let mut datacenters: Vec<_> = region.nodes.values().map(|node| node.datacenter.clone()).collect();
+            datacenters.sort();
+            datacenters.dedup();
+            let up = region.nodes.values().filter(|node| node.health.is_up()).count() as u32;
+            (region.meta.as_ref().map(|meta| meta.region.clone()), region.nodes.len() as u32, up, datacenters)
+        });
+        self.global.replica().read_at(|global, revision| {
+            let describe = |region: &insula_state::global::Region| {
+                let is_own = Some(&region.name) == own.as_ref();
+                Region {
+                    name: region.name.clone(),
+                    created_ms: region.created_ms,
+                    nodes: is_own.then_some(total),
+                    nodes_up: is_own.then_some(up),
+                    datacenters: if is_own { datacenters.clone() } else { Vec::new() },
+                }
+            };
+            List { revision, items: global.regions.values().map(describe).collect() }
+        })
+    }
+
+    pub(super) fn node_status(&self) -> NodeStatus {
+        let region = self.region_group.raft();
+        let global = self.global_group.raft();
+        let groups = vec![
+            self.group_status("region", region, self.region.replica().revision()),
+            self.group_status("global", global, self.global.replica().revision()),
+        ];
+        let mut problems = Vec::new();
+        for (name, raft) in [("region", region), ("global", global)] {
+            if let GroupState::Failed { why } = &*raft.state().borrow() {
+                problems.push(format!("the {name} group has stopped on this node: {why}"));
+            }
+        }
+        for group in &groups {
+            if group.leader.is_none() {
+                problems.push(format!("the {} group has no leader: changes wait, traffic goes on", group.group));
+            }
+        }
+        NodeStatus {
+            cluster: self.material.identity().cluster,
+            region: self.config.region.clone(),
+            node: self.node,
+            name: self.config.name.clone(),
+            datacenter: self.config.datacenter.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: self.started_ms,
+            groups,
+            problems,
+        }
+    }
+
+    fn group_status(&self, name: &str, raft: &Group, revision: Revision) -> GroupStatus {
+        let leadership = *raft.leadership().borrow();
+        let voters: Vec<NodeId> = raft.voters().into_iter().collect();
+        let is_voter = voters.contains(&self.node);
+        let named = |node: NodeId| Leader {
+            node,
+            name: self.region.read(|region| region.nodes.get(&node).map(|node| node.name.clone())),
+        };
+        let leader = leadership.leader.map(named);
+        let alone_since = (leader.is_none() && is_voter).then(|| {
+            let ago = self.clock.now().saturating_duration_since(leadership.since);
+            self.clock.wall_ms().saturating_sub(ago.as_millis() as u64)
+        });
+        GroupStatus {
+            group: name.to_owned(),
+            leader,
+            term: leadership.term,
+            revision,
+            voters,
+            is_voter,
+            alone_since_ms: alone_since,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Instances: where they are, how they are, what they wrote.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use insula_api::{
+    Answer, Code, LogOptions, LogStream, Problem,
+    wire::{Instance, InstanceState, List, Versioned},
+};
+use insula_env::clock;
+use insula_state::RegionState;
+use insula_types::{AppName, Desired, InstanceId, NodeId, Phase, Placement};
+
+use super::NodeApi;
+use crate::logs::LOG_BYTES_MAX;
+
+/// Time between two looks at a log that is followed.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+impl NodeApi {
+    pub(super) fn list_instances(&self, app: Option<&AppName>) -> List<Instance> {
+        self.region.replica().read_at(|region, revision| {
+            let of_app = |placement: &&Placement| app.is_none_or(|app| placement.service.app == *app);
+            let mut items: Vec<_> =
+                region.placements.values().filter(of_app).map(|placement| describe(region, placement)).collect();
+            items.sort_by(|a, b| {
+                (&a.app, &a.service, &a.node_name, a.id).cmp(&(&b.app, &b.service, &b.node_name, b.id))
+            });
+            List { revision, items }
+        })
+    }
+
+    pub(super) fn show_instance(&self, id: InstanceId) -> Answer<Versioned<Instance>> {
+        self.region.replica().read_at(|region, revision| {
+            let placement = region.placements.get(&id).ok_or_else(|| no_such_instance(id))?;
+            Ok(Versioned { revision, value: describe(region, placement) })
+        })
+    }
+
+    /// Logs live on the node that runs or ran the instance; for one that is forgotten here, this node is asked.
+    pub(super) async fn read_logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
+        let node = self.region.read(|region| region.placements.get(&id).map(|placement| placement.node));
+        let node = node.unwrap_or(self.node);
+        let all = self.fetch(node, id).await?;
+        let start = options.tail.map_or(0, |lines| tail_start(&all, lines as usize));
+        let shown = all.len();
+        let first = futures::stream::once(std::future::ready(Ok(all.slice(start..))));
+        if !options.follow {
+            return Ok(first.boxed());
+        }
+        let logs = std::sync::Arc::clone(&self.logs);
+        let rest = futures::stream::unfold((shown, all), move |(mut shown, mut before)| {
+            let logs = std::sync::Arc::clone(&logs);
+            async move {
+                loop {
+                    clock::sleep(FOLLOW_EVERY).await;
+                    let now = match logs.read(node, id, LOG_BYTES_MAX).await {
+                        Ok(now) => now,
+                        Err(why) => return Some((Err(std::io::Error::other(why)), (shown, before))),
+                    };
+                    // What was there is a prefix still, unless the oldest lines went.
+                    if !(now.len() >= shown && now.starts_with(&before)) {
+                        let known = before.len().min(4096);
+                        let last = &before[before.len() - known..];
+                        shown = now.windows(known.max(1)).rposition(|part| part == last).map_or(0, |at| at + known);
+                    }
+                    before = now.clone();
+                    if now.len() > shown {
+                        let fresh = now.slice(shown..);
+                        return Some((Ok(fresh), (now.len(), now)));
+                    }
+                }
+            }
+        });
+        Ok(first.chain(rest).boxed())
+    }
+
+    async fn fetch(&self, node: NodeId, id: InstanceId) -> Answer<bytes::Bytes> {
+        self.logs
+            .read(node, id, LOG_BYTES_MAX)
+            .await
+            .map_err(|why| Problem::new(Code::NodeUnreachable, format!("read the log of {id} on node {node}: {why}")))
+    }
+}
+
+/// Where the last `lines` lines begin.
+fn tail_start(text: &[u8], lines: usize) -> usize {
+    let body = text.strip_suffix(b"\n").unwrap_or(text);
+    if lines == 0 {
+        return text.len();
+    }
+    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0)
+}
+
+fn no_such_instance(id: InstanceId) -> Problem {
+    Problem::new(Code::NoSuchInstance, format!("{id}: `insula ps` lists those there are"))
+}
+
+fn describe(region: &RegionState, placement: &Placement) -> Instance {
+    let node = region.nodes.get(&placement.node);
+    let status = region.statuses.get(&placement.instance);
+    let is_lost = node.is_none_or(|node| !node.health.is_up());
+    let state = match (placement.desired, status.map(|status| status.phase)) {
+        _ if is_lost => InstanceState::Lost,
+        (Desired::Drain, _) => InstanceState::Draining,
+        (Desired::Stop, _) | (_, Some(Phase::Stopped)) => InstanceState::Stopped,
+        (_, None | Some(Phase::Pending)) => InstanceState::Pending,
+        (_, Some(Phase::Pulling)) => InstanceState::Pulling,
+        (_, Some(Phase::Starting)) => InstanceState::Starting,
+        (_, Some(Phase::Running)) => InstanceState::Running,
+        (_, Some(Phase::Backoff)) => InstanceState::Backoff,
+    };
+    Instance {
+        id: placement.instance,
+        app: placement.service.app.clone(),
+        service: placement.service.service.clone(),
+        release: placement.release,
+        node: placement.node,
+        node_name: node.map_or_else(gone, |node| node.name.clone()),
+        datacenter: node.map_or_else(gone_too, |node| node.datacenter.clone()),
+        state,
+        is_ready: !is_lost && placement.desired == Desired::Run && status.is_some_and(|status| status.is_ready),
+        restarts: status.map_or(0, |status| status.restarts),
+        placed_ms: placement.placed_ms,
+        since_ms: status.map(|status| status.since_ms),
+        message: status.map(|status| status.message.clone()).unwrap_or_default(),
+        endpoints: status.map(|status| status.endpoints.clone()).unwrap_or_default(),
+        reasons: placement.reasons.clone(),
+    }
+}
+
+fn gone() -> insula_types::NodeName {
+    insula_types::NodeName::new("gone").expect("a label")
+}
+
+fn gone_too() -> insula_types::DatacenterName {
+    insula_types::DatacenterName::new("gone").expect("a label")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tail_start;
+
+    #[test]
+    fn a_tail_is_whole_lines() {
+        let text = b"one\ntwo\nthree\n";
+        assert_eq!(&text[tail_start(text, 1)..], b"three\n");
+        assert_eq!(&text[tail_start(text, 2)..], b"two\nthree\n");
+        assert_eq!(&text[tail_start(text, 9)..], text);
+        assert_eq!(tail_start(text, 0), text.len());
+        assert_eq!(tail_start(b"", 5), 0);
+    }
+}

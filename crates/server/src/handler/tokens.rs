@@ -1,0 +1,106 @@
+//! Tokens: with which machines join, and with which callers prove themselves.
+
+use insula_api::{
+    Answer, Code, Problem, Role,
+    wire::{ApiTokenBody, ApiTokenCreated, JoinTokenBody, JoinTokenCreated, TokenRole, Versioned},
+};
+use insula_identity::{ApiToken, JoinToken, root_hash};
+use insula_state::{GlobalCommand, RegionCommand, global, region};
+use insula_types::RequestId;
+
+use super::NodeApi;
+
+/// Addresses named in a join token; the joining machine tries them in turn.
+const ADDRESSES_MAX: usize = 8;
+
+impl NodeApi {
+    pub(super) fn role_of(&self, text: &str) -> Answer<Role> {
+        let refuse = |detail: &str| Problem::new(Code::Unauthorized, detail);
+        let token = ApiToken::parse(text).map_err(|error| refuse(&error.to_string()))?;
+        let now = self.clock.wall_ms();
+        self.global.read(|global| {
+            let known = global.api_tokens.get(&token.id.to_string());
+            let known = known.filter(|known| token.secret.matches(&known.secret_hash));
+            let known = known.ok_or_else(|| refuse("the token is unknown or was removed"))?;
+            if known.expires_ms <= now {
+                return Err(refuse("the token has expired: make a new one with `insula token create --api`"));
+            }
+            Ok(match known.role {
+                global::Role::Viewer => Role::Viewer,
+                global::Role::Deployer => Role::Deployer,
+                global::Role::Admin => Role::Admin,
+            })
+        })
+    }
+
+    fn root(&self) -> Answer<insula_identity::RootHash> {
+        let roots = self.material.roots();
+        roots.first().map(root_hash).ok_or_else(|| Problem::new(Code::Internal, "this node trusts no root"))
+    }
+
+    pub(super) async fn make_join_token(
+        &self,
+        body: JoinTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<JoinTokenCreated>> {
+        let own = &self.config.region;
+        if let Some(other) = body.region.as_ref().filter(|asked| *asked != own) {
+            let detail = format!("a token for region {other}: further regions cannot be added yet; this one is {own}");
+            return Err(Problem::new(Code::NoSuchRegion, detail));
+        }
+        let addresses = self.region.read(|region| {
+            let own = region.nodes.get(&self.node).map(|node| node.address).unwrap_or(self.config.advertise);
+            let others = region.nodes.values().filter(|node| node.health.is_up()).map(|node| node.address);
+            let others = others.filter(|address| *address != own);
+            std::iter::once(own).chain(others).take(ADDRESSES_MAX).collect::<Vec<_>>()
+        });
+        let cluster = self.material.identity().cluster;
+        let token = JoinToken::new(own.clone(), cluster, self.root()?, addresses, &self.rng)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let expires_ms = self.clock.wall_ms().saturating_add(body.ttl_ms);
+        let stored = region::JoinToken {
+            id: token.id.to_string(),
+            secret_hash: token.secret_hash(),
+            expires_ms,
+            uses_left: body.uses,
+        };
+        let committed = self.change(&self.region, request, &RegionCommand::CreateJoinToken(stored)).await?;
+        let value = JoinTokenCreated {
+            token: token.reveal(),
+            id: token.id.to_string(),
+            region: own.clone(),
+            expires_ms,
+            uses: body.uses,
+        };
+        Ok(Versioned { revision: committed.revision, value })
+    }
+
+    pub(super) async fn make_api_token(
+        &self,
+        body: ApiTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<ApiTokenCreated>> {
+        let token = ApiToken::new(&self.rng);
+        let expires_ms = self.clock.wall_ms().saturating_add(body.ttl_ms);
+        let stored = global::ApiToken {
+            id: token.id.to_string(),
+            name: body.name,
+            role: match body.role {
+                TokenRole::Viewer => global::Role::Viewer,
+                TokenRole::Deployer => global::Role::Deployer,
+                TokenRole::Admin => global::Role::Admin,
+            },
+            secret_hash: token.secret_hash(),
+            expires_ms,
+        };
+        let committed = self.change(&self.global, request, &GlobalCommand::PutApiToken(stored)).await?;
+        let context = insula_api::Context {
+            addresses: vec![self.config.api.to_string()],
+            ca_sha256: self.root()?.to_string(),
+            token: token.reveal(),
+        };
+        let value =
+            ApiTokenCreated { token: token.reveal(), context: context.reveal(), id: token.id.to_string(), expires_ms };
+        Ok(Versioned { revision: committed.revision, value })
+    }
+}

@@ -1,0 +1,71 @@
+//! Where a node belongs: the file that lets it start without anybody to ask.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use insula_env::Disk;
+use insula_types::{ClusterId, Incarnation, NodeId, RegionName, codec};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::Error;
+
+/// The cluster, region and lives of its groups, and the last known members of the region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// The world.
+    pub cluster: ClusterId,
+    /// The region.
+    pub region: RegionName,
+    /// Which life of the region state.
+    pub region_incarnation: Incarnation,
+    /// Which life of the global state.
+    pub global_incarnation: Incarnation,
+    /// Other members and where they are reached; brought up to date while running.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+}
+
+/// A small file of one value in the binary codec, replaced atomically.
+#[derive(Debug, Clone)]
+pub struct ValueFile {
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+impl ValueFile {
+    /// The file at `path`; touches nothing yet.
+    pub fn new(path: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { path, disk }
+    }
+
+    /// The value, or none when there is no file.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Damaged`].
+    pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let bytes = match self.disk.read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.failed("read", source)),
+        };
+        codec::decode(&bytes).map(Some).map_err(|source| Error::Damaged { path: self.path.clone(), source })
+    }
+
+    /// Replaces the value.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn save<T: Serialize>(&self, value: &T) -> Result<(), Error> {
+        self.disk.write_atomic(&self.path, &codec::encode(value)).map_err(|source| self.failed("write", source))
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn remove(&self) -> Result<(), Error> {
+        self.disk.remove(&self.path).map_err(|source| self.failed("remove", source))
+    }
+
+    fn failed(&self, attempt: &'static str, source: std::io::Error) -> Error {
+        Error::File { attempt, path: self.path.clone(), source }
+    }
+}

@@ -1,0 +1,145 @@
+//! Taking machines in: `insula join` on the new machine, and what the region answers.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use insula_env::Env;
+use insula_identity::{CertificateDer, JoinToken, Lifetimes, NodeDirectory};
+use insula_rpc::{Code, JoinHandler, JoinRequest, JoinResponse, Status, join_client};
+use insula_state::{ProposeError, RegionCommand, RegionState, RejectionCode, Store};
+use insula_telemetry::chain;
+use insula_types::{Incarnation, Node, NodeHealth, NodeId, codec};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    Error,
+    config::NodeConfig,
+    home::{Home, ValueFile},
+    init::capacity,
+};
+
+/// How long the region's leader may take to commit a new member.
+const COMMIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(8);
+
+/// Makes this machine a node of the token's region.
+///
+/// # Errors
+/// [`Error::AlreadyThere`], [`Error::Join`] with what the region said, [`Error::Identity`], [`Error::File`].
+pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<NodeId, Error> {
+    let paths = config.paths();
+    let directory = NodeDirectory::new(&paths.data(), Arc::clone(&env.disk));
+    if directory.is_joined()? {
+        return Err(Error::AlreadyThere { path: paths.data() });
+    }
+    let key = directory.load_or_create_key(&env.rng)?;
+    let request = JoinRequest::new(
+        token,
+        &key,
+        config.name.clone(),
+        config.datacenter.clone(),
+        config.advertise,
+        capacity(config),
+    )?;
+    let response = join_client(token, &request, &env.clock)
+        .await
+        .map_err(|error| Error::Join { region: token.region.to_string(), why: chain(&error) })?;
+    let extra: Extra = codec::decode(&response.extra).map_err(|error| Error::Join {
+        region: token.region.to_string(),
+        why: format!("the answer cannot be read: is this program older than the region's? ({error})"),
+    })?;
+    let home = Home {
+        cluster: token.cluster.clone(),
+        region: token.region.clone(),
+        region_incarnation: extra.region_incarnation,
+        global_incarnation: extra.global_incarnation,
+        peers: response.peers.iter().copied().collect(),
+    };
+    ValueFile::new(paths.home(), env.disk.clone()).save(&home)?;
+    directory.save_certificates(&response.chain(), &response.roots())?;
+    Ok(key.id())
+}
+
+/// What a new node must know beside certificates and peers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Extra {
+    region_incarnation: Incarnation,
+    global_incarnation: Incarnation,
+}
+
+/// Answers the `join` protocol on a node that holds the region CA's key.
+pub(crate) struct Joins {
+    pub home: Home,
+    pub directory: NodeDirectory,
+    pub region: Store<RegionState>,
+    pub roots: Vec<CertificateDer<'static>>,
+    pub clock: insula_env::Clock,
+}
+
+#[async_trait]
+impl JoinHandler for Joins {
+    async fn join(&self, _from: SocketAddr, request: JoinRequest) -> Result<JoinResponse, Status> {
+        let internal = |error: insula_identity::Error| Status::internal(chain(&error));
+        let Some(authority) = self.directory.load_region_authority().map_err(internal)? else {
+            return Err(Status::retryable(Code::FailedPrecondition, "this node takes in nobody: it does not vote"));
+        };
+        let secret =
+            request.secret().ok_or_else(|| Status::new(Code::InvalidArgument, "the secret has a wrong length"))?;
+        let node = Node {
+            id: request.node,
+            name: request.name,
+            region: self.home.region.clone(),
+            datacenter: request.datacenter,
+            address: request.advertise,
+            capacity: request.capacity,
+            version: request.version,
+            health: NodeHealth::Up,
+            is_cordoned: false,
+            joined_ms: 0,
+        };
+        let command = RegionCommand::Join {
+            token: request.token.to_string(),
+            secret_hash: secret.hash(),
+            node: Box::new(node.clone()),
+        };
+        self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
+        let now = self.clock.wall();
+        let chain_of = authority
+            .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &Lifetimes::default(), now)
+            .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
+        let peers: BTreeMap<_, _> = self.region.read(|region| {
+            let others = region.nodes.values().filter(|other| other.id != node.id);
+            others.map(|other| (other.id, other.address)).collect()
+        });
+        let extra = Extra {
+            region_incarnation: self.home.region_incarnation,
+            global_incarnation: self.home.global_incarnation,
+        };
+        let der = |certificates: &[CertificateDer<'_>]| {
+            certificates.iter().map(|certificate| ByteBuf::from(certificate.to_vec())).collect()
+        };
+        Ok(JoinResponse {
+            chain: der(&chain_of),
+            roots: der(&self.roots),
+            region: self.home.region.clone(),
+            cluster: self.home.cluster.clone(),
+            peers: peers.into_iter().collect(),
+            extra: codec::encode(&extra),
+        })
+    }
+}
+
+fn refused(error: ProposeError) -> Status {
+    match error {
+        ProposeError::Rejected(rejection) => {
+            let code = match rejection.code {
+                RejectionCode::Forbidden => Code::PermissionDenied,
+                RejectionCode::Conflict => Code::Conflict,
+                RejectionCode::NotFound => Code::NotFound,
+                RejectionCode::Invalid => Code::InvalidArgument,
+            };
+            Status::new(code, rejection.message)
+        }
+        other => Status::retryable(Code::FailedPrecondition, other.to_string()),
+    }
+}

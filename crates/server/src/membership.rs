@@ -1,0 +1,79 @@
+//! Changes who votes, for the reconciler in `control`. A new voter gets the region CA's key before it votes, so that
+//! whoever leads can take machines in.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use insula_control::{Membership, MembershipError};
+use insula_identity::NodeDirectory;
+use insula_rpc::Peers;
+use insula_state::Domain;
+use insula_types::NodeId;
+use serde_bytes::ByteBuf;
+
+use crate::{
+    group::StateGroup,
+    methods::{TakeAuthority, TakeAuthorityRequest},
+};
+
+/// How long one voter may take to be brought up to date or taken out.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the hand-over of the key may take.
+const KEY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The membership of one group.
+pub(crate) struct GroupMembership<D: Domain> {
+    pub group: Arc<StateGroup<D>>,
+    pub directory: NodeDirectory,
+    pub peers: Peers,
+}
+
+impl<D: Domain> std::fmt::Debug for GroupMembership<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GroupMembership({})", D::NAME)
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl<D: Domain> GroupMembership<D> {
+    async fn give_authority(&self, node: NodeId) -> Result<(), Cause> {
+        let (Some(authority), Some(sealed)) =
+            (self.directory.load_region_authority()?, self.directory.load_sealed_root()?)
+        else {
+            return Err("this node leads but holds no region key: restore keys/ from another voter".into());
+        };
+        let request = TakeAuthorityRequest {
+            region_authority: ByteBuf::from(authority.export().as_bytes()),
+            sealed_root: ByteBuf::from(sealed),
+        };
+        Ok(self.peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
+    }
+
+    async fn change(&self, wanted: &BTreeSet<NodeId>) -> Result<(), Cause> {
+        let current = self.group.raft().voters();
+        for node in wanted.difference(&current) {
+            self.give_authority(*node).await?;
+            self.group.raft().add_voter(*node, CHANGE_LIMIT).await?;
+        }
+        for node in current.difference(wanted) {
+            self.group.raft().remove(*node, CHANGE_LIMIT).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<D: Domain> Membership for GroupMembership<D> {
+    fn name(&self) -> &'static str {
+        D::NAME
+    }
+
+    fn voters(&self) -> BTreeSet<NodeId> {
+        self.group.raft().voters()
+    }
+
+    async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        self.change(&wanted).await.map_err(|source| MembershipError { wanted, source })
+    }
+}

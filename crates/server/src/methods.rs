@@ -1,0 +1,185 @@
+//! What nodes ask of each other over the `rpc` protocol. Ids and shapes are for ever; fields are only added.
+
+use insula_rpc::Method;
+use insula_types::{Granted, InstanceId, NodeId, Renewal, RequestId, Revision};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// Which replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateName {
+    /// The region's.
+    Region,
+    /// The world's.
+    Global,
+}
+
+impl StateName {
+    /// Name of its directory, and in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Region => "region",
+            Self::Global => "global",
+        }
+    }
+}
+
+/// What a node answers that was asked as a leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Led<T> {
+    /// The answer.
+    Done(T),
+    /// It does not lead; this one does, as far as it knows. Nothing was done.
+    Elsewhere(Option<NodeId>),
+    /// It may have been done, or may yet be.
+    Unknown(String),
+    /// It was not done.
+    Unavailable(String),
+}
+
+/// Commits a command. The receiver checks what the caller may ask for.
+#[derive(Debug)]
+pub struct Propose;
+
+/// Request of [`Propose`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProposeRequest {
+    /// Of which state.
+    pub state: StateName,
+    /// Names the command, so that it takes effect once.
+    pub request: RequestId,
+    /// The encoded command.
+    pub command: ByteBuf,
+    /// How long the leader may try.
+    pub deadline_ms: u64,
+}
+
+impl Method for Propose {
+    const ID: u16 = 1;
+    const NAME: &'static str = "propose";
+    type Request = ProposeRequest;
+    type Response = Led<ByteBuf>;
+}
+
+/// Asks the leader which revision a linearizable read must reflect.
+#[derive(Debug)]
+pub struct Barrier;
+
+/// Request of [`Barrier`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BarrierRequest {
+    /// Of which state.
+    pub state: StateName,
+    /// How long the leader may try.
+    pub deadline_ms: u64,
+}
+
+impl Method for Barrier {
+    const ID: u16 = 2;
+    const NAME: &'static str = "barrier";
+    type Request = BarrierRequest;
+    type Response = Led<Revision>;
+}
+
+/// Renews the caller's lease with the region's leader; the node is the caller.
+#[derive(Debug)]
+pub struct Renew;
+
+impl Method for Renew {
+    const ID: u16 = 3;
+    const NAME: &'static str = "renew";
+    type Request = Renewal;
+    type Response = Led<Granted>;
+}
+
+/// Watches a state; answers with a stream of encoded `insula_state::Update`s.
+#[derive(Debug)]
+pub struct WatchState;
+
+/// Request of [`WatchState`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchRequest {
+    /// Which state.
+    pub state: StateName,
+    /// After which revision; none: from a whole copy.
+    pub from: Option<Revision>,
+}
+
+impl Method for WatchState {
+    const ID: u16 = 4;
+    const NAME: &'static str = "watch-state";
+    type Request = WatchRequest;
+    type Response = ByteBuf;
+}
+
+/// Gives the region CA's key to a node that is about to vote. Only a voter may call it.
+#[derive(Debug)]
+pub struct TakeAuthority;
+
+/// Request of [`TakeAuthority`].
+#[derive(Serialize, Deserialize)]
+pub struct TakeAuthorityRequest {
+    /// The key and certificate of the region CA, as `identity` exports them.
+    pub region_authority: ByteBuf,
+    /// The cluster's root key, sealed.
+    pub sealed_root: ByteBuf,
+}
+
+impl std::fmt::Debug for TakeAuthorityRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TakeAuthorityRequest(…)")
+    }
+}
+
+impl Method for TakeAuthority {
+    const ID: u16 = 5;
+    const NAME: &'static str = "take-authority";
+    type Request = TakeAuthorityRequest;
+    type Response = ();
+}
+
+/// Reads the end of an instance's log on the node that runs or ran it.
+#[derive(Debug)]
+pub struct ReadLogs;
+
+/// Request of [`ReadLogs`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogsRequest {
+    /// The instance.
+    pub instance: InstanceId,
+    /// At most so many bytes.
+    pub bytes_max: u64,
+}
+
+impl Method for ReadLogs {
+    const ID: u16 = 6;
+    const NAME: &'static str = "read-logs";
+    type Request = LogsRequest;
+    type Response = ByteBuf;
+}
+
+/// Renews the caller's certificate: signs a request for the identity that the caller has proven.
+#[derive(Debug)]
+pub struct RenewCertificate;
+
+/// Request of [`RenewCertificate`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RenewCertificateRequest {
+    /// Certificate request in DER.
+    pub request: ByteBuf,
+}
+
+/// Response of [`RenewCertificate`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RenewCertificateResponse {
+    /// Node certificate, then region CA, in DER.
+    pub chain: Vec<ByteBuf>,
+}
+
+impl Method for RenewCertificate {
+    const ID: u16 = 7;
+    const NAME: &'static str = "renew-certificate";
+    type Request = RenewCertificateRequest;
+    type Response = RenewCertificateResponse;
+}

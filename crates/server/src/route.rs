@@ -1,0 +1,174 @@
+//! Brings commands and questions to a state's leader, from whichever node they arise on.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use insula_env::{Clock, TaskGroup};
+use insula_rpc::{AddressBook, Method, Peers};
+use insula_state::{Domain, Leadership, ProposeError, Proposer};
+use insula_types::{NodeId, RequestId};
+use parking_lot::Mutex;
+use serde_bytes::ByteBuf;
+use tokio::sync::watch;
+
+use crate::{
+    group::StateGroup,
+    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest},
+};
+
+/// How long one node may take to say that it leads, or to commit; then another is asked.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
+/// Nodes asked for one answer: a few may be down, and each may name another.
+const TRIES_MAX: usize = 6;
+
+/// The way to the leader of one state.
+pub(crate) struct Route<D: Domain> {
+    node: NodeId,
+    group: Arc<StateGroup<D>>,
+    peers: Peers,
+    book: AddressBook,
+    clock: Clock,
+    /// Who led when last asked; where to begin on a node that does not vote.
+    hint: Mutex<Option<NodeId>>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+impl<D: Domain> fmt::Debug for Route<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Route({})", D::NAME)
+    }
+}
+
+impl<D: Domain> Route<D> {
+    pub(crate) fn new(
+        node: NodeId,
+        group: Arc<StateGroup<D>>,
+        peers: Peers,
+        book: AddressBook,
+        clock: Clock,
+        tasks: &TaskGroup,
+    ) -> Arc<Self> {
+        let leadership = follow_leadership(&group, tasks);
+        Arc::new(Self { node, group, peers, book, clock, hint: Mutex::default(), leadership })
+    }
+
+    /// Asks `here` when this node leads, else `M` of whoever does, until `limit`.
+    async fn ask<M, T, F>(&self, request: &M::Request, limit: Duration, here: impl Fn(Duration) -> F) -> Led<T>
+    where
+        M: Method<Response = Led<T>>,
+        F: Future<Output = Led<T>>,
+    {
+        let until = self.clock.now() + limit;
+        let mut asked: Vec<NodeId> = Vec::new();
+        let mut next = Some(self.first());
+        let mut doubt = None;
+        let mut last = Led::Unavailable(format!("no node of the {} group answers", D::NAME));
+        while let Some(node) = next.take().or_else(|| self.another(&asked)) {
+            let left = until.saturating_duration_since(self.clock.now()).min(TRY_LIMIT);
+            if left.is_zero() || asked.len() >= TRIES_MAX {
+                break;
+            }
+            asked.push(node);
+            last = if node == self.node {
+                here(left).await
+            } else {
+                match self.peers.call::<M>(node, request, left).await {
+                    Ok(answer) => answer,
+                    // It may have been done before the connection broke.
+                    Err(error) if error.is_outcome_unknown() => Led::Unknown(error.to_string()),
+                    Err(error) => Led::Unavailable(error.to_string()),
+                }
+            };
+            match &last {
+                Led::Done(_) => {
+                    *self.hint.lock() = Some(node);
+                    return last;
+                }
+                Led::Elsewhere(Some(leader)) if !asked.contains(leader) => next = Some(*leader),
+                Led::Elsewhere(_) | Led::Unavailable(_) => {}
+                Led::Unknown(why) => doubt = Some(why.clone()),
+            }
+        }
+        *self.hint.lock() = None;
+        match doubt {
+            Some(why) => Led::Unknown(why),
+            None => last,
+        }
+    }
+
+    /// Where to ask first.
+    fn first(&self) -> NodeId {
+        let known = self.leadership.borrow().leader;
+        known.or_else(|| *self.hint.lock()).unwrap_or(self.node)
+    }
+
+    /// A node that may know the leader and was not asked yet.
+    fn another(&self, asked: &[NodeId]) -> Option<NodeId> {
+        let voters = self.group.raft().voters().into_iter();
+        voters.chain([self.node]).chain(self.book.nodes()).find(|node| !asked.contains(node))
+    }
+
+    /// Asks the region's leader something else than a change; see [`crate::methods`].
+    pub(crate) async fn ask_leader<M, T>(
+        &self,
+        request: &M::Request,
+        limit: Duration,
+        here: impl Fn() -> Led<T>,
+    ) -> Led<T>
+    where
+        M: Method<Response = Led<T>>,
+    {
+        self.ask::<M, T, _>(request, limit, |_| std::future::ready(here())).await
+    }
+}
+
+#[async_trait]
+impl<D: Domain> Proposer for Route<D> {
+    async fn propose(&self, request: RequestId, command: Vec<u8>, limit: Duration) -> Result<Vec<u8>, ProposeError> {
+        let asked = ProposeRequest {
+            state: self.group.name(),
+            request,
+            command: ByteBuf::from(command),
+            deadline_ms: limit.min(TRY_LIMIT).as_millis() as u64,
+        };
+        let here = |left| self.group.propose(request, asked.command.to_vec(), left);
+        match self.ask::<Propose, _, _>(&asked, limit, here).await {
+            Led::Done(reply) => Ok(reply.into_vec()),
+            Led::Elsewhere(_) => Err(ProposeError::Unavailable { why: "an election is under way".to_owned() }),
+            Led::Unknown(why) => Err(ProposeError::Unknown { why }),
+            Led::Unavailable(why) => Err(ProposeError::Unavailable { why }),
+        }
+    }
+
+    async fn barrier(&self, limit: Duration) -> Result<(), ProposeError> {
+        let asked = BarrierRequest { state: self.group.name(), deadline_ms: limit.min(TRY_LIMIT).as_millis() as u64 };
+        let here = |left| self.group.barrier(left);
+        let revision = match self.ask::<Barrier, _, _>(&asked, limit, here).await {
+            Led::Done(revision) => revision,
+            Led::Elsewhere(_) => return Err(ProposeError::Unavailable { why: "an election is under way".to_owned() }),
+            Led::Unknown(why) | Led::Unavailable(why) => return Err(ProposeError::Unavailable { why }),
+        };
+        insula_env::clock::timeout(limit, self.group.replica().wait_for(revision))
+            .await
+            .map_err(|_| ProposeError::Unavailable { why: format!("this node lags behind revision {revision}") })
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+}
+
+/// Raft's word on who leads, in the words of `state`.
+fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> watch::Receiver<Leadership> {
+    let convert = |now: &insula_raft::Leadership| Leadership { leader: now.leader, term: now.term, is_me: now.is_me };
+    let mut source = group.raft().leadership();
+    let (tell, told) = watch::channel(convert(&source.borrow()));
+    tasks.spawn(&format!("{} leadership", D::NAME), async move {
+        while source.changed().await.is_ok() {
+            let now = convert(&source.borrow_and_update());
+            tell.send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
+        // The group is gone: whoever waits for leadership sees the channel close.
+    });
+    told
+}

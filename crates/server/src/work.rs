@@ -1,0 +1,193 @@
+//! What runs on this node: the runtime, the agent, and what the API asks of them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use insula_agent::{Agent, CallError, HttpProber, Parts, Renewer, Reporter, start_renewals};
+use insula_catalog::link::Link;
+use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime};
+use insula_control::Control;
+use insula_env::Env;
+use insula_rpc::Peers;
+use insula_state::{RegionCommand, RegionState, Store};
+use insula_telemetry::chain;
+use insula_types::{CpuMillis, Granted, InstanceId, InstanceStatus, Load, NodeId, Renewal, Revision};
+use tokio::sync::watch;
+
+use crate::{
+    Error,
+    config::NodeConfig,
+    logs::Logs,
+    machine_size,
+    methods::{Led, LogsRequest, ReadLogs, Renew},
+    node::Node,
+    route::Route,
+};
+
+/// How long the region's leader may take to commit a report.
+const REPORT_LIMIT: Duration = Duration::from_secs(4);
+/// How long one renewal may look for the leader.
+const RENEW_LIMIT: Duration = Duration::from_millis(700);
+/// How long another node may take to read a log.
+const LOGS_LIMIT: Duration = Duration::from_secs(5);
+/// How long `insula dev` gives an instance to end before KILL.
+const DEV_GRACE: Duration = Duration::from_secs(2);
+
+/// What other parts need of it.
+pub(crate) struct Work {
+    pub logs: Arc<dyn Logs>,
+}
+
+/// Opens the runtime, which takes over what runs, and starts the agent and the renewals of this node's lease.
+///
+/// # Errors
+/// [`Error::Runtime`].
+pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link) -> Result<Work, Error> {
+    let (env, config) = (&node.env, &node.config);
+    let runtime = NodeRuntime::open(env.clone(), settings(config)?).await?;
+    let parts = Parts {
+        node: node.id,
+        labels: NodeLabels {
+            name: config.name.clone(),
+            region: config.region.clone(),
+            datacenter: config.datacenter.clone(),
+        },
+        path: config.paths().placements(),
+        region: node.region.clone(),
+        runtime: Arc::new(runtime.clone()),
+        prober: Arc::new(HttpProber),
+        reporter: Arc::new(Reports { node: node.id, region: node.region.clone() }),
+    };
+    let agent = Agent::start(env, parts);
+    let renewer = Renewals {
+        node: node.id,
+        route: node.route.clone(),
+        control: Arc::clone(control),
+        region: node.region.clone(),
+    };
+    let load = move || {
+        let instances = agent.statuses().borrow().len() as u32;
+        Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
+    };
+    start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
+    let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
+    Ok(Work { logs: Arc::new(logs) })
+}
+
+fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
+    let runtime = &config.runtime;
+    // Containers need root; without it a node runs plain processes.
+    let network = rustix::process::geteuid().is_root().then(|| -> Result<_, Error> {
+        let subnet = runtime.subnet.parse().map_err(|source| Error::Subnet { source })?;
+        Ok(NetworkConfig { bridge: runtime.bridge.clone(), subnet })
+    });
+    Ok(RuntimeSettings {
+        data_dir: config.data_dir.clone(),
+        cgroup_parent: runtime.cgroup_parent.trim_matches('/').to_owned(),
+        network: network.transpose()?,
+        insecure_registries: runtime.insecure_registries.clone(),
+        log_bytes_max: insula_container::config::LOG_BYTES_MAX,
+    })
+}
+
+/// Stops every instance of this node and removes what it leaves; for `insula dev`.
+///
+/// # Errors
+/// [`Error::Runtime`], at the first that cannot be stopped.
+pub(crate) async fn stop_all(config: &NodeConfig, env: &Env) -> Result<(), Error> {
+    let env = Env { tasks: insula_env::TaskGroup::new("stop"), ..env.clone() };
+    let runtime = NodeRuntime::open(env.clone(), settings(config)?).await?;
+    for observed in runtime.list().await? {
+        if matches!(observed.state, ObservedState::Running(_)) {
+            runtime.stop(observed.instance, "SIGTERM", DEV_GRACE).await?;
+        }
+        runtime.remove(observed.instance).await?;
+    }
+    env.tasks.stop();
+    Ok(())
+}
+
+/// The region revision that the dataplane has taken, as renewals tell it.
+fn catalog_revision(env: &Env, dataplane: &Link) -> watch::Receiver<Revision> {
+    let mut acknowledged = dataplane.acknowledged();
+    let (tell, told) = watch::channel(Revision(0));
+    env.tasks.spawn("catalog revision", async move {
+        loop {
+            if let Some((_, revision)) = acknowledged.borrow_and_update().in_use {
+                tell.send_if_modified(|before| std::mem::replace(before, revision) != revision);
+            }
+            if acknowledged.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+fn failed(why: impl Into<String>) -> CallError {
+    CallError(why.into().into())
+}
+
+/// Brings the agent's reports to the region's leader.
+#[derive(Debug)]
+struct Reports {
+    node: NodeId,
+    region: Store<RegionState>,
+}
+
+#[async_trait]
+impl Reporter for Reports {
+    async fn report(&self, statuses: Vec<InstanceStatus>) -> Result<(), CallError> {
+        let command = RegionCommand::ReportStatus { node: self.node, statuses };
+        self.region.propose(&command, REPORT_LIMIT).await.map(drop).map_err(|error| CallError(Box::new(error)))
+    }
+}
+
+/// Brings the renewals of this node's lease to the region's leader.
+struct Renewals {
+    node: NodeId,
+    route: Arc<Route<RegionState>>,
+    control: Arc<Control>,
+    region: Store<RegionState>,
+}
+
+impl fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Renewals({})", self.node)
+    }
+}
+
+#[async_trait]
+impl Renewer for Renewals {
+    async fn renew(&self, renewal: Renewal) -> Result<Granted, CallError> {
+        let here = || match self.control.renew(self.node, &renewal) {
+            Ok(granted) => Led::Done(granted),
+            Err(_) => Led::Elsewhere(self.region.leadership().borrow().leader),
+        };
+        match self.route.ask_leader::<Renew, _>(&renewal, RENEW_LIMIT, here).await {
+            Led::Done(granted) => Ok(granted),
+            Led::Elsewhere(_) => Err(failed("an election is under way")),
+            Led::Unknown(why) | Led::Unavailable(why) => Err(failed(why)),
+        }
+    }
+}
+
+/// Logs of instances of this node, and of others by asking them.
+struct NodeLogs {
+    node: NodeId,
+    runtime: NodeRuntime,
+    peers: Peers,
+}
+
+#[async_trait]
+impl Logs for NodeLogs {
+    async fn read(&self, node: NodeId, instance: InstanceId, bytes_max: u64) -> Result<Bytes, String> {
+        if node == self.node {
+            return self.runtime.logs(instance, bytes_max).await.map(Bytes::from).map_err(|error| chain(&error));
+        }
+        let request = LogsRequest { instance, bytes_max };
+        let read = self.peers.call::<ReadLogs>(node, &request, LOGS_LIMIT).await;
+        read.map(|log| Bytes::from(log.into_vec())).map_err(|status| status.to_string())
+    }
+}
