@@ -1,21 +1,17 @@
 //! `insula dataplane`: owns the public listeners, serves from the node's own catalog, needs nobody.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::{CatalogFile, Holder, link};
 use insula_edge::Edge;
 use insula_env::{Env, net};
 use insula_identity::{Material, NodeDirectory, Tombstones};
-use insula_mesh::{Mesh, Stream};
-use insula_rpc::{Dispatcher, Protocol};
-use insula_types::NodeId;
-use tracing::{debug, info};
+use insula_mesh::{Mesh, PortTransport};
+use insula_rpc::Dispatcher;
+use tracing::info;
 
 use crate::{Error, config::NodeConfig, signals};
 
-/// How long a mesh connection to a peer may take, handshakes included.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the rest may take to stop once the edge has drained.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -47,7 +43,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let file = CatalogFile::new(Arc::clone(&env.disk), paths.catalog());
     let holder = Holder::open(file, identity.cluster.clone(), identity.region.clone(), identity.node, &env);
     follow_tombstones(&env, &holder, tombstones);
-    let transport = Arc::new(MeshTransport { material: material.clone() });
+    let transport = Arc::new(PortTransport::new(material.clone()));
     let mesh = Mesh::start(Arc::clone(&holder), transport, &env);
     let edge = Edge::new(insula_edge::Config::default(), Arc::clone(&holder), Arc::new(mesh.clone()), &env);
 
@@ -56,7 +52,10 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         address: config.listen(),
         source,
     })?;
-    accept_nodes(&env, dispatcher, &material, &mesh);
+    env.tasks.critical("mesh accept", {
+        let (mesh, material) = (mesh.clone(), material.clone());
+        async move { mesh.accept_loop(dispatcher, material).await }
+    });
     let users = Arc::new(users);
     env.tasks.supervise("edge", {
         let edge = edge.clone();
@@ -76,22 +75,6 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Serves the port between nodes: mesh here, everything else handed to the server.
-fn accept_nodes(env: &Env, mut dispatcher: Dispatcher, material: &Material, mesh: &Mesh) {
-    let (material, mesh, tasks) = (material.clone(), mesh.clone(), env.tasks.clone());
-    env.tasks.critical("mesh accept", async move {
-        while let Some((stream, peer)) = dispatcher.next_mesh().await {
-            let (material, mesh) = (material.clone(), mesh.clone());
-            tasks.spawn("mesh handshake", async move {
-                match insula_rpc::accept(stream, peer, Protocol::Mesh, &material, CONNECT_LIMIT).await {
-                    Ok(link) => mesh.serve(link.caller.identity.node, Box::new(link.stream)),
-                    Err(error) => debug!(%peer, error = %insula_telemetry::chain(&error), "no mesh with a peer"),
-                }
-            });
-        }
-    });
-}
-
 /// Keeps removed nodes out, as the catalog names them.
 fn follow_tombstones(env: &Env, holder: &Arc<Holder>, tombstones: Tombstones) {
     let mut catalog = holder.watch();
@@ -104,22 +87,6 @@ fn follow_tombstones(env: &Env, holder: &Arc<Holder>, tombstones: Tombstones) {
             }
         }
     });
-}
-
-/// Mesh connections over the port between nodes.
-struct MeshTransport {
-    material: Material,
-}
-
-impl insula_mesh::Transport for MeshTransport {
-    fn connect(&self, node: NodeId, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
-        async move {
-            let connected =
-                insula_rpc::connect(address, Protocol::Mesh, &self.material, Some(node), CONNECT_LIMIT).await;
-            connected.map(|link| Box::new(link.stream) as Stream).map_err(io::Error::other)
-        }
-        .boxed()
-    }
 }
 
 /// Answers the server's questions.

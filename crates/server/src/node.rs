@@ -27,8 +27,7 @@ use crate::{
     methods::StateName,
     renewal::{self, Renewal},
     route::Route,
-    signals, supervisor,
-    work,
+    signals, supervisor, work,
 };
 
 /// Number of the region group on the wire.

@@ -71,7 +71,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
-    let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
+    let logs = NodeLogs { node: node.id, runtime, peers: node.rpc.clone() };
     Ok(Work { logs: Arc::new(logs) })
 }
 

@@ -105,10 +105,14 @@ const META_KEY: &[u8] = b"m";
 const OBJECT_PREFIX: u8 = b'o';
 const REQUEST_PREFIX: u8 = b'r';
 
-/// The state machine of one domain. Writes into a [`Replica`] that everyone else reads.
+/// The state machine of one domain. Publishes into a [`Replica`] that everyone else reads.
+///
+/// It keeps a state of its own: a node that begins to vote has followed another node's copy until then, and its log
+/// starts far behind what that copy shows. The copy is written only where it would otherwise fall behind.
 #[derive(Debug)]
 pub struct Machine<D: Domain> {
     replica: Arc<Replica<D>>,
+    state: D,
     meta: Meta,
     requests: BTreeMap<RequestId, Vec<u8>>,
     order: VecDeque<(u64, RequestId)>,
@@ -117,7 +121,7 @@ pub struct Machine<D: Domain> {
 impl<D: Domain> Machine<D> {
     /// An empty state that is read through `replica`.
     pub fn new(replica: Arc<Replica<D>>) -> Self {
-        Self { replica, meta: Meta::default(), requests: BTreeMap::new(), order: VecDeque::new() }
+        Self { replica, state: D::default(), meta: Meta::default(), requests: BTreeMap::new(), order: VecDeque::new() }
     }
 
     /// Applies one command from the log.
@@ -134,7 +138,7 @@ impl<D: Domain> Machine<D> {
         let at_ms = envelope.at_ms.max(self.meta.at_ms);
         let next = self.meta.revision.next();
         let mut changes = Changes::new();
-        let decided = self.replica.read(|state| state.apply(&command, at_ms, next, &mut changes));
+        let decided = self.state.apply(&command, at_ms, next, &mut changes);
         let changes = if decided.is_ok() { changes.into_vec() } else { Vec::new() };
 
         let mut rows: Vec<Row> = Vec::with_capacity(changes.len() + 2);
@@ -145,7 +149,10 @@ impl<D: Domain> Machine<D> {
                 key: object_key::<D>(&change.key),
                 value: change.object.as_ref().map(|object| codec::encode(&(next, &change.key, object))),
             }));
-            self.replica.absorb(Batch { revision: next, changes });
+            for change in &changes {
+                self.state.absorb(next, change.key.clone(), change.object.clone());
+            }
+            self.replica.publish(Batch { revision: next, changes }, &self.state);
         }
         let reply = codec::encode(&Outcome { revision: self.meta.revision, result: decided });
         self.remember(envelope.request, reply.clone(), &mut rows);
@@ -197,7 +204,8 @@ impl<D: Domain> Machine<D> {
         self.meta = meta;
         self.requests = requests;
         self.order = order.into();
-        self.replica.reset(meta.revision, state);
+        self.state = state;
+        self.replica.catch_up(meta.revision, &self.state);
         Ok(())
     }
 

@@ -49,6 +49,38 @@ struct Inner<D: Domain> {
     recent: VecDeque<Arc<Batch<D>>>,
 }
 
+impl<D: Domain> Inner<D> {
+    fn absorb(&mut self, batch: Batch<D>) {
+        for change in &batch.changes {
+            self.state.absorb(batch.revision, change.key.clone(), change.object.clone());
+        }
+        self.revision = batch.revision;
+        self.recent.push_back(Arc::new(batch));
+        if self.recent.len() > BATCHES_MAX {
+            self.recent.pop_front();
+        }
+    }
+
+    fn reset(&mut self, revision: Revision, state: D) {
+        self.state = state;
+        self.revision = revision;
+        self.resets += 1;
+        self.recent.clear();
+    }
+}
+
+fn build<D: Domain>(objects: impl IntoIterator<Item = (D::Key, Revision, D::Object)>) -> D {
+    let mut state = D::default();
+    for (key, changed, object) in objects {
+        state.absorb(changed, key, Some(object));
+    }
+    state
+}
+
+fn copy<D: Domain>(state: &D) -> D {
+    build(state.objects())
+}
+
 impl<D: Domain> Default for Replica<D> {
     fn default() -> Self {
         let inner = Inner { state: D::default(), revision: Revision(0), resets: 0, recent: VecDeque::new() };
@@ -96,51 +128,52 @@ impl<D: Domain> Replica<D> {
         Watch { replica: Arc::clone(self), changed: self.changed(), at: from, resets }
     }
 
-    /// Takes over the next batch.
-    pub(crate) fn absorb(&self, batch: Batch<D>) {
+    /// Takes over a batch of the log, unless this copy shows it already; `state` is the log's state after it.
+    pub(crate) fn publish(&self, batch: Batch<D>, state: &D) {
         let mut inner = self.inner.write();
-        let batch = Arc::new(batch);
-        for change in &batch.changes {
-            inner.state.absorb(batch.revision, change.key.clone(), change.object.clone());
-        }
-        inner.revision = batch.revision;
-        inner.recent.push_back(batch);
-        if inner.recent.len() > BATCHES_MAX {
-            inner.recent.pop_front();
+        if batch.revision == inner.revision.next() {
+            inner.absorb(batch);
+        } else if batch.revision > inner.revision {
+            inner.reset(batch.revision, copy(state));
         }
         let revision = inner.revision;
         drop(inner);
         self.revision.send_replace(revision);
     }
 
-    /// Replaces everything.
-    pub(crate) fn reset(&self, revision: Revision, state: D) {
+    /// Takes over a whole state of the log, unless this copy is ahead of it.
+    pub(crate) fn catch_up(&self, revision: Revision, state: &D) {
         let mut inner = self.inner.write();
-        inner.state = state;
-        inner.revision = revision;
-        inner.resets += 1;
-        inner.recent.clear();
+        if revision >= inner.revision {
+            inner.reset(revision, copy(state));
+        }
+        let revision = inner.revision;
         drop(inner);
         self.revision.send_replace(revision);
     }
 
     /// Takes over what a watch of another copy delivered. False when it does not follow: watch anew from scratch.
     pub fn follow(&self, update: Update<D>) -> bool {
-        match update {
+        let mut inner = self.inner.write();
+        let follows = match update {
+            // Not older than what is shown: the node that is asked may lag behind the one before.
             Update::Reset { revision, objects } => {
-                let mut state = D::default();
-                for (key, changed, object) in objects {
-                    state.absorb(changed, key, Some(object));
+                if revision >= inner.revision {
+                    inner.reset(revision, build(objects));
                 }
-                self.reset(revision, state);
                 true
             }
-            Update::Batch(batch) if batch.revision == self.revision().next() => {
-                self.absorb(Batch { revision: batch.revision, changes: batch.changes.clone() });
+            Update::Batch(batch) if batch.revision == inner.revision.next() => {
+                inner.absorb(Batch { revision: batch.revision, changes: batch.changes.clone() });
                 true
             }
-            Update::Batch(_) => false,
-        }
+            // Known already, from the log or another watch.
+            Update::Batch(batch) => batch.revision <= inner.revision,
+        };
+        let revision = inner.revision;
+        drop(inner);
+        self.revision.send_replace(revision);
+        follows
     }
 
     /// A number that equal states share, for comparisons in tests.

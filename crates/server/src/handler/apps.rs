@@ -159,6 +159,9 @@ impl NodeApi {
                             && region.nodes.get(&placement.node).is_some_and(|node| node.health.is_up())
                     })
                 };
+                // A release that leaves a service as it was keeps its instances.
+                let wanted = region.definitions.get(name).and_then(|definition| definition.services.get(service));
+                let of_release = |placement: &&Placement| wanted.is_some_and(|wanted| wanted.spec == placement.spec);
                 let ready = |placement: &&Placement| status(placement).is_some_and(|status| status.is_ready);
                 let running = |placement: &&Placement| status(placement).is_some_and(|s| s.phase == Phase::Running);
                 ServiceStatus {
@@ -166,7 +169,7 @@ impl NodeApi {
                     scale: *scale,
                     running: of_service().filter(running).count() as u32,
                     ready: of_service().filter(ready).count() as u32,
-                    ready_of_release: of_service().filter(|p| p.release == app.release).filter(ready).count() as u32,
+                    ready_of_release: of_service().filter(of_release).filter(ready).count() as u32,
                     release: deployed,
                 }
             });

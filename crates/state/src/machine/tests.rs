@@ -121,3 +121,29 @@ async fn a_watch_has_no_gaps_and_resumes() {
     assert!(follower.follow(update));
     assert_eq!(follower.digest(), replica.digest());
 }
+
+#[test]
+fn a_log_that_starts_behind_a_followed_copy_does_not_turn_it_back() {
+    let (leader, mut leading) = machine();
+    let sealed: Vec<_> = [init(), deploy("shop"), deploy("blog")]
+        .iter()
+        .enumerate()
+        .map(|(request, command)| seal(RequestId(0, request as u64), 0, codec::encode(command)))
+        .collect();
+    for command in &sealed {
+        leading.apply(command).expect("decodes");
+    }
+    // The copy of a node that follows; then it becomes a voter, and its log begins at the first command.
+    let (follower, mut voting) = machine();
+    assert!(follower.follow(Update::Reset { revision: leader.revision(), objects: leader.read(Domain::objects) }));
+    for command in &sealed {
+        voting.apply(command).expect("decodes");
+        assert_eq!(follower.revision(), leader.revision(), "never back");
+    }
+    assert_eq!(voting.revision(), leading.revision(), "the log decided the same");
+    let next = seal(RequestId(0, 9), 0, codec::encode(&deploy("late")));
+    leading.apply(&next).expect("decodes");
+    voting.apply(&next).expect("decodes");
+    assert_eq!(follower.digest(), leader.digest());
+    assert_eq!(follower.revision(), leader.revision());
+}
