@@ -78,11 +78,11 @@ impl Plain {
             incarnation: Incarnation(1),
         };
         plain.apply(1, &RegionCommand::Init { meta, node: Box::new(node(1, "fra1")) }).expect("empty");
-        let token = JoinToken { id: "t".into(), secret_sha256: vec![7; 32], expires_ms: u64::MAX, uses_left: 99 };
+        let token = JoinToken { id: "t".into(), secret_hash: "7".into(), expires_ms: u64::MAX, uses_left: 99 };
         plain.apply(1, &RegionCommand::CreateJoinToken(token)).expect("new");
         for id in 2..=nodes {
             let node = Box::new(node(id, if id % 2 == 1 { "fra1" } else { "fra2" }));
-            let join = RegionCommand::Join { token: "t".into(), secret_sha256: vec![7; 32], node };
+            let join = RegionCommand::Join { token: "t".into(), secret_hash: "7".into(), node };
             plain.apply(id, &join).expect("good");
         }
         plain
@@ -326,7 +326,7 @@ async fn what_fits_nowhere_is_told_once_and_placed_later() {
     assert_eq!(world.serving().len(), 1);
     let told = world.read(|state| state.events.values().filter(|e| e.text.contains("no room")).count());
     assert_eq!(told, 1);
-    let join = RegionCommand::Join { token: "t".into(), secret_sha256: vec![7; 32], node: Box::new(node(2, "fra2")) };
+    let join = RegionCommand::Join { token: "t".into(), secret_hash: "7".into(), node: Box::new(node(2, "fra2")) };
     world.plain.apply(0, &join).expect("good");
     world.steps(3);
     assert_eq!(world.serving().len(), 2);
