@@ -55,7 +55,7 @@ pub fn start_renewals(
                 was_well = failed.is_none();
                 let wait = clock::sleep(rng.jitter(RENEW_EVERY));
                 if was_well {
-                    tokio::select! { () = wait => {}, _ = changed(&mut catalog) => {} }
+                    tokio::select! { biased; () = wait => {}, () = changed(&mut catalog) => {} }
                 } else {
                     wait.await;
                 }

@@ -76,6 +76,7 @@ pub(crate) fn start(
                 }
                 clock::sleep(REPORT_GAP).await;
                 tokio::select! {
+                    biased;
                     () = crate::renew::changed(&mut statuses) => {}
                     () = clock::sleep(rng.jitter(COMPARE_EVERY)) => {
                         // A region that was restored, or a report that a former leader lost.

@@ -109,6 +109,7 @@ impl Shell {
         loop {
             let wake = core.next_wake(self.env.clock.now());
             let event = tokio::select! {
+                biased;
                 Some(done) = jobs.next(), if !jobs.is_empty() => match done {
                     Done::Event(event) => event,
                     Done::Learned => {

@@ -85,6 +85,7 @@ impl Control {
             let _reign = self.begin(now.term);
             let is_over = |later: &Leadership| !later.is_me || later.term != now.term;
             let is_fenced = tokio::select! {
+                biased;
                 // Whether it changed or the group is gone: this reign is over.
                 _ = leadership.wait_for(is_over) => false,
                 () = self.lead() => true,
@@ -130,6 +131,7 @@ impl Control {
             let timer = self.env.rng.jitter(ROUND_EVERY);
             let next = self.next_end(&memory).map_or(now + timer, |next| next.min(now + timer));
             tokio::select! {
+                biased;
                 _ = changed.0.changed() => {}
                 _ = changed.1.changed() => {}
                 () = self.wake.notified() => {}
@@ -210,6 +212,7 @@ impl Control {
         tokio::pin!(work);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return done,
                 () = self.pause(STALL / 4) => {}
             }

@@ -121,6 +121,15 @@ impl MemoryDisk {
         }
     }
 
+    /// The process was killed: its handles are void, what it wrote stays, synced or not.
+    pub fn kill_process(&self) {
+        let mut state = self.0.state.lock();
+        state.life += 1;
+        for contents in state.files.values_mut() {
+            contents.is_open = false;
+        }
+    }
+
     /// Removes everything, as a new disk would.
     pub fn wipe(&self) {
         let mut state = self.0.state.lock();

@@ -133,6 +133,7 @@ impl TaskGroup {
             loop {
                 let run = AssertUnwindSafe(make()).catch_unwind();
                 let ended = tokio::select! {
+                    biased;
                     () = token.cancelled() => return,
                     ended = run => ended,
                 };
@@ -149,6 +150,7 @@ impl TaskGroup {
                     Rule::Restart => {
                         warn!(owner = %info.owner, task = %info.name, ?wait, "task ended, starting it again");
                         tokio::select! {
+                            biased;
                             () = token.cancelled() => return,
                             () = tokio::time::sleep(wait) => {}
                         }
