@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use insula_env::{
     Env, TaskGroup,
-    clock::{Instant, sleep, timeout},
+    clock::{Instant, timeout},
 };
 use insula_types::{NodeId, Term};
 use parking_lot::Mutex;
@@ -272,8 +272,8 @@ impl Group {
         let open = [files.log.file().closed(), files.stage.file().closed()];
         drop(files);
         let closed = async {
-            while open.iter().any(|file| file.strong_count() > 0) {
-                sleep(Duration::from_millis(1)).await;
+            for mut file in open {
+                while file.changed().await.is_ok() {}
             }
         };
         if timeout(SHUTDOWN_LIMIT, closed).await.is_err() {

@@ -284,3 +284,21 @@ impl insula_raft::Transport for NoWires {
         Err(insula_raft::TransportError::Late { target })
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_starts_again_does_not_answer_reads_from_before_its_last_writes() {
+    let mut cluster = Cluster::start(3, usual).await;
+    cluster.write("a=1").await;
+    let leader = cluster.leader().await;
+    let term = cluster.nodes[&leader].group.metrics().term;
+    let disks: Vec<_> = (1..=3).map(|id| (id, cluster.kill(id))).collect();
+    for (id, disk) in disks {
+        cluster.open(id, disk).await;
+    }
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    assert!(group.metrics().term > term, "nobody leads on in the old term");
+    let index = group.read_index(LIMIT).await.expect("confirmed");
+    group.wait_applied(index, LIMIT).await.expect("applied");
+    assert_eq!(cluster.nodes[&leader].notes.0.lock().get("a").map(String::as_str), Some("1"));
+}

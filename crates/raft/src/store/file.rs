@@ -10,7 +10,7 @@ use std::{
 use insula_env::{BlockFile, Disk};
 use openraft::{AnyError, StorageIOError};
 use redb::{BackendError, Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     engine::StorageError,
@@ -45,10 +45,16 @@ impl StorageBackend for Backend {
     }
 }
 
+/// A database, and after it, since fields are dropped in their order, what tells that it is closed.
+struct Open {
+    database: Database,
+    closed: watch::Sender<()>,
+}
+
 /// An open database. Clones share it.
 #[derive(Clone)]
 pub(crate) struct File {
-    database: Arc<Database>,
+    open: Arc<Open>,
     disk: Arc<dyn Disk>,
     path: Arc<PathBuf>,
 }
@@ -79,7 +85,8 @@ impl File {
         .await
         .and_then(|opened| opened)
         .map_err(|source| failed("open", &path, source))?;
-        Ok(Self { database: Arc::new(database), disk: Arc::clone(disk), path })
+        let open = Arc::new(Open { database, closed: watch::Sender::new(()) });
+        Ok(Self { open, disk: Arc::clone(disk), path })
     }
 
     /// Runs `job` in one write transaction off the async threads. With [`Durability::Immediate`] the change is on the
@@ -90,9 +97,9 @@ impl File {
         durability: Durability,
         job: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
+        let open = Arc::clone(&self.open);
         off_thread(self.disk.as_ref(), move || -> Result<T, redb::Error> {
-            let mut transaction = database.begin_write()?;
+            let mut transaction = open.database.begin_write()?;
             transaction.set_durability(durability)?;
             // Without it redb trusts a fast checksum to tell a torn commit; a tenant's bytes are in there.
             transaction.set_two_phase_commit(true);
@@ -112,8 +119,8 @@ impl File {
         attempt: &'static str,
         job: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
-        off_thread(self.disk.as_ref(), move || job(&database.begin_read()?))
+        let open = Arc::clone(&self.open);
+        off_thread(self.disk.as_ref(), move || job(&open.database.begin_read()?))
             .await
             .and_then(|read| read)
             .map_err(|source| failed(attempt, &self.path, source))
@@ -121,7 +128,7 @@ impl File {
 
     /// What is committed now, held still.
     pub(crate) fn view(&self) -> Result<ReadTransaction, StoreError> {
-        self.database.begin_read().map_err(|source| failed("read", &self.path, source))
+        self.open.database.begin_read().map_err(|source| failed("read", &self.path, source))
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
@@ -132,9 +139,9 @@ impl File {
         &self.path
     }
 
-    /// Tells when the file is closed.
-    pub(crate) fn closed(&self) -> std::sync::Weak<Database> {
-        Arc::downgrade(&self.database)
+    /// Ends, with an error, when the file is closed.
+    pub(crate) fn closed(&self) -> watch::Receiver<()> {
+        self.open.closed.subscribe()
     }
 }
 

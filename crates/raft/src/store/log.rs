@@ -72,7 +72,7 @@ impl LogStore {
             Ok(())
         })
         .await?;
-        let wanted = config.incarnation;
+        let (wanted, me) = (config.incarnation, config.node.get());
         let (found, view) = file
             .write("read the log in", Durability::Immediate, move |transaction| {
                 let mut meta = transaction.open_table(META)?;
@@ -89,7 +89,7 @@ impl LogStore {
                 let view = View {
                     purged,
                     last,
-                    vote: get::<wire::Vote>(&meta, "vote")?.map(Into::into),
+                    vote: get::<wire::Vote>(&meta, "vote")?.map(|vote| resigned(vote.into(), me)),
                     committed: position("committed")?,
                     is_founder: get(&meta, "founder")?.unwrap_or(false),
                     ..View::default()
@@ -226,6 +226,13 @@ impl LogStore {
         let late = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
         drop(<crate::runtime::Runtime as openraft::AsyncRuntime>::spawn(late));
     }
+}
+
+/// A leader that starts again is a voter like any other. openraft 0.9 would let it lead on in the same term without
+/// knowing how far its log was committed: it would answer reads from too old a state (sim seed 3).
+fn resigned(mut vote: Vote, me: u64) -> Vote {
+    vote.committed &= vote.leader_id.voted_for != Some(me);
+    vote
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
