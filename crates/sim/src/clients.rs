@@ -84,7 +84,7 @@ impl Clients {
         let serial = self.serials.fetch_add(1, Ordering::Relaxed);
         self.checks.sent(serial);
         let token =
-            JoinToken { id: format!("{serial:08}"), secret_sha256: Vec::new(), expires_ms: u64::MAX, uses_left: 1 };
+            JoinToken { id: format!("{serial:08}"), secret_hash: String::new(), expires_ms: u64::MAX, uses_left: 1 };
         let request = RequestId(self.rng.next(), serial);
         match region.propose_as(request, &RegionCommand::CreateJoinToken(token), LIMIT).await {
             Ok(_) => {

@@ -114,7 +114,7 @@ impl World {
             first.region.propose(&init, START_LIMIT).await.expect("a new region takes its first node");
             let token = insula_state::region::JoinToken {
                 id: "join".to_owned(),
-                secret_sha256: vec![7],
+                secret_hash: "7".into(),
                 expires_ms: u64::MAX,
                 uses_left: 100,
             };
@@ -122,7 +122,7 @@ impl World {
             first.region.propose(&token, START_LIMIT).await.expect("the region makes a token");
             for number in 2..=MACHINES {
                 let node = Box::new(node(number));
-                let join = RegionCommand::Join { token: "join".to_owned(), secret_sha256: vec![7], node };
+                let join = RegionCommand::Join { token: "join".to_owned(), secret_hash: "7".into(), node };
                 first.region.propose(&join, START_LIMIT).await.expect("the region takes a node");
             }
             while !self
