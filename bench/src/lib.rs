@@ -1,5 +1,6 @@
 //! Measures a running Insula from outside: steady HTTP load with a record of every request, and what follows from it.
 
+pub mod budgets;
 pub mod load;
 pub mod page;
 pub mod report;

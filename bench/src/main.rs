@@ -4,11 +4,12 @@
 use std::{
     io::{Write, stdout},
     net::SocketAddr,
+    path::PathBuf,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
-use insula_bench::{Connections, Load, Summary, load, page};
+use insula_bench::{Connections, Load, Summary, budgets, load, page};
 use insula_env::{Clock, TaskGroup};
 use tokio::io::AsyncReadExt;
 
@@ -23,6 +24,12 @@ struct Arguments {
 enum Verb {
     /// Send steady HTTP load
     Load(LoadArguments),
+    /// Measure the budgets of the architecture, as root, in a lab
+    Budgets {
+        /// The program, built for release
+        #[arg(long)]
+        program: PathBuf,
+    },
     /// Serve the page of the demo on $PORT, as an instance without a container
     Page,
 }
@@ -62,6 +69,10 @@ struct LoadArguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = match Arguments::parse().verb {
         Verb::Load(arguments) => arguments,
+        Verb::Budgets { program } => {
+            print!("{}", budgets::all(&program)?);
+            return Ok(());
+        }
         Verb::Page => return page::serve(&TaskGroup::new("page")).await,
     };
     let seconds = |value: f64| Duration::try_from_secs_f64(value).map_err(|error| anyhow::anyhow!("{value}: {error}"));

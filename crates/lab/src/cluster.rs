@@ -50,7 +50,8 @@ fn program(lab: &Lab, node: &NodePlan) -> Result<Command, Error> {
 
 fn place<'a>(command: &'a mut Command, node: &NodePlan) -> &'a mut Command {
     let advertise = format!("{}:{NODE_PORT}", node.address);
-    command.args(["--datacenter", &node.datacenter, "--name", &node.name, "--advertise", &advertise])
+    // A node has no systemd: its first process watches for the configuration.
+    command.args(["--no-service", "--datacenter", &node.datacenter, "--name", &node.name, "--advertise", &advertise])
 }
 
 /// A token for one node; waits for the region to have a leader.

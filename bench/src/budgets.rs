@@ -1,0 +1,88 @@
+//! The budgets of the architecture as a table: measured, budget, peer in the same run, and MISSED on each line beyond.
+//!
+//! A part measures one thing and gives its lines; [`all`] lists the parts. Later steps add theirs.
+
+mod idle;
+pub mod world;
+
+use std::{fmt, path::Path};
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// What was measured.
+    pub what: String,
+    /// What came out; less is better.
+    pub measured: f64,
+    /// What it may be at most.
+    pub budget: Option<f64>,
+    /// Of what the numbers are: `MiB`, `ms`, `%` …
+    pub unit: &'static str,
+    /// The same thing of a peer, measured in the same run, and its name.
+    pub peer: Option<(String, f64)>,
+}
+
+impl Line {
+    /// Whether it is beyond its budget.
+    pub fn is_missed(&self) -> bool {
+        self.budget.is_some_and(|budget| self.measured > budget)
+    }
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Table(pub Vec<Line>);
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|line| line.what.len()).max().unwrap_or(0).max(8);
+        writeln!(f, "{:<width$}  {:>12}  {:>12}  {:<24}", "what", "measured", "budget", "peer in the same run")?;
+        for line in &self.0 {
+            let number = |value: f64| format!("{value:.1} {}", line.unit);
+            let budget = line.budget.map_or("–".to_owned(), |budget| format!("≤ {}", number(budget)));
+            let peer = line.peer.as_ref().map_or("–".to_owned(), |(name, value)| {
+                format!("{name} {} ({:.2} ×)", number(*value), line.measured / value)
+            });
+            let verdict = if line.is_missed() { "MISSED" } else { "" };
+            let text =
+                format!("{:<width$}  {:>12}  {budget:>12}  {peer:<24}  {verdict}", line.what, number(line.measured));
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Measures everything, printing what it does; needs root and the lab's packages.
+///
+/// # Errors
+/// When something cannot be measured.
+pub fn all(program: &Path) -> anyhow::Result<Table> {
+    let world = world::World::up(program)?;
+    Ok(Table(idle::measure(&world)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_its_budget_is_marked() {
+        let line = |what: &str, measured, budget, peer: Option<(&str, f64)>| Line {
+            what: what.to_owned(),
+            measured,
+            budget,
+            unit: "ms",
+            peer: peer.map(|(name, value)| (name.to_owned(), value)),
+        };
+        let table = Table(vec![
+            line("good", 1.0, Some(1.0), Some(("etcd", 2.0))),
+            line("bad thing", 3.0, Some(2.0), None),
+            line("unbound", 4.0, None, None),
+        ]);
+        let text = table.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "good             1.0 ms      ≤ 1.0 ms  etcd 2.0 ms (0.50 ×)");
+        assert_eq!(lines[2], "bad thing        3.0 ms      ≤ 2.0 ms  –                         MISSED");
+        assert_eq!(lines[3], "unbound          4.0 ms             –  –");
+    }
+}

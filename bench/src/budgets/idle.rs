@@ -1,0 +1,63 @@
+//! What an idle node costs: memory of its processes, each node with its own copy of the program, and processor time.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use anyhow::Context;
+
+use super::{Line, world::World};
+
+/// Quiet before measuring: start-up is not idling.
+const SETTLE: Duration = Duration::from_secs(15);
+/// How long processor time is watched.
+const WATCHED: Duration = Duration::from_secs(30);
+/// Memory of a node's processes together, shims apart.
+const NODE_MIB_BUDGET: f64 = 64.0;
+/// Processor time of a node, in percent of one core.
+const CPU_PERCENT_BUDGET: f64 = 2.0;
+/// Clock ticks per second of `/proc/PID/stat`: fixed for user space on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Measures all nodes and gives the worst of each.
+pub(super) fn measure(world: &World) -> anyhow::Result<Vec<Line>> {
+    eprintln!("watching idle nodes for {} s …", (SETTLE + WATCHED).as_secs());
+    sleep(SETTLE);
+    let nodes = world.nodes()?;
+    let mut roles = Vec::new();
+    for node in &nodes {
+        let server = node.server.with_context(|| format!("no server runs on {}", node.name))?;
+        let dataplane = node.dataplane.with_context(|| format!("no dataplane runs on {}", node.name))?;
+        roles.push([server, dataplane]);
+    }
+    let ticks = |pids: &[u32; 2]| Ok::<_, anyhow::Error>(ticks(pids[0])? + ticks(pids[1])?);
+    let before = roles.iter().map(ticks).collect::<Result<Vec<_>, _>>()?;
+    sleep(WATCHED);
+    let after = roles.iter().map(ticks).collect::<Result<Vec<_>, _>>()?;
+    let cpu = before.iter().zip(&after).map(|(before, after)| (after - before) as f64).fold(0.0, f64::max);
+    let memory =
+        roles.iter().map(|pids| Ok([pss_mib(pids[0])?, pss_mib(pids[1])?])).collect::<anyhow::Result<Vec<_>>>()?;
+    let worst = |pick: fn(&[f64; 2]) -> f64| memory.iter().map(pick).fold(0.0, f64::max);
+    let line = |what: &str, measured, budget, unit| Line { what: what.to_owned(), measured, budget, unit, peer: None };
+    let percent = cpu / TICKS_PER_SECOND / WATCHED.as_secs_f64() * 100.0;
+    Ok(vec![
+        line("idle node: memory (PSS), both processes", worst(|[a, b]| a + b), Some(NODE_MIB_BUDGET), "MiB"),
+        line("  of that insula server", worst(|[server, _]| *server), None, "MiB"),
+        line("  of that insula dataplane", worst(|[_, dataplane]| *dataplane), None, "MiB"),
+        line("idle node: processor, both processes", percent, Some(CPU_PERCENT_BUDGET), "%"),
+    ])
+}
+
+fn pss_mib(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("{path} says no Pss"))? / 1024.0)
+}
+
+fn ticks(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th fields after it.
+    let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
+    let field = |index: usize| fields.as_ref()?.get(index)?.parse::<u64>().ok();
+    field(11).zip(field(12)).map(|(user, system)| user + system).with_context(|| format!("{path} is not as expected"))
+}
