@@ -43,6 +43,9 @@ pub(crate) struct DemoArgs {
     /// Name of the lab
     #[arg(long, default_value = "demo")]
     name: String,
+    /// Leave the lab standing after a failure, to look around
+    #[arg(long)]
+    keep: bool,
     /// Do not build: use what is in target/release
     #[arg(long)]
     no_build: bool,
@@ -70,10 +73,14 @@ pub(crate) fn run(arguments: &DemoArgs) -> Result<()> {
         return alone::run(&tools, arguments.check, &interrupt);
     }
     step("take down what an earlier run left");
-    print!("{}", tools.lab(&["down"])?);
+    print!("{}", tools.down()?);
     let told = in_lab(&tools, arguments, &interrupt);
+    if arguments.keep && told.is_err() {
+        println!("── the lab is kept: {} lab --name {} …", tools.program().display(), arguments.name);
+        return told;
+    }
     step("take the lab down");
-    let down = tools.lab(&["down"]);
+    let down = tools.down();
     // The story's error is the one to tell.
     told?;
     print!("{}", down?);

@@ -18,7 +18,7 @@ use crate::{
 /// How long the first node may take to answer, and all nodes to be up.
 const FORMED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Forms the region: returns when every node is up in the eyes of the first.
+/// Forms the region: returns when every node answers and is up in the eyes of all, and the voters are chosen.
 ///
 /// # Errors
 /// What the program said when a command of it failed; [`Error::TimedOut`] naming the log to look at.
@@ -38,9 +38,13 @@ pub fn form(lab: &Lab) -> Result<(), Error> {
         configure(lab, node)?;
         lab.start_server(&node.name)?;
     }
-    wait_until(FORMED_WITHIN, "all nodes to be up", &lab.console(&first.name), || {
-        nodes_up(lab, first).is_some_and(|up| up == nodes.len())
-    })
+    for node in &nodes {
+        let what = format!("the region to be whole in the eyes of {}", node.name);
+        wait_until(FORMED_WITHIN, &what, &lab.console(&node.name), || {
+            is_formed(lab, node, nodes.len()).unwrap_or(false)
+        })?;
+    }
+    Ok(())
 }
 
 /// The program inside a node.
@@ -72,12 +76,18 @@ fn join_token(lab: &Lab, first: &NodePlan) -> Result<String, Error> {
     }
 }
 
-/// How many nodes are up in the eyes of one.
-fn nodes_up(lab: &Lab, node: &NodePlan) -> Option<usize> {
+/// Voters that a region of so many nodes chooses.
+fn voters_of(nodes: usize) -> usize {
+    if nodes < 3 { 1 } else { 3 }
+}
+
+/// Whether all nodes are up, and enough of them vote, in the eyes of one.
+fn is_formed(lab: &Lab, node: &NodePlan, nodes: usize) -> Option<bool> {
     let said = run(program(lab, node).ok()?.args(["nodes", "--json"])).ok()?;
     let listing: Value = serde_json::from_str(&said).ok()?;
-    let nodes = listing.get("items").and_then(Value::as_array)?;
-    Some(nodes.iter().filter(|node| node.get("state").and_then(Value::as_str) == Some("up")).count())
+    let items = listing.get("items").and_then(Value::as_array)?;
+    let count = |field: &str, value: Value| items.iter().filter(|item| item.get(field) == Some(&value)).count();
+    Some(count("state", "up".into()) == nodes && count("is_voter", true.into()) >= voters_of(nodes))
 }
 
 /// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS.

@@ -5,7 +5,7 @@
 //! A cut is a routing rule at the receiver that drops what comes from one address without a word.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::Read,
     net::Ipv4Addr,
     os::unix::process::CommandExt,
@@ -19,7 +19,7 @@ use crate::{
     Error, Process,
     config::{DATACENTER_PREFIX, NodePlan, SERVICES, SERVICES_ADDRESS, SERVICES_GATEWAY},
     error::Attempt,
-    process::{MEMBER_VARIABLE, run_with},
+    process::{MEMBER_VARIABLE, log_tail, run_with},
 };
 
 /// Where cuts stand in the order of routing rules; the local table is moved behind them.
@@ -30,15 +30,17 @@ const LOCAL_PRIORITY: u32 = 20;
 pub(crate) fn hold(program: &Path, dir: &Path) -> Result<Process, Error> {
     let mut command = Command::new(program);
     command.args(["lab-init", "hold"]).env(MEMBER_VARIABLE, dir).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let what = || format!("start {} lab-init hold", program.display());
+    // Not our own standard error: it outlives us, and whoever reads that would wait for its end.
+    let log = OpenOptions::new().create(true).append(true).open(dir.join("lab.log")).attempt(what)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().attempt(what)?;
     let mut said = String::new();
     if let Some(mut stdout) = child.stdout.take() {
         stdout.read_to_string(&mut said).attempt(what)?;
     }
     if said.trim() != "ready" {
-        return Err(Error::Command { command: what(), said: "it made no network namespace".to_owned() });
+        return Err(Error::Command { command: what(), said: log_tail(&dir.join("lab.log")) });
     }
     Process::of(child.id() as i32)
         .ok_or_else(|| Error::Command { command: what(), said: "it ended at once".to_owned() })

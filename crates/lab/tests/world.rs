@@ -260,6 +260,17 @@ fn a_paused_node_is_silent_and_goes_on() {
 }
 
 #[test]
+fn up_lets_go_of_who_called_it() {
+    let Some(fixture) = Fixture::new("fra:1") else { return };
+    let mut up = Command::new(STANDIN);
+    up.args(["lab", "--name", &fixture.config.name, "up", "--bare", "--dir"]).arg(&fixture.config.dir);
+    // Ends only when nothing that was started holds the pipes any more.
+    let output = up.stdin(Stdio::null()).output().expect("run");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("n1"));
+}
+
+#[test]
 fn down_removes_what_a_crash_of_up_left() {
     let Some(fixture) = Fixture::new("fra:3") else { return };
     let (name, dir) = (fixture.config.name.clone(), fixture.config.dir.clone());

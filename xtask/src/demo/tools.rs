@@ -37,10 +37,10 @@ pub(crate) fn now_ms() -> u64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// Runs to the end with that input; what it wrote, or an error with what it complained about. Ctrl-C does not reach it.
+/// Runs to the end with that input; what it wrote, or an error with what it complained about.
 pub(crate) fn output(command: &mut Command, input: &str) -> Result<String> {
     let what = format!("{command:?}");
-    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {what}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that ends without reading tells why by its status.
@@ -76,6 +76,11 @@ impl Tools {
     /// `insula lab …`
     pub(crate) fn lab(&self, arguments: &[&str]) -> Result<String> {
         output(&mut self.lab_command(arguments), "")
+    }
+
+    /// Takes the lab down; Ctrl-C does not reach it.
+    pub(crate) fn down(&self) -> Result<String> {
+        output(self.lab_command(&["down"]).process_group(0), "")
     }
 
     /// `insula …` on a node.
