@@ -24,8 +24,8 @@ type Imports = BTreeMap<String, BTreeSet<String>>;
 /// What differs, and what to do about it.
 pub(crate) fn check() -> Result<()> {
     let text = std::fs::read_to_string(top().join(DOCUMENT)).with_context(|| format!("read {DOCUMENT}"))?;
-    let (order, written) = table(&text)?;
     let real = manifests()?;
+    let (order, written) = table(&text, |name| real.contains_key(name))?;
     let mut wrong = compare(&order, &written, &real);
     wrong.extend(upward(&order, &real));
     if wrong.is_empty() {
@@ -34,16 +34,19 @@ pub(crate) fn check() -> Result<()> {
     bail!("{}", wrong.join("\n"))
 }
 
-/// The rows of the table: crates from the lowest up, and what each says it imports.
-fn table(text: &str) -> Result<(Vec<String>, Imports)> {
+/// The rows of the table: crates from the lowest up, and what each says it imports. What stands apart may be outside of
+/// the workspace, and is then left out.
+fn table(text: &str, is_member: impl Fn(&str) -> bool) -> Result<(Vec<String>, Imports)> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with(HEADING));
     ensure!(lines.next().is_some(), "{DOCUMENT} has no table that begins with {HEADING:?}");
     let mut order = Vec::new();
     let mut imports = Imports::new();
+    let mut is_apart = false;
     for line in lines.skip(1).take_while(|line| line.starts_with('|')) {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [layer, name, uses, ..] = cells[..] else { bail!("{DOCUMENT}: a row with too few cells: {line}") };
-        if layer == "apart" {
+        is_apart = layer == "apart" || is_apart && layer.is_empty();
+        if is_apart && !is_member(name) {
             continue;
         }
         let uses = uses.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "–").map(str::to_owned);
@@ -61,7 +64,6 @@ struct Metadata {
 #[derive(Deserialize)]
 struct Package {
     name: String,
-    manifest_path: String,
     dependencies: Vec<Dependency>,
 }
 
@@ -71,7 +73,7 @@ struct Dependency {
     kind: Option<String>,
 }
 
-/// What the manifests under `crates/` import, tests apart.
+/// What the packages of the workspace import of each other, tests apart.
 fn manifests() -> Result<Imports> {
     let output = cargo()
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
@@ -81,13 +83,12 @@ fn manifests() -> Result<Imports> {
     ensure!(output.status.success(), "cargo metadata failed ({})", output.status);
     let metadata: Metadata = serde_json::from_slice(&output.stdout).context("understand cargo metadata")?;
     let short = |name: &str| name.strip_prefix("insula-").unwrap_or(name).to_owned();
-    let ours = |package: &&Package| package.manifest_path.contains("/crates/");
-    let names: BTreeSet<_> = metadata.packages.iter().filter(ours).map(|package| package.name.clone()).collect();
+    let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.clone()).collect();
     let imports = |package: &Package| {
         let ours = |dependency: &&Dependency| dependency.kind.is_none() && names.contains(&dependency.name);
         package.dependencies.iter().filter(ours).map(|dependency| short(&dependency.name)).collect()
     };
-    Ok(metadata.packages.iter().filter(ours).map(|package| (short(&package.name), imports(package))).collect())
+    Ok(metadata.packages.iter().map(|package| (short(&package.name), imports(package))).collect())
 }
 
 fn compare(order: &[String], written: &Imports, real: &Imports) -> Vec<String> {
@@ -139,11 +140,13 @@ mod tests {
 
     #[test]
     fn the_table_is_read_and_differences_are_named() {
-        let text = "| layer | crate | imports (ours) | what it is |\n|---|---|---|---|\n| a | low | – | x |\n| b | high | low | y |\n| apart | shim | – | z |\n";
-        let (order, written) = table(text).expect("a table");
-        assert_eq!(order, ["low", "high"]);
-        assert!(compare(&order, &written, &imports(&[("low", &[]), ("high", &["low"])])).is_empty());
-        let real = imports(&[("low", &["high"]), ("high", &[]), ("new", &[])]);
+        let text = "| layer | crate | imports (ours) | what it is |\n|---|---|---|---|\n| a | low | – | x |\n| b | high | low | y |\n| apart | shim | – | z |\n| | tool | low | z |\n";
+        let (order, written) = table(text, |name| name != "shim").expect("a table");
+        assert_eq!(order, ["low", "high", "tool"]);
+        assert!(
+            compare(&order, &written, &imports(&[("low", &[]), ("high", &["low"]), ("tool", &["low"])])).is_empty()
+        );
+        let real = imports(&[("low", &["high"]), ("high", &[]), ("tool", &["low"]), ("new", &[])]);
         assert_eq!(compare(&order, &written, &real).len(), 3);
         assert_eq!(
             upward(&order, &real),
