@@ -286,6 +286,44 @@ impl insula_raft::Transport for NoWires {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_former_leader_left_under_way_does_not_block_its_next_term() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.snapshot_every = 10;
+        config.entries_kept = 2;
+    })
+    .await;
+    let old = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    cluster.wires.isolate(old, &others);
+    let group = cluster.nodes[&old].group.clone();
+    let lost = (0..4).map(|count| {
+        let group = group.clone();
+        async move {
+            sleep(Duration::from_millis(count * 20)).await;
+            group.propose(format!("lost{count}=1").into_bytes(), SHORT).await
+        }
+    });
+    for outcome in futures::future::join_all(lost).await {
+        assert_eq!(outcome, Err(ProposeError::Unknown));
+    }
+    cluster.leader_among(&others).await;
+    for count in 0..60 {
+        cluster.write(&format!("k={count}")).await;
+    }
+    cluster.wires.heal();
+    cluster.sees(old, "k", "59").await;
+    // It leads again, sooner or later.
+    loop {
+        let leader = cluster.leader().await;
+        if leader == old {
+            break;
+        }
+        cluster.restart(leader).await;
+    }
+    assert_eq!(group.propose(b"again=1".to_vec(), SHORT).await, Ok(Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_starts_again_does_not_answer_reads_from_before_its_last_writes() {
     let mut cluster = Cluster::start(3, usual).await;
     cluster.write("a=1").await;

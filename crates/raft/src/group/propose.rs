@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use insula_env::clock::timeout;
 use insula_types::NodeId;
-use openraft::error::ClientWriteError;
+use openraft::error::{ClientWriteError, ForwardToLeader};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Group;
@@ -102,11 +102,22 @@ fn gather(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Vec<Proposa
 /// Hands a batch to openraft, and gives what waits for its outcome.
 async fn write(raft: &Raft, proposals: Vec<Proposal>) -> impl Future<Output = ()> + Send + 'static + use<> {
     let batch = Batch::new(proposals.iter().map(|proposal| proposal.command.clone()).collect());
+    let mut server = raft.server_metrics();
+    let term = server.borrow().vote.leader_id.term;
     let written = raft.client_write_ff(batch.clone()).await;
     async move {
         let outcome = match written {
-            Ok(receiver) => receiver.await,
+            Ok(outcome) => outcome,
             Err(_stopped) => return answer_all(proposals, &ProposeError::Stopped),
+        };
+        // When a new leader's snapshot replaces the end of this log, openraft 0.9 forgets to answer for the entries
+        // that were there; they would hold their places in flight for ever (sim seed 96).
+        let outcome = tokio::select! {
+            biased;
+            outcome = outcome => outcome,
+            _ = server.wait_for(|now| now.vote.leader_id.term != term) => {
+                Ok(Err(ClientWriteError::ForwardToLeader(ForwardToLeader::empty())))
+            }
         };
         let refusal = match outcome {
             Ok(Ok(response)) => return answer_each(proposals, response.data.0),

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{
@@ -25,6 +26,9 @@ use crate::{
     transport::Class,
     wire::{Answer, Position, Request},
 };
+
+/// How long finishing a predecessor's change of voters may take before it is tried again.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Watcher {
     caller: Caller,
@@ -195,8 +199,10 @@ impl Watcher {
         let Ok(alone) = Arc::clone(&self.membership).try_lock_owned() else { return };
         let raft = self.raft.clone();
         self.caller.env.tasks.spawn("finish a change of voters", async move {
-            if let Err(error) = members::finish(&raft).await {
-                tracing::info!(%error, "change of voters not finished");
+            match timeout(FINISH_LIMIT, members::finish(&raft)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::info!(%error, "change of voters not finished, trying again"),
+                Err(_) => tracing::info!("change of voters not finished in time, trying again"),
             }
             drop(alone);
         });
