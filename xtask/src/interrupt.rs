@@ -8,7 +8,8 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 
-/// Ctrl-C and a polite end, from now on held back until somebody looks. Programs that are started get them as ever.
+/// Ctrl-C and a polite end, from now on held back until somebody looks. Programs that are started by way of
+/// [`crate::run::hears`] get them as ever.
 pub(crate) struct Interrupt(SignalFd);
 
 impl Interrupt {

@@ -1,11 +1,13 @@
 //! Running programs, seen by the person at the terminal.
 
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::SigSet;
 
 /// The top of the repository.
 pub(crate) fn top() -> PathBuf {
@@ -20,13 +22,19 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Lets a command hear Ctrl-C, also while we hold it back for ourselves.
+pub(crate) fn hears(command: &mut Command) -> &mut Command {
+    // SAFETY: setting the signal mask is allowed between fork and exec.
+    unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from)) }
+}
+
 /// Runs a command to its end; says what it is first.
 ///
 /// # Errors
 /// When it cannot be started, or does not end with 0.
 pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
     println!("── {what}");
-    let status = command.status().with_context(|| format!("start {:?}", command.get_program()))?;
+    let status = hears(command).status().with_context(|| format!("start {:?}", command.get_program()))?;
     if !status.success() {
         bail!("{what} failed ({status})");
     }

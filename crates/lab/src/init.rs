@@ -9,7 +9,7 @@ mod root;
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
@@ -160,6 +160,9 @@ impl Manager {
         }
         let mut command = Command::new(PROGRAM);
         command.args(["server", "--config", CONFIG]).current_dir("/").stdin(Stdio::null());
+        // SAFETY: setting the signal mask is allowed between fork and exec. Without it the server would not hear of
+        // its children.
+        unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from)) };
         match command.spawn() {
             Ok(child) => self.server = Some(child),
             Err(error) => {

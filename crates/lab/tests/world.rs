@@ -150,6 +150,8 @@ fn knock(to: SocketAddr) -> Result<(), ErrorKind> {
 fn the_manager_restarts_the_server_and_leaves_the_dataplane_alone() {
     let Some(fixture) = Fixture::up("fra:1") else { return };
     let (server, dataplane) = (fixture.role("n1", Target::Server), fixture.role("n1", Target::Dataplane));
+    let status = fs::read_to_string(format!("/proc/{}/status", server.expect("it runs"))).expect("status");
+    assert!(status.contains("SigBlk:\t0000000000000000"), "it hears every signal: {status}");
     fixture.lab().kill("n1", Target::Server, Signal::SIGKILL).expect("kill");
     soon("another server", || fixture.role("n1", Target::Server).is_some_and(|now| Some(now) != server));
     assert_eq!(fixture.role("n1", Target::Dataplane), dataplane);

@@ -21,7 +21,7 @@ use super::{
     tools::{Tools, now_ms, output},
     traffic::Traffic,
 };
-use crate::interrupt::Interrupt;
+use crate::{interrupt::Interrupt, run::hears};
 
 /// Where the edge of `insula dev` listens in the demo.
 const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -54,7 +54,7 @@ impl<'a> Node<'a> {
         let mut command = Command::new(tools.program());
         command.args(["dev", "--edge", &EDGE.to_string(), "--data"]).arg(dir.join("node")).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.spawn().context("start insula dev")
+        hears(&mut command).spawn().context("start insula dev")
     }
 
     /// `insula …` against this node.

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::run::hears;
+
 /// Where the program is inside a node.
 const PROGRAM_IN_NODE: &str = "/usr/local/bin/insula";
 
@@ -41,7 +43,7 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn output(command: &mut Command, input: &str) -> Result<String> {
     let what = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {what}"))?;
+    let mut child = hears(command).spawn().with_context(|| format!("start {what}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that ends without reading tells why by its status.
         stdin.write_all(input.as_bytes()).ok();

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{measure::Record, tools::Tools};
+use crate::run::hears;
 
 /// Load that runs until it is stopped; ended when dropped.
 pub(crate) struct Traffic {
@@ -37,7 +38,7 @@ impl Traffic {
             command.args(["--target", &edge.to_string()]);
         }
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().context("start insula-bench")?;
+        let mut child = hears(&mut command).spawn().context("start insula-bench")?;
         let stdout = child.stdout.take().context("read from insula-bench")?;
         let records = Arc::<Mutex<Vec<Record>>>::default();
         let kept = Arc::clone(&records);
