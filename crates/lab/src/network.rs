@@ -81,8 +81,11 @@ pub(crate) fn set_up_router(router: Process, services: Process, nodes: &[NodePla
         if !done.contains(&node.bridge.as_str()) {
             done.push(&node.bridge);
             let NodePlan { bridge, gateway, .. } = node;
+            // A bridge without an address of its own takes a port's, and changes it when that port goes: its other
+            // ports would send to the old one until their neighbour entry ages.
+            let hardware = hardware_address(*gateway);
             lines += &format!(
-                "link add {bridge} type bridge forward_delay 0\n\
+                "link add {bridge} address {hardware} type bridge forward_delay 0\n\
                  addr add {gateway}/{DATACENTER_PREFIX} dev {bridge}\n\
                  link set {bridge} up\n"
             );
@@ -101,12 +104,17 @@ pub(crate) fn set_up_router(router: Process, services: Process, nodes: &[NodePla
     ip(services, &lines)
 }
 
+/// A locally administered hardware address (IEEE 802, second bit of the first byte) that follows from `address`.
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [first, second, third, last] = address.octets();
+    format!("02:00:{first:02x}:{second:02x}:{third:02x}:{last:02x}")
+}
+
 /// Connects a node's fresh namespace to its data centre.
 pub(crate) fn plug(router: Process, network: Process, node: &NodePlan) -> Result<(), Error> {
     let NodePlan { name, address, gateway, bridge, .. } = node;
-    let [_, second, third, last] = address.octets();
     // A machine keeps its hardware address when its power comes back; so neighbours find it at once.
-    let hardware = format!("02:00:0a:{second:02x}:{third:02x}:{last:02x}");
+    let hardware = hardware_address(*address);
     ip(router, &format!("link add {name} type veth peer name eth0 address {hardware} netns {}\n", network.pid))?;
     ip(
         network,
