@@ -2,10 +2,19 @@
 //!
 //! A part measures one thing and gives its lines; [`all`] lists the parts. Later steps add theirs.
 
+mod commit;
+mod failover;
 mod idle;
-pub mod world;
+mod start;
 
-use std::{fmt, path::Path};
+use std::fmt;
+
+use clap::{Args, ValueEnum};
+
+use crate::lab::{Lab, Programs};
+
+/// Name of the lab that is measured in.
+const LAB: &str = "bench";
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,13 +61,57 @@ impl fmt::Display for Table {
     }
 }
 
-/// Measures everything, printing what it does; needs root and the lab's packages.
+/// A thing to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Memory and processor time of idle nodes
+    Idle,
+    /// Starts of containers
+    Start,
+    /// Commits, beside etcd
+    Commit,
+    /// Leader killed to write confirmed
+    Failover,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub struct Choice {
+    /// Only these
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "commit", "failover"])]
+    pub only: Vec<Part>,
+    /// Leaders to kill
+    #[arg(long, default_value_t = 100)]
+    pub kills: usize,
+}
+
+/// Measures, telling on standard error what it does; needs root and the lab's packages.
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn all(program: &Path) -> anyhow::Result<Table> {
-    let world = world::World::up(program)?;
-    Ok(Table(idle::measure(&world)?))
+pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
+    eprintln!("making a lab of three nodes …");
+    let lab = Lab::up(programs, LAB)?;
+    let mut lines = Vec::new();
+    // Idle nodes come first: later parts leave state behind.
+    for part in [Part::Idle, Part::Start, Part::Commit, Part::Failover] {
+        if choice.only.contains(&part) {
+            let measured = match part {
+                Part::Idle => idle::measure(&lab)?,
+                Part::Start => start::measure(&lab)?,
+                Part::Commit => commit::measure(&lab)?,
+                Part::Failover => failover::measure(&lab, choice.kills)?,
+            };
+            // Also seen when a later part fails.
+            eprint!("{}", Table(measured.clone()));
+            lines.extend(measured);
+        }
+    }
+    Ok(Table(lines))
+}
+
+fn ms(us: u64) -> f64 {
+    us as f64 / 1000.0
 }
 
 #[cfg(test)]

@@ -1,15 +1,24 @@
 //! `insula-bench load`: steady HTTP load. A line of JSON for each request on standard output as it ends, the summary on
 //! standard error. Ends by itself after `--duration`, or when its standard input is closed with `--until-eof`.
+//!
+//! `insula-bench story`, `insula-bench budgets`: what `cargo xtask demo` and `cargo xtask bench` run.
 
 use std::{
     io::{Write, stdout},
     net::SocketAddr,
-    path::PathBuf,
+    process::ExitCode,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
-use insula_bench::{Connections, Load, Summary, budgets, load, page};
+use insula_bench::{
+    Connections, Load, Summary, budgets,
+    interrupt::Interrupt,
+    lab::Programs,
+    load, page, starts,
+    story::{self, Story, Telling},
+    writes::{self, Store},
+};
 use insula_env::{Clock, TaskGroup};
 use tokio::io::AsyncReadExt;
 
@@ -24,11 +33,26 @@ struct Arguments {
 enum Verb {
     /// Send steady HTTP load
     Load(LoadArguments),
+    /// Tell a story on a running Insula, under traffic
+    Story {
+        /// Which
+        #[arg(value_enum)]
+        story: Story,
+        #[command(flatten)]
+        telling: Telling,
+    },
     /// Measure the budgets of the architecture, as root, in a lab
-    Budgets {
-        /// The program, built for release
+    Budgets(budgets::Choice),
+    /// Write to Insula's API (as INSULA_CONTEXT names it) or to etcd; a line of JSON for each write
+    Writes(WritesArguments),
+    /// Start containers of an image, by Insula's runtime and by runc; a line of JSON
+    Starts {
+        /// The image, by digest, in a registry without TLS
         #[arg(long)]
-        program: PathBuf,
+        image: String,
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        count: u64,
     },
     /// Serve the page of the demo on $PORT, as an instance without a container
     Page,
@@ -65,16 +89,103 @@ struct LoadArguments {
     connections: Connections,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = match Arguments::parse().verb {
-        Verb::Load(arguments) => arguments,
-        Verb::Budgets { program } => {
-            print!("{}", budgets::all(&program)?);
-            return Ok(());
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("insula-bench: {error:#}");
+            ExitCode::FAILURE
         }
-        Verb::Page => return page::serve(&TaskGroup::new("page")).await,
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Story { story, telling } => {
+            let interrupt = Interrupt::hold_back()?;
+            story::tell(story, &Programs::beside_this()?, &telling, &interrupt)
+        }
+        Verb::Budgets(choice) => {
+            print!("{}", budgets::measure(&Programs::beside_this()?, &choice)?);
+            Ok(())
+        }
+        Verb::Writes(arguments) => in_runtime(make_writes(arguments)),
+        Verb::Starts { image, count } => {
+            starts::hide_mounts()?;
+            let dir = std::env::temp_dir().join(format!("insula-bench-{}", std::process::id()));
+            std::fs::create_dir_all(&dir)?;
+            let measured = in_runtime(starts::measure(&image, &dir.join("insula"), count))
+                .and_then(|ours| Ok([ours, starts::measure_runc(&dir.join("runc"), count)?]));
+            std::fs::remove_dir_all(&dir)?;
+            println!("{}", serde_json::to_string(&measured?)?);
+            Ok(())
+        }
+        Verb::Load(arguments) => in_runtime(make_load(arguments)),
+        Verb::Page => in_runtime(async { page::serve(&TaskGroup::new("page")).await }),
+    }
+}
+
+fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Runtime::new()?.block_on(work)
+}
+
+#[derive(Args)]
+struct WritesArguments {
+    /// Where to write, ADDRESS:PORT; may be given several times
+    #[arg(long = "target", required = true)]
+    targets: Vec<SocketAddr>,
+    /// A context of Insula; without one it is etcd
+    #[arg(long, env = "INSULA_CONTEXT", hide_env_values = true)]
+    context: Option<String>,
+    /// Clients per target
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Seconds during which writes are started
+    #[arg(long, default_value_t = 5.0, conflicts_with = "until_eof")]
+    duration: f64,
+    /// Write until standard input ends
+    #[arg(long)]
+    until_eof: bool,
+    /// Milliseconds between two writes of a client
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+}
+
+async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
+    let store = match &arguments.context {
+        Some(context) => Store::insula(context)?,
+        None => Store::Etcd,
     };
+    let plan = writes::Plan {
+        targets: arguments.targets,
+        clients: arguments.clients,
+        duration: if arguments.until_eof { None } else { Some(Duration::try_from_secs_f64(arguments.duration)?) },
+        pause: Duration::from_millis(arguments.pause_ms),
+    };
+    let mut made = writes::start(&store, &plan, &TaskGroup::new("bench"));
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 256];
+    loop {
+        tokio::select! {
+            write = made.recv() => {
+                let Some(write) = write else { break };
+                // When nobody listens any more there is no use in going on.
+                if writeln!(stdout(), "{}", serde_json::to_string(&write)?).is_err() {
+                    break;
+                }
+            }
+            read = stdin.read(&mut ignored), if arguments.until_eof => {
+                if !matches!(read, Ok(1..)) {
+                    break;
+                }
+            }
+        }
+    }
+    // A read of standard input that has not ended would keep the runtime waiting.
+    std::process::exit(0)
+}
+
+async fn make_load(arguments: LoadArguments) -> anyhow::Result<()> {
     let seconds = |value: f64| Duration::try_from_secs_f64(value).map_err(|error| anyhow::anyhow!("{value}: {error}"));
     let duration = match arguments.duration {
         None if arguments.until_eof => None,

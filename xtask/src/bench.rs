@@ -24,12 +24,12 @@ pub(crate) fn run(what: What, arguments: &[String]) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     if what == What::Budgets {
         packages::ensure(packages::LAB)?;
+        packages::ensure(packages::PEERS)?;
     }
     build()?;
-    let release = top().join("target/release");
-    let mut command = std::process::Command::new(release.join("insula-bench"));
+    let mut command = std::process::Command::new(top().join("target/release/insula-bench"));
     match what {
-        What::Budgets => command.arg("budgets").arg("--program").arg(release.join("insula")),
+        What::Budgets => command.arg("budgets"),
         What::Load => command.arg("load"),
     };
     crate::run::run("measure", command.args(arguments))

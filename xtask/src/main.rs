@@ -4,7 +4,6 @@
 mod bench;
 mod check;
 mod demo;
-mod interrupt;
 mod layers;
 mod packages;
 mod run;
@@ -34,6 +33,9 @@ enum Task {
     Test,
     /// A whole region, simulated, from each of N seeds
     Sim {
+        /// Plant a bug (acknowledge a log append before its fsync), which the seeds must catch
+        #[arg(long)]
+        planted: bool,
         /// What to pass on: `--seeds N --first S`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -54,12 +56,14 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    run::leave_interrupts_to_children();
     let done = match Arguments::parse().task {
         Task::Check { quick: true } => check::quick(),
         Task::Check { quick: false } => check::run_with_tests(),
         Task::Test => test::run_all(),
-        Task::Sim { arguments } => test::simulate("sim", &arguments),
-        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Sim { planted: false, arguments } => test::simulate(&arguments),
+        Task::Sim { planted: true, arguments } => test::simulate_planted(&arguments),
+        Task::Demo(arguments) => demo::demo(&arguments),
         Task::Bench { what, arguments } => bench::run(what, &arguments),
         Task::Dist => run::dist(),
     };

@@ -31,6 +31,12 @@ pub(crate) const LAB: &[Package] = &[
     package("e2fsprogs", "/usr/share/doc/e2fsprogs/copyright", "the disks of the lab's nodes"),
 ];
 
+/// What is measured beside Insula, beside what the lab needs.
+pub(crate) const PEERS: &[Package] = &[
+    package("etcd-server", "/usr/bin/etcd", "the replicated store that commits are compared with"),
+    package("runc", "/usr/sbin/runc", "the container runtime that starts are compared with"),
+];
+
 /// Installs those that are missing, as root; else says what to install.
 ///
 /// # Errors
@@ -61,7 +67,7 @@ mod tests {
 
     #[test]
     fn every_package_names_an_absolute_file_and_its_use() {
-        for package in BUILD.iter().chain(LAB) {
+        for package in BUILD.iter().chain(LAB).chain(PEERS) {
             assert!(package.file.starts_with('/') && !package.what_for.is_empty(), "{}", package.name);
         }
     }

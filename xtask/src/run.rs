@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 
 /// The top of the repository.
 pub(crate) fn top() -> PathBuf {
@@ -22,8 +22,16 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Lets a command hear Ctrl-C, also while we hold it back for ourselves.
-pub(crate) fn hears(command: &mut Command) -> &mut Command {
+/// Leaves Ctrl-C to what we run: it takes down what it made, and its end is ours.
+pub(crate) fn leave_interrupts_to_children() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    // Where it cannot be held back, Ctrl-C ends us first; nothing is lost by that but order.
+    signals.thread_block().ok();
+}
+
+/// Lets a command hear Ctrl-C, which we do not.
+fn hears(command: &mut Command) -> &mut Command {
     // SAFETY: setting the signal mask is allowed between fork and exec.
     unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from)) }
 }

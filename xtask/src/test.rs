@@ -1,6 +1,8 @@
 //! `cargo xtask test`: every test, then the simulation.
 
-use anyhow::Result;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
 
 use crate::{
     packages,
@@ -17,7 +19,7 @@ const SEEDS: &str = "200";
 pub(crate) fn run_all() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::LAB)?;
-    simulate("sim", &["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
+    simulate(&["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
     tests(&["--workspace"])
 }
 
@@ -47,8 +49,28 @@ fn tests(which: &[&str]) -> Result<()> {
 ///
 /// # Errors
 /// When a seed fails; it has said which and how to replay it.
-pub(crate) fn simulate(profile: &str, arguments: &[String]) -> Result<()> {
+pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
+    run("simulation", simulation(&[]).arg("--").args(arguments))
+}
+
+/// The simulation of a program with a bug: a log append is acknowledged before its fsync.
+///
+/// # Errors
+/// When no seed fails.
+pub(crate) fn simulate_planted(arguments: &[String]) -> Result<()> {
+    let features = ["--features", "planted-ack-before-fsync"];
+    run("build", simulation(&features).args(["--", "--help"]).stdout(Stdio::null()))?;
+    match run("simulation with a planted bug", simulation(&features).arg("--").args(arguments)) {
+        Err(_) => {
+            println!("caught, as it must be");
+            Ok(())
+        }
+        Ok(()) => bail!("no seed caught the planted bug"),
+    }
+}
+
+fn simulation(features: &[&str]) -> Command {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--profile", profile, "--package", "insula-sim", "--"]).args(arguments);
-    run("simulation", &mut command)
+    command.args(["run", "--quiet", "--profile", "sim", "--package", "insula-sim"]).args(features);
+    command
 }

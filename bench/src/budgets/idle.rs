@@ -1,10 +1,12 @@
-//! What an idle node costs: memory of its processes, each node with its own copy of the program, and processor time.
+//! What an idle node with ten instances costs: memory of its processes, each node with its own copy of the program, and
+//! processor time.
 
 use std::{fs, thread::sleep, time::Duration};
 
 use anyhow::Context;
 
-use super::{Line, world::World};
+use super::Line;
+use crate::lab::Lab;
 
 /// Quiet before measuring: start-up is not idling.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -17,11 +19,29 @@ const CPU_PERCENT_BUDGET: f64 = 2.0;
 /// Clock ticks per second of `/proc/PID/stat`: fixed for user space on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Apps that run, with an instance on every node each.
+const APPS: usize = 10;
+/// Memory of one instance's shim.
+const SHIM_MIB_BUDGET: f64 = 1.0;
+
 /// Measures all nodes and gives the worst of each.
-pub(super) fn measure(world: &World) -> anyhow::Result<Vec<Line>> {
+pub(super) fn measure(lab: &Lab) -> anyhow::Result<Vec<Line>> {
+    eprintln!("deploying {APPS} apps of three instances …");
+    let image = lab.run(&["image", "bench"])?;
+    for number in 0..APPS {
+        let definition = format!(
+            "app = \"idle-{number}\"\n[services.web]\nimage = \"{}\"\nscale = 3\n\
+             resources = {{ cpu = \"50m\", memory = \"32MiB\", pids = 32 }}\n\
+             ports = [{{ name = \"http\", port = 8080, protocol = \"http\" }}]\n\
+             routes = [{{ host = \"idle-{number}.example\", path = \"/\" }}]\n\
+             health = {{ http = \"/healthz\", interval = \"5s\", timeout = \"1s\", grace = \"10s\" }}\n",
+            image.trim()
+        );
+        lab.on("n1", &["deploy", "-", "--wait", "2m"], &definition)?;
+    }
     eprintln!("watching idle nodes for {} s …", (SETTLE + WATCHED).as_secs());
     sleep(SETTLE);
-    let nodes = world.nodes()?;
+    let nodes = lab.nodes()?;
     let mut roles = Vec::new();
     for node in &nodes {
         let server = node.server.with_context(|| format!("no server runs on {}", node.name))?;
@@ -36,14 +56,40 @@ pub(super) fn measure(world: &World) -> anyhow::Result<Vec<Line>> {
     let memory =
         roles.iter().map(|pids| Ok([pss_mib(pids[0])?, pss_mib(pids[1])?])).collect::<anyhow::Result<Vec<_>>>()?;
     let worst = |pick: fn(&[f64; 2]) -> f64| memory.iter().map(pick).fold(0.0, f64::max);
+    let shims = shims(&roles.iter().map(|[server, _]| *server).collect::<Vec<_>>())?
+        .into_iter()
+        .map(pss_mib)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    anyhow::ensure!(shims.len() == 3 * APPS, "{} shims run instead of {}", shims.len(), 3 * APPS);
     let line = |what: &str, measured, budget, unit| Line { what: what.to_owned(), measured, budget, unit, peer: None };
     let percent = cpu / TICKS_PER_SECOND / WATCHED.as_secs_f64() * 100.0;
+    for number in 0..APPS {
+        lab.on("n1", &["rm", &format!("idle-{number}"), "--yes"], "")?;
+    }
     Ok(vec![
         line("idle node: memory (PSS), both processes", worst(|[a, b]| a + b), Some(NODE_MIB_BUDGET), "MiB"),
         line("  of that insula server", worst(|[server, _]| *server), None, "MiB"),
         line("  of that insula dataplane", worst(|[_, dataplane]| *dataplane), None, "MiB"),
+        line("  each shim, the largest", shims.into_iter().fold(0.0, f64::max), Some(SHIM_MIB_BUDGET), "MiB"),
         line("idle node: processor, both processes", percent, Some(CPU_PERCENT_BUDGET), "%"),
     ])
+}
+
+/// The shims of the nodes whose servers these are: in the process namespace of one, and told by the place of their
+/// program, `shim/` below the node's data.
+fn shims(servers: &[u32]) -> anyhow::Result<Vec<u32>> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let nodes = servers.iter().map(|pid| namespace(*pid)).collect::<Result<Vec<_>, _>>().context("look at a server")?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let program = command.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+        if program.contains("/shim/") && namespace(pid).is_ok_and(|namespace| nodes.contains(&namespace)) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 fn pss_mib(pid: u32) -> anyhow::Result<f64> {

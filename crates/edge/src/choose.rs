@@ -4,14 +4,6 @@ use insula_catalog::{Catalog, RouteTarget};
 use insula_mesh::Verdicts;
 use insula_types::{InstanceId, NodeId};
 
-/// How far from the edge an instance is; less is nearer. Breaks ties only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Distance {
-    Node,
-    Datacenter,
-    Region,
-}
-
 /// How good a choice an instance is; less is better. Only the best there is are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
@@ -32,7 +24,6 @@ enum Tier {
 pub(crate) struct Candidate {
     pub instance: InstanceId,
     pub node: NodeId,
-    distance: Distance,
 }
 
 /// The best candidates for a route, without those in `tried`. `is_doubtful` tells which failed lately.
@@ -44,7 +35,6 @@ pub(crate) fn candidates(
     is_doubtful: impl Fn(InstanceId) -> bool,
 ) -> Vec<Candidate> {
     let Some(service) = catalog.services.get(&target.service) else { return Vec::new() };
-    let own_datacenter = catalog.nodes.get(&catalog.own).map(|node| &node.datacenter);
     let mut best: Vec<Candidate> = Vec::new();
     let mut best_tier = Tier::LastKnown;
     for (id, instance) in &service.instances {
@@ -67,18 +57,14 @@ pub(crate) fn candidates(
             best_tier = tier;
         }
         if tier == best_tier {
-            let distance = match own_datacenter {
-                _ if is_own => Distance::Node,
-                Some(own) if *own == node.datacenter => Distance::Datacenter,
-                _ => Distance::Region,
-            };
-            best.push(Candidate { instance: *id, node: instance.node, distance });
+            best.push(Candidate { instance: *id, node: instance.node });
         }
     }
     best
 }
 
-/// The less loaded of two drawn at random; of equally loaded ones the nearer. `draw(n)` gives a number below `n`.
+/// The less loaded of two drawn at random, the first of equals: so all get their share, also of little traffic.
+/// `draw(n)` gives a number below `n`.
 pub(crate) fn pick(
     candidates: &[Candidate],
     in_flight: impl Fn(InstanceId) -> usize,
@@ -91,8 +77,7 @@ pub(crate) fn pick(
     // The second of the others: the place of the first is skipped.
     let place = draw(candidates.len() - 1);
     let second = *candidates.iter().filter(|c| c.instance != first.instance).nth(place)?;
-    let rank = |c: &Candidate| (in_flight(c.instance), c.distance);
-    Some(if rank(&second) < rank(&first) { second } else { first })
+    Some(if in_flight(second.instance) < in_flight(first.instance) { second } else { first })
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
-use serde::Deserialize;
-use serde_json::Value;
+use crate::report::{Outcome, Record};
 
 /// Budget for the edges to stop using a silent node, and for its instance to serve elsewhere.
 const EDGES_OFF_BUDGET_MS: u64 = 3000;
@@ -21,29 +20,24 @@ const QUIET_MS: u64 = 1000;
 /// Failures that are shown.
 const SHOWN_MAX: usize = 5;
 
-/// One request, as `insula-bench load` writes it.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Record {
-    target: SocketAddr,
-    start_ms: u64,
-    end_ms: u64,
-    outcome: Value,
-    instance: Option<String>,
-    node: Option<String>,
-    detail: Option<String>,
-}
-
 impl Record {
     fn is_ok(&self) -> bool {
-        self.outcome == "ok"
+        self.outcome == Outcome::Ok
     }
 
     fn is_sent(&self) -> bool {
-        self.outcome != "not_sent"
+        self.outcome != Outcome::NotSent
     }
 
     fn took_ms(&self) -> u64 {
         self.end_ms.saturating_sub(self.start_ms)
+    }
+
+    /// A line about it, with its start told from a moment.
+    fn show(&self, at_ms: u64) -> String {
+        let at = self.start_ms as f64 / 1000.0 - at_ms as f64 / 1000.0;
+        let detail = self.detail.as_deref().unwrap_or("");
+        format!("{at:+.2} s {} {:?} after {} ms {detail}", self.target, self.outcome, self.took_ms())
     }
 }
 
@@ -56,7 +50,7 @@ pub(crate) struct Cut {
     /// Its own edge.
     pub(crate) edge: SocketAddr,
     /// Instances that served before.
-    pub(crate) instances: Vec<String>,
+    pub(crate) instances: BTreeSet<String>,
 }
 
 /// The instances that answered through each edge.
@@ -83,11 +77,40 @@ pub(crate) fn elsewhere_ms(records: &[Record], cut: &Cut) -> Option<u64> {
     elsewhere(records, cut).map(|record| record.end_ms - cut.at_ms)
 }
 
-/// Requests that ended since a moment, those lost, and the time from it to the end of the last lost one.
-pub(crate) fn since(records: &[Record], at_ms: u64) -> (usize, usize, u64) {
-    let sent = || records.iter().filter(|record| record.is_sent() && record.end_ms >= at_ms);
-    let lost = || sent().filter(|record| !record.is_ok());
-    (sent().count(), lost().count(), lost().map(|record| record.end_ms - at_ms).max().unwrap_or(0))
+/// When the first good answer came through an edge to a request that was sent after a moment.
+pub(crate) fn first_answer_ms(records: &[Record], edge: SocketAddr, since_ms: u64) -> Option<u64> {
+    let is_it = |record: &&Record| record.target == edge && record.is_ok() && record.start_ms >= since_ms;
+    records.iter().filter(is_it).map(|record| record.end_ms).min()
+}
+
+/// What an edge lost since a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// Requests that ended since.
+    pub(crate) sent: usize,
+    /// Those that were not answered well.
+    pub(crate) lost: usize,
+    /// From the moment to the end of the last lost one.
+    pub(crate) last_ms: u64,
+    /// The first of them, to read.
+    pub(crate) shown: Vec<String>,
+}
+
+/// Looks at the requests to an edge that ended since a moment.
+pub(crate) fn losses(records: &[Record], edge: SocketAddr, since_ms: u64) -> Losses {
+    let is_it = |record: &&Record| record.target == edge && record.is_sent() && record.end_ms >= since_ms;
+    let mut losses = Losses::default();
+    for record in records.iter().filter(is_it) {
+        losses.sent += 1;
+        if !record.is_ok() {
+            losses.lost += 1;
+            losses.last_ms = losses.last_ms.max(record.end_ms - since_ms);
+            if losses.shown.len() < SHOWN_MAX {
+                losses.shown.push(record.show(since_ms));
+            }
+        }
+    }
+    losses
 }
 
 /// What was measured.
@@ -143,11 +166,6 @@ impl Report {
             over = over.max(record.end_ms);
             longest_ms = longest_ms.max(record.took_ms());
         }
-        let show = |record: &&Record| {
-            let at = record.start_ms as f64 / 1000.0 - cut.at_ms as f64 / 1000.0;
-            let detail = record.detail.as_deref().unwrap_or("");
-            format!("{at:+.2} s {} {} after {} ms {detail}", record.target, record.outcome, record.took_ms())
-        };
         let (sent, lost) = count(&surviving);
         Self {
             node: cut.node.clone(),
@@ -164,7 +182,12 @@ impl Report {
                 let text = |word: &Option<String>| word.clone().unwrap_or_default();
                 (record.end_ms - cut.at_ms, text(&record.instance), text(&record.node))
             }),
-            shown: surviving.iter().filter(|record| !record.is_ok()).take(SHOWN_MAX).map(show).collect(),
+            shown: surviving
+                .iter()
+                .filter(|record| !record.is_ok())
+                .take(SHOWN_MAX)
+                .map(|record| record.show(cut.at_ms))
+                .collect(),
         }
     }
 
@@ -229,17 +252,11 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn record(edge: u16, start_ms: u64, took_ms: u64, outcome: &str, instance: &str, node: &str) -> Record {
+    fn record(edge: u16, start_ms: u64, took_ms: u64, outcome: Outcome, instance: &str, node: &str) -> Record {
         let text = |word: &str| (!word.is_empty()).then(|| word.to_owned());
-        Record {
-            target: SocketAddr::from(([10, 0, 0, 1], edge)),
-            start_ms,
-            end_ms: start_ms + took_ms,
-            outcome: outcome.into(),
-            instance: text(instance),
-            node: text(node),
-            detail: None,
-        }
+        let mut record = Record::new(SocketAddr::from(([10, 0, 0, 1], edge)), start_ms, start_ms + took_ms, outcome);
+        (record.instance, record.node) = (text(instance), text(node));
+        record
     }
 
     fn cut() -> Cut {
@@ -247,20 +264,20 @@ mod tests {
             at_ms: 10_000,
             node: "n3".to_owned(),
             edge: SocketAddr::from(([10, 0, 0, 1], 3)),
-            instances: vec!["i1".to_owned(), "i3".to_owned()],
+            instances: ["i1", "i3"].map(str::to_owned).into(),
         }
     }
 
     fn story() -> Vec<Record> {
-        let mut records: Vec<_> = (0..100).map(|turn| record(1, 9000 + turn * 9, 2, "ok", "i1", "n1")).collect();
+        let mut records: Vec<_> = (0..100).map(|turn| record(1, 9000 + turn * 9, 2, Outcome::Ok, "i1", "n1")).collect();
         records.extend([
-            record(1, 9_995, 1200, "ok", "i1", "n1"),
-            record(2, 9_999, 1200, "failed", "", ""),
-            record(1, 10_500, 700, "ok", "i1", "n1"),
-            record(1, 10_600, 3, "ok", "i1", "n1"),
-            record(3, 10_600, 5000, "timed_out", "", ""),
-            record(1, 15_000, 400, "ok", "i1", "n1"),
-            record(2, 16_000, 4, "ok", "i4", "n2"),
+            record(1, 9_995, 1200, Outcome::Ok, "i1", "n1"),
+            record(2, 9_999, 1200, Outcome::Failed, "", ""),
+            record(1, 10_500, 700, Outcome::Ok, "i1", "n1"),
+            record(1, 10_600, 3, Outcome::Ok, "i1", "n1"),
+            record(3, 10_600, 5000, Outcome::TimedOut, "", ""),
+            record(1, 15_000, 400, Outcome::Ok, "i1", "n1"),
+            record(2, 16_000, 4, Outcome::Ok, "i4", "n2"),
         ]);
         records
     }
@@ -280,8 +297,8 @@ mod tests {
     fn broken_promises_are_named() {
         let mut records = story();
         records.pop();
-        records.extend([1, 2].map(|ms| record(1, 10_100 + ms, 1, "failed", "", "")));
-        records.push(record(1, 11_000, 6000, "failed", "", ""));
+        records.extend([1, 2].map(|ms| record(1, 10_100 + ms, 1, Outcome::Failed, "", "")));
+        records.push(record(1, 11_000, 6000, Outcome::Failed, "", ""));
         let broken = Report::new(&records, &cut()).broken_promises();
         assert_eq!(
             broken,

@@ -17,16 +17,18 @@ use nix::{
 };
 
 use super::{
-    HOST, SERVING_WITHIN, measure, step,
-    tools::{Tools, now_ms, output},
+    HOST, Telling, end, outage,
+    stage::{SERVING_WITHIN, now_ms},
+    step,
+};
+use crate::{
+    interrupt::{Interrupt, hears},
+    lab::{Programs, output},
     traffic::Traffic,
 };
-use crate::{interrupt::Interrupt, run::hears};
 
 /// Where the edge of `insula dev` listens in the demo.
 const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Requests per second.
-const RATE: u32 = 50;
 /// How long after each blow is measured.
 const WATCHED: Duration = Duration::from_secs(8);
 /// How long the node may take to end when asked.
@@ -36,22 +38,22 @@ const EDGE_BACK_BUDGET_MS: u64 = 3000;
 
 /// The node of the story; ended, and its files removed, when dropped.
 struct Node<'a> {
-    tools: &'a Tools,
+    programs: &'a Programs,
     dir: PathBuf,
     child: Child,
 }
 
 impl<'a> Node<'a> {
-    fn start(tools: &'a Tools) -> Result<Self> {
+    fn start(programs: &'a Programs) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("insula-demo-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        let child = Self::spawn(tools, &dir)?;
-        Ok(Self { tools, dir, child })
+        let child = Self::spawn(programs, &dir)?;
+        Ok(Self { programs, dir, child })
     }
 
-    fn spawn(tools: &Tools, dir: &Path) -> Result<Child> {
+    fn spawn(programs: &Programs, dir: &Path) -> Result<Child> {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("demo.log")).context("open a log")?;
-        let mut command = Command::new(tools.program());
+        let mut command = Command::new(&programs.insula);
         command.args(["dev", "--edge", &EDGE.to_string(), "--data"]).arg(dir.join("node")).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         hears(&mut command).spawn().context("start insula dev")
@@ -59,7 +61,7 @@ impl<'a> Node<'a> {
 
     /// `insula …` against this node.
     fn insula(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let mut command = Command::new(self.tools.program());
+        let mut command = Command::new(&self.programs.insula);
         command.args(arguments).env("INSULA_SOCKET", self.dir.join("node/run/api.sock"));
         output(&mut command, input)
     }
@@ -84,16 +86,16 @@ impl Drop for Node<'_> {
     }
 }
 
-/// Tells the story.
-pub(super) fn run(tools: &Tools, is_check: bool, interrupt: &Interrupt) -> Result<()> {
+/// Tells it.
+pub(super) fn tell(programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<()> {
     step("insula dev: one node, nothing to set up");
-    let mut node = Node::start(tools)?;
-    let told = tell(tools, &mut node, is_check, interrupt);
+    let mut node = Node::start(programs)?;
+    let told = go(programs, &mut node, telling, interrupt);
     told.with_context(|| format!("insula dev said last:\n{}", node.log_tail()))
 }
 
-fn tell(tools: &Tools, node: &mut Node<'_>, is_check: bool, interrupt: &Interrupt) -> Result<()> {
-    let page = tools.bench().display();
+fn go(programs: &Programs, node: &mut Node<'_>, telling: &Telling, interrupt: &Interrupt) -> Result<()> {
+    let page = programs.bench.display();
     let definition = format!(
         "app = \"shop\"\n[services.web]\nruntime = \"process\"\ncommand = [\"{page}\", \"page\"]\nscale = 2\n\
          ports = [{{ name = \"http\", port = 8080, protocol = \"http\" }}]\n\
@@ -107,27 +109,27 @@ fn tell(tools: &Tools, node: &mut Node<'_>, is_check: bool, interrupt: &Interrup
     }
     step("deploy: two instances as processes");
     print!("{}", node.insula(&["deploy", "-", "--wait", "1m"], &definition)?);
-    step(&format!("traffic: {RATE} requests/s to {EDGE}"));
-    let mut traffic = Traffic::start_here(tools, EDGE, HOST, RATE)?;
-    while traffic.with(|records| measure::instances_by_edge(records).values().all(|seen| seen.len() < 2)) {
+    step(&format!("traffic: {} requests/s to {EDGE}", telling.rate));
+    let mut traffic = Traffic::start_here(programs, EDGE, HOST, telling.rate)?;
+    while traffic.with(|records| outage::instances_by_edge(records).values().all(|seen| seen.len() < 2)) {
         ensure!(now_ms() < deadline, "the edge does not answer from two instances");
         interrupt.sleep(Duration::from_millis(200))?;
     }
     interrupt.sleep(Duration::from_secs(2))?;
-    let instances = processes(tools.bench(), "page", None);
+    let instances = processes(&programs.bench, "page", None);
     let mut broken = Vec::new();
 
     let victim = *instances.first().context("no instance's process was found")?;
     let (lost, _) = blow("kill -9 of an instance", &traffic, interrupt, || strike(victim))?;
     ensure_none(&mut broken, lost, "when an instance was killed");
-    let before = processes(tools.bench(), "page", None);
+    let before = processes(&programs.bench, "page", None);
 
     let server = node.child.id() as i32;
     let (lost, _) = blow("kill -9 of the server, started again after 2 s", &traffic, interrupt, || {
         strike(server)?;
         node.child.wait().context("wait for insula dev")?;
         std::thread::sleep(Duration::from_secs(2));
-        node.child = Node::spawn(tools, &node.dir)?;
+        node.child = Node::spawn(programs, &node.dir)?;
         Ok(())
     })?;
     ensure_none(&mut broken, lost, "when the server was killed");
@@ -136,7 +138,7 @@ fn tell(tools: &Tools, node: &mut Node<'_>, is_check: bool, interrupt: &Interrup
         broken.push("an instance was restarted with the server".to_owned());
     }
 
-    let dataplane = processes(tools.program(), "dataplane", Some(&node.dir));
+    let dataplane = processes(&programs.insula, "dataplane", Some(&node.dir));
     let dataplane = *dataplane.first().context("no dataplane was found")?;
     let (_, back_ms) = blow("kill -9 of the dataplane", &traffic, interrupt, || strike(dataplane))?;
     if back_ms > 2 * EDGE_BACK_BUDGET_MS {
@@ -144,14 +146,9 @@ fn tell(tools: &Tools, node: &mut Node<'_>, is_check: bool, interrupt: &Interrup
     }
     traffic.stop()?;
     print!("{}", node.insula(&["ps"], "")?);
-    if is_check {
-        ensure!(broken.is_empty(), "{}", broken.join("; "));
-        return Ok(());
-    }
-    broken.iter().for_each(|promise| println!("   BROKEN: {promise}"));
-    println!("\nThe node stays up until Ctrl-C:  curl -H 'Host: {HOST}' http://{EDGE}/");
-    interrupt.wait();
-    Ok(())
+    end(broken, telling, interrupt, || {
+        println!("\nThe node stays up until Ctrl-C:  curl -H 'Host: {HOST}' http://{EDGE}/");
+    })
 }
 
 /// Processes of a program in a role, whose arguments or environment speak of a directory.
@@ -193,7 +190,8 @@ fn blow(
     let at_ms = now_ms();
     bad()?;
     interrupt.sleep(WATCHED)?;
-    let (sent, lost, last_ms) = traffic.with(|records| measure::since(records, at_ms));
-    println!("   {sent} requests, {lost} lost, the last {:.2} s after", last_ms as f64 / 1000.0);
-    Ok((lost, last_ms))
+    let losses = traffic.with(|records| outage::losses(records, EDGE, at_ms));
+    let last = losses.last_ms as f64 / 1000.0;
+    println!("   {} requests, {} lost, the last {last:.2} s after", losses.sent, losses.lost);
+    Ok((losses.lost, losses.last_ms))
 }

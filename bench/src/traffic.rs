@@ -11,10 +11,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{measure::Record, tools::Tools};
-use crate::run::hears;
+use crate::{
+    interrupt::hears,
+    lab::{Lab, Programs},
+    report::Record,
+};
 
 /// Load that runs until it is stopped; ended when dropped.
+#[derive(Debug)]
 pub(crate) struct Traffic {
     child: Child,
     records: Arc<Mutex<Vec<Record>>>,
@@ -23,13 +27,13 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// Starts it in the network of the lab's services.
-    pub(crate) fn start(tools: &Tools, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
-        Self::spawn(tools.in_services(tools.bench()), edges, host, rate)
+    pub(crate) fn start(lab: &Lab, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
+        Self::spawn(lab.in_services(&lab.programs().bench), edges, host, rate)
     }
 
     /// Starts it on this machine.
-    pub(crate) fn start_here(tools: &Tools, edge: SocketAddr, host: &str, rate: u32) -> Result<Self> {
-        Self::spawn(Command::new(tools.bench()), &[edge], host, rate)
+    pub(crate) fn start_here(programs: &Programs, edge: SocketAddr, host: &str, rate: u32) -> Result<Self> {
+        Self::spawn(Command::new(&programs.bench), &[edge], host, rate)
     }
 
     fn spawn(mut command: Command, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {

@@ -1,6 +1,6 @@
 //! Ctrl-C as something to look at, so that what was made can be taken down first.
 
-use std::time::Duration;
+use std::{os::unix::process::CommandExt, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::sys::{
@@ -9,12 +9,16 @@ use nix::sys::{
 };
 
 /// Ctrl-C and a polite end, from now on held back until somebody looks. Programs that are started by way of
-/// [`crate::run::hears`] get them as ever.
-pub(crate) struct Interrupt(SignalFd);
+/// [`hears`] get them as ever.
+#[derive(Debug)]
+pub struct Interrupt(SignalFd);
 
 impl Interrupt {
     /// Begins to hold them back. Call it before a thread is started.
-    pub(crate) fn hold_back() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn hold_back() -> Result<Self> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             signals.add(signal);
@@ -31,7 +35,7 @@ impl Interrupt {
     }
 
     /// Whether it was pressed since the last look.
-    pub(crate) fn is_pressed(&self) -> bool {
+    fn is_pressed(&self) -> bool {
         matches!(self.0.read_signal(), Ok(Some(_)))
     }
 
@@ -41,4 +45,10 @@ impl Interrupt {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Lets a command hear Ctrl-C, also while we hold it back for ourselves.
+pub(crate) fn hears(command: &mut Command) -> &mut Command {
+    // SAFETY: setting the signal mask is allowed between fork and exec.
+    unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from)) }
 }

@@ -1,0 +1,197 @@
+//! The programs that a measurement drives, as a person at a terminal would: `insula lab …`, and `insula …` on its nodes.
+
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::interrupt::hears;
+
+/// Where the program is inside a node.
+const PROGRAM_IN_NODE: &str = "/usr/local/bin/insula";
+/// Where the edge of a node listens.
+const EDGE_PORT: u16 = 80;
+
+/// `insula` and `insula-bench`, built by the same command.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The program that is measured.
+    pub insula: PathBuf,
+    /// This one.
+    pub bench: PathBuf,
+}
+
+impl Programs {
+    /// Those in a directory of built programs, as `target/release`.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
+        let find = |name: &str| {
+            let path = dir.join(name);
+            let advice = "build it first: cargo build --package insula --package insula-bench";
+            ensure!(path.exists(), "there is no {}; {advice}", path.display());
+            Ok(path)
+        };
+        Ok(Self { insula: find("insula")?, bench: find("insula-bench")? })
+    }
+
+    /// Those beside the running program.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub fn beside_this() -> Result<Self> {
+        let own = std::env::current_exe().context("find this program")?;
+        Self::in_dir(own.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+/// A node, as `insula lab status --json` tells.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LabNode {
+    /// Its name.
+    pub name: String,
+    /// Its address in the lab.
+    pub address: Ipv4Addr,
+    /// Its server, by the machine's process number.
+    pub server: Option<u32>,
+    /// Its dataplane.
+    pub dataplane: Option<u32>,
+}
+
+impl LabNode {
+    /// Its edge.
+    pub fn edge(&self) -> SocketAddr {
+        SocketAddr::from((self.address, EDGE_PORT))
+    }
+}
+
+/// A lab of one region; taken down when dropped, unless it was [kept](Lab::keep).
+#[derive(Debug)]
+pub struct Lab {
+    programs: Programs,
+    name: String,
+    is_kept: bool,
+}
+
+impl Lab {
+    /// Makes a lab of three nodes in two data centres, whose region has formed. What an earlier lab of that name left
+    /// is removed first.
+    ///
+    /// # Errors
+    /// As `insula lab up` says.
+    pub fn up(programs: &Programs, name: &str) -> Result<Self> {
+        let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
+        lab.down()?;
+        lab.run(&["up", "--regions", "fra:3"])?;
+        Ok(lab)
+    }
+
+    /// Leaves it standing.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// How a person names it at a terminal.
+    pub fn command_line(&self) -> String {
+        format!("{} lab --name {}", self.programs.insula.display(), self.name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.programs.insula);
+        command.args(["lab", "--name", &self.name]).args(arguments);
+        command
+    }
+
+    /// `insula lab …`; what it wrote.
+    ///
+    /// # Errors
+    /// What it complained about.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        output(&mut self.command(arguments), "")
+    }
+
+    /// Takes it down; Ctrl-C does not reach it.
+    fn down(&self) -> Result<String> {
+        output(self.command(&["down"]).process_group(0), "")
+    }
+
+    /// `insula …` on a node, with that input.
+    ///
+    /// # Errors
+    /// What it complained about.
+    pub fn on(&self, node: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = self.command(&["exec", node, "--", PROGRAM_IN_NODE]);
+        output(command.args(arguments), input)
+    }
+
+    /// The same for what answers in JSON; gives the `items`.
+    ///
+    /// # Errors
+    /// What it complained about, or an answer that is none.
+    pub fn items(&self, node: &str, arguments: &[&str]) -> Result<Vec<Value>> {
+        let said = self.on(node, &[arguments, &["--json"]].concat(), "")?;
+        let mut answer: Value =
+            serde_json::from_str(&said).with_context(|| format!("understand insula {arguments:?}: {said}"))?;
+        match answer["items"].take() {
+            Value::Array(items) => Ok(items),
+            _ => bail!("insula {arguments:?} has no items: {said}"),
+        }
+    }
+
+    /// A command in the network of the lab's services.
+    pub fn in_services(&self, program: &Path) -> Command {
+        let mut command = self.command(&["exec", "services", "--"]);
+        command.arg(program);
+        command
+    }
+
+    /// Its nodes.
+    ///
+    /// # Errors
+    /// When the lab does not say.
+    pub fn nodes(&self) -> Result<Vec<LabNode>> {
+        let said = self.run(&["status", "--json"])?;
+        serde_json::from_str(&said).with_context(|| format!("understand insula lab status: {said}"))
+    }
+
+    /// The program that it drives, and the one that makes load.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        if let Err(error) = self.down() {
+            eprintln!("the lab {} still stands: {error:#}", self.name);
+        }
+    }
+}
+
+/// Runs to the end with that input; what it wrote, or an error with what it complained about.
+pub(crate) fn output(command: &mut Command, input: &str) -> Result<String> {
+    let what = format!("{command:?}");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = hears(command).spawn().with_context(|| format!("start {what}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends without reading tells why by its status.
+        stdin.write_all(input.as_bytes()).ok();
+    }
+    let output = child.wait_with_output().with_context(|| format!("wait for {what}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{what} failed ({}): {}{said}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(said)
+}

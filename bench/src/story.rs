@@ -1,0 +1,99 @@
+//! Stories that are told on a running Insula, under traffic, and what they promise.
+
+mod alone;
+mod kills;
+mod no_servers;
+mod outage;
+mod power_cut;
+mod stage;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::{interrupt::Interrupt, lab::Programs};
+
+use self::stage::Stage;
+
+/// The host that the app of the stories answers to.
+const HOST: &str = "shop.example";
+
+/// Which story.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// One of three nodes loses its power: silence
+    PowerCut,
+    /// kill -9 of server and dataplane on each of three nodes in turn
+    Kills,
+    /// All servers of three nodes stopped, and a dataplane killed meanwhile
+    NoServers,
+    /// One node as an ordinary user, instances as processes: kill -9 of each part
+    OneNode,
+}
+
+/// How to tell it.
+#[derive(Clone, Debug, Args)]
+pub struct Telling {
+    /// End after the measurement; fail on a broken promise, or on a time beyond twice its budget
+    #[arg(long)]
+    pub check: bool,
+    /// The node that loses its power [default: one with an instance that does not lead]
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Requests per second and edge
+    #[arg(long, default_value_t = 50)]
+    pub rate: u32,
+    /// Name of the lab
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+    /// Leave the lab standing after a failure, to look around
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Tells a story to its end, or until Ctrl-C; leaves nothing behind.
+///
+/// # Errors
+/// What failed, or which promises were broken.
+pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<()> {
+    if story == Story::OneNode {
+        return alone::tell(programs, telling, interrupt);
+    }
+    let mut stage = Stage::set(programs, telling, interrupt)?;
+    let told = match story {
+        Story::PowerCut => power_cut::tell(&mut stage, telling.node.as_deref(), interrupt),
+        Story::Kills => kills::tell(&stage, interrupt),
+        Story::NoServers => no_servers::tell(&stage, interrupt),
+        Story::OneNode => Ok(Vec::new()),
+    };
+    if told.is_err() && telling.keep {
+        stage.lab.keep();
+        println!("── the lab is kept: {} …", stage.lab.command_line());
+    }
+    let ended = told.and_then(|broken| {
+        end(broken, telling, interrupt, || {
+            let lab = stage.lab.command_line();
+            println!("\nThe lab stays up until Ctrl-C. Look around in another terminal:");
+            println!("   {lab} status\n   {lab} exec n1 -- insula ps\n   {lab} poweron n3");
+        })
+    });
+    if !telling.keep || ended.is_ok() {
+        step("take the lab down");
+    }
+    ended
+}
+
+/// Fails on broken promises in a check; else names them and waits for Ctrl-C.
+fn end(broken: Vec<String>, telling: &Telling, interrupt: &Interrupt, advice: impl FnOnce()) -> Result<()> {
+    if telling.check {
+        ensure!(broken.is_empty(), "{}", broken.join("; "));
+        return Ok(());
+    }
+    broken.iter().for_each(|promise| println!("   BROKEN: {promise}"));
+    advice();
+    interrupt.wait();
+    Ok(())
+}
+
+fn step(what: &str) {
+    println!("── {what}");
+}

@@ -1,0 +1,48 @@
+//! The stories of `cargo xtask demo`, told by the programs as they were built for tests: real nodes, containers, disks,
+//! faults. A broken promise fails them; a time only when it is beyond twice its budget.
+
+use std::path::PathBuf;
+
+use insula_bench::{
+    interrupt::Interrupt,
+    lab::Programs,
+    story::{Story, Telling, tell},
+};
+use nix::unistd::geteuid;
+
+/// Requests per second and edge: what a machine that runs other tests too can do.
+const RATE: u32 = 30;
+
+fn tell_it(story: Story, name: &str) {
+    if story != Story::OneNode && !geteuid().is_root() {
+        eprintln!("skipped: {name} needs root");
+        return;
+    }
+    // Tests lie in `deps/` below the programs.
+    let own = std::env::current_exe().expect("path of this program");
+    let dir: PathBuf = own.ancestors().nth(2).expect("the directory of built programs").to_owned();
+    let programs = Programs::in_dir(&dir).expect("programs");
+    let telling = Telling { check: true, node: None, rate: RATE, name: format!("e2e-{name}"), keep: false };
+    let interrupt = Interrupt::hold_back().expect("signals");
+    tell(story, &programs, &telling, &interrupt).expect("a story with a good end");
+}
+
+#[test]
+fn an_app_outlives_a_power_cut() {
+    tell_it(Story::PowerCut, "power-cut");
+}
+
+#[test]
+fn server_and_dataplane_are_killed_on_each_node() {
+    tell_it(Story::Kills, "kills");
+}
+
+#[test]
+fn edges_serve_without_any_server() {
+    tell_it(Story::NoServers, "no-servers");
+}
+
+#[test]
+fn one_node_outlives_the_loss_of_each_part() {
+    tell_it(Story::OneNode, "one-node");
+}
