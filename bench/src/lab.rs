@@ -146,9 +146,9 @@ impl Lab {
         }
     }
 
-    /// A command in the network of the lab's services.
-    pub fn in_services(&self, program: &Path) -> Command {
-        let mut command = self.command(&["exec", "services", "--"]);
+    /// A command on a node, or in the network of the lab's `services`.
+    pub fn command_at(&self, place: &str, program: &Path) -> Command {
+        let mut command = self.command(&["exec", place, "--"]);
         command.arg(program);
         command
     }

@@ -28,7 +28,7 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// Starts it in the network of the lab's services.
     pub(crate) fn start(lab: &Lab, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
-        Self::spawn(lab.in_services(&lab.programs().bench), edges, host, rate)
+        Self::spawn(lab.command_at("services", &lab.programs().bench), edges, host, rate)
     }
 
     /// Starts it on this machine.

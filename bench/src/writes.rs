@@ -117,7 +117,11 @@ impl Client {
                 return;
             }
             let (start, start_ms) = (clock.now(), clock.wall_ms());
-            let is_ok = matches!(clock::timeout(WRITE_LIMIT, self.write(turn)).await, Ok(Ok(())));
+            let written = clock::timeout(WRITE_LIMIT, self.write(turn)).await.map_err(anyhow::Error::from).flatten();
+            if let Err(error) = &written {
+                eprintln!("write to {}: {error:#}", self.target);
+            }
+            let is_ok = written.is_ok();
             let took_us = start.elapsed().as_micros() as u64;
             if sender.send(Write { target: self.target, start_ms, took_us, is_ok }).await.is_err() {
                 return;

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::SocketAddr,
     path::Path,
     thread::sleep,
     time::Duration,
@@ -19,10 +18,9 @@ use crate::{
     writes::Write,
 };
 
-/// Where the API listens on every node.
-pub(super) const API_PORT: u16 = 7480;
-/// Where etcd does.
-const ETCD_PORT: u16 = 2379;
+/// Where a node's API listens for its own users, and where etcd does.
+pub(super) const API: &str = "127.0.0.1:7480";
+const ETCD: &str = "127.0.0.1:2379";
 /// Turns of each store; the median counts.
 const TURNS: usize = 3;
 /// Length of a turn, in seconds, and of the trial that finds the leader.
@@ -38,11 +36,11 @@ const SYNCS: usize = 300;
 const SYNCS_BUDGET: f64 = 3.0;
 const P99_MS_BUDGET: f64 = 50.0;
 
-/// Which store, and how `insula-bench writes` is told.
-#[derive(Clone)]
-pub(super) struct Target {
-    address: SocketAddr,
-    context: Option<String>,
+/// A node, and the store on it: Insula when there is a context.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    node: &'a str,
+    context: Option<&'a str>,
 }
 
 /// What a turn gave.
@@ -85,16 +83,13 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
 
 /// Turns with one client, and with many, of Insula and of etcd.
 fn in_turns(lab: &Lab, nodes: &[LabNode], context: &str) -> Result<[[Vec<Turn>; 2]; 2]> {
-    let ours = nodes
-        .iter()
-        .map(|node| Target { address: SocketAddr::from((node.address, API_PORT)), context: Some(context.to_owned()) });
-    let etcd = nodes.iter().map(|node| Target { address: SocketAddr::from((node.address, ETCD_PORT)), context: None });
-    let targets = [leader(lab, ours.collect())?, leader(lab, etcd.collect())?];
+    let leader_of = |context| leader(lab, nodes.iter().map(|node| Target { node: &node.name, context }).collect());
+    let targets = [leader_of(Some(context))?, leader_of(None)?];
     let mut measured = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
     for _ in 0..TURNS {
         for (target, measured) in targets.iter().zip(&mut measured) {
             for (clients, turns) in ["1", CLIENTS].into_iter().zip(measured) {
-                turns.push(turn(lab, target, clients, TURN)?);
+                turns.push(turn(lab, *target, clients, TURN)?);
             }
         }
     }
@@ -110,10 +105,10 @@ pub(super) fn context(lab: &Lab, nodes: &[LabNode]) -> Result<String> {
 }
 
 /// The one whose writes need no hop: the fastest.
-fn leader(lab: &Lab, targets: Vec<Target>) -> Result<Target> {
-    let mut best: Option<(u64, Target)> = None;
+fn leader<'a>(lab: &Lab, targets: Vec<Target<'a>>) -> Result<Target<'a>> {
+    let mut best: Option<(u64, Target<'_>)> = None;
     for target in targets {
-        let p50_us = turn(lab, &target, "1", TRIAL)?.p50_us;
+        let p50_us = turn(lab, target, "1", TRIAL)?.p50_us;
         if best.as_ref().is_none_or(|(best_us, _)| p50_us < *best_us) {
             best = Some((p50_us, target));
         }
@@ -121,18 +116,19 @@ fn leader(lab: &Lab, targets: Vec<Target>) -> Result<Target> {
     best.map(|(_, target)| target).context("nobody takes writes")
 }
 
-fn turn(lab: &Lab, target: &Target, clients: &str, seconds: &str) -> Result<Turn> {
-    let mut command = lab.in_services(&lab.programs().bench);
-    command.args(["writes", "--clients", clients, "--duration", seconds, "--target", &target.address.to_string()]);
-    if let Some(context) = &target.context {
-        command.env("INSULA_CONTEXT", context);
-    }
+fn turn(lab: &Lab, Target { node, context }: Target<'_>, clients: &str, seconds: &str) -> Result<Turn> {
+    let mut command = lab.command_at(node, &lab.programs().bench);
+    command.args(["writes", "--clients", clients, "--duration", seconds]);
+    match context {
+        Some(context) => command.args(["--target", API]).env("INSULA_CONTEXT", context),
+        None => command.args(["--target", ETCD]),
+    };
     let said = output(&mut command, "")?;
     let writes = said.lines().map(serde_json::from_str).collect::<Result<Vec<Write>, _>>()?;
     let mut took_us: Vec<u64> = writes.iter().filter(|write| write.is_ok).map(|write| write.took_us).collect();
-    ensure!(!took_us.is_empty(), "{} confirmed no write", target.address);
+    ensure!(!took_us.is_empty(), "{node} confirmed no write");
     let failed = writes.len() - took_us.len();
-    ensure!(failed == 0, "{failed} of {} writes to {} failed", writes.len(), target.address);
+    ensure!(failed == 0, "{failed} of {} writes on {node} failed", writes.len());
     took_us.sort_unstable();
     let end_us = |write: &Write| write.start_ms * 1000 + write.took_us;
     let first_us = writes.iter().map(|write| write.start_ms * 1000).min().unwrap_or_default();
@@ -174,7 +170,7 @@ fn start_etcd(lab: &Lab, nodes: &[LabNode]) -> Result<()> {
     for LabNode { name, address, .. } in nodes {
         let script = format!(
             "rm -rf /var/lib/insula/etcd; setsid etcd --name {name} --data-dir /var/lib/insula/etcd \
-             --listen-client-urls http://{address}:{ETCD_PORT} --advertise-client-urls http://{address}:{ETCD_PORT} \
+             --listen-client-urls http://{ETCD} --advertise-client-urls http://{ETCD} \
              --listen-peer-urls http://{address}:2380 --initial-advertise-peer-urls http://{address}:2380 \
              --initial-cluster {} --logger zap </dev/null >/var/lib/insula/etcd.log 2>&1 & echo $! > /run/etcd.pid",
             members.join(",")
@@ -183,8 +179,7 @@ fn start_etcd(lab: &Lab, nodes: &[LabNode]) -> Result<()> {
     }
     let deadline = Clock::real().now() + ETCD_WITHIN;
     let first = nodes.first().context("the lab has no node")?;
-    let target = Target { address: SocketAddr::from((first.address, ETCD_PORT)), context: None };
-    while let Err(error) = turn(lab, &target, "1", "0.2") {
+    while let Err(error) = turn(lab, Target { node: &first.name, context: None }, "1", "0.2") {
         if Clock::real().now() > deadline {
             bail!("etcd does not take writes: {error:#}");
         }

@@ -2,8 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::SocketAddr,
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, Stdio},
     sync::mpsc::{Receiver, channel},
     thread::sleep,
     time::Duration,
@@ -18,7 +17,7 @@ use nix::{
 
 use super::{
     Line,
-    commit::{API_PORT, context},
+    commit::{API, context},
     ms,
 };
 use crate::{lab::Lab, report::percentile, writes::Write};
@@ -32,40 +31,43 @@ const WITHIN: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Writes to every node, all the time.
+/// Writes on every node, to the node's own API, all the time.
 struct Probe {
-    child: Child,
+    writers: Vec<Child>,
     writes: Receiver<Write>,
-    _stdin: Option<ChildStdin>,
 }
 
 impl Probe {
     fn start(lab: &Lab) -> Result<Self> {
         let nodes = lab.nodes()?;
-        let mut command = lab.in_services(&lab.programs().bench);
-        command.args(["writes", "--until-eof", "--pause-ms", "10"]).env("INSULA_CONTEXT", context(lab, &nodes)?);
-        for node in &nodes {
-            command.args(["--target", &SocketAddr::from((node.address, API_PORT)).to_string()]);
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start writing")?;
-        let stdout = child.stdout.take().context("read what is written")?;
+        let context = context(lab, &nodes)?;
         let (sender, writes) = channel();
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "a blocking read beside the measurement; there are no tasks here"
-        )]
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // A line cut short by the end of the program says nothing.
-                if let Ok(write) = serde_json::from_str::<Write>(&line)
-                    && sender.send(write).is_err()
-                {
-                    return;
+        let mut probe = Self { writers: Vec::new(), writes };
+        for node in &nodes {
+            let mut command = lab.command_at(&node.name, &lab.programs().bench);
+            command
+                .args(["writes", "--until-eof", "--pause-ms", "10", "--target", API])
+                .env("INSULA_CONTEXT", &context);
+            // Failures are what is expected here.
+            let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut child = command.spawn().context("start writing")?;
+            let stdout = child.stdout.take().context("read what is written")?;
+            // Its standard input stays open with it.
+            probe.writers.push(child);
+            let sender = sender.clone();
+            #[allow(clippy::disallowed_methods, reason = "a blocking read beside the measurement; no tasks in here")]
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    // A line cut short by the end of the program says nothing.
+                    if let Ok(write) = serde_json::from_str::<Write>(&line)
+                        && sender.send(write).is_err()
+                    {
+                        return;
+                    }
                 }
-            }
-        });
-        let stdin = child.stdin.take();
-        Ok(Self { child, writes, _stdin: stdin })
+            });
+        }
+        Ok(probe)
     }
 
     /// When the first write was confirmed that had been sent after a moment.
@@ -82,8 +84,11 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        for child in &mut self.writers {
+            // Ended already when its node went down.
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 

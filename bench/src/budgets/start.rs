@@ -17,7 +17,7 @@ const START_MS_BUDGET: f64 = 25.0;
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     eprintln!("starting {COUNT} containers, and as many by runc …");
     let image = lab.run(&["image", "bench"])?;
-    let mut command = lab.in_services(&lab.programs().bench);
+    let mut command = lab.command_at("services", &lab.programs().bench);
     let said = output(command.args(["starts", "--count", COUNT, "--image", image.trim()]), "")?;
     let [ours, runc]: [Starts; 2] = serde_json::from_str(&said).with_context(|| format!("understand {said}"))?;
     let line = |what: &str, ours_us: u64, runc_us: u64, budget| Line {

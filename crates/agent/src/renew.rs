@@ -12,6 +12,8 @@ use crate::CallError;
 
 /// Time between two renewals: a fifth of the lease, so that four may be lost.
 pub const RENEW_EVERY: Duration = Duration::from_millis(500);
+/// Shortest time between two renewals, so that many new catalogs cost few.
+const RENEW_GAP: Duration = Duration::from_millis(50);
 /// How long a renewal may take: a hanging one must leave time for two more within the lease.
 const RENEW_LIMIT: Duration = Duration::from_millis(800);
 
@@ -55,6 +57,7 @@ pub fn start_renewals(
                 was_well = failed.is_none();
                 let wait = clock::sleep(rng.jitter(RENEW_EVERY));
                 if was_well {
+                    clock::sleep(RENEW_GAP).await;
                     tokio::select! { biased; () = wait => {}, () = changed(&mut catalog) => {} }
                 } else {
                     wait.await;

@@ -21,7 +21,7 @@ use redb::{Durability, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use super::file::{File, failed, fatal};
+use super::file::{File, Repair, failed, fatal};
 use crate::{
     config::{APPEND_BYTES, Config},
     engine::{Entry, LogId, StorageError, Types, Vote},
@@ -66,7 +66,7 @@ impl LogStore {
         config: &Config,
         durable: watch::Receiver<Option<Position>>,
     ) -> Result<Self, OpenError> {
-        let file = File::open(disk, config.directory.join("log.redb"), |transaction| {
+        let file = File::open(disk, config.directory.join("log.redb"), Repair::Walk, |transaction| {
             transaction.open_table(ENTRIES)?;
             transaction.open_table(META)?;
             Ok(())

@@ -10,6 +10,9 @@ use crate::{
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
 
+/// At every so many join tokens those that have ended are looked for.
+const TOKENS_BETWEEN_WALKS: usize = 32;
+
 /// One command being decided.
 pub(super) struct Apply<'a> {
     state: &'a RegionState,
@@ -101,11 +104,13 @@ impl<'a> Apply<'a> {
         if self.state.join_tokens.contains(&token.id) {
             return Err(Rejection::conflict(format!("there is a join token {} already", token.id)));
         }
-        // Those that are of no more use make room.
-        let at_ms = self.at_ms;
-        let ended = self.state.join_tokens.values().filter(|t| t.expires_ms <= at_ms || t.uses_left == 0);
-        for old in ended {
-            self.out.remove(RegionKey::JoinToken(old.id.clone()));
+        // Those that are of no more use make room: looked for now and then, since it takes a walk through all.
+        if self.state.join_tokens.len().is_multiple_of(TOKENS_BETWEEN_WALKS) {
+            let at_ms = self.at_ms;
+            let ended = self.state.join_tokens.values().filter(|t| t.expires_ms <= at_ms || t.uses_left == 0);
+            for old in ended {
+                self.out.remove(RegionKey::JoinToken(old.id.clone()));
+            }
         }
         self.out.put(RegionKey::JoinToken(token.id.clone()), RegionObject::JoinToken(token.clone()));
         Ok(RegionReply::Done)

@@ -73,6 +73,18 @@ fn a_token_lets_in_as_many_as_it_says_and_no_longer() {
 }
 
 #[test]
+fn tokens_that_have_ended_make_room() {
+    let mut region = Region::new();
+    for number in 0..100u64 {
+        let token =
+            JoinToken { id: number.to_string(), secret_hash: "7".into(), expires_ms: number + 10, uses_left: 1 };
+        region.at(number, &RegionCommand::CreateJoinToken(token)).expect("new");
+    }
+    let ids = region.replica.read(|state| state.join_tokens.values().map(|token| token.id.clone()).collect::<Vec<_>>());
+    assert!(ids.len() <= 10 + 32 && (90..100u64).all(|number| ids.contains(&number.to_string())), "{ids:?}");
+}
+
+#[test]
 fn a_removed_node_never_comes_back() {
     let mut region = Region::new();
     region.token(5);
