@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use insula_env::Env;
-use insula_types::{ClusterId, Incarnation, NodeId, RegionName, Revision};
+use insula_types::{ClusterId, NodeId, RegionName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -53,7 +53,7 @@ impl Holder {
                 let (incarnation, revision) = (catalog.incarnation, catalog.revision);
                 match holder.offer(catalog) {
                     Offered::Taken | Offered::Kept => {
-                        on_disk = Some((incarnation, revision));
+                        on_disk = Some(holder.current());
                         info!(%incarnation, %revision, "serving from the catalog on disk");
                     }
                     Offered::Rejected(why) => warn!(%revision, %why, "the catalog on disk is not used"),
@@ -106,25 +106,21 @@ fn is_for(current: &Catalog, offered: &Catalog) -> Result<(), CheckError> {
     if found == own { Ok(()) } else { Err(CheckError::NotMine { found, own }) }
 }
 
-/// Writes the newest catalog to disk, again and again. Apart from taking it, so that a slow disk delays no traffic.
-async fn keep(
-    holder: Arc<Holder>,
-    file: CatalogFile,
-    on_disk: Arc<Mutex<Option<(Incarnation, Revision)>>>,
-    rng: insula_env::Rng,
-) {
+/// Writes the newest catalog to disk, again and again. Apart from taking it, so that a slow disk delays no traffic. One
+/// that says nothing new is not written: most revisions of the region's state mean nothing to traffic.
+async fn keep(holder: Arc<Holder>, file: CatalogFile, on_disk: Arc<Mutex<Option<Arc<Catalog>>>>, rng: insula_env::Rng) {
     const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
     let mut watch = holder.watch();
     // What came before this task did is looked at too.
     watch.mark_changed();
     while watch.changed().await.is_ok() {
         let catalog = Arc::clone(&watch.borrow_and_update());
-        let which = (catalog.incarnation, catalog.revision);
-        if catalog.is_empty() || *on_disk.lock() == Some(which) {
+        let is_known = on_disk.lock().as_ref().is_some_and(|known| catalog.says_the_same_as(known));
+        if catalog.is_empty() || is_known {
             continue;
         }
-        match file.store(catalog).await {
-            Ok(()) => *on_disk.lock() = Some(which),
+        match file.store(Arc::clone(&catalog)).await {
+            Ok(()) => *on_disk.lock() = Some(catalog),
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 warn!(%error, cause, "traffic goes on; a restart now would serve from an older catalog");

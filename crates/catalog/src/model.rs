@@ -97,6 +97,14 @@ impl Catalog {
         }
     }
 
+    /// Whether it says the same as another, of the same life of the region's state, whatever their revisions.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let Self { incarnation, revision: _, cluster, region, own, nodes, services, routes, tombstones } = self;
+        (incarnation, cluster, region, own) == (&other.incarnation, &other.cluster, &other.region, &other.own)
+            && (nodes, services, routes, tombstones)
+                == (&other.nodes, &other.services, &other.routes, &other.tombstones)
+    }
+
     /// Whether nothing has been heard of the region's state yet.
     pub fn is_empty(&self) -> bool {
         self.revision == Revision(0) && self.nodes.is_empty()

@@ -104,14 +104,16 @@ async fn a_restart_serves_from_the_file_and_damage_costs_only_freshness() {
     let env = Env::real("first");
     let holder = open(&env);
     assert!(holder.current().is_empty());
+    let news = |revision| Catalog { tombstones: [NodeId::new(9)].into(), ..catalog(1, revision) };
     holder.offer(catalog(1, 3));
-    holder.offer(catalog(1, 4));
+    holder.offer(news(4));
     let kept = async {
         while !matches!(file(&env).load(), Ok(Some(kept)) if kept.revision == Revision(4)) {
             insula_env::clock::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(LIMIT, kept).await.expect("the newest is kept");
+    assert!(news(4).says_the_same_as(&news(5)) && !news(4).says_the_same_as(&catalog(1, 4)));
     env.tasks.crash();
 
     let env = Env::real("second");
