@@ -1,6 +1,6 @@
 //! The budgets of the architecture as a table: measured, budget, peer in the same run, and MISSED on each line beyond.
 //!
-//! A part measures one thing and gives its lines; [`all`] lists the parts. Later steps add theirs.
+//! A part measures one thing and gives its lines; [`Part`] lists them. Later steps add theirs.
 
 mod commit;
 mod failover;

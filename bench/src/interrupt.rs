@@ -9,7 +9,7 @@ use nix::sys::{
 };
 
 /// Ctrl-C and a polite end, from now on held back until somebody looks. Programs that are started by way of
-/// [`hears`] get them as ever.
+/// `hears` get them as ever.
 #[derive(Debug)]
 pub struct Interrupt(SignalFd);
 

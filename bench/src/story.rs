@@ -70,7 +70,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         println!("── the lab is kept: {} …", stage.lab.command_line());
     }
     let ended = told.and_then(|broken| {
-        end(broken, telling, interrupt, || {
+        end(&broken, telling, interrupt, || {
             let lab = stage.lab.command_line();
             println!("\nThe lab stays up until Ctrl-C. Look around in another terminal:");
             println!("   {lab} status\n   {lab} exec n1 -- insula ps\n   {lab} poweron n3");
@@ -83,7 +83,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
 }
 
 /// Fails on broken promises in a check; else names them and waits for Ctrl-C.
-fn end(broken: Vec<String>, telling: &Telling, interrupt: &Interrupt, advice: impl FnOnce()) -> Result<()> {
+fn end(broken: &[String], telling: &Telling, interrupt: &Interrupt, advice: impl FnOnce()) -> Result<()> {
     if telling.check {
         ensure!(broken.is_empty(), "{}", broken.join("; "));
         return Ok(());

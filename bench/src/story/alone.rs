@@ -146,7 +146,7 @@ fn go(programs: &Programs, node: &mut Node<'_>, telling: &Telling, interrupt: &I
     }
     traffic.stop()?;
     print!("{}", node.insula(&["ps"], "")?);
-    end(broken, telling, interrupt, || {
+    end(&broken, telling, interrupt, || {
         println!("\nThe node stays up until Ctrl-C:  curl -H 'Host: {HOST}' http://{EDGE}/");
     })
 }
