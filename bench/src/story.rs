@@ -55,16 +55,24 @@ pub struct Telling {
 /// # Errors
 /// What failed, or which promises were broken.
 pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<()> {
-    if story == Story::OneNode {
-        return alone::tell(programs, telling, interrupt);
+    let on_stage = |play: &dyn Fn(&mut Stage) -> Result<Vec<String>>| perform(programs, telling, interrupt, play);
+    match story {
+        Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
+        Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
+        Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::OneNode => alone::tell(programs, telling, interrupt),
     }
+}
+
+/// Sets the stage of three nodes, plays, and takes it down.
+fn perform(
+    programs: &Programs,
+    telling: &Telling,
+    interrupt: &Interrupt,
+    play: &dyn Fn(&mut Stage) -> Result<Vec<String>>,
+) -> Result<()> {
     let mut stage = Stage::set(programs, telling, interrupt)?;
-    let told = match story {
-        Story::PowerCut => power_cut::tell(&mut stage, telling.node.as_deref(), interrupt),
-        Story::Kills => kills::tell(&stage, interrupt),
-        Story::NoServers => no_servers::tell(&stage, interrupt),
-        Story::OneNode => Ok(Vec::new()),
-    };
+    let told = play(&mut stage);
     if told.is_err() && telling.keep {
         stage.lab.keep();
         println!("── the lab is kept: {} …", stage.lab.command_line());
@@ -73,7 +81,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         end(&broken, telling, interrupt, || {
             let lab = stage.lab.command_line();
             println!("\nThe lab stays up until Ctrl-C. Look around in another terminal:");
-            println!("   {lab} status\n   {lab} exec n1 -- insula ps\n   {lab} poweron n3");
+            println!("   {lab} status\n   {lab} exec n1 -- insula ps\n   {lab} help");
         })
     });
     if !telling.keep || ended.is_ok() {

@@ -89,16 +89,20 @@ impl Checks {
         }
     }
 
+    pub(crate) fn has_failing_disk(&self, node: NodeId) -> bool {
+        self.0.state.lock().has_failing_disk.contains(&node)
+    }
+
     pub(crate) fn may_not_open(&self, node: NodeId, error: &OpenError) {
         self.0.trace.event(&format!("{node} cannot open its group: {error}"));
-        if !self.0.state.lock().has_failing_disk.contains(&node) {
+        if !self.has_failing_disk(node) {
             self.violation(format!("{node} cannot open its group: {error:?}"));
         }
     }
 
     fn may_not_fail(&self, node: NodeId, why: &str) {
         self.0.trace.event(&format!("the group on {node} stopped: {why}"));
-        if !self.0.state.lock().has_failing_disk.contains(&node) {
+        if !self.has_failing_disk(node) {
             self.violation(format!("the group on {node} stopped: {why}"));
         }
     }

@@ -250,7 +250,12 @@ impl World {
             if *number == lost {
                 self.checks.trace().event(&format!("machine {number} is lost"));
                 machine.power_off();
-            } else if !machine.is_started() || machine.has_failed() || machine.process().is_none() {
+            } else if !machine.is_started()
+                || machine.has_failed()
+                || machine.process().is_none()
+                // A sync that is still to fail would stop its group after everything was healed.
+                || self.checks.has_failing_disk(machine.id())
+            {
                 machine.power_off();
                 machine.start();
             }

@@ -83,6 +83,9 @@ pub struct GlobalState {
     pub apps: Table<AppName, App>,
     /// Releases, by app and number; the last few of each app.
     pub releases: Table<(AppName, ReleaseNumber), Release>,
+    /// The last release of apps that were removed. One of that name goes on from there, so that a number never means two
+    /// things to a region that did not see the removal.
+    pub removed: Table<AppName, ReleaseNumber>,
     /// Who owns a host and path.
     pub claims: Table<RouteSpec, AppName>,
     /// API tokens by id.
@@ -108,6 +111,8 @@ pub enum GlobalKey {
     App(AppName),
     /// A release.
     Release((AppName, ReleaseNumber)),
+    /// The last release of a removed app.
+    Removed(AppName),
     /// A claim.
     Claim(RouteSpec),
     /// An API token.
@@ -125,6 +130,8 @@ pub enum GlobalObject {
     App(App),
     /// A release.
     Release(Release),
+    /// The last release of a removed app.
+    Removed(ReleaseNumber),
     /// The owner of a host and path.
     Claim(AppName),
     /// An API token.
@@ -170,6 +177,7 @@ impl Domain for GlobalState {
             Key::Region(name) => set!(regions, name, Region),
             Key::App(name) => set!(apps, name, App),
             Key::Release(id) => set!(releases, id, Release),
+            Key::Removed(app) => set!(removed, app, Removed),
             Key::Claim(route) => set!(claims, route, Claim),
             Key::ApiToken(id) => set!(api_tokens, id, ApiToken),
         }
@@ -188,6 +196,7 @@ impl Domain for GlobalState {
         add!(regions, Region);
         add!(apps, App);
         add!(releases, Release);
+        add!(removed, Removed);
         add!(claims, Claim);
         add!(api_tokens, ApiToken);
         all

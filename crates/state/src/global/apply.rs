@@ -80,7 +80,8 @@ impl<'a> Apply<'a> {
         if same && present.is_some_and(|app| app.scale == scales) {
             return Ok(GlobalReply::Deployed { release: running.unwrap_or_default(), is_new: false });
         }
-        let number = if same { running.unwrap_or_default() } else { ReleaseNumber(running.unwrap_or_default().0 + 1) };
+        let last = running.or_else(|| self.state.removed.get(name).copied()).unwrap_or_default();
+        let number = if same { last } else { ReleaseNumber(last.0 + 1) };
         if !same {
             let release = Release { number, services: services.clone(), created_ms: self.at_ms };
             self.out.put(GlobalKey::Release((name.clone(), number)), GlobalObject::Release(release));
@@ -89,6 +90,9 @@ impl<'a> Apply<'a> {
         }
         let app = App { name: name.clone(), release: number, scale: scales };
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
+        if self.state.removed.contains(name) {
+            self.out.remove(GlobalKey::Removed(name.clone()));
+        }
         Ok(GlobalReply::Deployed { release: number, is_new: !same })
     }
 
@@ -154,13 +158,14 @@ impl<'a> Apply<'a> {
     }
 
     fn remove_app(&mut self, name: &AppName) -> Decision {
-        self.app(name)?;
+        let last = self.app(name)?.release;
         let numbers: Vec<_> = self.releases(name).collect();
         for number in numbers {
             self.out.remove(GlobalKey::Release((name.clone(), number)));
         }
         self.move_claims(name, BTreeSet::new());
         self.out.remove(GlobalKey::App(name.clone()));
+        self.out.put(GlobalKey::Removed(name.clone()), GlobalObject::Removed(last));
         Ok(GlobalReply::Done)
     }
 

@@ -72,6 +72,17 @@ fn a_host_belongs_to_one_app_until_it_is_given_up() {
 }
 
 #[test]
+fn an_app_that_is_made_again_goes_on_counting() {
+    let mut world = World::new();
+    let release = |number| Ok(GlobalReply::Deployed { release: ReleaseNumber(number), is_new: true });
+    assert_eq!(world.run(&deploy("shop", "v1", "h", Some(0))), release(1));
+    assert_eq!(world.run(&deploy("shop", "v2", "h", Some(1))), release(2));
+    world.run(&GlobalCommand::RemoveApp { app: name("shop") }).expect("there");
+    assert_eq!(world.run(&deploy("shop", "v2", "h", Some(0))), release(3), "a region may still run number 2");
+    world.replica.read(|state| assert_eq!(state.removed.len(), 0));
+}
+
+#[test]
 fn releases_count_up_keep_the_scale_and_are_bounded() {
     let mut world = World::new();
     world.run(&deploy("shop", "v1", "h", None)).expect("first");
