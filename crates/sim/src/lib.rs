@@ -54,11 +54,12 @@ pub struct Outcome {
 pub fn run(seed: u64, options: Options) -> Outcome {
     let rng = Rng::from_seed(seed);
     let quiet = quiet::Quiet::new(options.is_verbose);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O needs nothing of the system");
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    // openraft waits with an unfair `select!` in places, which draws when two things are ready at the same instant.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    let runtime = builder.build().expect("a runtime without I/O needs nothing of the system");
     let mut outcome = quiet.watch(|| runtime.block_on(world::run(seed, rng, options)));
     outcome.violations.extend(quiet.errors());
     outcome

@@ -67,7 +67,7 @@ fn report(outcome: &Outcome) {
     for violation in &outcome.violations {
         println!("    {violation}");
     }
-    println!("    again: cargo run --profile sim -p insula-sim -- --seeds 1 --first {} --verbose", outcome.seed);
+    println!("    again: cargo xtask sim --seeds 1 --first {} --verbose", outcome.seed);
 }
 
 fn summarize(outcomes: &[Outcome]) -> ExitCode {
