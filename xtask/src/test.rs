@@ -60,13 +60,14 @@ pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
 pub(crate) fn simulate_planted(arguments: &[String]) -> Result<()> {
     let features = ["--features", "planted-ack-before-fsync"];
     run("build", simulation(&features).args(["--", "--help"]).stdout(Stdio::null()))?;
-    match run("simulation with a planted bug", simulation(&features).arg("--").args(arguments)) {
-        Err(_) => {
-            println!("caught, as it must be");
-            Ok(())
-        }
-        Ok(()) => bail!("no seed caught the planted bug"),
+    println!("── simulation with a planted bug");
+    // 1 is what it says of seeds that failed; anything else is a failure of its own.
+    match simulation(&features).arg("--").args(arguments).status()?.code() {
+        Some(1) => println!("caught, as it must be"),
+        Some(0) => bail!("no seed caught the planted bug"),
+        other => bail!("the simulation itself failed ({other:?})"),
     }
+    Ok(())
 }
 
 fn simulation(features: &[&str]) -> Command {
