@@ -1,7 +1,10 @@
 //! The stories of `cargo xtask demo`, told by the programs as they were built for tests: real nodes, containers, disks,
 //! faults. A broken promise fails them; a time only when it is beyond twice its budget.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use insula_bench::{
     interrupt::Interrupt,
@@ -13,11 +16,15 @@ use nix::unistd::geteuid;
 /// Requests per second and edge: what a machine that runs other tests too can do.
 const RATE: u32 = 30;
 
+/// One story at a time, also where one process runs all tests (`cargo test`): each takes the whole machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn tell_it(story: Story, name: &str) {
     if story != Story::OneNode && !geteuid().is_root() {
         eprintln!("skipped: {name} needs root");
         return;
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Tests lie in `deps/` below the programs.
     let own = std::env::current_exe().expect("path of this program");
     let dir: PathBuf = own.ancestors().nth(2).expect("the directory of built programs").to_owned();
