@@ -40,6 +40,9 @@ impl Record {
     }
 }
 
+/// Tells a process the directory of its instance, and us to which instance a process belongs.
+pub(crate) const DIRECTORY_VARIABLE: &str = "INSULA_DIRECTORY";
+
 /// Names in the directory of an instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Home(PathBuf);

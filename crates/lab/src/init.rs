@@ -35,6 +35,8 @@ use crate::{Error, error::Attempt};
 
 /// Where the program is in a node.
 pub const PROGRAM: &str = "/usr/local/bin/insula";
+/// Where programs are looked for in a node, whoever asks.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where its configuration is; the server runs once it is there.
 pub const CONFIG: &str = "/etc/insula/insula.toml";
 /// Where its data is: on the node's disk.

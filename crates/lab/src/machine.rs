@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::{
     Error, Process,
     error::Attempt,
-    network,
+    init, network,
     process::{GONE_WITHIN, MEMBER_VARIABLE, log_tail, run, wait_until},
     state::{Files, NodeState, State},
     traces,
@@ -81,7 +81,7 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     command.args(["lab-init", "launch", "--network", &network.pid.to_string(), "--name", name]);
     command.arg("--dir").arg(files.node(name)).arg("--program").arg(program);
     command.env_clear().env(MEMBER_VARIABLE, files.dir()).env("HOME", "/root");
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+    command.env("PATH", init::PATH).current_dir("/");
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(console);
     let what = || format!("boot {name}");
     let mut child = command.spawn().attempt(what)?;

@@ -17,7 +17,7 @@ use crate::{
     Error, LabConfig, Process,
     config::{NodePlan, SERVICES, plan},
     error::Attempt,
-    machine, network,
+    init, machine, network,
     process::{MEMBER_VARIABLE, members, run},
     services,
     state::{Files, NodeState, State},
@@ -338,7 +338,7 @@ impl Lab {
             let init = machine::running(state.node(place)?)?;
             let mut command = Command::new("nsenter");
             command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--target", &init.pid.to_string(), "--"]);
-            command.arg(program).env("HOME", "/root");
+            command.arg(program).env("HOME", "/root").env("PATH", init::PATH);
             command
         };
         command.env(MEMBER_VARIABLE, self.dir());

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::NodeRuntime;
 use crate::{
     Ended, Error, Exit, Observed, ObservedState, Running, cgroup,
-    record::{self, Home, Record},
+    record::{self, DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self, Answer,
         protocol::{self, Request},
@@ -33,7 +33,7 @@ impl NodeRuntime {
                     started_ms: running.started_ms,
                     endpoints: record.endpoints(),
                 }),
-                Answer::Reply(_) | Answer::Gone => ObservedState::Ended(self.find_end(instance, &home, &record).await?),
+                Answer::Reply(_) | Answer::Gone => ObservedState::Ended(self.find_end(&home, &record).await?),
             },
         };
         let config_hash = record.config.hash();
@@ -41,11 +41,11 @@ impl NodeRuntime {
     }
 
     /// The shim does not answer any more: it has written down the end, or was killed.
-    async fn find_end(&self, instance: InstanceId, home: &Home, record: &Record) -> Result<Ended, Error> {
+    async fn find_end(&self, home: &Home, record: &Record) -> Result<Ended, Error> {
         if let Some(ended) = exit_of(home)? {
             return Ok(ended);
         }
-        end_leftovers(instance, record, home).await?;
+        end_leftovers(record, home).await?;
         let why = match home.read::<protocol::Running>("running.json")? {
             Some(_) => "its shim was killed, or the machine was restarted",
             None => "it was never started",
@@ -126,20 +126,20 @@ impl From<protocol::Exit> for Ended {
 }
 
 /// Ends what a killed shim left running.
-pub(super) async fn end_leftovers(instance: InstanceId, record: &Record, home: &Home) -> Result<(), Error> {
+pub(super) async fn end_leftovers(record: &Record, home: &Home) -> Result<(), Error> {
     match &record.cgroup {
         Some(cgroup) => cgroup::kill(cgroup).await.map_err(Error::file("end the processes of", home.path())),
         None => {
-            end_processes(instance);
+            end_processes(home);
             Ok(())
         }
     }
 }
 
 /// A process that its shim no longer looks after died with it; this is for its children. They are told by what is in
-/// their environment.
-fn end_processes(instance: InstanceId) {
-    let mark = format!("INSULA_INSTANCE={instance}");
+/// their environment: the directory, since another node on this machine may have an instance of the same name.
+fn end_processes(home: &Home) {
+    let mark = format!("{DIRECTORY_VARIABLE}={}", home.path().display());
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let (Some(pid), Ok(environment)) = (pid, fs::read(entry.path().join("environ"))) else { continue };

@@ -29,7 +29,7 @@ impl NodeRuntime {
     pub(super) async fn discard(&self, instance: InstanceId) -> Result<(), Error> {
         let home = self.home(instance);
         if let Some(record) = home.record()? {
-            end_leftovers(instance, &record, &home).await?;
+            end_leftovers(&record, &home).await?;
             if let Some(cgroup) = &record.cgroup {
                 cgroup::remove(cgroup).await.map_err(Error::file("remove the cgroup of", home.path()))?;
             }

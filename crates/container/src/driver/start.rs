@@ -17,7 +17,7 @@ use crate::{
     disk::blocking,
     image::Image,
     network,
-    record::{Home, Record},
+    record::{DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self,
         protocol::{self, Stop, VERSION, Work},
@@ -128,6 +128,7 @@ impl NodeRuntime {
         let mut env: BTreeMap<String, String> =
             own.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
         env.extend(environment(&record));
+        env.insert(DIRECTORY_VARIABLE.to_owned(), home.path().display().to_string());
         Ok((
             record,
             Work::Process { command: config.spec.command.clone(), env, open_files_max: bundle::open_files_max() },
