@@ -20,6 +20,7 @@ const fn package(name: &'static str, file: &'static str, what_for: &'static str)
 /// For building.
 pub(crate) const BUILD: &[Package] = &[
     package("gcc", "/usr/bin/gcc", "compiles the cryptography library"),
+    package("libc6-dev", "/usr/include/stdlib.h", "compiles the cryptography library"),
     package("libseccomp-dev", "/usr/include/seccomp.h", "system call filters in the shim"),
 ];
 
