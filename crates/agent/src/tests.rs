@@ -14,13 +14,14 @@ use insula_state::{
     region::{RegionKey, RegionObject},
 };
 use insula_types::{
-    Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RequestId, Revision,
+    Capacity, Desired, Granted, InstanceId, InstanceStatus, Load, Node, NodeHealth, NodeId, Phase, Placement, Renewal,
+    RequestId, Revision,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Agent, CallError, Parts, Reporter,
+    Agent, CallError, Parts, RENEW_EVERY, Renewer, Reporter, start_renewals,
     testing::{FakeRuntime, placement},
 };
 
@@ -361,4 +362,39 @@ async fn a_copy_of_the_region_without_this_node_says_nothing() {
     assert!(bench.replica.follow(Update::Reset { revision: Revision(bench.revision), objects: empty }));
     clock::sleep(Duration::from_secs(30)).await;
     assert_eq!(bench.runtime.running().len(), 1);
+}
+
+/// Keeps the revision that each renewal told.
+#[derive(Debug, Default)]
+struct Leader(Mutex<Vec<Revision>>);
+
+#[async_trait]
+impl Renewer for Leader {
+    async fn renew(&self, renewal: Renewal) -> Result<Granted, CallError> {
+        self.0.lock().push(renewal.catalog_revision);
+        Ok(Granted { lease: 5 * RENEW_EVERY })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_catalogs_are_told_at_once_and_many_of_them_together() {
+    let bench = Bench::new();
+    let (leader, catalog) = (Arc::new(Leader::default()), watch::Sender::new(Revision(0)));
+    start_renewals(&bench.env, leader.clone(), catalog.subscribe(), Load::default);
+    let told = async |millis| {
+        clock::sleep(Duration::from_millis(millis)).await;
+        let told = leader.0.lock();
+        (told.len(), told.last().copied())
+    };
+    assert_eq!(told(100).await, (1, Some(Revision(0))));
+    catalog.send_replace(Revision(1));
+    assert_eq!(told(1).await, (2, Some(Revision(1))), "the next renewal is not waited for");
+    for revision in 2..=200 {
+        catalog.send_replace(Revision(revision));
+        clock::sleep(Duration::from_millis(1)).await;
+    }
+    let (renewals, last) = told(50).await;
+    assert_eq!(last, Some(Revision(200)));
+    assert!((5..=7).contains(&renewals), "200 catalogs within 200 ms cost {renewals} renewals");
+    bench.env.tasks.crash();
 }

@@ -13,7 +13,12 @@ use insula_catalog::{
     Catalog, CatalogFile, CatalogInstance, Holder, Offered, RouteTarget,
     link::{Acknowledged, Dataplane, Link, LinkError, listen},
 };
-use insula_env::{Env, clock::timeout, net::bind_unix};
+use insula_env::{
+    Clock, Env, Rng, TaskGroup,
+    clock::{sleep, timeout},
+    memory::MemoryDisk,
+    net::bind_unix,
+};
 use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, RegionName, Revision, ServiceRef};
 use tokio::sync::watch;
 
@@ -109,7 +114,7 @@ async fn a_restart_serves_from_the_file_and_damage_costs_only_freshness() {
     holder.offer(news(4));
     let kept = async {
         while !matches!(file(&env).load(), Ok(Some(kept)) if kept.revision == Revision(4)) {
-            insula_env::clock::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(LIMIT, kept).await.expect("the newest is kept");
@@ -128,6 +133,29 @@ async fn a_restart_serves_from_the_file_and_damage_costs_only_freshness() {
     let holder = open(&env);
     assert!(holder.current().is_empty());
     assert_eq!(holder.offer(catalog(1, 5)), Offered::Taken);
+    env.tasks.crash();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_says_nothing_new_costs_no_write() {
+    let (clock, rng) = (Clock::simulated(0), Rng::from_seed(1));
+    let disk = MemoryDisk::new(clock.clone(), rng.clone());
+    let env = Env { clock, rng, disk: Arc::new(disk.clone()), tasks: TaskGroup::new("keeper") };
+    let (cluster, region, own) = whom();
+    let holder = Holder::open(CatalogFile::new(Arc::new(disk.clone()), "catalog"), cluster, region, own, &env);
+    let news = |revision, dead| Catalog { tombstones: [NodeId::new(dead)].into(), ..catalog(1, revision) };
+    // Time passes only when every task waits, so the keeper has done what it will.
+    let syncs = async |offered| {
+        assert_eq!(holder.offer(offered), Offered::Taken);
+        sleep(Duration::from_secs(1)).await;
+        disk.syncs()
+    };
+    let first = syncs(news(1, 9)).await;
+    assert!(first > 0, "what is new is written");
+    for revision in 2..20 {
+        assert_eq!(syncs(news(revision, 9)).await, first, "revision {revision}");
+    }
+    assert!(syncs(news(20, 8)).await > first);
     env.tasks.crash();
 }
 

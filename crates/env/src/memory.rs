@@ -206,6 +206,7 @@ impl Disk for MemoryDisk {
         if state.fails_syncs {
             return Err(io::Error::other("a sync failed, as planned"));
         }
+        state.syncs += 1;
         let contents = state.files.entry(path.to_owned()).or_default();
         contents.current = bytes.to_vec();
         contents.durable = bytes.to_vec();

@@ -22,6 +22,11 @@ impl Rng {
         Self(Arc::new(Mutex::new(ChaCha12Rng::seed_from_u64(seed))))
     }
 
+    /// The same key gives the same numbers, and nobody without it can tell them.
+    pub fn from_key(key: [u8; 32]) -> Self {
+        Self(Arc::new(Mutex::new(ChaCha12Rng::from_seed(key))))
+    }
+
     /// A generator of its own for a part, so that one part's draws do not shift another's.
     #[must_use]
     pub fn fork(&self) -> Self {

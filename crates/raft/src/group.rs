@@ -150,7 +150,7 @@ impl Group {
         let settings = Arc::new(configure(&config).map_err(|error| start(error.to_string()))?);
         let (durable, is_durable) = channel::channel(None);
         let rows = RowStore::open(&env.disk, &config, machine, durable).await?;
-        let log = LogStore::open(&env.disk, &config, is_durable).await?;
+        let log = LogStore::open(&env.disk, &config, is_durable, &env.rng).await?;
         let (applied, stage) = (rows.published(), rows.stage());
         let contacts = Arc::new(Contacts::default());
         let caller = Caller { transport, contacts, config: Arc::clone(&config), env: env.clone() };

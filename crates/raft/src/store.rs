@@ -3,6 +3,7 @@
 
 mod file;
 mod log;
+mod mask;
 mod rows;
 mod snapshot;
 

@@ -23,6 +23,7 @@ mod members;
 mod membership;
 mod methods;
 pub mod node;
+mod push;
 mod renewal;
 mod route;
 mod signals;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, start_voters};
-use insula_env::{Env, clock, net};
+use insula_env::{Env, net};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
@@ -25,6 +25,7 @@ use crate::{
     members,
     membership::GroupMembership,
     methods::StateName,
+    push::push_changes,
     renewal::{self, Renewal},
     route::Route,
     signals, supervisor, work,
@@ -34,8 +35,6 @@ use crate::{
 const REGION_GROUP: GroupId = GroupId(1);
 /// Number of the global group on the wire.
 const GLOBAL_GROUP: GroupId = GroupId(2);
-/// Shortest time between two catalogs for the dataplane: what changes in between comes together.
-const PUSH_GAP: Duration = Duration::from_millis(20);
 /// How long the parts may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long this node's word on itself may take to be committed before it is given again.
@@ -254,25 +253,17 @@ impl Node {
         start_voters(&self.env, self.region.clone(), self.global.leadership(), Arc::new(global));
     }
 
-    /// Gives the dataplane each new state of the region; of states in quick succession the last one.
+    /// Gives the dataplane each new state of the region.
     fn push_catalogs(&self, dataplane: &Link) {
         let (region, node, dataplane) = (Arc::clone(self.region.replica()), self.id, dataplane.clone());
         self.env.tasks.supervise("catalog", move || {
             let (region, dataplane) = (Arc::clone(&region), dataplane.clone());
-            async move {
-                let mut changed = region.changed();
-                loop {
-                    changed.mark_unchanged();
-                    let catalog = region.read_at(|state, revision| Catalog::derive(state, revision, node));
-                    if let Some(catalog) = catalog {
-                        dataplane.push(Arc::new(catalog));
-                    }
-                    clock::sleep(PUSH_GAP).await;
-                    if changed.changed().await.is_err() {
-                        return;
-                    }
+            push_changes(region.changed(), move || {
+                let catalog = region.read_at(|state, revision| Catalog::derive(state, revision, node));
+                if let Some(catalog) = catalog {
+                    dataplane.push(Arc::new(catalog));
                 }
-            }
+            })
         });
     }
 

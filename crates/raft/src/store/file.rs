@@ -51,20 +51,21 @@ struct Open {
     closed: watch::Sender<()>,
 }
 
-/// What redb does to open a file that was not closed.
+/// What a durable commit costs, and what opening a file costs that was not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repair {
-    /// Walk through all of it: for a file that stays small. Costs a commit nothing.
-    Walk,
-    /// Read the list of free pages that each durable commit wrote.
-    Quick,
+pub(crate) enum Commit {
+    /// One sync. A torn commit is told by redb's fast checksums, so nobody outside may choose the bytes; opening walks
+    /// through the whole file, so it must stay small.
+    OneSync,
+    /// Two syncs, and the list of free pages with each: a torn commit cannot look whole, and opening is quick.
+    TwoSyncs,
 }
 
 /// An open database. Clones share it.
 #[derive(Clone)]
 pub(crate) struct File {
     open: Arc<Open>,
-    repair: Repair,
+    commit: Commit,
     disk: Arc<dyn Disk>,
     path: Arc<PathBuf>,
 }
@@ -80,7 +81,7 @@ impl File {
     pub(crate) async fn open(
         disk: &Arc<dyn Disk>,
         path: PathBuf,
-        repair: Repair,
+        commit: Commit,
         prepare: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
     ) -> Result<Self, StoreError> {
         let path = Arc::new(path);
@@ -97,7 +98,7 @@ impl File {
         .and_then(|opened| opened)
         .map_err(|source| failed("open", &path, source))?;
         let open = Arc::new(Open { database, closed: watch::Sender::new(()) });
-        Ok(Self { open, repair, disk: Arc::clone(disk), path })
+        Ok(Self { open, commit, disk: Arc::clone(disk), path })
     }
 
     /// Runs `job` in one write transaction off the async threads. With [`Durability::Immediate`] the change is on the
@@ -109,13 +110,12 @@ impl File {
         job: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let open = Arc::clone(&self.open);
-        let is_quick = self.repair == Repair::Quick && matches!(durability, Durability::Immediate);
+        let is_careful = self.commit == Commit::TwoSyncs && matches!(durability, Durability::Immediate);
         off_thread(self.disk.as_ref(), move || -> Result<T, redb::Error> {
             let mut transaction = open.database.begin_write()?;
             transaction.set_durability(durability)?;
-            // Without it redb trusts a fast checksum to tell a torn commit; a tenant's bytes are in there.
-            transaction.set_two_phase_commit(true);
-            transaction.set_quick_repair(is_quick);
+            transaction.set_two_phase_commit(is_careful);
+            transaction.set_quick_repair(is_careful);
             let output = job(&transaction)?;
             transaction.commit()?;
             Ok(output)

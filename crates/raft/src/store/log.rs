@@ -1,6 +1,10 @@
 //! The log: entries in `log.redb`, the newest of them also in memory, where they can be read as soon as they are
 //! appended. An append or a vote is confirmed only once it is on the disk.
 //!
+//! One commit of the file costs one sync: redb then tells a torn commit by its checksums, which are fast but not made
+//! against an adversary. Entries hold tenants' bytes, so what is written is masked with a key that only the file knows
+//! (docs/adr/2026-11-21-one-sync-per-append.md).
+//!
 //! openraft waits for each append before it does anything else, so there is one write at a time and nothing to group
 //! here; commands are grouped before they become entries (`group::propose`).
 
@@ -11,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use insula_env::Rng;
 use insula_types::{Incarnation, codec};
 use openraft::{
     EntryPayload, LogIdOptionExt, LogState, OptionalSend, RaftLogReader,
@@ -21,7 +26,10 @@ use redb::{Durability, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use super::file::{File, Repair, failed, fatal};
+use super::{
+    file::{Commit, File, failed, fatal},
+    mask::Mask,
+};
 use crate::{
     config::{APPEND_BYTES, Config},
     engine::{Entry, LogId, StorageError, Types, Vote},
@@ -41,6 +49,7 @@ pub(crate) struct LogStore(Arc<Shared>);
 
 struct Shared {
     file: File,
+    mask: Mask,
     view: Mutex<View>,
     /// Up to which entry the state is on the disk; the log may be dropped so far and no further.
     durable: watch::Receiver<Option<Position>>,
@@ -65,25 +74,29 @@ impl LogStore {
         disk: &Arc<dyn insula_env::Disk>,
         config: &Config,
         durable: watch::Receiver<Option<Position>>,
+        rng: &Rng,
     ) -> Result<Self, OpenError> {
-        let file = File::open(disk, config.directory.join("log.redb"), Repair::Walk, |transaction| {
+        let file = File::open(disk, config.directory.join("log.redb"), Commit::OneSync, |transaction| {
             transaction.open_table(ENTRIES)?;
             transaction.open_table(META)?;
             Ok(())
         })
         .await?;
         let (wanted, me) = (config.incarnation, config.node.get());
-        let (found, view) = file
+        let fresh = Mask::draw(rng);
+        let (found, mask, view) = file
             .write("read the log in", Durability::Immediate, move |transaction| {
                 let mut meta = transaction.open_table(META)?;
                 let found: Option<Incarnation> = get(&meta, "incarnation")?;
                 if found.is_none() {
                     meta.insert("incarnation", &*codec::encode(&wanted))?;
+                    meta.insert("mask", &*codec::encode(&fresh))?;
                 }
+                let mask: Mask = get(&meta, "mask")?.ok_or_else(|| corrupted("it has no mask"))?;
                 let position = |key| get::<Option<Position>>(&meta, key).map(|at| at.flatten().map(LogId::from));
                 let purged = position("purged")?;
                 let last = match transaction.open_table(ENTRIES)?.last()? {
-                    Some((_, entry)) => Some(decode::<wire::Entry>(entry.value())?.into()).map(|e: Entry| e.log_id),
+                    Some((index, entry)) => Some(mask.entry(index.value(), entry.value())?.log_id),
                     None => purged,
                 };
                 let view = View {
@@ -94,13 +107,13 @@ impl LogStore {
                     is_founder: get(&meta, "founder")?.unwrap_or(false),
                     ..View::default()
                 };
-                Ok((found.unwrap_or(wanted), view))
+                Ok((found.unwrap_or(wanted), mask, view))
             })
             .await?;
         if found != wanted {
             return Err(OpenError::OtherIncarnation { path: config.directory.clone(), found, wanted });
         }
-        Ok(Self(Arc::new(Shared { file, view: Mutex::new(view), durable })))
+        Ok(Self(Arc::new(Shared { file, mask, view: Mutex::new(view), durable })))
     }
 
     /// Whether this node once recorded that it starts the group.
@@ -130,7 +143,7 @@ impl LogStore {
             view.tail.keys().next().copied().unwrap_or_else(|| view.last.next_index())
         };
         if start < tail_start.min(end) {
-            let stop = end.min(tail_start);
+            let (stop, mask) = (end.min(tail_start), self.0.mask.clone());
             (found, bytes, is_full) = self
                 .0
                 .file
@@ -138,12 +151,12 @@ impl LogStore {
                     let table = transaction.open_table(ENTRIES)?;
                     let (mut found, mut bytes) = (Vec::new(), 0);
                     for row in table.range(start..stop)? {
-                        let (_, entry) = row?;
+                        let (index, entry) = row?;
                         if !found.is_empty() && bytes + entry.value().len() > bytes_max {
                             return Ok((found, bytes, true));
                         }
                         bytes += entry.value().len();
-                        found.push(Entry::from(decode::<wire::Entry>(entry.value())?));
+                        found.push(mask.entry(index.value(), entry.value())?);
                     }
                     Ok((found, bytes, false))
                 })
@@ -172,7 +185,8 @@ impl LogStore {
             if let EntryPayload::Normal(batch) = &entry.payload {
                 batch.set_appended();
             }
-            let bytes = codec::encode(&wire::Entry::from(&entry));
+            let mut bytes = codec::encode(&wire::Entry::from(&entry));
+            self.0.mask.apply(entry.log_id.index, &mut bytes);
             view.last = Some(entry.log_id);
             view.tail_bytes += bytes.len();
             view.tail.insert(entry.log_id.index, (entry.clone(), bytes.len()));
@@ -235,8 +249,21 @@ fn resigned(mut vote: Vote, me: u64) -> Vote {
     vote
 }
 
+impl Mask {
+    /// The entry that was written at an index.
+    fn entry(&self, index: u64, masked: &[u8]) -> Result<Entry, redb::Error> {
+        let mut bytes = masked.to_vec();
+        self.apply(index, &mut bytes);
+        Ok(decode::<wire::Entry>(&bytes)?.into())
+    }
+}
+
+fn corrupted(why: impl ToString) -> redb::Error {
+    redb::Error::Corrupted(why.to_string())
+}
+
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
-    codec::decode(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+    codec::decode(bytes).map_err(corrupted)
 }
 
 fn get<T: DeserializeOwned>(
@@ -326,17 +353,15 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let mask = self.0.mask.clone();
         let last = self
             .0
             .file
             .write("truncate", Durability::Immediate, move |transaction| {
                 let mut table = transaction.open_table(ENTRIES)?;
                 table.retain_in(log_id.index.., |_, _| false)?;
-                let last = match table.last()? {
-                    Some((_, entry)) => Some(Entry::from(decode::<wire::Entry>(entry.value())?).log_id),
-                    None => None,
-                };
-                Ok(last)
+                let last = table.last()?;
+                last.map(|(index, entry)| Ok(mask.entry(index.value(), entry.value())?.log_id)).transpose()
             })
             .await
             .map_err(|error| fatal(&error))?;

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{
-    file::{File, Repair, failed, fatal},
+    file::{Commit, File, failed, fatal},
     snapshot::{ROWS, STAGED, SnapshotData, Source, Stage, View},
 };
 use crate::{
@@ -61,7 +61,7 @@ impl<M: StateMachine> RowStore<M> {
         machine: M,
         durable: watch::Sender<Option<Position>>,
     ) -> Result<Self, StoreError> {
-        let file = File::open(disk, config.directory.join("state.redb"), Repair::Quick, |transaction| {
+        let file = File::open(disk, config.directory.join("state.redb"), Commit::TwoSyncs, |transaction| {
             transaction.open_table(ROWS)?;
             transaction.open_table(STAGED)?;
             transaction.open_table(META)?;

@@ -44,7 +44,7 @@ async fn log(disk: &MemoryDisk) -> LogStore {
     let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
     // The suite purges a log without applying it: let the state seem to be on disk.
     let (_, durable) = watch::channel(Some(Position { term: u64::MAX, index: u64::MAX }));
-    LogStore::open(&disk, &config(), durable).await.expect("open the log")
+    LogStore::open(&disk, &config(), durable, &Rng::from_seed(1)).await.expect("open the log")
 }
 
 struct Builder;
@@ -164,7 +164,7 @@ async fn the_log_is_not_dropped_before_the_state_is_on_disk() {
     let disk = memory();
     let (durable, is_durable) = watch::channel(None);
     let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    let mut store = LogStore::open(&opener, &config(), is_durable).await.expect("open");
+    let mut store = LogStore::open(&opener, &config(), is_durable, &Rng::from_seed(1)).await.expect("open");
     store.blocking_append((1..=5).map(|index| entry(1, index))).await.expect("append");
     let upto = Position { term: 1, index: 4 };
     let purge = store.purge(LogId::from(upto));
