@@ -1,10 +1,10 @@
 //! The state: the machine's rows in `state.redb`, each change with the log position that it comes from.
 //!
-//! Changes are committed without a sync, since the log has them; they are synced now and then, before a snapshot, and
+//! Changes wait in memory, since the log has them; they are written together now and then, before a snapshot, and
 //! before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the log goes on
 //! from there.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::codec;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
@@ -27,10 +27,10 @@ use crate::{
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// The state is synced after so many entries: what a start has to apply again at most.
-const SYNC_EVERY: u64 = 1000;
+/// The state is written after so many entries: what a start has to apply again at most.
+const WRITE_EVERY: u64 = 1000;
 /// Or after so many bytes of rows.
-const SYNC_BYTES: usize = 8 << 20;
+const WRITE_BYTES: usize = 4 << 20;
 
 /// The state of a group on this node.
 pub(crate) struct RowStore<M> {
@@ -40,9 +40,31 @@ pub(crate) struct RowStore<M> {
     applied: Option<LogId>,
     membership: StoredMembership,
     has_snapshot: bool,
-    unsynced: (u64, usize),
+    unwritten: Unwritten,
     published: watch::Sender<Option<Position>>,
     durable: watch::Sender<Option<Position>>,
+}
+
+/// Changes that only the log has so far.
+#[derive(Default)]
+struct Unwritten {
+    /// The newest value of each row that changed; none: it is gone.
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+    entries: u64,
+}
+
+impl Unwritten {
+    fn add(&mut self, rows: Vec<Row>) {
+        for Row { key, value } in rows {
+            self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            self.rows.insert(key, value);
+        }
+    }
+
+    const fn is_due(&self) -> bool {
+        self.entries >= WRITE_EVERY || self.bytes >= WRITE_BYTES
+    }
 }
 
 /// What `state.redb` says besides the rows.
@@ -77,7 +99,7 @@ impl<M: StateMachine> RowStore<M> {
             applied: meta.applied,
             membership: meta.membership,
             has_snapshot: meta.has_snapshot,
-            unsynced: (0, 0),
+            unwritten: Unwritten::default(),
             published: watch::Sender::new(at),
             durable,
         };
@@ -112,8 +134,8 @@ impl<M: StateMachine> RowStore<M> {
         self.machine.get_mut().load(&mut rows.into_iter()).map_err(|error| failed("load", self.file.path(), error))
     }
 
-    /// Applies one entry to the machine; its rows are added to `rows`.
-    fn apply_entry(&mut self, entry: &Entry, rows: &mut Vec<Row>) -> Result<Replies, Box<StorageError>> {
+    /// Applies one entry to the machine; its rows wait to be written.
+    fn apply_entry(&mut self, entry: &Entry) -> Result<Replies, Box<StorageError>> {
         let mut replies = Vec::new();
         match &entry.payload {
             EntryPayload::Blank => {}
@@ -128,48 +150,41 @@ impl<M: StateMachine> RowStore<M> {
                         .apply(command)
                         .map_err(|error| StorageIOError::apply(entry.log_id, openraft::AnyError::new(&error)))
                         .map_err(|error| Box::new(error.into()))?;
-                    rows.extend(applied.rows);
+                    self.unwritten.add(applied.rows);
                     replies.push(applied.reply);
                 }
             }
         }
         self.applied = Some(entry.log_id);
+        self.unwritten.entries += 1;
         Ok(Replies(replies))
     }
 
-    /// Writes rows with the position that they belong to.
-    async fn store(&mut self, rows: Vec<Row>, entries: u64) -> Result<(), StoreError> {
-        let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.as_ref().map_or(0, Vec::len)).sum();
-        self.unsynced = (self.unsynced.0 + entries, self.unsynced.1 + bytes);
-        let is_synced = self.unsynced.0 >= SYNC_EVERY || self.unsynced.1 >= SYNC_BYTES;
-        let durability = if is_synced { Durability::Immediate } else { Durability::None };
+    /// Writes what has changed, with the position that it belongs to; durable when this returns.
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.unwritten).rows;
         let (applied, membership) = (self.applied.map(Position::from), wire::StoredMembership::from(&self.membership));
+        let has_snapshot = self.has_snapshot;
         self.file
-            .write("apply to", durability, move |transaction| {
+            .write("apply to", Durability::Immediate, move |transaction| {
                 let mut table = transaction.open_table(ROWS)?;
-                for row in rows {
-                    match row.value {
-                        Some(value) => table.insert(row.key.as_slice(), value.as_slice())?,
-                        None => table.remove(row.key.as_slice())?,
+                for (key, value) in rows {
+                    match value {
+                        Some(value) => table.insert(key.as_slice(), value.as_slice())?,
+                        None => table.remove(key.as_slice())?,
                     };
                 }
                 put(transaction, "applied", &applied)?;
-                put(transaction, "membership", &membership)
+                put(transaction, "membership", &membership)?;
+                put(transaction, "snapshot", &has_snapshot)
             })
             .await?;
-        if is_synced {
-            self.is_durable();
-        }
+        advance(&self.durable, self.applied.map(Into::into));
         Ok(())
     }
 
-    fn is_durable(&mut self) {
-        self.unsynced = (0, 0);
-        advance(&self.durable, self.applied.map(Into::into));
-    }
-
-    /// A snapshot of what is applied now. The newest is as good as the one that was last built, since the state is
-    /// on the disk and only grows newer.
+    /// A snapshot of what is on the disk now. It is as good as the one that was last built, since the state there only
+    /// grows newer.
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let transaction = Arc::new(self.file.view()?);
         let meta = read_meta(&transaction).map_err(|source| failed("read", self.file.path(), source))?;
@@ -243,17 +258,18 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut rows = Vec::new();
-        let replies = entries.into_iter().map(|entry| self.apply_entry(&entry, &mut rows));
+        let replies = entries.into_iter().map(|entry| self.apply_entry(&entry));
         let replies = replies.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
-        self.store(rows, replies.len() as u64).await.map_err(|error| fatal(&error))?;
+        if self.unwritten.is_due() {
+            self.write().await.map_err(|error| fatal(&error))?;
+        }
         advance(&self.published, self.applied.map(Into::into));
         Ok(replies)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         self.has_snapshot = true;
-        Builder { snapshot: self.snapshot(), file: self.file.clone(), durable: self.durable.clone() }
+        Builder(self.write().await.and_then(|()| self.snapshot()))
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
@@ -281,8 +297,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.has_snapshot = true;
+        // What was applied before is part of the snapshot, or was replaced by it.
+        self.unwritten = Unwritten::default();
         self.load().await.map_err(fatal)?;
-        self.is_durable();
+        advance(&self.durable, self.applied.map(Into::into));
         advance(&self.published, self.applied.map(Into::into));
         Ok(())
     }
@@ -295,24 +313,11 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
     }
 }
 
-/// Builds a snapshot: syncs the state, so that the log before it can be dropped.
-pub(crate) struct Builder {
-    snapshot: Result<Snapshot, StoreError>,
-    file: File,
-    durable: watch::Sender<Option<Position>>,
-}
+/// Gives the snapshot that was taken when it was made: the state is on the disk, so there is nothing left to build.
+pub(crate) struct Builder(Result<Snapshot, StoreError>);
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let snapshot = match &self.snapshot {
-            Ok(snapshot) => snapshot.clone(),
-            Err(error) => return Err(fatal(error)),
-        };
-        self.file
-            .write("sync", Durability::Immediate, |transaction| put(transaction, "snapshot", &true))
-            .await
-            .map_err(|error| fatal(&error))?;
-        advance(&self.durable, snapshot.meta.last_log_id.map(Into::into));
-        Ok(snapshot)
+        self.0.as_ref().map(Snapshot::clone).map_err(fatal)
     }
 }

@@ -10,9 +10,6 @@ use crate::{
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
 
-/// At every so many join tokens those that have ended are looked for.
-const TOKENS_BETWEEN_WALKS: usize = 32;
-
 /// One command being decided.
 pub(super) struct Apply<'a> {
     state: &'a RegionState,
@@ -104,8 +101,8 @@ impl<'a> Apply<'a> {
         if self.state.join_tokens.contains(&token.id) {
             return Err(Rejection::conflict(format!("there is a join token {} already", token.id)));
         }
-        // Those that are of no more use make room: looked for now and then, since it takes a walk through all.
-        if self.state.join_tokens.len().is_multiple_of(TOKENS_BETWEEN_WALKS) {
+        // Those that are of no more use make room. It takes a walk through all, so their number must double in between.
+        if self.state.join_tokens.len().is_power_of_two() {
             let at_ms = self.at_ms;
             let ended = self.state.join_tokens.values().filter(|t| t.expires_ms <= at_ms || t.uses_left == 0);
             for old in ended {

@@ -81,7 +81,7 @@ fn tokens_that_have_ended_make_room() {
         region.at(number, &RegionCommand::CreateJoinToken(token)).expect("new");
     }
     let ids = region.replica.read(|state| state.join_tokens.values().map(|token| token.id.clone()).collect::<Vec<_>>());
-    assert!(ids.len() <= 10 + 32 && (90..100u64).all(|number| ids.contains(&number.to_string())), "{ids:?}");
+    assert!(ids.len() <= 2 * 10 && (90..100u64).all(|number| ids.contains(&number.to_string())), "{ids:?}");
 }
 
 #[test]
