@@ -92,7 +92,8 @@ impl LogStore {
                     meta.insert("incarnation", &*codec::encode(&wanted))?;
                     meta.insert("mask", &*codec::encode(&fresh))?;
                 }
-                let mask: Mask = get(&meta, "mask")?.ok_or_else(|| corrupted("it has no mask"))?;
+                let mask: Mask =
+                    get(&meta, "mask")?.ok_or_else(|| redb::Error::Corrupted("it has no mask".to_owned()))?;
                 let position = |key| get::<Option<Position>>(&meta, key).map(|at| at.flatten().map(LogId::from));
                 let purged = position("purged")?;
                 let last = match transaction.open_table(ENTRIES)?.last()? {
@@ -258,12 +259,8 @@ impl Mask {
     }
 }
 
-fn corrupted(why: impl ToString) -> redb::Error {
-    redb::Error::Corrupted(why.to_string())
-}
-
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
-    codec::decode(bytes).map_err(corrupted)
+    codec::decode(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
 fn get<T: DeserializeOwned>(
