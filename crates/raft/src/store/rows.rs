@@ -41,6 +41,8 @@ pub(crate) struct RowStore<M> {
     membership: StoredMembership,
     has_snapshot: bool,
     unwritten: Unwritten,
+    /// A write failed: what it held is only in the log now, so nothing later may be written.
+    is_broken: bool,
     published: watch::Sender<Option<Position>>,
     durable: watch::Sender<Option<Position>>,
 }
@@ -100,6 +102,7 @@ impl<M: StateMachine> RowStore<M> {
             membership: meta.membership,
             has_snapshot: meta.has_snapshot,
             unwritten: Unwritten::default(),
+            is_broken: false,
             published: watch::Sender::new(at),
             durable,
         };
@@ -162,6 +165,9 @@ impl<M: StateMachine> RowStore<M> {
 
     /// Writes what has changed, with the position that it belongs to; durable when this returns.
     async fn write(&mut self) -> Result<(), StoreError> {
+        if std::mem::replace(&mut self.is_broken, true) {
+            return Err(failed("apply to", self.file.path(), "an earlier write failed"));
+        }
         let rows = std::mem::take(&mut self.unwritten).rows;
         let (applied, membership) = (self.applied.map(Position::from), wire::StoredMembership::from(&self.membership));
         let has_snapshot = self.has_snapshot;
@@ -179,6 +185,7 @@ impl<M: StateMachine> RowStore<M> {
                 put(transaction, "snapshot", &has_snapshot)
             })
             .await?;
+        self.is_broken = false;
         advance(&self.durable, self.applied.map(Into::into));
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use insula_env::{Clock, Disk, Rng, memory::MemoryDisk};
 use insula_types::{Incarnation, NodeId};
 use openraft::{
-    RaftLogReader,
-    storage::{RaftLogStorage, RaftLogStorageExt},
+    RaftLogReader, RaftSnapshotBuilder,
+    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
 use tokio::sync::watch;
@@ -40,6 +40,11 @@ fn memory() -> MemoryDisk {
     MemoryDisk::new(Clock::real(), Rng::from_seed(1))
 }
 
+async fn rows(disk: &MemoryDisk) -> RowStore<Keeper> {
+    let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    RowStore::open(&disk, &config(), Keeper, watch::channel(None).0).await.expect("open the state")
+}
+
 async fn log(disk: &MemoryDisk) -> LogStore {
     let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
     // The suite purges a log without applying it: let the state seem to be on disk.
@@ -52,11 +57,7 @@ struct Builder;
 impl StoreBuilder<Types, LogStore, RowStore<Keeper>> for Builder {
     async fn build(&self) -> Result<((), LogStore, RowStore<Keeper>), StorageError> {
         let disk = memory();
-        let log = log(&disk).await;
-        let (durable, _) = watch::channel(None);
-        let disk = Arc::new(disk) as Arc<dyn Disk>;
-        let rows = RowStore::open(&disk, &config(), Keeper, durable).await.expect("open the state");
-        Ok(((), log, rows))
+        Ok(((), log(&disk).await, rows(&disk).await))
     }
 }
 
@@ -173,4 +174,22 @@ async fn the_log_is_not_dropped_before_the_state_is_on_disk() {
     durable.send_replace(Some(upto));
     store.purge(LogId::from(upto)).await.expect("purge");
     assert_eq!(ids(&store).await, [(1, 5)]);
+}
+
+#[tokio::test]
+async fn the_state_on_disk_never_skips_what_could_not_be_written() {
+    let disk = memory();
+    let mut state = rows(&disk).await;
+    let applied = async |state: &mut RowStore<Keeper>| state.applied_state().await.expect("read").0.map(|at| at.index);
+    state.apply([entry(1, 1)]).await.expect("apply");
+    state.get_snapshot_builder().await.build_snapshot().await.expect("written");
+    state.apply([entry(1, 2)]).await.expect("apply");
+    disk.fail_syncs(true);
+    state.get_snapshot_builder().await.build_snapshot().await.expect_err("not written");
+    disk.fail_syncs(false);
+    state.apply([entry(1, 3)]).await.expect("apply");
+    state.get_snapshot_builder().await.build_snapshot().await.expect_err("would leave a gap");
+    drop(state);
+    disk.lose_power(1);
+    assert_eq!(applied(&mut rows(&disk).await).await, Some(1), "the log goes on from here");
 }
