@@ -33,9 +33,9 @@ enum Task {
     Test,
     /// A whole region, simulated, from each of N seeds
     Sim {
-        /// Plant a bug (acknowledge a log append before its fsync), which the seeds must catch
-        #[arg(long)]
-        planted: bool,
+        /// Plant a bug, which the seeds must catch
+        #[arg(long, value_enum)]
+        planted: Option<test::Bug>,
         /// What to pass on: `--seeds N --first S`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -61,8 +61,8 @@ fn main() -> ExitCode {
         Task::Check { quick: true } => check::quick(),
         Task::Check { quick: false } => check::run_with_tests(),
         Task::Test => test::run_all(),
-        Task::Sim { planted: false, arguments } => test::simulate(&arguments),
-        Task::Sim { planted: true, arguments } => test::simulate_planted(&arguments),
+        Task::Sim { planted: None, arguments } => test::simulate(&arguments),
+        Task::Sim { planted: Some(bug), arguments } => test::simulate_planted(bug, &arguments),
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Bench { what, arguments } => bench::run(what, &arguments),
         Task::Dist => run::dist(),

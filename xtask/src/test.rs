@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 use crate::{
     packages,
@@ -53,14 +54,31 @@ pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
     run("simulation", simulation(&[]).arg("--").args(arguments))
 }
 
-/// The simulation of a program with a bug: a log append is acknowledged before its fsync.
+/// A bug that can be planted: each is a feature `planted-…` of the raft crate.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Bug {
+    /// A log append is acknowledged before its fsync
+    AckBeforeFsync,
+    /// A vote is acknowledged before its fsync
+    VoteNotSynced,
+    /// A leader answers reads without asking a majority
+    StaleLeaderReads,
+    /// Of several commands in one entry, half are acknowledged and not applied
+    LossyBatch,
+    /// A node whose files are gone votes again under its old id
+    ReusedId,
+}
+
+/// The simulation of a program with a bug.
 ///
 /// # Errors
 /// When no seed fails.
-pub(crate) fn simulate_planted(arguments: &[String]) -> Result<()> {
-    let features = ["--features", "planted-ack-before-fsync"];
+pub(crate) fn simulate_planted(bug: Bug, arguments: &[String]) -> Result<()> {
+    let name = bug.to_possible_value().expect("no bug is hidden").get_name().to_owned();
+    let feature = format!("planted-{name}");
+    let features = ["--features", feature.as_str()];
     run("build", simulation(&features).args(["--", "--help"]).stdout(Stdio::null()))?;
-    println!("── simulation with a planted bug");
+    println!("── simulation with a planted bug: {name}");
     // 1 is what it says of seeds that failed; anything else is a failure of its own.
     match simulation(&features).arg("--").args(arguments).status()?.code() {
         Some(1) => println!("caught, as it must be"),

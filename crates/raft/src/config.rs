@@ -35,10 +35,10 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// How long a group waits for what. All voters of a group use the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long a group waits for what. The leader's hold for all voters; they follow what it measures (`timing`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timers {
-    /// Time between heartbeats, and the longest that one append may take: it must exceed a round trip and an fsync.
+    /// Time between heartbeats.
     pub heartbeat: Duration,
     /// Shortest time between two attempts to win an election.
     pub election_min: Duration,
@@ -59,6 +59,18 @@ impl Timers {
             election_max: election_min * 2,
             stagger: (round_trip * 3 / 2).max(Duration::from_millis(50)),
         }
+    }
+}
+
+impl Timers {
+    /// Whether elections can work with these: what a peer sends is checked before it is used.
+    pub fn are_sound(&self) -> bool {
+        let longest = Self::for_round_trip(Duration::from_secs(60));
+        let is_ordered = self.heartbeat * 2 <= self.election_min && self.election_min < self.election_max;
+        is_ordered
+            && !self.heartbeat.is_zero()
+            && self.election_max <= longest.election_max
+            && self.stagger <= longest.election_max
     }
 }
 
@@ -83,8 +95,13 @@ pub struct Config {
     pub incarnation: Incarnation,
     /// Where `log.redb` and `state.redb` are.
     pub directory: PathBuf,
-    /// Its timers.
+    /// This node has had the group's files before. Should they be gone, opening fails: what it voted for and confirmed
+    /// would be forgotten under the same id.
+    pub must_exist: bool,
+    /// The timers that a new group begins with; one that was open before goes on with those it had.
     pub timers: Timers,
+    /// The leader fits the timers to what it has measured at most so often.
+    pub retime_every: Duration,
     /// A snapshot is made, and the log before it dropped, each time so many entries have been applied.
     pub snapshot_every: u64,
     /// So many of the newest entries are kept all the same, for followers that lag a little.
@@ -102,7 +119,9 @@ impl Config {
             group,
             incarnation,
             directory: directory.into(),
+            must_exist: false,
             timers: Timers::default(),
+            retime_every: Duration::from_secs(600),
             snapshot_every: 5000,
             entries_kept: 1000,
             admit: Arc::new(|_| true),

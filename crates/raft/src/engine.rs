@@ -60,20 +60,25 @@ impl Batch {
 #[derive(Clone, Debug, Default)]
 pub struct Replies(pub(crate) Vec<Vec<u8>>);
 
-/// The configuration of openraft. Elections are ours (`election`), so its own timer never starts one.
-pub(crate) fn configure(config: &Config) -> Result<openraft::Config, Box<openraft::ConfigError>> {
-    let milliseconds = |duration: std::time::Duration| duration.as_millis() as u64;
+/// Milliseconds between two looks of openraft at whether a leader that was removed shall stop leading.
+const TICK_MS: u64 = 75;
+
+/// The configuration of openraft. Its timers are fixed when it starts, ours change while it runs (`timing`): elections,
+/// heartbeats, the leader's lease and the limits of calls are therefore ours, and its own are set so that they never
+/// act. It would refuse such values, so they are not put to its check.
+pub(crate) fn configure(config: &Config) -> openraft::Config {
     openraft::Config {
         cluster_name: config.group.to_string(),
-        heartbeat_interval: milliseconds(config.timers.heartbeat),
-        election_timeout_min: milliseconds(config.timers.election_min),
-        election_timeout_max: milliseconds(config.timers.election_max),
+        // Its tick is half as long again. Limits of calls that it derives from these are replaced (`runtime`).
+        heartbeat_interval: TICK_MS * 2 / 3,
+        enable_heartbeat: false,
         enable_elect: false,
+        // A follower would refuse its vote for so long after it heard the leader; ours is in `group::receive`.
+        election_timeout_min: 0,
+        election_timeout_max: 1,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
         max_in_snapshot_log_to_keep: config.entries_kept,
         purge_batch_size: config.entries_kept.clamp(1, 256),
         ..openraft::Config::default()
     }
-    .validate()
-    .map_err(Box::new)
 }

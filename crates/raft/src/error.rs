@@ -30,6 +30,16 @@ pub enum OpenError {
         /// What was asked for.
         wanted: Incarnation,
     },
+    /// This node has had the files before, and they are gone.
+    #[error(
+        "open the group in {}: its files are gone, and with them what this node has voted for and confirmed: \
+         remove the node from the region, empty its data directory and join as a new node",
+        path.display()
+    )]
+    Gone {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// The stored state or the log after it could not be applied, or timers make no sense.
     #[error("start the group in {}: {why}", path.display())]
     Start {
@@ -118,6 +128,20 @@ pub enum MembershipError {
     /// The group has stopped on this node.
     #[error("change the voters: the group has stopped on this node")]
     Stopped,
+}
+
+/// The leadership was not handed over; this node leads on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// It is being handed over already.
+    #[error("hand the leadership over: that is under way already")]
+    InProgress,
+    /// No other voter has the whole log and answers.
+    #[error("hand the leadership over: no other voter can take it, are they up?")]
+    Nobody,
+    /// It took longer than allowed.
+    #[error("hand the leadership over: no other leader within its time")]
+    Late,
 }
 
 /// A message did not reach its target, or its answer did not come back in time.

@@ -1,7 +1,8 @@
 //! One node's part of one group: the public face. Opening and stopping are here, the rest in the rooms:
-//! `propose` groups commands into entries, `read` confirms reads, `members` changes the voters, `receive` answers other
-//! nodes, `watch` runs elections and says who leads.
+//! `propose` groups commands into entries, `read` confirms reads, `members` changes the voters, `hand_over` gives the
+//! leadership away, `receive` answers other nodes, `watch` runs elections and says who leads.
 
+mod hand_over;
 mod members;
 mod propose;
 mod read;
@@ -28,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch as channel};
 
 use crate::{
-    config::{Config, PROPOSALS_QUEUED_MAX},
+    config::{Config, PROPOSALS_QUEUED_MAX, Timers},
     contacts::Contacts,
     engine::{Raft, configure},
     error::{InitializeError, OpenError},
@@ -36,6 +37,7 @@ use crate::{
     network::Caller,
     runtime::Scope,
     store::{LogStore, RowStore, Stage},
+    timing::Timing,
     transport::Transport,
     wire::Position,
 };
@@ -53,6 +55,8 @@ struct Inner {
     config: Arc<Config>,
     env: Env,
     raft: Raft,
+    caller: Caller,
+    timing: Arc<Timing>,
     queue: mpsc::Sender<propose::Proposal>,
     leadership: channel::Receiver<Leadership>,
     state: channel::Receiver<GroupState>,
@@ -63,6 +67,8 @@ struct Inner {
     handling: Semaphore,
     membership: Arc<tokio::sync::Mutex<()>>,
     is_stopping: Arc<AtomicBool>,
+    /// It leads and wants to lead no more: it takes no commands.
+    is_handing_over: AtomicBool,
 }
 
 struct Files {
@@ -147,13 +153,23 @@ impl Group {
         let config = Arc::new(config);
         let path = config.directory.clone();
         let start = |why: String| OpenError::Start { path: path.clone(), why };
-        let settings = Arc::new(configure(&config).map_err(|error| start(error.to_string()))?);
+        let settings = Arc::new(configure(&config));
         let (durable, is_durable) = channel::channel(None);
         let rows = RowStore::open(&env.disk, &config, machine, durable).await?;
         let log = LogStore::open(&env.disk, &config, is_durable, &env.rng).await?;
         let (applied, stage) = (rows.published(), rows.stage());
-        let contacts = Arc::new(Contacts::default());
-        let caller = Caller { transport, contacts, config: Arc::clone(&config), env: env.clone() };
+        if log.purged() > *applied.borrow() {
+            return Err(OpenError::Gone { path });
+        }
+        let timing = Arc::new(Timing::new(log.timers().unwrap_or(config.timers)));
+        let caller = Caller {
+            transport,
+            contacts: Arc::new(Contacts::default()),
+            timing: Arc::clone(&timing),
+            handed_over: Arc::default(),
+            config: Arc::clone(&config),
+            env: env.clone(),
+        };
         let me = config.node.get();
         let scope = Scope { tasks: env.tasks.clone(), rng: env.rng.fork() };
         let raft = scope
@@ -168,12 +184,15 @@ impl Group {
         let membership = Arc::new(tokio::sync::Mutex::new(()));
         let is_stopping = Arc::new(AtomicBool::new(false));
         env.tasks.spawn("proposer", propose::run(raft.clone(), proposals));
-        let watcher = watch::Watcher::new(caller, raft.clone(), applied.clone(), Arc::clone(&membership), leads);
+        let files = (log.clone(), applied.clone());
+        let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
         env.tasks.spawn("elections", watcher.run(runs, Arc::clone(&is_stopping)));
         let group = Self(Arc::new(Inner {
             config,
             env,
             raft,
+            caller,
+            timing,
             queue,
             leadership,
             state,
@@ -183,6 +202,7 @@ impl Group {
             handling: Semaphore::new(receive::HANDLED_MAX),
             membership,
             is_stopping,
+            is_handing_over: AtomicBool::new(false),
         }));
         if log.is_founder() {
             // Recorded, then perhaps cut short by a crash: nobody else can have joined.
@@ -254,6 +274,35 @@ impl Group {
             voters: membership.voter_ids().map(NodeId::new).collect(),
             learners: membership.learner_ids().map(NodeId::new).collect(),
         }
+    }
+
+    /// The timers in use.
+    pub fn timers(&self) -> Timers {
+        self.0.timing.now()
+    }
+
+    /// Makes these timers hold for all voters, as far as this node leads; false when it does not. They follow what is
+    /// measured all the same.
+    pub fn set_timers(&self, timers: Timers) -> bool {
+        let is_leader = self.0.leadership.borrow().is_me;
+        if is_leader && timers.are_sound() {
+            self.0.timing.announce(timers, self.0.env.clock.now());
+        }
+        is_leader && timers.are_sound()
+    }
+
+    /// Whether a majority has answered this leader within the shortest time in which others could elect another. Who
+    /// acts on the world outside on behalf of a leader asks this first.
+    pub fn is_confirmed(&self) -> bool {
+        let leadership = *self.0.leadership.borrow();
+        if !leadership.is_me {
+            return false;
+        }
+        let now = self.0.env.clock.now();
+        let membership =
+            self.0.raft.server_metrics().borrow().membership_config.membership().get_joint_config().clone();
+        let heard = self.0.caller.contacts.quorum(self.0.me(), &membership, leadership.since, now);
+        now.saturating_duration_since(heard) <= self.0.timing.now().election_min
     }
 
     /// Makes a snapshot now and drops the log before it, as far as the configuration says. Returns before it is done.

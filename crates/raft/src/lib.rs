@@ -8,7 +8,7 @@
 //! process; whoever waits has a limit. What it leaves to others: what commands mean (`state`), retries and request ids
 //! (the proposer), which nodes should vote (`server`), who is at the other end of a connection (`rpc`).
 //!
-//! The feature `planted-ack-before-fsync` plants a bug for the simulation to find. Never build with it otherwise.
+//! The features `planted-…` each plant a bug for the tests to find. Never build with them otherwise.
 
 pub mod config;
 mod contacts;
@@ -21,11 +21,14 @@ mod network;
 pub mod rpc;
 mod runtime;
 mod store;
+mod timing;
 mod transport;
 mod wire;
 
 pub use config::{Config, GroupId, Timers};
-pub use error::{InitializeError, MembershipError, OpenError, ProposeError, ReadError, StoreError, TransportError};
+pub use error::{
+    HandOverError, InitializeError, MembershipError, OpenError, ProposeError, ReadError, StoreError, TransportError,
+};
 pub use group::{Group, GroupMetrics, GroupState, Leadership};
 pub use machine::{Applied, LoadError, Row, StateMachine, UnknownCommand};
 pub use rpc::{RpcGroups, RpcTransport};

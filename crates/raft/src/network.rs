@@ -1,6 +1,13 @@
 //! How openraft sends: its messages become frames of ours and go through the [`Transport`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use insula_env::{Env, clock::Instant};
@@ -14,10 +21,11 @@ use openraft::{
 
 use crate::{
     config::{Config, SNAPSHOT_CHUNK_LIMIT, SNAPSHOT_INSTALL_LIMIT},
-    contacts::Contacts,
+    contacts::{Contacts, age},
     engine::{Snapshot, Types, Vote},
     error::TransportError,
     store::{SnapshotData, chain},
+    timing::Timing,
     transport::{Class, Transport},
     wire::{self, Answer, Refusal, Request},
 };
@@ -40,6 +48,9 @@ pub(crate) enum CallError {
 pub(crate) struct Caller {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) contacts: Arc<Contacts>,
+    pub(crate) timing: Arc<Timing>,
+    /// The term in which this node campaigns because the leader asked it to.
+    pub(crate) handed_over: Arc<AtomicU64>,
     pub(crate) config: Arc<Config>,
     pub(crate) env: Env,
 }
@@ -99,18 +110,27 @@ impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed> {
-        if self.caller.contacts.is_mute() {
+        let Caller { contacts, timing, .. } = &self.caller;
+        if contacts.is_mute() {
             return Err(unreachable(&CallError::Mute));
         }
+        let (sent, limit) = (self.caller.now(), contacts.patience(self.target, timing.heartbeat()));
         let request = Request::Append {
             vote: rpc.vote.into(),
             previous: rpc.prev_log_id.map(Into::into),
             entries: rpc.entries.iter().map(Into::into).collect(),
             commit: rpc.leader_commit.map(Into::into),
+            timers: Some(timing.announced()),
         };
-        match self.caller.call(self.target, &request, Class::Append, option.hard_ttl()).await {
+        let answered = self.caller.call(self.target, &request, Class::Append, limit).await;
+        match &answered {
+            Ok(_) => contacts.appended(self.target, age(self.caller.now(), sent)),
+            Err(CallError::Transport(TransportError::Late { .. })) => contacts.missed(self.target, limit),
+            Err(_) => {}
+        }
+        match answered {
             Ok(Answer::Appended) => Ok(AppendEntriesResponse::Success),
             Ok(Answer::AppendedTo(last)) => Ok(AppendEntriesResponse::PartialSuccess(last.map(Into::into))),
             Ok(Answer::Conflict) => Ok(AppendEntriesResponse::Conflict),
@@ -120,9 +140,11 @@ impl RaftNetwork<Types> for Link {
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failed> {
-        let request = Request::Vote { vote: rpc.vote.into(), last: rpc.last_log_id.map(Into::into) };
-        match self.caller.call(self.target, &request, Class::Vote, option.hard_ttl()).await {
+    async fn vote(&mut self, rpc: VoteRequest<u64>, _option: RPCOption) -> Result<VoteResponse<u64>, Failed> {
+        let limit = self.caller.timing.now().election_min;
+        let is_handed_over = self.caller.handed_over.load(Ordering::Relaxed) == rpc.vote.leader_id.term;
+        let request = Request::Vote { vote: rpc.vote.into(), last: rpc.last_log_id.map(Into::into), is_handed_over };
+        match self.caller.call(self.target, &request, Class::Vote, limit).await {
             Ok(Answer::Voted { vote, is_granted, last }) => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), is_granted))
             }
@@ -147,7 +169,7 @@ impl RaftNetwork<Types> for Link {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(self.caller.config.timers.heartbeat))
+        Backoff::new(std::iter::repeat(self.caller.timing.heartbeat()))
     }
 }
 

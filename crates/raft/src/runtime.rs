@@ -18,6 +18,9 @@ use insula_env::{Rng, TaskGroup, rng::RngCore};
 use openraft::{AsyncRuntime, OptionalSend, async_runtime::AsyncOneshotSendExt};
 use tokio::sync::oneshot;
 
+/// Longest that a call of openraft to another node may take, whatever it asks for.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
 thread_local! {
     static CURRENT: RefCell<Option<Scope>> = const { RefCell::new(None) };
 }
@@ -158,8 +161,10 @@ impl AsyncRuntime for Runtime {
         tokio::time::sleep_until(deadline)
     }
 
+    /// Openraft limits the calls that it makes by timers that are fixed when it starts. [`crate::network::Link`] limits
+    /// them by the timers in use, so this is only the last resort.
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        tokio::time::timeout(duration, future)
+        tokio::time::timeout(duration.max(CALL_LIMIT), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {

@@ -10,7 +10,7 @@ use insula_types::{
 use openraft::{CommittedLeaderId, EmptyNode, EntryPayload, LeaderId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::engine;
+use crate::{config::Timers, engine};
 
 /// Bytes that are written as bytes, not as a list of numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -194,10 +194,22 @@ pub(crate) struct Frame<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Entries after `previous`, or none: a heartbeat.
-    Append { vote: Vote, previous: Option<Position>, entries: Vec<Entry>, commit: Option<Position> },
-    /// Grant me this vote.
-    Vote { vote: Vote, last: Option<Position> },
+    /// Entries after `previous`, or none: a heartbeat. With the timers that shall hold for all voters.
+    Append {
+        vote: Vote,
+        previous: Option<Position>,
+        entries: Vec<Entry>,
+        commit: Option<Position>,
+        #[serde(default)]
+        timers: Option<Timers>,
+    },
+    /// Grant me this vote. A leader that hands over has asked for it, so its lease does not count.
+    Vote {
+        vote: Vote,
+        last: Option<Position>,
+        #[serde(default)]
+        is_handed_over: bool,
+    },
     /// Would you grant me a vote now? Changes nothing.
     PreVote { last: Option<Position> },
     /// Are you there? Sent by a leader that no majority answers.
@@ -208,6 +220,8 @@ pub(crate) enum Request {
     SnapshotRows { transfer: u64, rows: Vec<(Blob, Blob)>, chain: Blob },
     /// All rows were sent: take them.
     SnapshotEnd { transfer: u64, chain: Blob },
+    /// Campaign now, if your log ends here: this leader wants to give way.
+    TakeOver { term: u64, last: Option<Position> },
 }
 
 impl Request {
@@ -236,6 +250,10 @@ pub(crate) enum Answer {
         vote: Vote,
     },
     Refused(Refusal),
+    /// It campaigns, or not, because it lacks entries or votes for another term.
+    TakingOver {
+        is_campaigning: bool,
+    },
 }
 
 /// Why a message was not taken.
@@ -293,6 +311,7 @@ mod tests {
                 previous: None,
                 entries: vec![Entry::from(&engine::Entry::from(entry.clone()))],
                 commit: Some(entry.at),
+                timers: Some(Timers::default()),
             };
             let bytes = encode(Incarnation(5), &request);
             let frame: Frame<Request> = decode(&bytes).expect("decodes");

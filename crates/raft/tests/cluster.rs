@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use insula_env::{Clock, clock::sleep};
-use insula_raft::{Config, GroupState, MembershipError, ProposeError, ReadError};
+use insula_env::{Clock, Disk, clock::sleep};
+use insula_raft::{Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Timers};
 use insula_types::NodeId;
 use support::{Cluster, LIMIT};
 
@@ -266,7 +266,7 @@ async fn a_group_on_a_real_disk_closes_its_files() {
     let other = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(2), directory.path());
     let env = insula_env::Env::real("test");
     let refused = insula_raft::Group::open(other, env, std::sync::Arc::new(NoWires), support::Notes::default()).await;
-    assert!(matches!(refused, Err(insula_raft::OpenError::OtherIncarnation { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::OtherIncarnation { .. })), "{refused:?}");
 }
 
 struct NoWires;
@@ -339,4 +339,111 @@ async fn a_leader_that_starts_again_does_not_answer_reads_from_before_its_last_w
     let index = group.read_index(LIMIT).await.expect("confirmed");
     group.wait_applied(index, LIMIT).await.expect("applied");
     assert_eq!(cluster.nodes[&leader].notes.0.lock().get("a").map(String::as_str), Some("1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_hands_over_with_hardly_a_pause() {
+    let cluster = Cluster::start(3, usual).await;
+    for round in 0..10 {
+        let leader = cluster.leader().await;
+        cluster.write(&format!("before={round}")).await;
+        let start = Clock::real().now();
+        let next = cluster.nodes[&leader].group.hand_over(LIMIT).await.expect("handed over").expect("to somebody");
+        assert_ne!(next, NodeId::new(leader));
+        cluster.write(&format!("after={round}")).await;
+        let took = Clock::real().now() - start;
+        assert!(took <= Duration::from_millis(100), "round {round}: {took:?}");
+        assert_eq!(cluster.leader().await, next.get());
+        for node in cluster.nodes.keys() {
+            cluster.sees(*node, "after", &round.to_string()).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_can_follow_leads_on() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    let others: Vec<u64> = cluster.nodes.keys().copied().filter(|node| *node != leader).collect();
+    // Both are heard, and neither hears that it shall campaign.
+    for other in &others {
+        cluster.wires.cut(leader, *other);
+    }
+    assert_eq!(group.hand_over(Duration::from_millis(300)).await, Err(HandOverError::Late));
+    cluster.wires.heal();
+    cluster.write("a=1").await;
+    let single = Cluster::start(1, usual).await;
+    assert_eq!(single.nodes[&1].group.hand_over(LIMIT).await, Err(HandOverError::Nobody));
+    single.write("a=1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_change_while_running_and_outlive_a_restart() {
+    let mut cluster = Cluster::start(3, usual).await;
+    let far = Timers::for_round_trip(Duration::from_millis(300));
+    let leader = cluster.leader().await;
+    let follower = cluster.nodes.keys().copied().find(|node| *node != leader).expect("there are three");
+    assert!(!cluster.nodes[&follower].group.set_timers(far), "only a leader can");
+    assert!(cluster.nodes[&leader].group.set_timers(far));
+    let start = Clock::real().now();
+    while !cluster.nodes.values().all(|node| node.group.timers() == far) {
+        cluster.write("a=1").await;
+        sleep(Duration::from_millis(20)).await;
+        assert!(Clock::real().now() - start < Duration::from_secs(10), "all go over");
+    }
+    assert_eq!(cluster.leader().await, leader, "nobody missed a heartbeat");
+    cluster.restart(follower).await;
+    assert_eq!(cluster.nodes[&follower].group.timers(), far);
+    // And back, with the leader lost on the way.
+    assert!(cluster.nodes[&leader].group.set_timers(Timers::default()));
+    cluster.restart(leader).await;
+    let next = cluster.leader().await;
+    assert!(cluster.nodes[&next].group.set_timers(Timers::default()));
+    let start = Clock::real().now();
+    while !cluster.nodes.values().all(|node| node.group.timers() == Timers::default()) {
+        sleep(Duration::from_millis(20)).await;
+        assert!(Clock::real().now() - start < Duration::from_secs(20), "all go back");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_follow_what_is_measured() {
+    let cluster = Cluster::start(3, |config| config.retime_every = Duration::from_secs(20)).await;
+    let slow = Duration::from_millis(120);
+    for node in cluster.nodes.values() {
+        node.disk.set_delay(slow, slow + Duration::from_millis(10));
+    }
+    let start = Clock::real().now();
+    while cluster.nodes.values().any(|node| node.group.timers().heartbeat < 2 * slow) {
+        cluster.write("a=1").await;
+        assert!(
+            Clock::real().now() - start < Duration::from_secs(120),
+            "timers: {:?}",
+            cluster.nodes[&1].group.timers()
+        );
+    }
+}
+
+#[cfg(not(feature = "planted-reused-id"))]
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_files_are_gone_may_not_come_back_under_its_id() {
+    let mut cluster = Cluster::start(3, |config| config.entries_kept = 1).await;
+    cluster.tune = |config| config.must_exist = true;
+    cluster.write("a=1").await;
+    let disk = cluster.kill(2);
+    disk.wipe();
+    let refused = cluster.try_open(2, disk).await;
+    assert!(matches!(refused, Err(OpenError::Gone { .. })), "{refused:?}");
+    // The log is there and has been dropped up to somewhere; the state that held what it said is gone.
+    cluster.nodes[&3].group.snapshot().await;
+    cluster.write("a=2").await;
+    while cluster.nodes[&3].group.metrics().purged.is_none() {
+        cluster.write("a=3").await;
+        cluster.nodes[&3].group.snapshot().await;
+    }
+    let disk = cluster.kill(3);
+    disk.remove(std::path::Path::new("group/state.redb")).expect("removed");
+    let refused = cluster.try_open(3, disk).await;
+    assert!(matches!(refused, Err(OpenError::Gone { .. })), "{refused:?}");
 }

@@ -1,7 +1,7 @@
 //! Proposals: commands that wait are put into one log entry together, so that one fsync serves many; each gets its own
 //! reply. At most two entries of this node wait for their commit at a time.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -35,6 +35,9 @@ impl Group {
         }
         if !self.0.is_running() {
             return Err(ProposeError::Stopped);
+        }
+        if self.0.is_handing_over.load(Ordering::Relaxed) {
+            return Err(ProposeError::NotLeader { leader: None });
         }
         let (reply, outcome) = oneshot::channel();
         self.0.queue.try_send(Proposal { command: command.into(), reply }).map_err(|error| match error {

@@ -20,6 +20,9 @@ impl Group {
         if !self.0.is_running() {
             return Err(ReadError::Stopped);
         }
+        if cfg!(feature = "planted-stale-leader-reads") && self.0.raft.server_metrics().borrow().state.is_leader() {
+            return Ok(self.0.applied.borrow().map_or(0, |at| at.index));
+        }
         match timeout(limit, self.0.raft.get_read_log_id()).await {
             Ok(Ok((Some(at), _))) => Ok(at.index),
             Ok(Ok((None, _))) => Err(ReadError::NoQuorum),

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{CORE_LIMIT, Inner};
 use crate::{
+    config::Timers,
     election::{Seen, would_vote},
     engine::{Snapshot, Vote},
     store::{Stage, chain},
@@ -78,7 +79,7 @@ impl Inner {
 
     async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Refusal> {
         match request {
-            Request::Append { vote, previous, entries, commit } => {
+            Request::Append { vote, previous, entries, commit, timers } => {
                 let rpc = AppendEntriesRequest {
                     vote: own_vote(from, vote, true)?,
                     prev_log_id: previous.map(Into::into),
@@ -86,14 +87,23 @@ impl Inner {
                     leader_commit: commit.map(Into::into),
                 };
                 let answered = timeout(CORE_LIMIT, self.raft.append_entries(rpc)).await.map_err(|_| Refusal::Busy)?;
-                Ok(match answered.map_err(|_| Refusal::Stopped)? {
+                let answered = answered.map_err(|_| Refusal::Stopped)?;
+                if let Some(timers) = timers.filter(|_| answered.is_success()) {
+                    self.take_timers(timers).await?;
+                }
+                Ok(match answered {
                     AppendEntriesResponse::Success => Answer::Appended,
                     AppendEntriesResponse::PartialSuccess(last) => Answer::AppendedTo(last.map(Into::into)),
                     AppendEntriesResponse::Conflict => Answer::Conflict,
                     AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(vote.into()),
                 })
             }
-            Request::Vote { vote, last } => {
+            Request::Vote { vote, last, is_handed_over } => {
+                let seen = self.seen().await?;
+                let is_led = seen.live_leader(self.me(), &self.timing.now(), self.env.clock.now()).is_some();
+                if is_led && !is_handed_over {
+                    return Ok(Answer::Voted { vote: self.vote(), is_granted: false, last: seen.last });
+                }
                 let rpc = VoteRequest::new(own_vote(from, vote, false)?, last.map(Into::into));
                 let answered = timeout(CORE_LIMIT, self.raft.vote(rpc)).await.map_err(|_| Refusal::Busy)?;
                 let voted = answered.map_err(|_| Refusal::Stopped)?;
@@ -106,11 +116,14 @@ impl Inner {
             Request::PreVote { last } => {
                 let seen = self.seen().await?;
                 let is_led = self.leadership.borrow().leader == Some(self.config.node) && seen.is_leader;
-                let (me, timers, now) = (self.me(), &self.config.timers, self.env.clock.now());
-                let is_granted = would_vote(me, &seen, timers, from.get(), last, is_led, now);
+                let (me, timers, now) = (self.me(), self.timing.now(), self.env.clock.now());
+                let is_granted = would_vote(me, &seen, &timers, from.get(), last, is_led, now);
                 Ok(Answer::PreVoted { is_granted })
             }
             Request::Ping => Ok(Answer::Pong),
+            Request::TakeOver { term, last } => {
+                Ok(Answer::TakingOver { is_campaigning: self.take_over(from, term, last).await? })
+            }
             Request::SnapshotBegin { vote, meta, transfer } => {
                 self.begin(from, own_vote(from, vote, true)?, meta, transfer).await
             }
@@ -122,6 +135,18 @@ impl Inner {
     async fn seen(&self) -> Result<Seen, Refusal> {
         let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await.map_err(|_| Refusal::Busy)?;
         seen.map_err(|_| Refusal::Stopped)
+    }
+
+    /// Takes over the timers of the leader; they are on the disk before it hears that its append arrived.
+    async fn take_timers(&self, timers: Timers) -> Result<(), Refusal> {
+        if timers == self.timing.now() || !timers.are_sound() {
+            return Ok(());
+        }
+        let log = self.files.lock().as_ref().map(|files| files.log.clone()).ok_or(Refusal::Stopped)?;
+        log.save_timers(timers).await.map_err(|error| self.not_stored(&error))?;
+        tracing::info!(group = %self.config.group, ?timers, "timers of the leader");
+        self.timing.set(timers);
+        Ok(())
     }
 
     fn vote(&self) -> wire::Vote {

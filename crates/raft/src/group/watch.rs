@@ -22,7 +22,10 @@ use crate::{
     contacts::{age, is_quorum},
     election::{Duty, Seen, VoteState, decide},
     engine::Raft,
+    error::chain_text,
     network::Caller,
+    store::LogStore,
+    timing::fit,
     transport::Class,
     wire::{Answer, Position, Request},
 };
@@ -33,6 +36,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Watcher {
     caller: Caller,
     raft: Raft,
+    log: LogStore,
     applied: Receiver<Option<Position>>,
     membership: Arc<tokio::sync::Mutex<()>>,
     leads: Sender<Leadership>,
@@ -41,24 +45,32 @@ pub(super) struct Watcher {
     spread: f64,
     /// The term that this node leads, and since when.
     leading: Option<(u64, Instant)>,
+    /// When the next heartbeat is due.
+    beat_at: Option<Instant>,
+    /// When this leader last looked whether its timers fit.
+    fitted: Option<Instant>,
 }
 
 impl Watcher {
     pub(super) fn new(
         caller: Caller,
         raft: Raft,
-        applied: Receiver<Option<Position>>,
+        (log, applied): (LogStore, Receiver<Option<Position>>),
         membership: Arc<tokio::sync::Mutex<()>>,
         leads: Sender<Leadership>,
     ) -> Self {
-        Self { caller, raft, applied, membership, leads, drawn_for: None, spread: 0.0, leading: None }
+        let (drawn_for, leading, beat_at, fitted) = Default::default();
+        Self { caller, raft, log, applied, membership, leads, drawn_for, spread: 0.0, leading, beat_at, fitted }
     }
 
     /// Until the group ends; then says why.
     pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>) {
         let mut changes = self.raft.server_metrics();
         loop {
+            let asked = self.now();
             let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await;
+            // The log's syncs hold openraft up, and so its heartbeats: part of what the timers must allow for.
+            self.caller.contacts.appended(self.me(), age(self.now(), asked));
             let wake = match seen {
                 Ok(Ok(seen)) => self.step(&seen).await,
                 Ok(Err(_)) => break,
@@ -106,12 +118,15 @@ impl Watcher {
             self.drawn_for = Some(seen.state());
             self.spread = self.caller.env.rng.range(0, 1000) as f64 / 1000.0;
         }
-        let (timers, now) = (self.caller.config.timers, self.now());
+        let (timers, now) = (self.caller.timing.now(), self.now());
         let duty = decide(self.me(), seen, &timers, self.spread, now);
         if duty == Duty::Lead {
             return self.lead(seen).await;
         }
-        self.leading = None;
+        if self.leading.take().is_some() {
+            (self.beat_at, self.fitted) = (None, None);
+            self.caller.timing.withdraw();
+        }
         self.caller.contacts.mute(false);
         self.publish(Some(seen.term), seen.live_leader(self.me(), &timers, now), false);
         match duty {
@@ -124,10 +139,14 @@ impl Watcher {
 
     /// Checks that a majority answers; finishes what a predecessor left half done.
     async fn lead(&mut self, seen: &Seen) -> Instant {
-        let (timers, now) = (self.caller.config.timers, self.now());
+        let (timers, now) = (self.caller.timing.now(), self.now());
         let since = match self.leading {
             Some((term, since)) if term == seen.term => since,
-            _ => now,
+            _ => {
+                self.caller.contacts.forget_round_trips();
+                self.fitted = Some(now);
+                now
+            }
         };
         self.leading = Some((seen.term, since));
         let heard = self.caller.contacts.quorum(self.me(), &seen.voters, since, now);
@@ -141,17 +160,56 @@ impl Watcher {
         if is_alone {
             // Whoever answers has been heard.
             self.ask(&seen.other_voters(self.me()), &Request::Ping, Class::Ping).collect::<Vec<_>>().await;
+            self.beat_at = None;
             return self.now() + timers.heartbeat;
         }
         if seen.voters.len() > 1 && has_caught_up {
             self.finish_change();
         }
-        now + timers.heartbeat
+        self.fit_timers(seen).await;
+        self.beat().await
+    }
+
+    /// Sends heartbeats when they are due; gives when the next one is.
+    async fn beat(&mut self) -> Instant {
+        let now = self.now();
+        if let Some(at) = self.beat_at.filter(|at| *at > now) {
+            return at;
+        }
+        self.raft.trigger().heartbeat().await.ok();
+        let next = now + self.caller.timing.heartbeat();
+        self.beat_at = Some(next);
+        next
+    }
+
+    /// Lets the timers follow what was measured, and goes over to those that were announced.
+    async fn fit_timers(&mut self, seen: &Seen) {
+        let (timing, now) = (&self.caller.timing, self.now());
+        if let Some(timers) = timing.due(now) {
+            if let Err(error) = self.log.save_timers(timers).await {
+                tracing::error!(group = %self.caller.config.group, error = %chain_text(&error), "timers not kept");
+                return;
+            }
+            tracing::info!(group = %self.caller.config.group, ?timers, "timers changed");
+            timing.set(timers);
+        }
+        let Some(since) = self.fitted.filter(|since| age(now, *since) >= self.caller.config.retime_every) else {
+            return;
+        };
+        self.fitted = Some(now);
+        let contacts = &self.caller.contacts;
+        let (others, mine) = (seen.other_voters(self.me()), BTreeSet::from([self.me()]));
+        contacts.heard(self.me(), now);
+        let measured = contacts.round_trip(&others, since).zip(contacts.round_trip(&mine, since));
+        if let Some(timers) = measured.and_then(|(theirs, own)| fit(&timing.now(), theirs + own)) {
+            tracing::info!(group = %self.caller.config.group, ?measured, ?timers, "changing the timers");
+            timing.announce(timers, now);
+        }
     }
 
     /// Asks who would vote for this node; campaigns if that is a majority.
     async fn campaign(&mut self, seen: &Seen) -> Instant {
-        let timers = self.caller.config.timers;
+        let timers = self.caller.timing.now();
         let request = Request::PreVote { last: seen.last };
         let mut granted = BTreeSet::from([self.me()]);
         let others = seen.other_voters(self.me());
@@ -183,7 +241,7 @@ impl Watcher {
         request: &'a Request,
         class: Class,
     ) -> BoxStream<'a, (u64, Option<Answer>)> {
-        let limit = self.caller.config.timers.election_min / 2;
+        let limit = self.caller.timing.now().election_min / 2;
         let asked: FuturesUnordered<_> = nodes
             .iter()
             .map(|node| async move {

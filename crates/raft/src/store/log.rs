@@ -31,7 +31,7 @@ use super::{
     mask::Mask,
 };
 use crate::{
-    config::{APPEND_BYTES, Config},
+    config::{APPEND_BYTES, Config, Timers},
     engine::{Entry, LogId, StorageError, Types, Vote},
     error::{OpenError, StoreError, chain_text},
     wire::{self, Position},
@@ -66,6 +66,7 @@ struct View {
     vote: Option<Vote>,
     committed: Option<LogId>,
     is_founder: bool,
+    timers: Option<Timers>,
 }
 
 impl LogStore {
@@ -83,11 +84,15 @@ impl LogStore {
         })
         .await?;
         let (wanted, me) = (config.incarnation, config.node.get());
+        let may_be_new = !config.must_exist || cfg!(feature = "planted-reused-id");
         let fresh = Mask::draw(rng);
-        let (found, mask, view) = file
+        let opened = file
             .write("read the log in", Durability::Immediate, move |transaction| {
                 let mut meta = transaction.open_table(META)?;
                 let found: Option<Incarnation> = get(&meta, "incarnation")?;
+                if found.is_none() && !may_be_new {
+                    return Ok(None);
+                }
                 if found.is_none() {
                     meta.insert("incarnation", &*codec::encode(&wanted))?;
                     meta.insert("mask", &*codec::encode(&fresh))?;
@@ -106,11 +111,15 @@ impl LogStore {
                     vote: get::<wire::Vote>(&meta, "vote")?.map(|vote| resigned(vote.into(), me)),
                     committed: position("committed")?,
                     is_founder: get(&meta, "founder")?.unwrap_or(false),
+                    timers: get(&meta, "timers")?,
                     ..View::default()
                 };
-                Ok((found.unwrap_or(wanted), mask, view))
+                Ok(Some((found.unwrap_or(wanted), mask, view)))
             })
             .await?;
+        let Some((found, mask, view)) = opened else {
+            return Err(OpenError::Gone { path: config.directory.clone() });
+        };
         if found != wanted {
             return Err(OpenError::OtherIncarnation { path: config.directory.clone(), found, wanted });
         }
@@ -130,6 +139,26 @@ impl LogStore {
             .await?;
         self.0.view.lock().is_founder = true;
         Ok(())
+    }
+
+    /// The timers that were last in use here.
+    pub(crate) fn timers(&self) -> Option<Timers> {
+        self.0.view.lock().timers
+    }
+
+    /// Keeps the timers in use.
+    pub(crate) async fn save_timers(&self, timers: Timers) -> Result<(), StoreError> {
+        self.0
+            .file
+            .write("keep the timers in", Durability::Immediate, move |transaction| put(transaction, "timers", &timers))
+            .await?;
+        self.0.view.lock().timers = Some(timers);
+        Ok(())
+    }
+
+    /// Up to where the log was dropped: the state must hold all of that.
+    pub(crate) fn purged(&self) -> Option<Position> {
+        self.0.view.lock().purged.map(Into::into)
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -315,9 +344,11 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let saved = wire::Vote::from(*vote);
+        let durability =
+            if cfg!(feature = "planted-vote-not-synced") { Durability::None } else { Durability::Immediate };
         self.0
             .file
-            .write("save a vote in", Durability::Immediate, move |transaction| put(transaction, "vote", &saved))
+            .write("save a vote in", durability, move |transaction| put(transaction, "vote", &saved))
             .await
             .map_err(|error| fatal(&error))?;
         self.0.view.lock().vote = Some(*vote);

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use insula_env::{Clock, Disk, Env, Rng, TaskGroup, clock::sleep, clock::timeout, memory::MemoryDisk};
 use insula_raft::{
-    Applied, Class, Config, Group, GroupId, LoadError, ProposeError, Row, StateMachine, Transport, TransportError,
-    UnknownCommand,
+    Applied, Class, Config, Group, GroupId, LoadError, OpenError, ProposeError, Row, StateMachine, Transport,
+    TransportError, UnknownCommand,
 };
 use insula_types::{Incarnation, NodeId};
 use parking_lot::Mutex;
@@ -145,6 +145,10 @@ impl Cluster {
     }
 
     pub async fn open(&mut self, id: u64, disk: MemoryDisk) {
+        self.try_open(id, disk).await.expect("open the group");
+    }
+
+    pub async fn try_open(&mut self, id: u64, disk: MemoryDisk) -> Result<(), OpenError> {
         let tasks = TaskGroup::new("node");
         let notes = Notes::default();
         let env = Env {
@@ -156,9 +160,10 @@ impl Cluster {
         let mut config = Config::new(NodeId::new(id), GROUP, Incarnation(1), "group");
         (self.tune)(&mut config);
         let wire = Arc::new(Wire(self.wires.clone(), NodeId::new(id)));
-        let group = Group::open(config, env, wire, notes.clone()).await.expect("open the group");
+        let group = Group::open(config, env, wire, notes.clone()).await?;
         self.wires.0.lock().groups.insert(NodeId::new(id), group.clone());
         self.nodes.insert(id, Node { id, disk, notes, group, tasks });
+        Ok(())
     }
 
     /// The node is gone, and its unsynced writes with it. Its disk is given back.
