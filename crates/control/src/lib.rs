@@ -24,5 +24,5 @@ pub mod voters;
 mod tests;
 
 pub use lease::LeaseTable;
-pub use service::{Control, NotLeader};
-pub use voters::{Membership, MembershipError, start_voters, wanted_voters};
+pub use service::{Confirmed, Control, NotLeader};
+pub use voters::{DEAD_AFTER, Membership, MembershipError, start_voters, wanted_voters};

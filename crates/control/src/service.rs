@@ -1,6 +1,6 @@
 //! Runs the controllers while this node leads the region: woken by every change, by leases, and by a timer.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use insula_env::{Env, clock};
 use insula_state::{GlobalState, Leadership, ProposeError, RegionCommand, RegionState, Store, region::RegionReply};
@@ -29,29 +29,45 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// lease for everyone, since it may have been cut off from those that renewed elsewhere.
 const STEP_BACK: Duration = Duration::from_secs(1);
 
+/// Says whether a majority of voters has confirmed of late that this node leads. Whoever leads without that may have been
+/// replaced already, and must not act on anything outside the replicated state.
+pub type Confirmed = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// The caller must ask the region's leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this node does not lead the region: ask the leader")]
 pub struct NotLeader;
 
 /// The controllers of one node. Idle unless the node leads.
-#[derive(Debug)]
 pub struct Control {
     me: NodeId,
     env: Env,
     region: Store<RegionState>,
     global: Store<GlobalState>,
+    confirmed: Confirmed,
     /// Present while this node leads.
     leases: Mutex<Option<LeaseTable>>,
     wake: Notify,
 }
 
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Control({})", self.me)
+    }
+}
+
 impl Control {
     /// Starts the controllers in `env`'s task group.
-    pub fn start(env: &Env, me: NodeId, region: Store<RegionState>, global: Store<GlobalState>) -> Arc<Self> {
+    pub fn start(
+        env: &Env,
+        me: NodeId,
+        region: Store<RegionState>,
+        global: Store<GlobalState>,
+        confirmed: Confirmed,
+    ) -> Arc<Self> {
         let env = Env { rng: env.rng.fork(), ..env.clone() };
         let (leases, wake) = Default::default();
-        let control = Arc::new(Self { me, env, region, global, leases, wake });
+        let control = Arc::new(Self { me, env, region, global, confirmed, leases, wake });
         let run = Arc::clone(&control);
         control.env.tasks.supervise("control", move || Arc::clone(&run).run());
         control
@@ -60,8 +76,11 @@ impl Control {
     /// A node renews its lease. The caller has proved that it is that node.
     ///
     /// # Errors
-    /// [`NotLeader`] when another node, or none, leads.
+    /// [`NotLeader`] when another node, or none, leads, or this one is not sure of it.
     pub fn renew(&self, node: NodeId, renewal: &Renewal) -> Result<Granted, NotLeader> {
+        if !(self.confirmed)() {
+            return Err(NotLeader);
+        }
         let is_news = match self.leases.lock().as_mut() {
             Some(leases) => leases.renew(self.env.clock.now(), node, renewal),
             None => return Err(NotLeader),
@@ -117,6 +136,10 @@ impl Control {
         loop {
             changed.0.mark_unchanged();
             changed.1.mark_unchanged();
+            if !(self.confirmed)() {
+                self.pause(ROUND_GAP).await;
+                continue;
+            }
             match self.round(&mut memory, &mut epoch, &mut is_global_fresh).await {
                 Ok(true) => {}
                 Ok(false) => return,

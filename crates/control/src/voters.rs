@@ -1,22 +1,19 @@
-//! Who votes in a Raft group: one node of a region of one or two, three of a larger one, over data centres.
-//! Never two: a quorum of two stops when either stops (rule R20). Never fewer by itself.
+//! Who votes in a Raft group: one node of a region of one or two, three of three to six, five of a larger one, over data
+//! centres. Never two: a quorum of two stops when either stops (rule R20).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Debug,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_env::{Env, clock};
 use insula_state::{Leadership, RegionState, Store};
-use insula_types::{DatacenterName, NodeId};
+use insula_types::{Node, NodeHealth, NodeId};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Voters of a region that has enough nodes. Larger groups come with larger regions, in a later step.
-const VOTERS: usize = 3;
+/// Voters of the largest regions: they survive the loss of two.
+const VOTERS_MAX: usize = 5;
+/// A voter that has been down for so long gives its seat to a node that is up.
+pub const DEAD_AFTER: Duration = Duration::from_secs(600);
 /// Time between two looks at who votes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,41 +43,76 @@ pub trait Membership: Send + Sync + Debug {
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError>;
 }
 
-/// Who should vote, when that is not who does. Those who vote and are members stay; the places that are free go to
-/// nodes that are up, first in the data centre with the fewest voters, then the oldest.
-pub fn wanted_voters(state: &RegionState, current: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
-    let count = if state.nodes.len() >= VOTERS { VOTERS } else { 1 };
-    let mut wanted: BTreeSet<NodeId> = current.iter().copied().filter(|id| state.nodes.contains(id)).collect();
-    let mut by_datacenter: BTreeMap<&DatacenterName, usize> = BTreeMap::new();
-    for node in wanted.iter().filter_map(|id| state.nodes.get(id)) {
-        *by_datacenter.entry(&node.datacenter).or_default() += 1;
+/// How many nodes of a region vote: one of one or two (a quorum of two stops when either stops), three of up to six.
+fn seats(nodes: usize) -> usize {
+    match nodes {
+        0..=2 => 1,
+        3..=6 => 3,
+        _ => VOTERS_MAX,
     }
-    while wanted.len() < count {
-        let candidates = state.nodes.values().filter(|node| node.health.is_up() && !wanted.contains(&node.id));
-        let crowd = |datacenter| by_datacenter.get(datacenter).copied().unwrap_or(0);
-        // None left: wait until more are up rather than vote with two.
-        let best = candidates.min_by_key(|node| (crowd(&node.datacenter), node.joined_ms, node.id))?;
-        wanted.insert(best.id);
-        *by_datacenter.entry(&best.datacenter).or_default() += 1;
+}
+
+/// Who should vote, when that is not who does. Those who vote stay, unless they are no members any more, or have been
+/// down for longer than `dead_after` and another can take their place. Free seats go to nodes that are up, first in the
+/// data centre with the fewest voters, then the oldest. `now_ms`: milliseconds since 1970.
+pub fn wanted_voters(
+    state: &RegionState,
+    current: &BTreeSet<NodeId>,
+    now_ms: u64,
+    dead_after: Duration,
+) -> Option<BTreeSet<NodeId>> {
+    let is_dead = |node: &Node| match node.health {
+        NodeHealth::Up => false,
+        NodeHealth::Down { since_ms } => now_ms.saturating_sub(since_ms) > dead_after.as_millis() as u64,
+    };
+    let (dead, mut seated): (Vec<&Node>, Vec<&Node>) =
+        current.iter().filter_map(|id| state.nodes.get(id)).partition(|node| is_dead(node));
+    // A region that shrinks keeps an odd number of voters that work together already.
+    let seats = seats(state.nodes.len()).max(odd(seated.len()).min(VOTERS_MAX));
+    while seated.len() < seats {
+        let crowd = |node: &Node| seated.iter().filter(|other| other.datacenter == node.datacenter).count();
+        let free = state.nodes.values().filter(|node| node.health.is_up() && !current.contains(&node.id));
+        let free = free.filter(|node| !seated.iter().any(|other| other.id == node.id));
+        let Some(best) = free.min_by_key(|node| (node.is_cordoned, crowd(node), node.joined_ms, node.id)) else {
+            break;
+        };
+        seated.push(best);
     }
+    // Whom nobody replaces keeps the seat: to vote with fewer would be to survive less.
+    let vacant = seats.saturating_sub(seated.len());
+    seated.extend(dead.into_iter().take(vacant));
+    // Too many, or an even number: the ones who came last, and those who are down, go first.
+    while seated.len() > seats || seated.len() > 1 && seated.len() % 2 == 0 {
+        let worst = (0..seated.len()).max_by_key(|index| (!seated[*index].health.is_up(), *index))?;
+        seated.remove(worst);
+    }
+    let wanted: BTreeSet<NodeId> = seated.iter().map(|node| node.id).collect();
     (wanted != *current && !wanted.is_empty()).then_some(wanted)
 }
 
-/// Starts the reconciler of one group's voters. Acts only while this node leads that group.
+/// The greatest odd number up to `count`.
+const fn odd(count: usize) -> usize {
+    if count % 2 == 0 { count.saturating_sub(1) } else { count }
+}
+
+/// Starts the reconciler of one group's voters. Acts only while this node leads that group. For `dead_after` see
+/// [`wanted_voters`].
 pub fn start_voters(
     env: &Env,
     region: Store<RegionState>,
     leadership: watch::Receiver<Leadership>,
     membership: Arc<dyn Membership>,
+    dead_after: Duration,
 ) {
-    let rng = env.rng.fork();
+    let (rng, time) = (env.rng.fork(), env.clock.clone());
     env.tasks.supervise(&format!("voters-{}", membership.name()), move || {
         let (region, leadership, membership) = (region.clone(), leadership.clone(), Arc::clone(&membership));
-        let rng = rng.clone();
+        let (rng, time) = (rng.clone(), time.clone());
         async move {
             loop {
                 let is_leader = leadership.borrow().is_me;
-                let wanted = region.read(|state| wanted_voters(state, &membership.voters()));
+                let voters = membership.voters();
+                let wanted = region.read(|state| wanted_voters(state, &voters, time.wall_ms(), dead_after));
                 if let Some(wanted) = wanted.filter(|_| is_leader) {
                     let group = membership.name();
                     info!(group, ?wanted, "changing the voters");

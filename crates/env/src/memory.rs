@@ -44,6 +44,7 @@ struct State {
     delay: (Duration, Duration),
     stalled_until: Option<Instant>,
     fails_syncs: bool,
+    is_full: bool,
     syncs: u64,
 }
 
@@ -65,6 +66,14 @@ enum Change {
 }
 
 impl Change {
+    /// The length that the file has afterwards at least.
+    fn end(&self) -> usize {
+        match self {
+            Self::SetLen(len) => *len,
+            Self::Write(offset, data) => offset + data.len(),
+        }
+    }
+
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::SetLen(len) => bytes.resize(*len, 0),
@@ -98,6 +107,11 @@ impl MemoryDisk {
     /// Syncs fail from now on, or work again.
     pub fn fail_syncs(&self, fails: bool) {
         self.0.state.lock().fails_syncs = fails;
+    }
+
+    /// Nothing can grow from now on, or there is room again. What has its place can be written all the same.
+    pub fn fill(&self, is_full: bool) {
+        self.0.state.lock().is_full = is_full;
     }
 
     /// Syncs that were done so far.
@@ -188,6 +202,9 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn BlockFile>> {
         let mut state = self.0.state.lock();
         let life = state.life;
+        if state.is_full && !state.files.contains_key(path) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let contents = state.files.entry(path.to_owned()).or_default();
         if std::mem::replace(&mut contents.is_open, true) {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it is open already"));
@@ -205,6 +222,9 @@ impl Disk for MemoryDisk {
         let mut state = self.0.state.lock();
         if state.fails_syncs {
             return Err(io::Error::other("a sync failed, as planned"));
+        }
+        if state.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         state.syncs += 1;
         let contents = state.files.entry(path.to_owned()).or_default();
@@ -252,7 +272,11 @@ struct MemoryFile {
 
 impl MemoryFile {
     fn change(&self, change: Change) -> io::Result<()> {
+        let is_full = self.disk.0.state.lock().is_full;
         self.disk.with(self.life, &self.path, |contents| {
+            if is_full && change.end() > contents.current.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             change.apply(&mut contents.current);
             contents.unsynced.push(change);
             Ok(())
@@ -335,6 +359,19 @@ mod tests {
             fates.insert((left[1024], left[1536]));
         }
         assert_eq!(fates.len(), 4, "kept, lost, and torn either way: {fates:?}");
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_has_its_place() {
+        let disk = disk();
+        let file = disk.open(Path::new("a")).expect("open");
+        file.set_len(100).expect("room");
+        disk.fill(true);
+        file.write(50, &[1; 50]).expect("it is there");
+        assert_eq!(file.write(51, &[1; 50]).expect_err("full").kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.write_atomic(Path::new("b"), b"x").expect_err("full").kind(), io::ErrorKind::StorageFull);
+        disk.fill(false);
+        file.write(51, &[1; 50]).expect("room again");
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub struct Home {
     pub region_incarnation: Incarnation,
     /// Which life of the global state.
     pub global_incarnation: Incarnation,
+    /// The files of both groups have been made. Should they be gone at a later start, the node has forgotten what it
+    /// voted for, and must not come back under its id.
+    #[serde(default)]
+    pub has_state: bool,
     /// Other members and where they are reached; brought up to date while running.
     pub peers: BTreeMap<NodeId, SocketAddr>,
 }

@@ -72,6 +72,7 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         region: config.region.clone(),
         region_incarnation: incarnation,
         global_incarnation: incarnation,
+        has_state: false,
         peers: std::collections::BTreeMap::new(),
     };
     let created_ms = env.clock.wall_ms();

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
-use insula_control::{Control, start_voters};
+use insula_control::{Control, DEAD_AFTER, start_voters};
 use insula_env::{Env, net};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, RpcGroups, RpcTransport};
@@ -37,6 +37,8 @@ const REGION_GROUP: GroupId = GroupId(1);
 const GLOBAL_GROUP: GroupId = GroupId(2);
 /// How long the parts may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long another node may take to lead instead of one that stops.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long this node's word on itself may take to be committed before it is given again.
 const UPDATE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,8 +56,13 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
     signals::told_to_stop(&env.tasks).await;
     info!("server stops; instances and the dataplane go on");
-    node.region_group.raft().shutdown().await;
-    node.global_group.raft().shutdown().await;
+    for group in [node.region_group.raft(), node.global_group.raft()] {
+        // Others need not find out that this leader is gone. Alone, there is nobody to give the leadership to.
+        if let Err(error) = group.hand_over(HAND_OVER_LIMIT).await {
+            info!(%error, "stopping without a successor");
+        }
+        group.shutdown().await;
+    }
     env.tasks.join(STOP_LIMIT).await;
     Ok(())
 }
@@ -86,7 +93,7 @@ impl Node {
         let material = Material::new(&directory.load()?, env.clock.clone(), Arc::new(tombstones.clone()))?;
         let id = material.identity().node;
         let home_file = ValueFile::new(paths.home(), Arc::clone(&env.disk));
-        let home: Home = home_file.load()?.ok_or_else(|| Error::File {
+        let mut home: Home = home_file.load()?.ok_or_else(|| Error::File {
             attempt: "read",
             path: paths.home(),
             source: std::io::ErrorKind::NotFound.into(),
@@ -108,12 +115,18 @@ impl Node {
         };
         let mut region = GroupConfig::new(id, REGION_GROUP, home.region_incarnation, paths.group("region"));
         region.admit = admit.clone();
+        region.must_exist = home.has_state;
         let mut global = GroupConfig::new(id, GLOBAL_GROUP, home.global_incarnation, paths.group("global"));
         global.admit = admit;
+        global.must_exist = home.has_state;
         let region_group =
             StateGroup::open(StateName::Region, region, env, transport.clone(), Arc::clone(&members)).await?;
         let global_group = StateGroup::open(StateName::Global, global, env, transport, Replica::new()).await?;
         let (region_group, global_group) = (Arc::new(region_group), Arc::new(global_group));
+        if !home.has_state {
+            home.has_state = true;
+            home_file.save(&home)?;
+        }
 
         members::start(env, id, &members, book.clone(), tombstones, (home.clone(), home_file));
         let time = || env.clock.clone();
@@ -147,7 +160,9 @@ impl Node {
             (self.region_group.clone(), self.global_group.clone()),
             (self.region.clone(), self.global.clone()),
         )?;
-        let control = Control::start(env, self.id, self.region.clone(), self.global.clone());
+        let leads = self.region_group.raft().clone();
+        let confirmed = Arc::new(move || leads.is_confirmed());
+        let control = Control::start(env, self.id, self.region.clone(), self.global.clone(), confirmed);
         let work = work::start(self, &control, &dataplane).await?;
         self.serve_nodes(&control, &work).await?;
         self.serve_api(&work).await?;
@@ -249,8 +264,8 @@ impl Node {
             directory: self.directory.clone(),
             peers: self.rpc.clone(),
         };
-        start_voters(&self.env, self.region.clone(), self.region.leadership(), Arc::new(region));
-        start_voters(&self.env, self.region.clone(), self.global.leadership(), Arc::new(global));
+        start_voters(&self.env, self.region.clone(), self.region.leadership(), Arc::new(region), DEAD_AFTER);
+        start_voters(&self.env, self.region.clone(), self.global.leadership(), Arc::new(global), DEAD_AFTER);
     }
 
     /// Gives the dataplane each new state of the region.

@@ -11,7 +11,10 @@ use insula_state::{Domain, RegionState, Replica, replica::Update};
 use insula_types::{NodeId, Revision, Term, codec};
 use parking_lot::Mutex;
 
-use crate::trace::{Trace, fnv};
+use crate::{
+    net::machine_of,
+    trace::{Trace, fnv},
+};
 
 /// Kept at most; one is enough to fail.
 const VIOLATIONS_MAX: usize = 10;
@@ -41,7 +44,7 @@ struct State {
     /// Serials that a finished linearizable read has seen.
     seen: BTreeSet<u64>,
     /// Whether disks fail by order, so that a group may be unable to open.
-    has_failing_disk: BTreeSet<NodeId>,
+    has_failing_disk: BTreeSet<u64>,
 }
 
 /// What was known when a read began.
@@ -80,29 +83,29 @@ impl Checks {
     }
 
     /// Disks that fail by order may keep a group from opening; others may not.
-    pub(crate) fn set_failing_disk(&self, node: NodeId, is_failing: bool) {
+    pub(crate) fn set_failing_disk(&self, machine: u64, is_failing: bool) {
         let mut state = self.0.state.lock();
         if is_failing {
-            state.has_failing_disk.insert(node);
+            state.has_failing_disk.insert(machine);
         } else {
-            state.has_failing_disk.remove(&node);
+            state.has_failing_disk.remove(&machine);
         }
     }
 
-    pub(crate) fn has_failing_disk(&self, node: NodeId) -> bool {
-        self.0.state.lock().has_failing_disk.contains(&node)
+    pub(crate) fn has_failing_disk(&self, machine: u64) -> bool {
+        self.0.state.lock().has_failing_disk.contains(&machine)
     }
 
     pub(crate) fn may_not_open(&self, node: NodeId, error: &OpenError) {
         self.0.trace.event(&format!("{node} cannot open its group: {error}"));
-        if !self.has_failing_disk(node) {
+        if !self.has_failing_disk(machine_of(node)) {
             self.violation(format!("{node} cannot open its group: {error:?}"));
         }
     }
 
     fn may_not_fail(&self, node: NodeId, why: &str) {
         self.0.trace.event(&format!("the group on {node} stopped: {why}"));
-        if !self.has_failing_disk(node) {
+        if !self.has_failing_disk(machine_of(node)) {
             self.violation(format!("the group on {node} stopped: {why}"));
         }
     }

@@ -14,6 +14,8 @@
 
 mod checks;
 mod clients;
+mod follow;
+mod harm;
 mod machine;
 mod net;
 mod plan;

@@ -1,6 +1,7 @@
 //! A machine: what outlives its process (disk, clock, instances), and its process (group, controllers, agent).
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,23 +12,40 @@ use std::{
 use insula_agent::{Agent, Parts, testing::FakeRuntime};
 use insula_container::NodeLabels;
 use insula_control::{Control, start_voters};
-use insula_env::{Clock, Env, Rng, TaskGroup, clock::sleep, memory::MemoryDisk};
-use insula_raft::{Config, Group, GroupId, GroupState};
-use insula_state::{GlobalState, Leadership, Machine as StateMachine, RegionState, Replica, Store};
-use insula_types::{Incarnation, Node, NodeId};
+use insula_env::{Clock, Disk, Env, Rng, TaskGroup, clock::sleep, memory::MemoryDisk};
+use insula_raft::{Config, Group, GroupId, GroupState, OpenError};
+use insula_state::{GlobalState, Leadership, Machine as StateMachine, RegionCommand, RegionState, Replica, Store};
+use insula_types::{Incarnation, Node, NodeId, codec};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     checks::Checks,
-    net::{Endpoint, Net, Wire},
+    follow,
+    net::{Endpoint, Net, Wire, node_of},
     proposer::{Glue, Reports, ToLeader, Voters},
+    world::node,
 };
 
 /// The region's group.
 const GROUP: GroupId = GroupId(1);
 /// Disk work takes so long when nothing is wrong.
 pub(crate) const DISK_DELAY: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(4));
+/// A voter that is away for longer is replaced: sooner than in life, so that runs see it.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(20);
+/// The timers follow what is measured so often: sooner than in life, too.
+const RETIME_EVERY: Duration = Duration::from_secs(8);
+/// Wait after a start, or a join, that did not succeed.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// Who this machine is: an encoded node id. Gone with the disk.
+const IDENTITY: &str = "identity";
+/// Says that it is a member of the region.
+const MEMBER: &str = "member";
+/// Says that the group's files have been made.
+const HOME: &str = "home";
+/// The group's files.
+const STATE: [&str; 2] = ["state/region/log.redb", "state/region/state.redb"];
 
 /// What all machines share.
 #[derive(Clone)]
@@ -41,13 +59,15 @@ pub(crate) struct Surroundings {
 
 /// One machine.
 pub(crate) struct Machine {
-    pub(crate) node: Node,
+    pub(crate) number: u64,
     pub(crate) disk: MemoryDisk,
     pub(crate) runtime: FakeRuntime,
     pub(crate) clock: Clock,
     around: Surroundings,
     rng: Rng,
     lives: AtomicU64,
+    /// How often it was given a new identity, which is one more than its node's number of births.
+    births: Arc<AtomicU64>,
     tasks: Mutex<Option<TaskGroup>>,
     process: Arc<Mutex<Option<Process>>>,
 }
@@ -60,29 +80,36 @@ pub(crate) struct Process {
 }
 
 impl Machine {
-    pub(crate) fn new(node: Node, clock: Clock, rng: &Rng, around: Surroundings) -> Self {
+    pub(crate) fn new(number: u64, clock: Clock, rng: &Rng, around: Surroundings) -> Self {
         let disk = MemoryDisk::new(clock.clone(), rng.fork());
         disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
         Self {
-            node,
+            number,
             disk,
             runtime: FakeRuntime::new(clock.clone()),
             clock,
             around,
             rng: rng.fork(),
             lives: AtomicU64::new(0),
+            births: Arc::default(),
             tasks: Mutex::new(None),
             process: Arc::default(),
         }
     }
 
+    /// The node that it is now.
     pub(crate) fn id(&self) -> NodeId {
-        self.node.id
+        node_of(self.number, self.births.load(Ordering::Relaxed).saturating_sub(1))
     }
 
     /// Its process, once it is up.
     pub(crate) fn process(&self) -> Option<Process> {
         self.process.lock().clone()
+    }
+
+    /// Whether it has ever been started.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.lives.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn is_started(&self) -> bool {
@@ -99,18 +126,20 @@ impl Machine {
             }
             *current = Some(tasks.clone());
         }
-        self.around.net.set_dark(self.id(), false);
+        self.around.net.set_dark(self.number, false);
         let start = Start {
-            node: self.node.clone(),
+            number: self.number,
             env: Env {
                 clock: self.clock.clone(),
                 rng: self.rng.fork(),
                 disk: Arc::new(self.disk.clone()),
                 tasks: tasks.clone(),
             },
+            disk: self.disk.clone(),
             runtime: self.runtime.clone(),
             around: self.around.clone(),
             life: self.lives.fetch_add(1, Ordering::Relaxed),
+            births: Arc::clone(&self.births),
             process: Arc::clone(&self.process),
         };
         tasks.spawn("start", start.run());
@@ -118,7 +147,7 @@ impl Machine {
 
     /// Kills the process at once.
     pub(crate) fn kill(&self) {
-        self.around.net.detach(self.id());
+        self.around.net.detach(self.number);
         self.process.lock().take();
         if let Some(tasks) = self.tasks.lock().take() {
             tasks.crash();
@@ -128,11 +157,18 @@ impl Machine {
 
     /// Cuts the power.
     pub(crate) fn power_off(&self) {
-        self.around.net.set_dark(self.id(), true);
+        self.around.net.set_dark(self.number, true);
         self.kill();
         self.disk.lose_power(self.rng.next());
         self.disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
         self.runtime.power_off();
+    }
+
+    /// The group's files are gone; who it is, it still knows. Only while it is not running.
+    pub(crate) fn forget_state(&self) {
+        for path in STATE {
+            self.disk.remove(Path::new(path)).expect("a disk in memory removes files");
+        }
     }
 
     /// Whether the group has stopped by itself, which only a restart mends.
@@ -143,61 +179,124 @@ impl Machine {
 
 /// A process that is coming up.
 struct Start {
-    node: Node,
+    number: u64,
     env: Env,
+    disk: MemoryDisk,
     runtime: FakeRuntime,
     around: Surroundings,
     life: u64,
+    births: Arc<AtomicU64>,
     process: Arc<Mutex<Option<Process>>>,
 }
 
 impl Start {
     async fn run(self) {
         let replica = Replica::<RegionState>::new();
-        let group = loop {
-            let mut config = Config::new(self.node.id, GROUP, Incarnation(1), "state/region");
+        let (node, group) = loop {
+            let Some(id) = self.identity() else {
+                sleep(RETRY_WAIT).await;
+                continue;
+            };
+            let node = node(id);
+            self.join(&node).await;
+            let mut config = Config::new(id, GROUP, Incarnation(1), "state/region");
             config.snapshot_every = self.around.snapshot_every;
             config.entries_kept = self.around.snapshot_every / 4;
-            let wire = Arc::new(Wire { net: self.around.net.clone(), node: self.node.id });
+            config.retime_every = RETIME_EVERY;
+            config.must_exist = self.has(HOME);
+            let members = Arc::clone(&replica);
+            config.admit = Arc::new(move |node| !members.read(|region| region.tombstones.contains(&node)));
+            let wire = Arc::new(Wire { net: self.around.net.clone(), node: id });
             let machine = Glue(StateMachine::new(Arc::clone(&replica)));
             match Group::open(config, self.env.clone(), wire, machine).await {
-                Ok(group) => break group,
-                Err(error) => {
-                    self.around.checks.may_not_open(self.node.id, &error);
-                    sleep(Duration::from_secs(1)).await;
+                Ok(group) if self.write(HOME, b"") => break (node, group),
+                // Without the mark, a lost state would go unnoticed.
+                Ok(group) => group.shutdown().await,
+                Err(OpenError::Gone { .. }) => {
+                    self.around.checks.trace().event(&format!("{id} has lost its state, and begins anew"));
+                    self.disk.wipe();
+                    continue;
                 }
+                Err(error) => self.around.checks.may_not_open(id, &error),
             }
+            sleep(RETRY_WAIT).await;
         };
-        self.around.checks.follow(&self.env.tasks, self.node.id, &replica, &group);
-        let (node, env, around) = (self.node.id, &self.env, &self.around);
+        self.begin(node, group, &replica);
+    }
+
+    /// Starts all parts over a group that is open.
+    fn begin(&self, node: Node, group: Group, replica: &Arc<Replica<RegionState>>) {
+        let (id, env, around) = (node.id, &self.env, &self.around);
+        around.checks.follow(&env.tasks, id, replica, &group);
         let to_leader = ToLeader {
-            node,
+            node: id,
             net: around.net.clone(),
             group: group.clone(),
+            replica: Arc::clone(replica),
             clock: env.clock.clone(),
+            rng: env.rng.fork(),
             leadership: leadership(&env.tasks, &group),
         };
-        let region = Store::new(Arc::clone(&replica), Arc::new(to_leader.clone()), env.clock.clone(), env.rng.fork());
-        let control = Control::start(env, node, region.clone(), around.global.clone());
-        start_voters(env, region.clone(), to_leader.leadership.clone(), Arc::new(Voters(group.clone())));
+        let region = Store::new(Arc::clone(replica), Arc::new(to_leader.clone()), env.clock.clone(), env.rng.fork());
+        let leads = group.clone();
+        let confirmed = Arc::new(move || leads.is_confirmed());
+        let control = Control::start(env, id, region.clone(), around.global.clone(), confirmed);
+        let voters = Arc::new(Voters(group.clone()));
+        start_voters(env, region.clone(), to_leader.leadership.clone(), voters, DEAD_AFTER);
+        follow::start(env, id, around.net.clone(), group.clone(), Arc::clone(replica));
         let parts = Parts {
-            node,
-            labels: NodeLabels {
-                name: self.node.name.clone(),
-                region: self.node.region.clone(),
-                datacenter: self.node.datacenter.clone(),
-            },
+            node: id,
+            labels: NodeLabels { name: node.name, region: node.region, datacenter: node.datacenter },
             path: "agent/placements".into(),
             region: region.clone(),
             runtime: Arc::new(self.runtime.clone()),
             prober: Arc::new(self.runtime.clone()),
-            reporter: Arc::new(Reports { node, region: region.clone() }),
+            reporter: Arc::new(Reports { node: id, region: region.clone() }),
         };
         Agent::start(env, parts);
         // The data plane is not here: what this node knows counts as routed by.
         insula_agent::start_renewals(env, Arc::new(to_leader), replica.changed(), Default::default);
-        around.net.attach(node, Endpoint { life: self.life, group: group.clone(), control });
+        let endpoint = Endpoint { life: self.life, group: group.clone(), region: region.clone(), control };
+        around.net.attach(id, endpoint);
         *self.process.lock() = Some(Process { group, region });
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.disk.read(Path::new(path)).is_ok()
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> bool {
+        self.disk.write_atomic(Path::new(path), bytes).is_ok()
+    }
+
+    /// Who this machine is: on an empty disk, somebody new. None when the disk does not keep it.
+    fn identity(&self) -> Option<NodeId> {
+        if let Ok(bytes) = self.disk.read(Path::new(IDENTITY)) {
+            return Some(codec::decode(&bytes).expect("as written"));
+        }
+        let id = node_of(self.number, self.births.load(Ordering::Relaxed));
+        self.write(IDENTITY, &codec::encode(&id)).then(|| self.births.fetch_add(1, Ordering::Relaxed))?;
+        Some(id)
+    }
+
+    /// Asks any member to be taken in, unless it is one. The first node of all founds the region instead.
+    async fn join(&self, node: &Node) {
+        let is_first = node.id == node_of(1, 0);
+        while !is_first && !self.has(MEMBER) {
+            let others = self.around.net.others(self.number);
+            if let Some(other) = others.get(self.env.rng.range(0, others.len().max(1) as u64) as usize) {
+                let node = Box::new(node.clone());
+                let command = RegionCommand::Join { token: "join".to_owned(), secret_hash: "7".into(), node };
+                let (from, limit) = (node_of(self.number, 0), Duration::from_secs(5));
+                let joined = self.around.net.call((from, *other), limit, b"join", |to: Endpoint| async move {
+                    crate::proposer::Answer(to.region.propose(&command, limit).await.is_ok())
+                });
+                if joined.await.is_ok_and(|joined| joined.0) && self.write(MEMBER, b"") {
+                    return;
+                }
+            }
+            sleep(self.env.rng.jitter(RETRY_WAIT)).await;
+        }
     }
 }
 

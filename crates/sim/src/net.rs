@@ -13,16 +13,31 @@ use bytes::Bytes;
 use insula_control::Control;
 use insula_env::{Rng, clock::sleep, clock::timeout};
 use insula_raft::{Class, Group, GroupId, Transport, TransportError};
+use insula_state::{RegionState, Store};
 use insula_types::NodeId;
 use parking_lot::Mutex;
 
 use crate::trace::Trace;
+
+/// Ids of nodes that one machine has had differ by this: it is another node each time its disk was emptied.
+const PLACES: u64 = 100;
+
+/// The id of a machine's node, after its disk was emptied so often.
+pub(crate) fn node_of(machine: u64, births: u64) -> NodeId {
+    NodeId::new(births * PLACES + machine)
+}
+
+/// The machine that a node is, or was, on.
+pub(crate) fn machine_of(node: NodeId) -> u64 {
+    node.get() % PLACES
+}
 
 /// What of a process others can reach.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) life: u64,
     pub(crate) group: Group,
+    pub(crate) region: Store<RegionState>,
     pub(crate) control: Arc<Control>,
 }
 
@@ -39,8 +54,8 @@ struct Inner {
 struct State {
     endpoints: BTreeMap<NodeId, Endpoint>,
     /// Machines without power: whoever calls them hears nothing. A machine without a process refuses.
-    dark: BTreeSet<NodeId>,
-    cut: BTreeSet<(NodeId, NodeId)>,
+    dark: BTreeSet<u64>,
+    cut: BTreeSet<(u64, u64)>,
     delay: (Duration, Duration),
     loss: f64,
 }
@@ -77,20 +92,25 @@ impl Net {
     }
 
     /// It cannot any more.
-    pub(crate) fn detach(&self, node: NodeId) {
-        self.0.state.lock().endpoints.remove(&node);
+    pub(crate) fn detach(&self, machine: u64) {
+        self.0.state.lock().endpoints.retain(|node, _| machine_of(*node) != machine);
     }
 
-    pub(crate) fn set_dark(&self, node: NodeId, is_dark: bool) {
+    /// Nodes whose process can be reached, but for those on that machine.
+    pub(crate) fn others(&self, machine: u64) -> Vec<NodeId> {
+        self.0.state.lock().endpoints.keys().copied().filter(|node| machine_of(*node) != machine).collect()
+    }
+
+    pub(crate) fn set_dark(&self, machine: u64, is_dark: bool) {
         let mut state = self.0.state.lock();
         if is_dark {
-            state.dark.insert(node);
+            state.dark.insert(machine);
         } else {
-            state.dark.remove(&node);
+            state.dark.remove(&machine);
         }
     }
 
-    pub(crate) fn set_cut(&self, from: NodeId, to: NodeId, is_cut: bool) {
+    pub(crate) fn set_cut(&self, from: u64, to: u64, is_cut: bool) {
         let mut state = self.0.state.lock();
         if is_cut {
             state.cut.insert((from, to));
@@ -126,7 +146,7 @@ impl Net {
             self.seen(from, to, body);
             let endpoint = {
                 let state = self.0.state.lock();
-                if state.dark.contains(&to) { None } else { Some(state.endpoints.get(&to).cloned()) }
+                if state.dark.contains(&machine_of(to)) { None } else { Some(state.endpoints.get(&to).cloned()) }
             };
             let Some(endpoint) = endpoint else { pending().await };
             let Some(endpoint) = endpoint else {
@@ -155,7 +175,7 @@ impl Net {
         let micros = self.0.rng.range(delay.0.as_micros() as u64, delay.1.as_micros() as u64);
         let is_lost = self.0.rng.chance(loss);
         sleep(Duration::from_micros(micros)).await;
-        if is_lost || self.0.state.lock().cut.contains(&(from, to)) {
+        if is_lost || self.0.state.lock().cut.contains(&(machine_of(from), machine_of(to))) {
             pending::<()>().await;
         }
     }

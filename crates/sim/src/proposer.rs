@@ -1,18 +1,20 @@
 //! The way of commands, barriers, leases and voters from a node to the region's leader, over simulated messages. What
 //! `server` does over real ones.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_agent::{CallError, Renewer, Reporter};
 use insula_control::MembershipError;
-use insula_env::Clock;
+use insula_env::{Clock, Rng, clock::timeout};
 use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine, UnknownCommand};
-use insula_state::{Domain, Leadership, Machine, ProposeError, Proposer, RegionCommand, RegionState, Store, seal};
-use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId};
+use insula_state::{
+    Domain, Leadership, Machine, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store, seal,
+};
+use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId, Revision};
 use tokio::sync::watch;
 
-use crate::net::{Endpoint, Net, NoAnswer};
+use crate::net::{Endpoint, Net, NoAnswer, machine_of};
 
 /// How long one change of voters may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -41,7 +43,9 @@ pub(crate) struct ToLeader {
     pub(crate) node: NodeId,
     pub(crate) net: Net,
     pub(crate) group: Group,
+    pub(crate) replica: Arc<Replica<RegionState>>,
     pub(crate) clock: Clock,
+    pub(crate) rng: Rng,
     pub(crate) leadership: watch::Receiver<Leadership>,
 }
 
@@ -52,7 +56,7 @@ impl fmt::Debug for ToLeader {
 }
 
 /// An answer and its bytes as they cross the network.
-struct Answer<T>(T);
+pub(crate) struct Answer<T>(pub(crate) T);
 
 impl<T> AsRef<[u8]> for Answer<T> {
     fn as_ref(&self) -> &[u8] {
@@ -62,10 +66,31 @@ impl<T> AsRef<[u8]> for Answer<T> {
 }
 
 impl ToLeader {
-    fn leader(&self) -> Result<NodeId, ProposeError> {
-        let leader = self.leadership.borrow().leader;
+    /// Who leads: as this node's group knows, or, where it has no part in the group, as any other node does.
+    async fn leader(&self) -> Result<NodeId, ProposeError> {
+        let known = self.leadership.borrow().leader;
+        let leader = match known {
+            Some(leader) => Some(leader),
+            None => self.ask_for_leader().await,
+        };
         leader.ok_or_else(|| ProposeError::Unavailable { why: "no leader is known".to_owned() })
     }
+
+    async fn ask_for_leader(&self) -> Option<NodeId> {
+        let others = self.net.others(machine_of(self.node));
+        let other = *others.get(self.rng.range(0, others.len().max(1) as u64) as usize)?;
+        let asked = self.net.call((self.node, other), READ_LIMIT, b"who leads", |to: Endpoint| async move {
+            Answer(to.group.leadership().borrow().leader)
+        });
+        asked.await.ok()?.0
+    }
+}
+
+/// The revision that reflects all that was committed before, told by a leader that a majority confirms.
+async fn confirmed(group: Group, replica: Arc<Replica<RegionState>>, limit: Duration) -> Result<Revision, String> {
+    let index = group.read_index(limit).await.map_err(|error| error.to_string())?;
+    group.wait_applied(index, limit).await.map_err(|error| error.to_string())?;
+    Ok(replica.revision())
 }
 
 async fn propose(group: Group, sealed: Vec<u8>, limit: Duration) -> Result<Vec<u8>, ProposeError> {
@@ -78,7 +103,7 @@ async fn propose(group: Group, sealed: Vec<u8>, limit: Duration) -> Result<Vec<u
 #[async_trait]
 impl Proposer for ToLeader {
     async fn propose(&self, request: RequestId, command: Vec<u8>, limit: Duration) -> Result<Vec<u8>, ProposeError> {
-        let leader = self.leader()?;
+        let leader = self.leader().await?;
         let at_ms = self.clock.wall_ms();
         if leader == self.node {
             return propose(self.group.clone(), seal(request, at_ms, command), limit).await;
@@ -97,18 +122,19 @@ impl Proposer for ToLeader {
 
     async fn barrier(&self, limit: Duration) -> Result<(), ProposeError> {
         let unavailable = |why: String| ProposeError::Unavailable { why };
-        let leader = self.leader()?;
+        let leader = self.leader().await?;
         let limit = limit.min(READ_LIMIT);
-        let index = if leader == self.node {
-            self.group.read_index(limit).await.map_err(|error| error.to_string())
+        let revision = if leader == self.node {
+            confirmed(self.group.clone(), Arc::clone(&self.replica), limit).await
         } else {
             let asked = self.net.call((self.node, leader), limit, b"read", |to: Endpoint| async move {
-                Answer(to.group.read_index(limit).await.map_err(|error| error.to_string()))
+                Answer(confirmed(to.group, Arc::clone(to.region.replica()), limit).await)
             });
-            asked.await.map_or_else(|error| Err(format!("{error:?}")), |Answer(index)| index)
+            asked.await.map_or_else(|error| Err(format!("{error:?}")), |Answer(revision)| revision)
         };
-        let index = index.map_err(unavailable)?;
-        self.group.wait_applied(index, limit).await.map_err(|error| unavailable(error.to_string()))
+        let revision = revision.map_err(unavailable)?;
+        let shown = timeout(limit, self.replica.wait_for(revision)).await;
+        shown.map_err(|_| unavailable("this copy lags".to_owned()))
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -119,7 +145,7 @@ impl Proposer for ToLeader {
 #[async_trait]
 impl Renewer for ToLeader {
     async fn renew(&self, renewal: Renewal) -> Result<Granted, CallError> {
-        let leader = self.leader().map_err(|error| CallError(Box::new(error)))?;
+        let leader = self.leader().await.map_err(|error| CallError(Box::new(error)))?;
         let node = self.node;
         let limit = Duration::from_secs(1);
         let called = self.net.call((node, leader), limit, b"renew", |to: Endpoint| async move {

@@ -6,19 +6,22 @@ use std::{
     time::Duration,
 };
 
+use insula_control::wanted_voters;
 use insula_env::{Clock, Rng, TaskGroup, clock::sleep, clock::timeout};
 use insula_state::{GlobalCommand, RegionCommand, global::ClusterMeta, region::RegionMeta};
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, Node, NodeHealth, NodeId, RegionName,
 };
+use parking_lot::Mutex;
 
 use crate::{
     Options, Outcome,
     checks::Checks,
     clients::{Clients, Global, serials},
-    machine::{Machine, Surroundings},
-    net::Net,
-    plan::{self, CHAOS, Fault, MACHINES},
+    harm::Harm,
+    machine::{DEAD_AFTER, DISK_DELAY, Machine, Process, Surroundings},
+    net::{Net, machine_of},
+    plan::{CHAOS, Plan},
     trace::Trace,
 };
 
@@ -35,16 +38,16 @@ pub(crate) async fn run(seed: u64, rng: Rng, options: Options) -> Outcome {
     let clock = Clock::simulated(EPOCH_MS);
     let trace = Trace::new(clock.clone(), options.is_verbose);
     let checks = Checks::new(trace.clone());
-    let world = World::new(&clock, &rng, checks.clone());
     let tasks = TaskGroup::new("world");
-    let faults = plan::draw(&rng);
+    let plan = Plan::draw(&rng);
+    let world = World::new(&clock, &rng, checks.clone(), &plan);
     if options.is_entropic {
         sleep(Duration::from_micros(Rng::from_os().range(1, 1000))).await;
     }
     if world.come_up().await {
         world.clients.start(&tasks.child("users"));
-        world.suffer(&tasks, faults).await;
-        world.heal(&rng).await;
+        world.suffer(&tasks, &plan).await;
+        world.heal(&plan);
         world.rest().await;
     }
     tasks.crash();
@@ -60,6 +63,10 @@ pub(crate) async fn run(seed: u64, rng: Rng, options: Options) -> Outcome {
 
 struct World {
     machines: Arc<BTreeMap<u64, Machine>>,
+    /// Machines that are there from the beginning.
+    founders: u64,
+    /// Machines that will not come back.
+    gone: Arc<Mutex<BTreeSet<u64>>>,
     net: Net,
     checks: Checks,
     global: Arc<Global>,
@@ -67,7 +74,7 @@ struct World {
 }
 
 impl World {
-    fn new(clock: &Clock, rng: &Rng, checks: Checks) -> Self {
+    fn new(clock: &Clock, rng: &Rng, checks: Checks, plan: &Plan) -> Self {
         let net = Net::new(rng.fork(), checks.trace().clone());
         let (global, store) = Global::new(clock.clone(), rng.fork());
         let around = Surroundings {
@@ -76,10 +83,10 @@ impl World {
             global: store.clone(),
             snapshot_every: rng.range(20, 200),
         };
-        let machines: BTreeMap<u64, Machine> = (1..=MACHINES)
+        let machines: BTreeMap<u64, Machine> = (1..=plan.machines)
             .map(|number| {
                 // Machines have clocks of their own, so that one can jump.
-                (number, Machine::new(node(number), Clock::simulated(EPOCH_MS), rng, around.clone()))
+                (number, Machine::new(number, Clock::simulated(EPOCH_MS), rng, around.clone()))
             })
             .collect();
         let machines = Arc::new(machines);
@@ -90,15 +97,13 @@ impl World {
             rng: rng.fork(),
             serials: Arc::default(),
         };
-        Self { machines, net, checks, global, clients }
+        Self { machines, founders: plan.founders, gone: Arc::default(), net, checks, global, clients }
     }
 
-    /// Founds the region on the first machine; the others join and get their vote. False when that does not happen.
+    /// Founds the region on the first machine; the others join, and who shall vote does. False when that does not happen.
     async fn come_up(&self) -> bool {
-        for machine in self.machines.values() {
-            machine.start();
-        }
         let up = async {
+            self.machines[&1].start();
             let first = loop {
                 match self.machines[&1].process() {
                     Some(process) => break process,
@@ -110,7 +115,7 @@ impl World {
             let init = GlobalCommand::Init { meta, region: region() };
             self.clients.global.propose(&init, START_LIMIT).await.expect("the global state takes it");
             let meta = RegionMeta { cluster: ClusterId::new(1), region: region(), incarnation: Incarnation(1) };
-            let init = RegionCommand::Init { meta, node: Box::new(node(1)) };
+            let init = RegionCommand::Init { meta, node: Box::new(node(self.machines[&1].id())) };
             first.region.propose(&init, START_LIMIT).await.expect("a new region takes its first node");
             let token = insula_state::region::JoinToken {
                 id: "join".to_owned(),
@@ -120,15 +125,12 @@ impl World {
             };
             let token = RegionCommand::CreateJoinToken(token);
             first.region.propose(&token, START_LIMIT).await.expect("the region makes a token");
-            for number in 2..=MACHINES {
-                let node = Box::new(node(number));
-                let join = RegionCommand::Join { token: "join".to_owned(), secret_hash: "7".into(), node };
-                first.region.propose(&join, START_LIMIT).await.expect("the region takes a node");
+            for number in 2..=self.founders {
+                self.machines[&number].start();
             }
-            while !self
-                .machines
-                .values()
-                .all(|m| m.process().is_some_and(|p| p.group.voters().len() as u64 == MACHINES))
+            while (2..=self.founders).any(|number| self.machines[&number].process().is_none())
+                || first.region.read(|state| state.nodes.len() as u64) < self.founders
+                || !self.are_voters_settled(&first)
             {
                 sleep(LOOK_EVERY).await;
             }
@@ -142,124 +144,60 @@ impl World {
         is_up
     }
 
+    /// Whether those vote who shall, as one node sees it.
+    fn are_voters_settled(&self, process: &Process) -> bool {
+        // Whether somebody has been dead for long enough, the leader tells by its own clock, which may have jumped.
+        let mut times = self.machines.values().map(|machine| machine.clock.wall_ms());
+        let voters = process.group.voters();
+        times.any(|now_ms| process.region.read(|state| wanted_voters(state, &voters, now_ms, DEAD_AFTER)).is_none())
+    }
+
     /// Lets the faults happen, each ended by a task of its own.
-    async fn suffer(&self, tasks: &TaskGroup, faults: Vec<(Duration, Fault)>) {
+    async fn suffer(&self, tasks: &TaskGroup, plan: &Plan) {
         let start = self.checks.trace().elapsed();
         let ends = tasks.child("faults");
-        for (at, fault) in faults {
-            sleep((start + at).saturating_sub(self.checks.trace().elapsed())).await;
+        for (at, fault) in &plan.faults {
+            sleep((start + *at).saturating_sub(self.checks.trace().elapsed())).await;
             self.checks.trace().event(&format!("fault: {fault:?}"));
             self.checks.count("faults");
-            self.begin(&ends, fault);
+            self.checks.count(fault.name());
+            let harm = Harm {
+                machines: Arc::clone(&self.machines),
+                gone: Arc::clone(&self.gone),
+                net: self.net.clone(),
+                checks: self.checks.clone(),
+                global: Arc::clone(&self.global),
+                operators: tasks.clone(),
+            };
+            let fault = fault.clone();
+            ends.spawn("fault", async move { harm.happen(fault).await });
         }
         sleep((start + CHAOS).saturating_sub(self.checks.trace().elapsed())).await;
         ends.crash();
     }
 
-    fn begin(&self, tasks: &TaskGroup, fault: Fault) {
-        let (net, checks, global) = (self.net.clone(), self.checks.clone(), Arc::clone(&self.global));
-        let machines = Arc::clone(&self.machines);
-        let all = move || (1..=MACHINES).map(NodeId::new);
-        tasks.spawn("fault", async move {
-            match fault {
-                Fault::Kill { machine, away } => {
-                    machines[&machine].kill();
-                    sleep(away).await;
-                    machines[&machine].start();
-                }
-                Fault::PowerCut { machine, away } => {
-                    machines[&machine].power_off();
-                    checks.set_failing_disk(NodeId::new(machine), false);
-                    sleep(away).await;
-                    machines[&machine].start();
-                }
-                Fault::Blackout { away } => {
-                    for machine in machines.values() {
-                        machine.power_off();
-                        checks.set_failing_disk(machine.id(), false);
-                    }
-                    sleep(away).await;
-                    for machine in machines.values() {
-                        machine.start();
-                    }
-                }
-                Fault::Cut { from, to, time } => {
-                    net.set_cut(NodeId::new(from), NodeId::new(to), true);
-                    sleep(time).await;
-                    net.set_cut(NodeId::new(from), NodeId::new(to), false);
-                }
-                Fault::Isolate { machine, time } => {
-                    let way = |is_cut| {
-                        for other in all().filter(|other| other.get() != machine) {
-                            net.set_cut(NodeId::new(machine), other, is_cut);
-                            net.set_cut(other, NodeId::new(machine), is_cut);
-                        }
-                    };
-                    way(true);
-                    sleep(time).await;
-                    way(false);
-                }
-                Fault::SlowDisk { machine, longest, time } => {
-                    machines[&machine].disk.set_delay(longest / 2, longest);
-                    sleep(time).await;
-                    let usual = crate::machine::DISK_DELAY;
-                    machines[&machine].disk.set_delay(usual.0, usual.1);
-                }
-                Fault::Stall { machine, time } => {
-                    let machine = &machines[&machine];
-                    machine.disk.stall_until(machine.clock.now() + time);
-                }
-                Fault::FailSyncs { machine, time } => {
-                    let machine = &machines[&machine];
-                    checks.set_failing_disk(machine.id(), true);
-                    machine.disk.fail_syncs(true);
-                    sleep(time).await;
-                    machine.power_off();
-                    checks.set_failing_disk(machine.id(), false);
-                    machine.start();
-                }
-                Fault::Weather { longest, loss, time } => {
-                    net.set_weather(longest, loss);
-                    sleep(time).await;
-                    net.set_weather(Duration::from_millis(2), 0.0);
-                }
-                Fault::ClockJump { machine, by_ms } => machines[&machine].clock.shift_wall(by_ms),
-                Fault::Crash { machine } => {
-                    let runtime = &machines[&machine].runtime;
-                    if let Some(instance) = runtime.running().first() {
-                        runtime.crash(*instance, insula_container::Exit::Code(1));
-                    }
-                }
-                Fault::GlobalAway { time } => {
-                    global.set_away(true);
-                    sleep(time).await;
-                    global.set_away(false);
-                }
-            }
-        });
-    }
-
-    /// Everything works again, but perhaps one machine that stays away for good.
-    async fn heal(&self, rng: &Rng) {
+    /// Everything works again, but for what is gone for good.
+    fn heal(&self, plan: &Plan) {
         self.net.heal();
         self.global.set_away(false);
-        let lost = if rng.chance(0.3) { rng.range(1, MACHINES + 1) } else { 0 };
+        self.gone.lock().extend(plan.lost);
+        let gone = self.gone.lock().clone();
         for (number, machine) in self.machines.iter() {
-            let usual = crate::machine::DISK_DELAY;
-            machine.disk.set_delay(usual.0, usual.1);
-            if *number == lost {
-                self.checks.trace().event(&format!("machine {number} is lost"));
+            machine.disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
+            machine.disk.fill(false);
+            if gone.contains(number) {
+                self.checks.trace().event(&format!("machine {number} is gone"));
                 machine.power_off();
             } else if !machine.is_started()
                 || machine.has_failed()
                 || machine.process().is_none()
                 // A sync that is still to fail would stop its group after everything was healed.
-                || self.checks.has_failing_disk(machine.id())
+                || self.checks.has_failing_disk(*number)
             {
                 machine.power_off();
                 machine.start();
             }
-            self.checks.set_failing_disk(machine.id(), false);
+            self.checks.set_failing_disk(*number, false);
         }
         self.checks.trace().event("healed");
     }
@@ -309,6 +247,9 @@ impl World {
         if !self.clients.write(&process.region).await {
             return Some("writes are not confirmed".to_owned());
         }
+        if !self.are_voters_settled(&process) {
+            return Some(format!("not those vote who shall: {:?}", process.group.voters()));
+        }
         for machine in &alive {
             let Some(process) = machine.process() else { return Some(format!("{} is not up", machine.id())) };
             let began = self.checks.read_begins();
@@ -323,6 +264,9 @@ impl World {
             .global
             .read(|global| insula_control::derive::reconcile(global, &insula_state::RegionState::default()));
         process.region.read(|state| {
+            if let Some(id) = alive_ids.iter().find(|id| !state.nodes.contains(id)) {
+                return Some(format!("{id} is no member"));
+            }
             for node in state.nodes.values() {
                 if node.health.is_up() != alive_ids.contains(&node.id) {
                     return Some(format!("{} is taken for {:?}", node.id, node.health));
@@ -368,10 +312,12 @@ fn region() -> RegionName {
     "fra".parse().expect("a name")
 }
 
-fn node(number: u64) -> Node {
+/// What a machine says of its node.
+pub(crate) fn node(id: NodeId) -> Node {
+    let number = machine_of(id);
     Node {
-        id: NodeId::new(number),
-        name: format!("m{number}").parse().expect("a name"),
+        id,
+        name: format!("m{}", id.get()).parse().expect("a name"),
         region: region(),
         datacenter: format!("fra{}", number % 2 + 1).parse().expect("a name"),
         address: ([10, 0, 0, number as u8], 7443).into(),

@@ -86,7 +86,7 @@ impl Bench {
             let region =
                 Store::<RegionState>::new(Arc::clone(&replica), seat.clone(), env.clock.clone(), env.rng.fork());
             let global = Store::<GlobalState>::new(Replica::new(), Arc::new(Away), env.clock.clone(), env.rng.fork());
-            let control = Control::start(&env, NodeId::new(id), region, global);
+            let control = Control::start(&env, NodeId::new(id), region, global, Arc::new(|| true));
             (seat, control)
         });
         let seats = seats.collect();

@@ -14,7 +14,7 @@ use insula_state::{
 use insula_types::{AppName, ClusterId, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal, Revision};
 
 use super::region::{definition, node, spec};
-use crate::{LeaseTable, derive, lease, wanted_voters};
+use crate::{DEAD_AFTER, LeaseTable, derive, lease};
 
 fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
     ids.into_iter().map(NodeId::new).collect()
@@ -86,22 +86,50 @@ fn definitions_follow_the_world() {
     assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
 }
 
-#[test]
-fn one_voter_then_three_over_datacenters() {
+/// A region of nodes by id, with their data centres; those of `down` have been so since then.
+fn region(nodes: &[(u64, &str)], down: &[(u64, u64)]) -> RegionState {
     let mut state = RegionState::default();
-    let mut add = |id: u64, datacenter: &str, health| {
-        let node = insula_types::Node { health, joined_ms: id, ..node(id, datacenter) };
-        state.absorb(Revision(id), RegionKey::Node(node.id), Some(RegionObject::Node(node)));
-        [ids([1]), ids([1, 2, 3])].map(|current| wanted_voters(&state, &current))
-    };
-    let down = NodeHealth::Down { since_ms: 1 };
-    assert_eq!(add(1, "fra1", NodeHealth::Up)[0], None);
-    assert_eq!(add(2, "fra1", NodeHealth::Up)[0], None, "never two");
-    assert_eq!(add(3, "fra1", down)[0], None, "not before three are up");
-    assert_eq!(add(4, "fra2", NodeHealth::Up)[0], Some(ids([1, 2, 4])));
-    let [from_one, settled] = add(5, "fra3", NodeHealth::Up);
-    assert_eq!(from_one, Some(ids([1, 4, 5])), "one in each");
-    assert_eq!(settled, None, "those who vote stay");
-    state.absorb(Revision(9), RegionKey::Node(NodeId::new(2)), None);
-    assert_eq!(wanted_voters(&state, &ids([1, 2, 3])), Some(ids([1, 3, 4])), "one that is no member is replaced");
+    for (id, datacenter) in nodes {
+        let since = down.iter().find(|(other, _)| other == id).map(|(_, since_ms)| *since_ms);
+        let health = since.map_or(NodeHealth::Up, |since_ms| NodeHealth::Down { since_ms });
+        let node = insula_types::Node { health, joined_ms: *id, ..node(*id, datacenter) };
+        state.absorb(Revision(*id), RegionKey::Node(node.id), Some(RegionObject::Node(node)));
+    }
+    state
+}
+
+/// Who shall vote at the time `0`, or now that the dead are dead.
+fn wanted<const N: usize>(state: &RegionState, current: [u64; N], now_ms: u64) -> Option<Vec<u64>> {
+    let wanted = crate::wanted_voters(state, &ids(current), now_ms, DEAD_AFTER)?;
+    Some(wanted.into_iter().map(NodeId::get).collect())
+}
+
+#[test]
+fn voters_are_odd_spread_and_sticky() {
+    let nodes = [(1, "fra1"), (2, "fra1"), (3, "fra1"), (4, "fra2"), (5, "fra3"), (6, "fra2"), (7, "fra3")];
+    let up = |count: usize| region(&nodes[..count], &[]);
+    assert_eq!(wanted(&up(1), [1], 0), None);
+    assert_eq!(wanted(&up(2), [1], 0), None, "never two");
+    assert_eq!(wanted(&region(&nodes[..3], &[(3, 1)]), [1], 0), None, "not before three are up");
+    assert_eq!(wanted(&region(&nodes[..4], &[(3, 1)]), [1], 0), Some(vec![1, 2, 4]));
+    assert_eq!(wanted(&up(5), [1], 0), Some(vec![1, 4, 5]), "one in each");
+    assert_eq!(wanted(&up(6), [1, 2, 3], 0), None, "those who vote stay");
+    assert_eq!(wanted(&up(7), [1, 2, 3], 0), Some(vec![1, 2, 3, 4, 5]));
+    assert_eq!(wanted(&up(6), [1, 2, 3, 4, 5], 0), None, "five that work stay five");
+    assert_eq!(wanted(&up(4), [1, 2, 3, 4, 5], 0), Some(vec![1, 2, 3]), "but not four");
+    assert_eq!(wanted(&region(&nodes[..4], &[(2, 1)]), [1, 2, 3, 4, 5], 0), Some(vec![1, 3, 4]));
+    assert_eq!(wanted(&up(2), [1, 2, 3], 0), Some(vec![1]), "and not two");
+}
+
+#[test]
+fn a_voter_that_is_gone_or_long_dead_is_replaced() {
+    let nodes = [(1, "fra1"), (3, "fra1"), (4, "fra2"), (5, "fra3")];
+    let dead = DEAD_AFTER.as_millis() as u64 + 2;
+    assert_eq!(wanted(&region(&nodes, &[]), [1, 2, 3], 0), Some(vec![1, 3, 4]), "no member any more");
+    let down = region(&nodes, &[(3, 1)]);
+    assert_eq!(wanted(&down, [1, 3, 4], dead - 1), None, "it may come back");
+    assert_eq!(wanted(&down, [1, 3, 4], dead), Some(vec![1, 4, 5]));
+    let two_down = region(&nodes, &[(3, 1), (5, 1)]);
+    assert_eq!(wanted(&two_down, [1, 3, 4], dead), None, "nobody can take its place");
+    assert_eq!(wanted(&two_down, [1, 3, 5], dead), Some(vec![1, 3, 4]), "one can");
 }

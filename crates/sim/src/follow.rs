@@ -1,0 +1,52 @@
+//! On a node that does not vote, the updates of a node that does keep the copy of the state up to date. What `server`
+//! does over a stream of real messages.
+
+use std::{sync::Arc, time::Duration};
+
+use insula_env::{Env, clock::sleep};
+use insula_raft::Group;
+use insula_state::{RegionState, Replica};
+use insula_types::NodeId;
+
+use crate::{
+    net::{Endpoint, Net, machine_of},
+    proposer::Answer,
+};
+
+/// Wait before another node is asked, and between looks at whether this node votes.
+const RETRY_WAIT: Duration = Duration::from_millis(300);
+/// How long one update may take to come.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Starts to follow, for as long as this node is not a member of the group.
+pub(crate) fn start(env: &Env, node: NodeId, net: Net, group: Group, replica: Arc<Replica<RegionState>>) {
+    let rng = env.rng.fork();
+    env.tasks.spawn("follow", async move {
+        loop {
+            let others = net.others(machine_of(node));
+            if !is_member(&group, node)
+                && let Some(source) = others.get(rng.range(0, others.len().max(1) as u64) as usize)
+            {
+                while next(&net, (node, *source), &replica).await && !is_member(&group, node) {}
+            }
+            sleep(rng.jitter(RETRY_WAIT)).await;
+        }
+    });
+}
+
+fn is_member(group: &Group, node: NodeId) -> bool {
+    let metrics = group.metrics();
+    metrics.last_log.is_some() || metrics.voters.contains(&node) || metrics.learners.contains(&node)
+}
+
+/// Takes the next update. False when another source shall be asked.
+async fn next(net: &Net, (node, source): (NodeId, NodeId), replica: &Replica<RegionState>) -> bool {
+    let from = (replica.revision().0 > 0).then(|| replica.revision());
+    let asked = net.call((node, source), LIMIT, b"watch", |to: Endpoint| async move {
+        Answer(to.region.replica().watch(from).next().await)
+    });
+    match asked.await {
+        Ok(Answer(update)) => replica.follow(update),
+        Err(_) => false,
+    }
+}
