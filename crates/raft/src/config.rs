@@ -15,6 +15,8 @@ pub const BATCH_BYTES: usize = 256 << 10;
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Proposals that wait for their turn; further ones are turned away.
 pub const PROPOSALS_QUEUED_MAX: usize = 4096;
+/// Reads that wait for a majority to confirm the leader; further ones are turned away.
+pub const READS_QUEUED_MAX: usize = 16_384;
 /// One message to a follower carries entries of about so many bytes: it must arrive within one heartbeat.
 pub const APPEND_BYTES: usize = 512 << 10;
 /// One message of a snapshot carries rows of about so many bytes.

@@ -90,6 +90,9 @@ pub enum ReadError {
     /// No majority of voters confirmed that this node leads.
     #[error("confirm a read: no majority of voters answers")]
     NoQuorum,
+    /// Too many wait already. Retry later.
+    #[error("confirm a read: too many already wait, retry later")]
+    Busy,
     /// It took longer than allowed.
     #[error("wait for a read: not caught up within its time")]
     Late,

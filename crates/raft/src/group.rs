@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch as channel};
 
 use crate::{
-    config::{Config, PROPOSALS_QUEUED_MAX, Timers},
+    config::{Config, PROPOSALS_QUEUED_MAX, READS_QUEUED_MAX, Timers},
     contacts::Contacts,
     engine::{Raft, configure},
     error::{InitializeError, OpenError},
@@ -58,6 +58,7 @@ struct Inner {
     caller: Caller,
     timing: Arc<Timing>,
     queue: mpsc::Sender<propose::Proposal>,
+    reads: mpsc::Sender<read::Waiting>,
     leadership: channel::Receiver<Leadership>,
     state: channel::Receiver<GroupState>,
     applied: channel::Receiver<Option<Position>>,
@@ -178,12 +179,14 @@ impl Group {
             .map_err(|error| start(error.to_string()))?;
 
         let (queue, proposals) = mpsc::channel(PROPOSALS_QUEUED_MAX);
+        let (reads, waiting) = mpsc::channel(READS_QUEUED_MAX);
         let nobody = Leadership { leader: None, term: Term(0), is_me: false, since: env.clock.now() };
         let (leads, leadership) = channel::channel(nobody);
         let (runs, state) = channel::channel(GroupState::Running);
         let membership = Arc::new(tokio::sync::Mutex::new(()));
         let is_stopping = Arc::new(AtomicBool::new(false));
         env.tasks.spawn("proposer", propose::run(raft.clone(), proposals));
+        env.tasks.spawn("reads", read::run(raft.clone(), waiting));
         let files = (log.clone(), applied.clone());
         let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
         env.tasks.spawn("elections", watcher.run(runs, Arc::clone(&is_stopping)));
@@ -194,6 +197,7 @@ impl Group {
             caller,
             timing,
             queue,
+            reads,
             leadership,
             state,
             applied,

@@ -286,6 +286,9 @@ pub(crate) fn decode<T: de::DeserializeOwned>(message: &[u8]) -> Result<Frame<T>
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

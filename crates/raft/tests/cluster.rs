@@ -342,6 +342,20 @@ async fn a_leader_that_starts_again_does_not_answer_reads_from_before_its_last_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn reads_share_confirmations() {
+    let cluster = Cluster::start(3, usual).await;
+    cluster.write("a=1").await;
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    let before = cluster.wires.messages();
+    let reads = (0..500).map(|_| group.read_index(SHORT));
+    let indexes = futures::future::join_all(reads).await;
+    assert!(indexes.iter().all(|index| *index == Ok(group.metrics().applied.expect("applied").index)), "{indexes:?}");
+    let messages = cluster.wires.messages() - before;
+    assert!(messages <= 10, "{messages} messages for 500 reads");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_hands_over_with_hardly_a_pause() {
     let cluster = Cluster::start(3, usual).await;
     for round in 0..10 {

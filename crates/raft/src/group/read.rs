@@ -1,14 +1,21 @@
 //! Linearizable reads: the leader confirms that it leads and says how far its log was committed; whoever has applied so
-//! much may answer from its own state.
+//! much may answer from its own state. Reads that wait share one confirmation, which begins after all of them.
 
 use std::time::Duration;
 
 use insula_env::clock::timeout;
 use insula_types::NodeId;
 use openraft::error::{CheckIsLeaderError, RaftError};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Group;
-use crate::error::ReadError;
+use crate::{engine::Raft, error::ReadError};
+
+/// How long a majority may take to confirm that this node leads.
+const ROUND_LIMIT: Duration = Duration::from_secs(2);
+
+/// A read that waits for its index.
+pub(super) type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
 impl Group {
     /// The index that a linearizable read, on any node, has to wait for ([`Group::wait_applied`]). Only the leader can
@@ -23,14 +30,17 @@ impl Group {
         if cfg!(feature = "planted-stale-leader-reads") && self.0.raft.server_metrics().borrow().state.is_leader() {
             return Ok(self.0.applied.borrow().map_or(0, |at| at.index));
         }
-        match timeout(limit, self.0.raft.get_read_log_id()).await {
-            Ok(Ok((Some(at), _))) => Ok(at.index),
-            Ok(Ok((None, _))) => Err(ReadError::NoQuorum),
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
-                Err(ReadError::NotLeader { leader: to.leader_id.map(NodeId::new).or(self.0.leader()) })
+        let (waiting, index) = oneshot::channel();
+        self.0.reads.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
+        })?;
+        match timeout(limit, index).await {
+            Ok(Ok(Err(ReadError::NotLeader { leader }))) => {
+                Err(ReadError::NotLeader { leader: leader.or(self.0.leader()) })
             }
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => Err(ReadError::NoQuorum),
-            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Stopped),
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::Late),
         }
     }
@@ -46,5 +56,33 @@ impl Group {
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::Late),
         }
+    }
+}
+
+/// Confirms reads until the group is dropped, one round for all that have come until it begins.
+pub(super) async fn run(raft: Raft, mut reads: mpsc::Receiver<Waiting>) {
+    while let Some(first) = reads.recv().await {
+        let mut round = vec![first];
+        while let Ok(next) = reads.try_recv() {
+            round.push(next);
+        }
+        round.retain(|waiting| !waiting.is_closed());
+        let answer = confirm(&raft).await;
+        for waiting in round {
+            waiting.send(answer.clone()).ok();
+        }
+    }
+}
+
+async fn confirm(raft: &Raft) -> Result<u64, ReadError> {
+    match timeout(ROUND_LIMIT, raft.get_read_log_id()).await {
+        Ok(Ok((Some(at), _))) => Ok(at.index),
+        Ok(Ok((None, _))) => Err(ReadError::NoQuorum),
+        Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
+            Err(ReadError::NotLeader { leader: to.leader_id.map(NodeId::new) })
+        }
+        Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => Err(ReadError::NoQuorum),
+        Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Stopped),
+        Err(_) => Err(ReadError::Late),
     }
 }

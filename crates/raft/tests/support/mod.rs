@@ -49,6 +49,7 @@ pub struct Wires(Arc<Mutex<Ways>>);
 struct Ways {
     groups: BTreeMap<NodeId, Group>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    messages: u64,
 }
 
 impl Wires {
@@ -61,6 +62,11 @@ impl Wires {
             self.cut(node, *other);
             self.cut(*other, node);
         }
+    }
+
+    /// Messages that were sent so far.
+    pub fn messages(&self) -> u64 {
+        self.0.lock().messages
     }
 
     pub fn heal(&self) {
@@ -91,6 +97,7 @@ impl Transport for Wire {
         _class: Class,
         limit: Duration,
     ) -> Result<Bytes, TransportError> {
+        self.0.0.lock().messages += 1;
         let exchange = async {
             sleep(Duration::from_millis(1)).await;
             let Some(group) = self.0.way(self.1, target) else { std::future::pending().await };
