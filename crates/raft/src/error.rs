@@ -114,17 +114,14 @@ pub enum MembershipError {
     #[error("change the voters: another change is under way")]
     InProgress,
     /// The new node did not catch up in time. It stays a learner; retry.
-    #[error("add voter {node}: it has not caught up within its time, is it running and reachable?")]
+    #[error("let {node} vote: it has not caught up within its time, is it running and reachable?")]
     Lagging {
         /// The node.
         node: NodeId,
     },
-    /// The last voter cannot be removed.
-    #[error("remove voter {node}: it is the only one")]
-    LastVoter {
-        /// The node.
-        node: NodeId,
-    },
+    /// Somebody must vote.
+    #[error("change the voters: to none is not possible")]
+    Nobody,
     /// It may or may not have been changed. Look, and retry.
     #[error("change the voters: no outcome within its time, it may still happen")]
     Unknown,

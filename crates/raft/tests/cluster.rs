@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use insula_env::{Clock, Disk, clock::sleep};
 use insula_raft::{Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Timers};
@@ -12,6 +12,10 @@ use support::{Cluster, LIMIT};
 const SHORT: Duration = Duration::from_secs(1);
 
 fn usual(_: &mut Config) {}
+
+fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
+    ids.into_iter().map(NodeId::new).collect()
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_single_node_starts_once_and_comes_back() {
@@ -26,7 +30,7 @@ async fn a_single_node_starts_once_and_comes_back() {
     assert_eq!(reply, b"2", "each command has its own reply");
     let too_large = group.propose(vec![b'x'; 2 << 20], SHORT).await;
     assert!(matches!(too_large, Err(ProposeError::TooLarge { .. })));
-    assert_eq!(group.remove(NodeId::new(1), SHORT).await, Err(MembershipError::LastVoter { node: NodeId::new(1) }));
+    assert_eq!(group.set_voters(&ids([]), SHORT).await, Err(MembershipError::Nobody));
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,8 +121,8 @@ async fn a_late_node_gets_a_snapshot_and_votes() {
     assert!(cluster.nodes[&leader].group.metrics().purged.is_some_and(|index| index > 50), "the log was dropped");
     cluster.add(4).await;
     let group = cluster.nodes[&leader].group.clone();
-    group.add_voter(NodeId::new(4), LIMIT).await.expect("added");
-    group.add_voter(NodeId::new(4), LIMIT).await.expect("again changes nothing");
+    group.set_voters(&ids([1, 2, 3, 4]), LIMIT).await.expect("added");
+    group.set_voters(&ids([1, 2, 3, 4]), LIMIT).await.expect("again changes nothing");
     cluster.sees(4, "k0", &format!("{large}0")).await;
     cluster.sees(4, "k199", &format!("{large}199")).await;
     assert_eq!(cluster.nodes[&4].group.voters().len(), 4);
@@ -134,13 +138,27 @@ async fn voters_are_removed_the_leader_too() {
     let leader = cluster.leader().await;
     let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
     let group = &cluster.nodes[&leader].group;
-    let refused = cluster.nodes[&others[0]].group.remove(NodeId::new(leader), SHORT).await;
+    let rest: BTreeSet<NodeId> = others.iter().copied().map(NodeId::new).collect();
+    let refused = cluster.nodes[&others[0]].group.set_voters(&rest, SHORT).await;
     assert_eq!(refused, Err(MembershipError::NotLeader { leader: Some(NodeId::new(leader)) }));
-    group.remove(NodeId::new(leader), SHORT).await.expect("removed");
+    group.set_voters(&rest, SHORT).await.expect("removed");
     let new = cluster.leader_among(&others).await;
     cluster.nodes[&new].group.propose(b"a=1".to_vec(), SHORT).await.expect("goes on");
-    assert!(!cluster.nodes[&new].group.voters().contains(&NodeId::new(leader)));
-    cluster.nodes[&new].group.remove(NodeId::new(leader), SHORT).await.expect("again changes nothing");
+    assert_eq!(cluster.nodes[&new].group.voters(), rest);
+    cluster.nodes[&new].group.set_voters(&rest, SHORT).await.expect("again changes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_shrinks_to_one_though_the_third_is_gone() {
+    let mut cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    cluster.kill(others[1]);
+    // One by one, the leader first, would leave the two others to decide, one of which is gone.
+    let left = ids([others[0]]);
+    cluster.nodes[&leader].group.set_voters(&left, LIMIT).await.expect("changed");
+    assert_eq!(cluster.leader_among(&[others[0]]).await, others[0]);
+    cluster.nodes[&others[0]].group.propose(b"a=1".to_vec(), SHORT).await.expect("goes on");
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,15 +51,10 @@ impl<D: Domain> GroupMembership<D> {
     }
 
     async fn change(&self, wanted: &BTreeSet<NodeId>) -> Result<(), Cause> {
-        let current = self.group.raft().voters();
-        for node in wanted.difference(&current) {
+        for node in wanted.difference(&self.group.raft().voters()) {
             self.give_authority(*node).await?;
-            self.group.raft().add_voter(*node, CHANGE_LIMIT).await?;
         }
-        for node in current.difference(wanted) {
-            self.group.raft().remove(*node, CHANGE_LIMIT).await?;
-        }
-        Ok(())
+        Ok(self.group.raft().set_voters(wanted, CHANGE_LIMIT).await?)
     }
 }
 

@@ -18,6 +18,8 @@ use crate::net::{Endpoint, Net, NoAnswer, machine_of};
 
 /// How long one change of voters may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// How long one node may take to say who leads.
+const ASK_LIMIT: Duration = Duration::from_millis(400);
 /// How long one try of a read may take.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
@@ -77,12 +79,21 @@ impl ToLeader {
     }
 
     async fn ask_for_leader(&self) -> Option<NodeId> {
-        let others = self.net.others(machine_of(self.node));
-        let other = *others.get(self.rng.range(0, others.len().max(1) as u64) as usize)?;
-        let asked = self.net.call((self.node, other), READ_LIMIT, b"who leads", |to: Endpoint| async move {
-            Answer(to.group.leadership().borrow().leader)
-        });
-        asked.await.ok()?.0
+        let mut others = self.net.others(machine_of(self.node));
+        if others.is_empty() {
+            return None;
+        }
+        let turn = self.rng.range(0, others.len() as u64) as usize;
+        others.rotate_left(turn);
+        for other in others {
+            let asked = self.net.call((self.node, other), ASK_LIMIT, b"who leads", |to: Endpoint| async move {
+                Answer(to.group.leadership().borrow().leader)
+            });
+            if let Ok(Answer(Some(leader))) = asked.await {
+                return Some(leader);
+            }
+        }
+        None
     }
 }
 
@@ -189,14 +200,7 @@ impl insula_control::Membership for Voters {
     }
 
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
-        let failed =
-            |error: insula_raft::MembershipError| MembershipError { wanted: wanted.clone(), source: Box::new(error) };
-        for node in wanted.difference(&self.0.voters()) {
-            self.0.add_voter(*node, CHANGE_LIMIT).await.map_err(failed)?;
-        }
-        for node in self.0.voters().difference(&wanted) {
-            self.0.remove(*node, CHANGE_LIMIT).await.map_err(failed)?;
-        }
-        Ok(())
+        let changed = self.0.set_voters(&wanted, CHANGE_LIMIT).await;
+        changed.map_err(|error| MembershipError { wanted, source: Box::new(error) })
     }
 }

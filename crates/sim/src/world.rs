@@ -19,7 +19,7 @@ use crate::{
     checks::Checks,
     clients::{Clients, Global, serials},
     harm::Harm,
-    machine::{DEAD_AFTER, DISK_DELAY, Machine, Process, Surroundings},
+    machine::{DEAD_AFTER, DISK_DELAY, Machine, Surroundings},
     net::{Net, machine_of},
     plan::{CHAOS, Plan},
     trace::Trace,
@@ -130,7 +130,7 @@ impl World {
             }
             while (2..=self.founders).any(|number| self.machines[&number].process().is_none())
                 || first.region.read(|state| state.nodes.len() as u64) < self.founders
-                || !self.are_voters_settled(&first)
+                || !self.are_voters_settled()
             {
                 sleep(LOOK_EVERY).await;
             }
@@ -144,8 +144,10 @@ impl World {
         is_up
     }
 
-    /// Whether those vote who shall, as one node sees it.
-    fn are_voters_settled(&self, process: &Process) -> bool {
+    /// Whether those vote who shall, as the leader sees it.
+    fn are_voters_settled(&self) -> bool {
+        let mut up = self.machines.values().filter_map(Machine::process);
+        let Some(process) = up.find(|process| process.group.leadership().borrow().is_me) else { return false };
         // Whether somebody has been dead for long enough, the leader tells by its own clock, which may have jumped.
         let mut times = self.machines.values().map(|machine| machine.clock.wall_ms());
         let voters = process.group.voters();
@@ -247,8 +249,8 @@ impl World {
         if !self.clients.write(&process.region).await {
             return Some("writes are not confirmed".to_owned());
         }
-        if !self.are_voters_settled(&process) {
-            return Some(format!("not those vote who shall: {:?}", process.group.voters()));
+        if !self.are_voters_settled() {
+            return Some("not those vote who shall".to_owned());
         }
         for machine in &alive {
             let Some(process) = machine.process() else { return Some(format!("{} is not up", machine.id())) };

@@ -1,4 +1,4 @@
-//! Changes of the voters, one at a time, each finished before the next.
+//! Changes of who votes, one at a time, each finished before the next.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,56 +31,49 @@ impl Group {
         self.metrics().voters
     }
 
-    /// Makes `node` a voter: first a learner, then, once it has caught up, a voter. Leader only. Fine if it votes.
+    /// Makes exactly these vote. New ones first follow as learners, until they have nearly the whole log; then all
+    /// changes take place in one step, which a majority of the old and of the new voters confirms: no set in between has
+    /// a say. Leader only; a leader that is not among them gives way. Fine if these vote already. The same call again
+    /// goes on where an earlier one stopped.
     ///
     /// # Errors
     /// [`MembershipError`]; all but a stopped group can be retried.
-    pub async fn add_voter(&self, node: NodeId, limit: Duration) -> Result<(), MembershipError> {
-        let change = async {
-            let _alone = self.0.membership.try_lock().map_err(|_| MembershipError::InProgress)?;
-            self.settle().await?;
-            if self.voters().contains(&node) {
-                return Ok(());
-            }
-            let learner = self.0.raft.add_learner(node.get(), EmptyNode {}, false).await;
-            learner.map_err(|error| self.refused(error))?;
-            self.caught_up(node).await?;
-            let promote = ChangeMembers::AddVoterIds(BTreeSet::from([node.get()]));
-            self.0.raft.change_membership(promote, false).await.map_err(|error| self.refused(error))?;
-            Ok(())
-        };
-        match timeout(limit, change).await {
-            Ok(outcome) => outcome,
-            Err(_) if !self.voters().contains(&node) => Err(MembershipError::Lagging { node }),
-            Err(_) => Err(MembershipError::Unknown),
+    pub async fn set_voters(&self, wanted: &BTreeSet<NodeId>, limit: Duration) -> Result<(), MembershipError> {
+        if wanted.is_empty() {
+            return Err(MembershipError::Nobody);
         }
-    }
-
-    /// Takes `node` out of the group, as voter or learner. Leader only; a leader may remove itself, and then gives way.
-    /// Fine if it is not a member.
-    ///
-    /// # Errors
-    /// [`MembershipError`].
-    pub async fn remove(&self, node: NodeId, limit: Duration) -> Result<(), MembershipError> {
+        let mut lagging = None;
         let change = async {
             let _alone = self.0.membership.try_lock().map_err(|_| MembershipError::InProgress)?;
             self.settle().await?;
             let members = self.metrics();
-            let id = node.get();
-            let change = if members.voters.contains(&node) {
-                if members.voters.len() == 1 {
-                    return Err(MembershipError::LastVoter { node });
-                }
-                ChangeMembers::RemoveVoters(BTreeSet::from([id]))
-            } else if members.learners.contains(&node) {
-                ChangeMembers::RemoveNodes(BTreeSet::from([id]))
-            } else {
-                return Ok(());
-            };
-            self.0.raft.change_membership(change, false).await.map_err(|error| self.refused(error))?;
+            for node in wanted.difference(&members.voters) {
+                let learner = self.0.raft.add_learner(node.get(), EmptyNode {}, false).await;
+                learner.map_err(|error| self.refused(error))?;
+            }
+            for node in wanted.difference(&members.voters) {
+                lagging = Some(*node);
+                self.caught_up(*node).await?;
+            }
+            lagging = None;
+            let ids: BTreeSet<u64> = wanted.iter().map(|node| node.get()).collect();
+            if *wanted != members.voters {
+                let replace = ChangeMembers::ReplaceAllVoters(ids.clone());
+                self.0.raft.change_membership(replace, false).await.map_err(|error| self.refused(error))?;
+            }
+            // Those that an earlier call wanted, and this one does not.
+            let left: BTreeSet<u64> = self.metrics().learners.iter().map(|node| node.get()).collect();
+            let left: BTreeSet<u64> = left.difference(&ids).copied().collect();
+            if !left.is_empty() && wanted.contains(&self.0.config.node) {
+                let remove = ChangeMembers::RemoveNodes(left);
+                self.0.raft.change_membership(remove, false).await.map_err(|error| self.refused(error))?;
+            }
             Ok(())
         };
-        timeout(limit, change).await.unwrap_or(Err(MembershipError::Unknown))
+        match timeout(limit, change).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(lagging.map_or(MembershipError::Unknown, |node| MembershipError::Lagging { node })),
+        }
     }
 
     /// Waits until a learner's log is nearly as long as this leader's.

@@ -138,10 +138,8 @@ impl Cluster {
         cluster.nodes[&1].group.initialize_single().await.expect("initialize");
         let leader = cluster.leader().await;
         assert_eq!(leader, 1);
-        for id in 2..=count {
-            let added = cluster.nodes[&1].group.add_voter(NodeId::new(id), LIMIT).await;
-            added.expect("add a voter");
-        }
+        let all = (1..=count).map(NodeId::new).collect();
+        cluster.nodes[&1].group.set_voters(&all, LIMIT).await.expect("all vote");
         cluster
     }
 
