@@ -201,6 +201,24 @@ impl Domain for GlobalState {
         add!(api_tokens, ApiToken);
         all
     }
+
+    fn kind(key: &GlobalKey) -> &'static str {
+        match key {
+            GlobalKey::Meta => "cluster",
+            GlobalKey::Region(_) => "regions",
+            GlobalKey::App(_) => "apps",
+            GlobalKey::Release(_) => "releases",
+            GlobalKey::Removed(_) => "removed apps",
+            GlobalKey::Claim(_) => "routes",
+            GlobalKey::ApiToken(_) => "API tokens",
+        }
+    }
+
+    fn set_incarnation(object: &mut GlobalObject, incarnation: Incarnation) {
+        if let GlobalObject::Meta(meta) = object {
+            meta.incarnation = incarnation;
+        }
+    }
 }
 
 #[cfg(test)]

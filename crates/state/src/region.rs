@@ -202,6 +202,26 @@ impl Domain for RegionState {
         add!(events, Event);
         all
     }
+
+    fn kind(key: &RegionKey) -> &'static str {
+        match key {
+            RegionKey::Meta => "region",
+            RegionKey::Node(_) => "nodes",
+            RegionKey::Tombstone(_) => "removed nodes",
+            RegionKey::JoinToken(_) => "join tokens",
+            RegionKey::Definition(_) => "definitions",
+            RegionKey::Placement(_) => "placements",
+            RegionKey::Status(_) => "statuses",
+            RegionKey::Event(_) => "events",
+            RegionKey::Control => "controller",
+        }
+    }
+
+    fn set_incarnation(object: &mut RegionObject, incarnation: Incarnation) {
+        if let RegionObject::Meta(meta) = object {
+            meta.incarnation = incarnation;
+        }
+    }
 }
 
 #[cfg(test)]
