@@ -5,6 +5,7 @@ mod kills;
 mod no_servers;
 mod outage;
 mod power_cut;
+mod restored;
 mod stage;
 
 use anyhow::{Result, ensure};
@@ -26,6 +27,8 @@ pub enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The states of three nodes deleted, and restored from a backup on one of them
+    Restored,
     /// One node as an ordinary user, instances as processes: kill -9 of each part
     OneNode,
 }
@@ -60,6 +63,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::OneNode => alone::tell(programs, telling, interrupt),
     }
 }

@@ -36,6 +36,8 @@ enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The states of three nodes deleted, and restored from a backup on one of them
+    Restored,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }

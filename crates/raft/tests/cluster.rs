@@ -2,12 +2,14 @@
 
 mod support;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use insula_env::{Clock, Disk, clock::sleep};
-use insula_raft::{Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Timers};
-use insula_types::NodeId;
-use support::{Cluster, LIMIT};
+use insula_env::{Clock, Disk, Rng, clock::sleep};
+use insula_raft::{
+    Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Row, Timers,
+};
+use insula_types::{Incarnation, NodeId};
+use support::{Cluster, GROUP, LIMIT};
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -478,4 +480,37 @@ async fn a_node_whose_files_are_gone_may_not_come_back_under_its_id() {
     disk.remove(std::path::Path::new("group/state.redb")).expect("removed");
     let refused = cluster.try_open(3, disk).await;
     assert!(matches!(refused, Err(OpenError::Gone { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_group_has_its_rows_leads_alone_and_takes_in_others() {
+    fn second_life(config: &mut Config) {
+        config.incarnation = Incarnation(2);
+    }
+    let mut cluster = Cluster::empty(second_life);
+    let disk = cluster.disk();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut config = Config::new(NodeId::new(1), GROUP, Incarnation(2), "group");
+    config.must_exist = true;
+    let row = |key: &str| Row { key: key.into(), value: Some(b"old".to_vec()) };
+    insula_raft::restore(&config, &shared, &Rng::from_seed(1), vec![row("a"), row("b")]).await.expect("restored");
+    let found = insula_raft::look(&shared, Path::new("group")).await.expect("readable");
+    assert_eq!((found.incarnation, found.rows), (Some(Incarnation(2)), vec![row("a"), row("b")]));
+
+    cluster.open(1, disk).await;
+    cluster.sees(1, "a", "old").await;
+    assert_eq!(cluster.write("b=new").await, 0, "it leads alone");
+    cluster.restart(1).await;
+    cluster.write("c=new").await;
+    for id in [2, 3] {
+        cluster.add(id).await;
+    }
+    cluster.nodes[&1].group.set_voters(&ids([1, 2, 3]), LIMIT).await.expect("all vote");
+    for id in [2, 3] {
+        // What was only in the backup comes with a snapshot, what came later with the log.
+        cluster.sees(id, "a", "old").await;
+        cluster.sees(id, "b", "new").await;
+    }
+    cluster.kill(1);
+    cluster.write("without=1").await;
 }

@@ -1,6 +1,7 @@
 //! Answers the public API on this node: reads from its own copies, changes through the leaders.
 
 mod apps;
+mod backup;
 mod cluster;
 mod events;
 mod instances;
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
     ReadOptions, Role, ScaleRequest,
-    handler::NodeKey,
+    handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Instance, JoinTokenBody,
@@ -187,6 +188,13 @@ impl Handler for NodeApi {
         request: Option<RequestId>,
     ) -> Answer<Versioned<ApiTokenCreated>> {
         self.make_api_token(body, request).await
+    }
+
+    async fn backup(&self, state: StateKey) -> Answer<LogStream> {
+        match state {
+            StateKey::Region => self.back_up(&self.region, &self.region_group).await,
+            StateKey::Global => self.back_up(&self.global, &self.global_group).await,
+        }
     }
 
     async fn status(&self) -> Answer<NodeStatus> {

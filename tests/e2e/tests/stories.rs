@@ -50,6 +50,11 @@ fn edges_serve_without_any_server() {
 }
 
 #[test]
+fn an_app_outlives_the_loss_of_all_states() {
+    tell_it(Story::Restored, "restored");
+}
+
+#[test]
 fn one_node_outlives_the_loss_of_each_part() {
     tell_it(Story::OneNode, "one-node");
 }
