@@ -44,6 +44,8 @@ use crate::{
 
 /// How long stopping may take before the rest is dropped where it stands (which is as good as a crash: safe).
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// A member that has heard no leader for so long may have been taken out. Longer than an election near by.
+const UNLED_MAX: Duration = Duration::from_secs(3);
 /// How long one question to openraft may take before it counts as stalled.
 const CORE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -278,6 +280,17 @@ impl Group {
             voters: membership.voter_ids().map(NodeId::new).collect(),
             learners: membership.learner_ids().map(NodeId::new).collect(),
         }
+    }
+
+    /// Whether the group's log brings this node up to date: it is a member as far as it knows, and has heard a leader of
+    /// late. One that was taken out while it was away may never hear of it.
+    pub fn takes_part(&self) -> bool {
+        let metrics = self.metrics();
+        let me = &self.0.config.node;
+        let leadership = *self.0.leadership.borrow();
+        let is_led = leadership.leader.is_some()
+            || self.0.env.clock.now().saturating_duration_since(leadership.since) < UNLED_MAX;
+        is_led && (metrics.voters.contains(me) || metrics.learners.contains(me))
     }
 
     /// The timers in use.

@@ -19,7 +19,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// How long a connection for a watch may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Starts to follow one state, for as long as this node is not a member of its group.
+/// Starts to follow one state, for as long as the group's log does not bring this node up to date.
 pub(crate) fn start<D: Domain>(
     env: &Env,
     node: NodeId,
@@ -35,12 +35,12 @@ pub(crate) fn start<D: Domain>(
             let mut turn = 0;
             loop {
                 let sources: Vec<_> = book.nodes().into_iter().filter(|other| *other != node).collect();
-                if !is_member(&group, node) && !sources.is_empty() {
+                if !group.raft().takes_part() && !sources.is_empty() {
                     turn += 1;
                     let source = sources[turn % sources.len()];
                     tokio::select! {
                         () = follow(&group, name, source, &peers) => {}
-                        () = joined(&group, node) => debug!(state = D::NAME, "now a member: the log leads from here"),
+                        () = joined(&group) => debug!(state = D::NAME, "now a member: the log leads from here"),
                     }
                 }
                 clock::sleep(rng.jitter(RETRY_WAIT)).await;
@@ -49,14 +49,9 @@ pub(crate) fn start<D: Domain>(
     });
 }
 
-/// Whether the group's own log writes the copy.
-fn is_member<D: Domain>(group: &StateGroup<D>, node: NodeId) -> bool {
-    let metrics = group.raft().metrics();
-    metrics.last_log.is_some() || metrics.voters.contains(&node) || metrics.learners.contains(&node)
-}
-
-async fn joined<D: Domain>(group: &StateGroup<D>, node: NodeId) {
-    while !is_member(group, node) {
+/// Waits until the group's own log writes the copy.
+async fn joined<D: Domain>(group: &StateGroup<D>) {
+    while !group.raft().takes_part() {
         clock::sleep(Duration::from_millis(20)).await;
     }
 }

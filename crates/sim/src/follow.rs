@@ -18,25 +18,20 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// How long one update may take to come.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Starts to follow, for as long as this node is not a member of the group.
+/// Starts to follow, for as long as the group's log does not bring this node up to date.
 pub(crate) fn start(env: &Env, node: NodeId, net: Net, group: Group, replica: Arc<Replica<RegionState>>) {
     let rng = env.rng.fork();
     env.tasks.spawn("follow", async move {
         loop {
             let others = net.others(machine_of(node));
-            if !is_member(&group, node)
+            if !group.takes_part()
                 && let Some(source) = others.get(rng.range(0, others.len().max(1) as u64) as usize)
             {
-                while next(&net, (node, *source), &replica).await && !is_member(&group, node) {}
+                while next(&net, (node, *source), &replica).await && !group.takes_part() {}
             }
             sleep(rng.jitter(RETRY_WAIT)).await;
         }
     });
-}
-
-fn is_member(group: &Group, node: NodeId) -> bool {
-    let metrics = group.metrics();
-    metrics.last_log.is_some() || metrics.voters.contains(&node) || metrics.learners.contains(&node)
 }
 
 /// Takes the next update. False when another source shall be asked.
