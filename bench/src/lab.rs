@@ -16,8 +16,9 @@ use crate::interrupt::hears;
 
 /// Where the program is inside a node.
 const PROGRAM_IN_NODE: &str = "/usr/local/bin/insula";
-/// Where the edge of a node listens.
+/// Where the edge of a node listens, and its API.
 const EDGE_PORT: u16 = 80;
+const API_PORT: u16 = 7480;
 
 /// `insula` and `insula-bench`, built by the same command.
 #[derive(Clone, Debug)]
@@ -70,6 +71,11 @@ impl LabNode {
     /// Its edge.
     pub fn edge(&self) -> SocketAddr {
         SocketAddr::from((self.address, EDGE_PORT))
+    }
+
+    /// Its API.
+    pub fn api(&self) -> SocketAddr {
+        SocketAddr::from((self.address, API_PORT))
     }
 }
 
