@@ -88,15 +88,15 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes a lab of three nodes in two data centres, whose region has formed. What an earlier lab of that name left
+    /// Makes a lab of so many nodes in two data centres, whose region has formed. What an earlier lab of that name left
     /// is removed first.
     ///
     /// # Errors
     /// As `insula lab up` says.
-    pub fn up(programs: &Programs, name: &str) -> Result<Self> {
+    pub fn up(programs: &Programs, name: &str, nodes: usize) -> Result<Self> {
         let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
         lab.down()?;
-        lab.run(&["up", "--regions", "fra:3"])?;
+        lab.run(&["up", "--regions", &format!("fra:{nodes}")])?;
         Ok(lab)
     }
 
@@ -166,6 +166,18 @@ impl Lab {
     pub fn nodes(&self) -> Result<Vec<LabNode>> {
         let said = self.run(&["status", "--json"])?;
         serde_json::from_str(&said).with_context(|| format!("understand insula lab status: {said}"))
+    }
+
+    /// A line that lets a program call the API of every node, whatever it wants.
+    ///
+    /// # Errors
+    /// When no node makes one.
+    pub fn context(&self) -> Result<String> {
+        let nodes = self.nodes()?;
+        let node = &nodes.first().context("the lab has no node")?.name;
+        let said = self.on(node, &["token", "create", "--api", "--role", "admin"], "")?;
+        let line = said.split_whitespace().find(|word| word.starts_with("insula-ctx-"));
+        line.map(str::to_owned).with_context(|| format!("no context in {said:?}"))
     }
 
     /// The program that it drives, and the one that makes load.

@@ -54,7 +54,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     let nodes = lab.nodes()?;
     let sync_us = sync_us(&nodes)?;
     eprintln!("writing to Insula and to etcd in turns …");
-    let context = context(lab, &nodes)?;
+    let context = lab.context()?;
     start_etcd(lab, &nodes)?;
     let measured = in_turns(lab, &nodes, &context);
     stop_etcd(lab, &nodes);
@@ -93,14 +93,6 @@ fn in_turns(lab: &Lab, nodes: &[LabNode], context: &str) -> Result<[[Vec<Turn>; 
         }
     }
     Ok(measured)
-}
-
-/// A line that lets a program write through the API of every node.
-pub(super) fn context(lab: &Lab, nodes: &[LabNode]) -> Result<String> {
-    let node = &nodes.first().context("the lab has no node")?.name;
-    let said = lab.on(node, &["token", "create", "--api", "--role", "admin"], "")?;
-    let line = said.split_whitespace().find(|word| word.starts_with("insula-ctx-"));
-    line.map(str::to_owned).with_context(|| format!("no context in {said:?}"))
 }
 
 /// The one whose writes need no hop: the fastest.

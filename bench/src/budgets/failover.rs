@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Line, commit::context, ms};
+use super::{Line, ms};
 use crate::{lab::Lab, report::percentile, writes::Write};
 
 /// Budgets of 90 % and of 99 % of the kills.
@@ -36,7 +36,7 @@ struct Probe {
 impl Probe {
     fn start(lab: &Lab) -> Result<Self> {
         let nodes = lab.nodes()?;
-        let context = context(lab, &nodes)?;
+        let context = lab.context()?;
         let (sender, writes) = channel();
         let mut probe = Self { writers: Vec::new(), writes };
         for node in &nodes {

@@ -155,9 +155,9 @@ struct WhichFault {
     /// Take every free block, until --mend
     #[arg(long)]
     full: bool,
-    /// Let writes and syncs wait for so long, like 5s; Ctrl-C leaves it to --mend
-    #[arg(long, value_name = "TIME", value_parser = insula_types::definition::parse_duration)]
-    stall: Option<Duration>,
+    /// Let writes and syncs wait, for so long (like 5s) or until --mend
+    #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = insula_types::definition::parse_duration)]
+    stall: Option<Option<Duration>>,
     /// Undo --full and --stall
     #[arg(long)]
     mend: bool,
@@ -175,7 +175,8 @@ impl DiskFault {
         match fault {
             WhichFault { full: true, .. } => lab.fill_disk(node),
             WhichFault { wipe: true, .. } => lab.wipe_disk(node),
-            WhichFault { stall: Some(time), .. } => {
+            WhichFault { stall: Some(None), .. } => lab.stall_disk(node),
+            WhichFault { stall: Some(Some(time)), .. } => {
                 lab.stall_disk(node)?;
                 std::thread::sleep(*time);
                 // A node that was killed meanwhile has no stall any more.
