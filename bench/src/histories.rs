@@ -7,7 +7,7 @@ mod call;
 pub mod check;
 pub mod clients;
 mod faults;
-mod observed;
+pub(crate) mod observed;
 pub mod record;
 mod tally;
 

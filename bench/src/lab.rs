@@ -27,6 +27,8 @@ pub struct Programs {
     pub insula: PathBuf,
     /// This one.
     pub bench: PathBuf,
+    /// The program as if of a later version, where it was built.
+    pub next: Option<PathBuf>,
 }
 
 impl Programs {
@@ -41,7 +43,8 @@ impl Programs {
             ensure!(path.exists(), "there is no {}; {advice}", path.display());
             Ok(path)
         };
-        Ok(Self { insula: find("insula")?, bench: find("insula-bench")? })
+        let next = Some(dir.join("insula-next")).filter(|path| path.exists());
+        Ok(Self { insula: find("insula")?, bench: find("insula-bench")?, next })
     }
 
     /// Those beside the running program.

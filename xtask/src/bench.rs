@@ -1,6 +1,6 @@
 //! `cargo xtask bench …`: builds the program and the measuring program for release, and hands over.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     packages,
@@ -33,6 +33,21 @@ pub(crate) fn run(what: What, arguments: &[String]) -> Result<()> {
         What::Load => command.arg("load"),
     };
     crate::run::run("measure", command.args(arguments))
+}
+
+/// Builds the program as if of a later version, and puts it beside the program as `insula-next`.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_next(profile: &str) -> Result<()> {
+    let features = ["--package", "insula", "--features", "upgrade-probe"];
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--profile", profile]).args(features);
+    crate::run::run(&format!("build a later version ({profile})"), &mut build)?;
+    let dir = top().join("target").join(if profile == "dev" { "debug" } else { profile });
+    // A copy: the next build puts another program in its place.
+    std::fs::copy(dir.join("insula"), dir.join("insula-next")).context("keep the later version")?;
+    Ok(())
 }
 
 /// Builds what the demo and the measurements run: release, without the optimization over all crates that `dist` has.

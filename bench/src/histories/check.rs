@@ -67,6 +67,15 @@ pub fn register(number: u64, ops: &[&Record]) -> Result<(), Violation> {
     }
 }
 
+/// Everything.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn all(records: &[Record]) -> Result<(), Violation> {
+    registers(records).iter().try_for_each(|(number, ops)| register(*number, ops))?;
+    others(records)
+}
+
 /// Everything but the registers.
 pub fn others(records: &[Record]) -> Result<(), Violation> {
     revisions(records)?;

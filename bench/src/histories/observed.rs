@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Clients that run, and their records; ended when dropped.
-pub(super) struct Observed {
+pub(crate) struct Observed {
     child: Child,
     records: Arc<Mutex<Vec<Record>>>,
     reader: Option<JoinHandle<()>>,
@@ -29,7 +29,7 @@ pub(super) struct Observed {
 
 impl Observed {
     /// Starts the clients.
-    pub(super) fn start(lab: &Lab, nodes: &[LabNode], seed: u64) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, nodes: &[LabNode], seed: u64) -> Result<Self> {
         let mut command = lab.command_at("services", &lab.programs().bench);
         command.args(["clients", "--seed", &seed.to_string()]).env("INSULA_CONTEXT", lab.context()?);
         for node in nodes {
@@ -53,7 +53,7 @@ impl Observed {
     }
 
     /// Lets the clients come to their end.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         drop(self.child.stdin.take());
         if let Some(reader) = self.reader.take() {
             reader.join().map_err(|_| anyhow::anyhow!("reading from the clients panicked"))?;
@@ -64,7 +64,7 @@ impl Observed {
     }
 
     /// Looks at everything.
-    pub(super) fn with<T>(&self, look: impl FnOnce(&[Record]) -> T) -> T {
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&[Record]) -> T) -> T {
         look(&self.records.lock())
     }
 
