@@ -50,7 +50,7 @@ pub enum Planted {
     StaleLeaderReads,
     /// A batch of commands loses one and acknowledges it
     LossyBatch,
-    /// A node whose disk was wiped goes on under its id
+    /// A node whose files are gone votes again under its old id
     ReusedId,
 }
 
@@ -62,7 +62,7 @@ impl Planted {
             Self::VoteNotSynced => vec![Fault::PowerCutElecting],
             Self::StaleLeaderReads => vec![Fault::Isolate],
             Self::LossyBatch => vec![Fault::KillServer],
-            Self::ReusedId => vec![Fault::Wipe],
+            Self::ReusedId => vec![Fault::Forget],
         }
     }
 }
@@ -85,6 +85,9 @@ pub struct Options {
     /// The bug that the program was built with: it must be found
     #[arg(long, value_enum)]
     pub planted: Option<Planted>,
+    /// Milliseconds between two operations of a client, on average
+    #[arg(long, default_value_t = 40)]
+    pub pause_ms: u64,
     /// Name of the lab
     #[arg(long, default_value = "histories")]
     pub name: String,
@@ -146,7 +149,7 @@ struct Run {
 impl Run {
     fn new(lab: Lab, options: &Options, seed: u64) -> Result<Self> {
         let nodes = lab.nodes()?;
-        let observed = Observed::start(&lab, &nodes, seed)?;
+        let observed = Observed::start(&lab, &nodes, seed, options.pause_ms)?;
         let (clock, rng) = (Clock::real(), Rng::from_seed(seed));
         let names = nodes.into_iter().map(|node| node.name).collect();
         let kinds = match (options.planted, &options.only[..]) {
@@ -171,7 +174,14 @@ impl Run {
             let start_us = self.now_us();
             self.stage.suffer(fault, &target, interrupt).with_context(|| format!("{fault:?} of {target}"))?;
             let healed_us = self.now_us();
-            let restarts = self.back(healed_us, interrupt).with_context(|| format!("after {fault:?} of {target}"))?;
+            let restarts = match self.back(healed_us, interrupt) {
+                Ok(restarts) => restarts,
+                // Why it is not well may be told by what was seen.
+                Err(error) => match self.judge(u64::MAX) {
+                    Some(found) => return Ok(Some(found)),
+                    None => return Err(error.context(format!("after {fault:?} of {target}"))),
+                },
+            };
             let within = Span { start_us, end_us: self.now_us() };
             let told = self.observed.with(|all| self.tally.add(fault, &all[begun..], within, healed_us));
             let is_leader = if leader.as_ref() == Some(&target) { " (leader)" } else { "" };

@@ -205,11 +205,15 @@ struct ClientsArguments {
     /// Draws what the clients do
     #[arg(long)]
     seed: u64,
+    /// Milliseconds between two operations of a client, on average
+    #[arg(long, default_value_t = 40)]
+    pause_ms: u64,
 }
 
 async fn run_clients(arguments: ClientsArguments) -> anyhow::Result<()> {
-    let ClientsArguments { targets, context, seed } = arguments;
-    let (mut records, end) = histories::clients::start(&context, &targets, seed, &TaskGroup::new("clients"))?;
+    let ClientsArguments { targets, context, seed, pause_ms } = arguments;
+    let (pause, tasks) = (Duration::from_millis(pause_ms), TaskGroup::new("clients"));
+    let (mut records, end) = histories::clients::start(&context, &targets, seed, pause, &tasks)?;
     let mut stdin = tokio::io::stdin();
     let (mut ignored, mut is_ending) = ([0; 256], false);
     loop {

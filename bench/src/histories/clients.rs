@@ -20,8 +20,6 @@ use crate::writes::Insula;
 
 /// Registers in use at a time.
 const REGISTERS: u64 = 2;
-/// Between two operations of a client, on average.
-const PAUSE: Duration = Duration::from_millis(40);
 
 /// What all clients share.
 #[derive(Clone)]
@@ -31,6 +29,8 @@ pub(super) struct World {
     nodes: Vec<SocketAddr>,
     tasks: TaskGroup,
     rng: Rng,
+    /// Between two operations of a client, on average.
+    pause: Duration,
     clock: Clock,
     begun: Instant,
     begun_us: u64,
@@ -47,6 +47,7 @@ pub fn start(
     context: &str,
     nodes: &[SocketAddr],
     seed: u64,
+    pause: Duration,
     tasks: &TaskGroup,
 ) -> anyhow::Result<(mpsc::Receiver<Record>, watch::Sender<bool>)> {
     let (records, receiver) = mpsc::channel(4096);
@@ -58,6 +59,7 @@ pub fn start(
         nodes: nodes.to_vec(),
         tasks: tasks.clone(),
         rng: Rng::from_seed(seed),
+        pause,
         begun: clock.now(),
         begun_us: clock.wall_ms() * 1000,
         clock,
@@ -108,7 +110,7 @@ impl World {
     }
 
     async fn pause(&self) {
-        insula_env::clock::sleep(self.rng.jitter(PAUSE)).await;
+        insula_env::clock::sleep(self.rng.jitter(self.pause)).await;
     }
 
     fn key(&self) -> String {

@@ -28,10 +28,12 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// Starts the clients.
-    pub(crate) fn start(lab: &Lab, nodes: &[LabNode], seed: u64) -> Result<Self> {
+    /// Starts the clients, with so many milliseconds between two operations of each.
+    pub(crate) fn start(lab: &Lab, nodes: &[LabNode], seed: u64, pause_ms: u64) -> Result<Self> {
         let mut command = lab.command_at("services", &lab.programs().bench);
-        command.args(["clients", "--seed", &seed.to_string()]).env("INSULA_CONTEXT", lab.context()?);
+        command
+            .args(["clients", "--seed", &seed.to_string(), "--pause-ms", &pause_ms.to_string()])
+            .env("INSULA_CONTEXT", lab.context()?);
         for node in nodes {
             command.args(["--target", &node.api().to_string()]);
         }

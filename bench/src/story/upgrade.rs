@@ -26,6 +26,8 @@ use crate::{
 
 /// Traffic that is watched after each node.
 const CALM: Duration = Duration::from_secs(3);
+/// Between two operations of a client: rows are written to the disk after a thousand commands or so.
+const PAUSE_MS: u64 = 5;
 /// The program, and the rows of the global state, in a node's file tree.
 const PROGRAM: &str = "usr/local/bin/insula";
 const ROWS: &str = "var/lib/insula/state/global/state.redb";
@@ -39,7 +41,7 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
     let workloads = stage.workloads()?;
     let first = version(stage, "n1")?;
     step("clients write, read and compare-and-set through every node");
-    let mut observed = Observed::start(&stage.lab, &stage.nodes, Rng::from_os().next())?;
+    let mut observed = Observed::start(&stage.lab, &stage.nodes, Rng::from_os().next(), PAUSE_MS)?;
     let mut broken = Vec::new();
     for node in &stage.nodes {
         broken.extend(replace(stage, node, next, interrupt)?);

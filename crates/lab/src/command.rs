@@ -137,14 +137,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Fill, stall, wipe or mend a node's disk
+    /// Fill, stall, wipe or mend the disks of nodes
     Disk(DiskFault),
 }
 
 #[derive(Debug, Args)]
 struct DiskFault {
-    /// Which node
-    node: String,
+    /// Which nodes; several stall together
+    #[arg(required = true)]
+    nodes: Vec<String>,
     #[command(flatten)]
     fault: WhichFault,
 }
@@ -171,19 +172,20 @@ struct WhichFault {
 
 impl DiskFault {
     fn run(&self, lab: &Lab) -> Result<(), Error> {
-        let Self { node, fault } = self;
-        match fault {
-            WhichFault { full: true, .. } => lab.fill_disk(node),
-            WhichFault { wipe: true, .. } => lab.wipe_disk(node),
-            WhichFault { stall: Some(None), .. } => lab.stall_disk(node),
+        let nodes: Vec<&str> = self.nodes.iter().map(String::as_str).collect();
+        let each = |act: &dyn Fn(&str) -> Result<(), Error>| nodes.iter().try_for_each(|node| act(node));
+        match self.fault {
+            WhichFault { full: true, .. } => each(&|node| lab.fill_disk(node)),
+            WhichFault { wipe: true, .. } => each(&|node| lab.wipe_disk(node)),
+            WhichFault { stall: Some(None), .. } => lab.stall_disks(&nodes),
             WhichFault { stall: Some(Some(time)), .. } => {
-                lab.stall_disk(node)?;
-                std::thread::sleep(*time);
+                lab.stall_disks(&nodes)?;
+                std::thread::sleep(time);
                 // A node that was killed meanwhile has no stall any more.
-                if lab.is_stalled(node)? { lab.mend_disk(node) } else { Ok(()) }
+                each(&|node| if lab.is_stalled(node)? { lab.mend_disk(node) } else { Ok(()) })
             }
             WhichFault { bps: Some(_), .. } => Err(Error::NotYet("disks with a rate (--bps)")),
-            WhichFault { .. } => lab.mend_disk(node),
+            WhichFault { .. } => each(&|node| lab.mend_disk(node)),
         }
     }
 }

@@ -16,6 +16,7 @@ use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, fallocate},
     sys::statvfs::fstatvfs,
+    unistd::syncfs,
 };
 
 use crate::{Error, Lab, Process, error::Attempt, init::DATA, machine};
@@ -47,18 +48,26 @@ impl Lab {
         })
     }
 
-    /// Stalls a node's disk: writes and syncs wait until [`Lab::mend_disk`], or until the node is killed.
+    /// Stalls the disks of nodes, all within milliseconds: writes and syncs wait until [`Lab::mend_disk`], or until the
+    /// node is killed.
     ///
     /// # Errors
-    /// When the node is not on, or its disk is stalled.
-    pub fn stall_disk(&self, node: &str) -> Result<(), Error> {
+    /// When a node is not on, or its disk is stalled.
+    pub fn stall_disks(&self, nodes: &[&str]) -> Result<(), Error> {
         self.change(|state| {
-            let node = state.node_mut(node)?;
-            if node.is_stalled {
-                return Err(Error::Invalid(format!("the disk of {} is stalled already", node.plan.name)));
+            // What takes time is to write what waits in memory: done before the first one stalls.
+            for node in nodes {
+                let node = state.node(node)?;
+                if node.is_stalled {
+                    return Err(Error::Invalid(format!("the disk of {} is stalled already", node.plan.name)));
+                }
+                syncfs(data(machine::running(node)?)?.as_fd()).attempt(|| "write what waits".to_owned())?;
             }
-            freeze(machine::running(node)?)?;
-            node.is_stalled = true;
+            for node in nodes {
+                let node = state.node_mut(node)?;
+                freeze(machine::running(node)?)?;
+                node.is_stalled = true;
+            }
             Ok(())
         })
     }

@@ -346,8 +346,8 @@ fn disks_fill_stall_lose_what_was_not_synced_and_are_wiped() {
     lab.mend_disk("n1").expect("mend");
     assert!(sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is room again");
 
-    lab.stall_disk("n1").expect("stall");
-    assert!(lab.is_stalled("n1").expect("known") && lab.stall_disk("n1").is_err() && lab.fill_disk("n1").is_err());
+    lab.stall_disks(&["n1"]).expect("stall");
+    assert!(lab.is_stalled("n1").expect("known") && lab.stall_disks(&["n1"]).is_err() && lab.fill_disk("n1").is_err());
     let mut waiting = lab.command("n1", "sh").expect("command");
     let script = format!("{data} echo late > stalled");
     let mut waiting = waiting.args(["-c", &script]).stdin(Stdio::null()).spawn().expect("start");
@@ -362,10 +362,10 @@ fn disks_fill_stall_lose_what_was_not_synced_and_are_wiped() {
     lab.mend_disk("n1").expect("mend");
     assert!(waiting.wait().expect("ends").success());
 
-    lab.stall_disk("n2").expect("stall");
+    lab.stall_disks(&["n2"]).expect("stall");
     lab.kill("n2", Target::All, Signal::SIGKILL).expect("a stalled disk is in nobody's way");
     lab.power_on("n2").expect("on");
-    lab.stall_disk("n2").expect("a new life has no stall");
+    lab.stall_disks(&["n2"]).expect("a new life has no stall");
     assert!(sh("n1", &format!("{data} echo new > fresh; echo new > synced")).0);
     lab.power_off(&["n1", "n2"]).expect("both at once");
     assert!(lab.wipe_disk("n2").is_ok());
@@ -378,5 +378,5 @@ fn disks_fill_stall_lose_what_was_not_synced_and_are_wiped() {
     assert!(!left.contains("new") && !left.contains("fresh"), "{left}");
     assert_eq!(sh("n2", &format!("{data} ls")).1, "", "another machine's disk");
     // Left to `down`: it must not wait for a stalled disk.
-    lab.stall_disk("n1").expect("stall");
+    lab.stall_disks(&["n1"]).expect("stall");
 }

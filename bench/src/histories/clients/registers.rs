@@ -18,7 +18,7 @@ use crate::histories::{
 const OPS_MAX: u32 = 36;
 const USED_FOR: Duration = Duration::from_secs(4);
 /// A register is read for the last time when its slot has had so many others: no operation on it is on its way then.
-const READ_AGAIN_AFTER: u64 = 30;
+const READ_AGAIN_AFTER: u64 = 60;
 /// How often the janitor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The client number of the janitor.
