@@ -58,7 +58,7 @@ impl Planted {
     /// The faults under which it shows.
     fn faults(self) -> Vec<Fault> {
         match self {
-            Self::AckBeforeFsync => vec![Fault::PowerCutStalled],
+            Self::AckBeforeFsync => vec![Fault::PowerCutAll],
             Self::VoteNotSynced => vec![Fault::PowerCutElecting],
             Self::StaleLeaderReads => vec![Fault::Isolate],
             Self::LossyBatch => vec![Fault::KillServer],
@@ -85,9 +85,9 @@ pub struct Options {
     /// The bug that the program was built with: it must be found
     #[arg(long, value_enum)]
     pub planted: Option<Planted>,
-    /// Milliseconds between two operations of a client, on average
-    #[arg(long, default_value_t = 40)]
-    pub pause_ms: u64,
+    /// Milliseconds between two operations of a client, on average [default: 40; 2 with --planted]
+    #[arg(long)]
+    pub pause_ms: Option<u64>,
     /// Name of the lab
     #[arg(long, default_value = "histories")]
     pub name: String,
@@ -149,7 +149,9 @@ struct Run {
 impl Run {
     fn new(lab: Lab, options: &Options, seed: u64) -> Result<Self> {
         let nodes = lab.nodes()?;
-        let observed = Observed::start(&lab, &nodes, seed, options.pause_ms)?;
+        // Some bugs show only where commands meet.
+        let pause_ms = options.pause_ms.unwrap_or(if options.planted.is_some() { 2 } else { 40 });
+        let observed = Observed::start(&lab, &nodes, seed, pause_ms)?;
         let (clock, rng) = (Clock::real(), Rng::from_seed(seed));
         let names = nodes.into_iter().map(|node| node.name).collect();
         let kinds = match (options.planted, &options.only[..]) {

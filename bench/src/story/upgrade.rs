@@ -65,11 +65,8 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
     println!("   {count} writes were confirmed");
     ensure!(count > 0, "no write was confirmed");
     broken.extend(observed.with(check::all).err().map(|found| found.to_string()));
-    let now = stage.workloads()?;
-    println!("   instances: {}", told(&workloads, &now, stage));
-    if now != workloads {
-        broken.push(format!("instances changed: {workloads:?}, then {now:?}"));
-    }
+    // Told, not promised: a node that takes longer than its lease to come back is down, and its instances are replaced.
+    println!("   instances: {}", told(&workloads, &stage.workloads()?, stage));
     Ok(broken)
 }
 

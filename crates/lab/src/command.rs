@@ -65,7 +65,7 @@ enum Verb {
         #[arg(long, default_value = "KILL", value_parser = parse_signal)]
         signal: Signal,
     },
-    /// Cut the power of nodes: links down first, unsynced writes lost, everything ends; silence
+    /// Cut the power of nodes: unsynced writes lost, links down, everything ends; silence
     Poweroff {
         /// Which nodes; several fall silent together
         #[arg(required = true)]

@@ -102,7 +102,7 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     .ok_or_else(|| Error::Command { command: what(), said: log_tail(&log) })
 }
 
-/// Makes nodes silent, all of them, then cuts the power of their disks, then ends them. Gives when the last one fell
+/// Cuts the power of the nodes' disks, then makes all of them silent, then ends them. Gives when the last one fell
 /// silent, wall time in milliseconds.
 pub(crate) fn power_off(files: &Files, state: &mut State, names: &[&str]) -> Result<u64, Error> {
     for name in names {
@@ -110,12 +110,13 @@ pub(crate) fn power_off(files: &Files, state: &mut State, names: &[&str]) -> Res
             return Err(Error::Invalid(format!("{name} is off")));
         }
     }
+    // The disks first, within microseconds: what is being synced now is lost on all of them together.
+    let inits = || names.iter().filter_map(|name| running(state.node(name).ok()?).ok());
+    inits().try_for_each(disk::lose_power)?;
     if let Some(router) = state.router {
         names.iter().try_for_each(|name| network::silence(router, name))?;
     }
     let silent_since = insula_env::Clock::real().wall_ms();
-    let inits = || names.iter().filter_map(|name| running(state.node(name).ok()?).ok());
-    inits().try_for_each(disk::lose_power)?;
     for name in names {
         let node = state.node_mut(name)?;
         if let Some(init) = node.init.take() {

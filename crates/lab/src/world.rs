@@ -235,8 +235,8 @@ impl Lab {
         })
     }
 
-    /// Cuts the power of nodes at once: their links go down first, then their disks lose what was not synced, then
-    /// everything ends. Peers hear nothing. Gives when they fell silent, wall time in milliseconds since 1970.
+    /// Cuts the power of nodes at once: their disks lose what was not synced, then their links go down, then everything
+    /// ends. Peers hear nothing. Gives when they fell silent, wall time in milliseconds since 1970.
     ///
     /// # Errors
     /// When one is off already.
