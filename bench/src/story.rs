@@ -6,6 +6,7 @@ mod no_servers;
 mod outage;
 mod power_cut;
 mod stage;
+mod upgrade;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -26,6 +27,8 @@ pub enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// Three nodes go to a later version one after the other, and back
+    Upgrade,
     /// One node as an ordinary user, instances as processes: kill -9 of each part
     OneNode,
 }
@@ -60,6 +63,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::OneNode => alone::tell(programs, telling, interrupt),
     }
 }

@@ -36,6 +36,8 @@ enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// Three nodes go to a later version one after the other, and back, under traffic and writes
+    Upgrade,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }
@@ -57,6 +59,9 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
         story = Story::OneNode;
     }
     if !arguments.no_build {
+        if story == Story::Upgrade {
+            bench::build_next("release")?;
+        }
         bench::build()?;
     }
     let name = story.to_possible_value();

@@ -46,7 +46,7 @@ impl Stage {
     pub(super) fn set(programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<Self> {
         step("lab: one region, three nodes in two data centres, an image registry");
         let begun = now_ms();
-        let lab = Lab::up(programs, &telling.name)?;
+        let lab = Lab::up(programs, &telling.name, 3)?;
         print!("{}", lab.run(&["status"])?);
         say_took(begun);
         step("image: static busybox that serves a page, pushed to the registry");

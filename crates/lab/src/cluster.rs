@@ -1,12 +1,13 @@
 //! Makes a region of the nodes of a lab, with the program's own commands: init on the first, join on the others.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
+use insula_env::Disk as _;
 use serde_json::Value;
 
 use crate::{
     Error, Lab,
-    config::{NODE_PORT, NodePlan},
+    config::{API_PORT, NODE_PORT, NodePlan},
     error::Attempt,
     init::{CONFIG, PROGRAM},
     machine,
@@ -90,7 +91,7 @@ fn is_formed(lab: &Lab, node: &NodePlan, nodes: usize) -> Option<bool> {
     Some(count("state", "up".into()) == nodes && count("is_voter", true.into()) >= voters_of(nodes))
 }
 
-/// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS.
+/// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS, where its API is.
 fn configure(lab: &Lab, node: &NodePlan) -> Result<(), Error> {
     let state = lab.state()?;
     let init = machine::running(state.node(&node.name)?)?;
@@ -103,5 +104,7 @@ fn configure(lab: &Lab, node: &NodePlan) -> Result<(), Error> {
     let runtime = runtime.as_table_mut().ok_or_else(|| invalid(&"runtime is not a table"))?;
     runtime.insert("cgroup_parent".to_owned(), cgroup_parent(&state.name, &node.name).into());
     runtime.insert("insecure_registries".to_owned(), vec![services::registry().to_string()].into());
-    fs::write(&path, config.to_string()).attempt(what)
+    // Open to the whole lab, clients in the services' network too.
+    config.insert("api".to_owned(), SocketAddr::from((node.address, API_PORT)).to_string().into());
+    insula_env::RealDisk.write_atomic(&path, config.to_string().as_bytes()).attempt(what)
 }

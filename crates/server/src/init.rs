@@ -106,7 +106,7 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         datacenter: config.datacenter.clone(),
         address: config.advertise,
         capacity: capacity(config),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: insula_rpc::PROGRAM_VERSION.to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
         joined_ms: 0,

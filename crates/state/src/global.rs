@@ -43,6 +43,23 @@ pub struct App {
     pub release: ReleaseNumber,
     /// Instances per service and region. Not part of a release: a roll-back keeps it.
     pub scale: BTreeMap<ServiceName, u32>,
+    /// When it was deployed last, milliseconds since 1970. Only in builds that stand for a later version.
+    #[cfg(feature = "upgrade-probe")]
+    #[serde(default)]
+    pub deployed_ms: u64,
+}
+
+impl App {
+    /// An app.
+    pub fn new(name: AppName, release: ReleaseNumber, scale: BTreeMap<ServiceName, u32>) -> Self {
+        Self {
+            name,
+            release,
+            scale,
+            #[cfg(feature = "upgrade-probe")]
+            deployed_ms: 0,
+        }
+    }
 }
 
 /// What a holder of an API token may do.

@@ -65,7 +65,7 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
         let scale = BTreeMap::from([("web".parse().expect("a name"), *scale)]);
         let key = GlobalKey::Release((app.clone(), number));
         state.absorb(Revision(1), key, Some(GlobalObject::Release(made)));
-        let object = App { name: app.clone(), release: number, scale };
+        let object = App::new(app.clone(), number, scale);
         state.absorb(Revision(1), GlobalKey::App(app), Some(GlobalObject::App(object)));
     }
     state

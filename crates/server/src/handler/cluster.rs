@@ -118,7 +118,7 @@ impl NodeApi {
             node: self.node,
             name: self.config.name.clone(),
             datacenter: self.config.datacenter.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: insula_rpc::PROGRAM_VERSION.to_owned(),
             started_ms: self.started_ms,
             groups,
             problems,

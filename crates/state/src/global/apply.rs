@@ -88,7 +88,9 @@ impl<'a> Apply<'a> {
             self.move_claims(name, claims);
             self.forget_old_releases(name);
         }
-        let app = App { name: name.clone(), release: number, scale: scales };
+        let app = App::new(name.clone(), number, scales);
+        #[cfg(feature = "upgrade-probe")]
+        let app = App { deployed_ms: self.at_ms, ..app };
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
         if self.state.removed.contains(name) {
             self.out.remove(GlobalKey::Removed(name.clone()));

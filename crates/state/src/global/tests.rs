@@ -102,3 +102,24 @@ fn releases_count_up_keep_the_scale_and_are_bounded() {
         GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1 };
     assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
 }
+
+/// Rule R5: a row of a later version, with one more field, reads here; a row of ours reads there.
+#[test]
+fn an_app_reads_in_both_directions_across_a_new_field() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Later {
+        name: insula_types::AppName,
+        release: ReleaseNumber,
+        scale: std::collections::BTreeMap<insula_types::ServiceName, u32>,
+        #[serde(default)]
+        deployed_ms: u64,
+        #[serde(default)]
+        from_later_still: Option<String>,
+    }
+    let ours = App::new(name("shop"), ReleaseNumber(3), [(web(), 2)].into());
+    let later: Later = codec::decode(&codec::encode(&ours)).expect("a field that is not there has its default");
+    assert_eq!((later.release, later.deployed_ms, later.from_later_still.clone()), (ReleaseNumber(3), 0, None));
+    let later = Later { deployed_ms: 7, from_later_still: Some("x".to_owned()), ..later };
+    let read: App = codec::decode(&codec::encode(&later)).expect("a field that is not known is passed over");
+    assert_eq!((read.name, read.release, read.scale), (ours.name, ours.release, ours.scale));
+}
