@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use insula_control::Control;
+use insula_env::clock;
 use insula_identity::{Lifetimes, NodeDirectory, RegionAuthority};
 use insula_rpc::{Caller, Code, Handler, Method, Status, StreamSink, decode_request, encode_response};
-use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica};
+use insula_state::{Domain, GlobalState, RegionCommand, RegionState};
 use insula_telemetry::chain;
 use insula_types::{NodeId, Revision, codec};
 use serde_bytes::ByteBuf;
@@ -21,6 +22,8 @@ use crate::{
     },
 };
 
+/// Time between two looks at whether this node can still tell others what is new.
+const PART_LOOK: Duration = Duration::from_secs(1);
 /// Longest that a caller may make this node try.
 const LIMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -88,8 +91,8 @@ impl Handler for Calls {
         }
         let request = decode_request::<WatchState>(&body)?;
         match request.state {
-            StateName::Region => stream_updates(self.region.replica(), request.from, sink).await,
-            StateName::Global => stream_updates(self.global.replica(), request.from, sink).await,
+            StateName::Region => stream_updates(&self.region, request.from, sink).await,
+            StateName::Global => stream_updates(&self.global, request.from, sink).await,
         }
     }
 }
@@ -173,14 +176,20 @@ fn may_propose(node: NodeId, command: &[u8]) -> Result<(), Status> {
     Err(Status::permission_denied(format!("{node} may not report for {about}")))
 }
 
+/// Sends updates for as long as the group's log brings this node up to date: two nodes that follow each other would both
+/// stand still.
 async fn stream_updates<D: Domain>(
-    replica: &Arc<Replica<D>>,
+    group: &StateGroup<D>,
     from: Option<Revision>,
     sink: StreamSink,
 ) -> Result<(), Status> {
-    let mut watch = replica.watch(from);
+    let mut watch = group.replica().watch(from);
     loop {
-        let update = watch.next().await;
+        if !group.raft().takes_part() {
+            return Err(Status::retryable(Code::FailedPrecondition, "this node follows others itself, ask a voter"));
+        }
+        // A look now and then, should nothing change for long.
+        let Ok(update) = clock::timeout(PART_LOOK, watch.next()).await else { continue };
         sink.send_item::<WatchState>(&ByteBuf::from(codec::encode(&update))).await?;
     }
 }

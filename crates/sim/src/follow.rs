@@ -38,10 +38,12 @@ pub(crate) fn start(env: &Env, node: NodeId, net: Net, group: Group, replica: Ar
 async fn next(net: &Net, (node, source): (NodeId, NodeId), replica: &Replica<RegionState>) -> bool {
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let asked = net.call((node, source), LIMIT, b"watch", |to: Endpoint| async move {
-        Answer(to.region.replica().watch(from).next().await)
+        // Two that follow each other would both stand still.
+        let mut watch = to.region.replica().watch(from);
+        Answer(if to.group.takes_part() { Some(watch.next().await) } else { None })
     });
     match asked.await {
-        Ok(Answer(update)) => replica.follow(update),
-        Err(_) => false,
+        Ok(Answer(Some(update))) => replica.follow(update),
+        Ok(Answer(None)) | Err(_) => false,
     }
 }
