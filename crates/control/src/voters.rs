@@ -17,6 +17,8 @@ use tracing::{info, warn};
 
 /// Voters of a region that has enough nodes. Larger groups come with larger regions, in a later step.
 const VOTERS: usize = 3;
+/// How long a turn may take: bringing up to date and taking out of a few voters, each with its limit of half a minute.
+const TURN_LIMIT: Duration = Duration::from_secs(300);
 /// Time between two looks at who votes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -74,7 +76,7 @@ pub fn start_voters(
     membership: Arc<dyn Membership>,
 ) {
     let rng = env.rng.fork();
-    env.tasks.supervise(&format!("voters-{}", membership.name()), move || {
+    env.tasks.supervise(&format!("voters-{}", membership.name()), TURN_LIMIT, move |beat| {
         let (region, leadership, membership) = (region.clone(), leadership.clone(), Arc::clone(&membership));
         let rng = rng.clone();
         async move {
@@ -88,7 +90,7 @@ pub fn start_voters(
                         warn!(group, error = %chain(&error), "voters not changed, trying again");
                     }
                 }
-                clock::sleep(rng.jitter(LOOK_EVERY)).await;
+                beat.idle(clock::sleep(rng.jitter(LOOK_EVERY))).await;
             }
         }
     });

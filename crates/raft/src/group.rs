@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use insula_env::{
-    Env, TaskGroup,
+    Env, TaskGroup, beat,
     clock::{Instant, timeout},
 };
 use insula_types::{NodeId, Term};
@@ -169,7 +169,8 @@ impl Group {
         let is_stopping = Arc::new(AtomicBool::new(false));
         env.tasks.spawn("proposer", propose::run(raft.clone(), proposals));
         let watcher = watch::Watcher::new(caller, raft.clone(), applied.clone(), Arc::clone(&membership), leads);
-        env.tasks.spawn("elections", watcher.run(runs, Arc::clone(&is_stopping)));
+        let stopping = Arc::clone(&is_stopping);
+        env.tasks.spawn_watched("elections", beat::DISK, |beat| watcher.run(runs, stopping, beat));
         let group = Self(Arc::new(Inner {
             config,
             env,

@@ -8,7 +8,7 @@ use insula_agent::{Agent, CallError, HttpProber, Parts, Renewer, Reporter, start
 use insula_catalog::link::Link;
 use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime};
 use insula_control::Control;
-use insula_env::Env;
+use insula_env::{Env, beat};
 use insula_rpc::Peers;
 use insula_state::{RegionCommand, RegionState, Store};
 use insula_telemetry::chain;
@@ -110,15 +110,19 @@ pub(crate) async fn stop_all(config: &NodeConfig, env: &Env) -> Result<(), Error
 
 /// The region revision that the dataplane has taken, as renewals tell it.
 fn catalog_revision(env: &Env, dataplane: &Link) -> watch::Receiver<Revision> {
-    let mut acknowledged = dataplane.acknowledged();
+    let acknowledged = dataplane.acknowledged();
     let (tell, told) = watch::channel(Revision(0));
-    env.tasks.spawn("catalog revision", async move {
-        loop {
-            if let Some((_, revision)) = acknowledged.borrow_and_update().in_use {
-                tell.send_if_modified(|before| std::mem::replace(before, revision) != revision);
-            }
-            if acknowledged.changed().await.is_err() {
-                return;
+    let tell = Arc::new(tell);
+    env.tasks.supervise("catalog revision", beat::QUICK, move |beat| {
+        let (mut acknowledged, tell) = (acknowledged.clone(), Arc::clone(&tell));
+        async move {
+            loop {
+                if let Some((_, revision)) = acknowledged.borrow_and_update().in_use {
+                    tell.send_if_modified(|before| std::mem::replace(before, revision) != revision);
+                }
+                if beat.idle(acknowledged.changed()).await.is_err() {
+                    return;
+                }
             }
         }
     });

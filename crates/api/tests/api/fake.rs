@@ -21,7 +21,7 @@ use insula_api::{
         JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
     },
 };
-use insula_env::{Env, net};
+use insula_env::{Beat, Env, net};
 use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
@@ -261,8 +261,8 @@ impl World {
         let address = listener.local_addr().expect("address").to_string();
         let socket = net::bind_unix(&dir.path().join("api.sock")).expect("bind");
         let tasks = &env.tasks;
-        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone()));
-        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone()));
+        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone(), Beat::unwatched()));
+        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone(), Beat::unwatched()));
         Self { env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use insula_env::{
-    Env,
+    Beat, Env,
     clock::timeout,
     net::{UnixListener, UnixStream},
 };
@@ -35,11 +35,11 @@ pub trait Dataplane: Send + Sync + 'static {
 }
 
 /// Answers on `listener` until the task group stops.
-pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<dyn Dataplane>, env: Env) {
+pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<dyn Dataplane>, env: Env, beat: Beat) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
+        let Ok(place) = beat.idle(Arc::clone(&places).acquire_owned()).await else { return };
+        let stream = match beat.idle(listener.accept()).await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 warn!(%error, "accept on the dataplane's socket failed");
