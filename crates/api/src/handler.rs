@@ -12,8 +12,8 @@ use insula_types::{
 use crate::{
     Problem,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
     },
 };
 
@@ -163,4 +163,6 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;
+    /// Whether this node is as it shall be, and what to do about it. Needs no other node.
+    async fn doctor(&self) -> Answer<Doctor>;
 }

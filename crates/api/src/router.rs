@@ -64,6 +64,7 @@ pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
         .route("/v1/tokens/join", post(endpoints::create_join_token))
         .route("/v1/tokens/api", post(endpoints::create_api_token))
         .route("/v1/status", get(endpoints::status))
+        .route("/v1/doctor", get(endpoints::doctor))
         .fallback(|request: Request| async move {
             let said = format!("{}: see `insula help` for what there is", request.uri().path());
             Problem::new(Code::NoSuchEndpoint, said)

@@ -5,6 +5,7 @@
 
 mod app;
 mod cluster;
+mod doctor;
 mod event;
 mod instance;
 
@@ -18,6 +19,7 @@ pub use cluster::{
     ApiTokenBody, ApiTokenCreated, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeState, NodeStatus,
     NodeUse, Region, TokenRole,
 };
+pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 

@@ -147,6 +147,8 @@ pub enum ApiCommand {
     Ps(PsArgs),
     /// Show how an app is, or this node and its groups
     Status(StatusArgs),
+    /// Look whether this node is as it shall be, and say what to do; ends with 1 when something is bad
+    Doctor(JsonArgs),
     /// Show what instances wrote
     Logs(LogArgs),
     /// Set the number of instances of a service per region

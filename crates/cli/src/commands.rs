@@ -2,6 +2,7 @@
 
 mod change;
 mod deploy;
+mod doctor;
 mod events;
 mod logs;
 mod show;
@@ -50,6 +51,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
             Some(app) => show::app_status(client, app, args.json.json).await,
             None => show::status(client, args.json.json).await,
         },
+        ApiCommand::Doctor(args) => doctor::run(client, args.json).await,
         ApiCommand::Logs(args) => logs::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,

@@ -71,7 +71,7 @@ impl Control {
         if is_news {
             self.wake.notify_one();
         }
-        Ok(Granted { lease: LEASE })
+        Ok(Granted { lease: LEASE, wall_ms: self.env.clock.wall_ms() })
     }
 
     /// What the nodes said of their load; none when this node does not lead.

@@ -2,6 +2,7 @@
 
 mod apps;
 mod cluster;
+mod doctor;
 mod events;
 mod instances;
 mod tokens;
@@ -15,14 +16,16 @@ use insula_api::{
     handler::NodeKey,
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Instance, JoinTokenBody,
-        JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
     },
 };
-use insula_env::{Clock, Rng, clock};
+use insula_catalog::link::Link;
+use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::Material;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{AppName, InstanceId, NodeId, RequestId};
+use tokio::sync::watch;
 
 use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
 
@@ -55,6 +58,12 @@ pub struct NodeApi {
     pub rng: Rng,
     /// When the server started, milliseconds since 1970.
     pub started_ms: u64,
+    /// The way to this node's dataplane.
+    pub dataplane: Link,
+    /// What runs in this process.
+    pub tasks: TaskGroup,
+    /// How this node's clock differs from the leader's, in milliseconds, once a renewal has told.
+    pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
 
 impl fmt::Debug for NodeApi {
@@ -191,5 +200,9 @@ impl Handler for NodeApi {
 
     async fn status(&self) -> Answer<NodeStatus> {
         Ok(self.node_status())
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
+        Ok(self.look_at_itself().await)
     }
 }

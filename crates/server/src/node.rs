@@ -152,7 +152,7 @@ impl Node {
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone());
         let work = work::start(self, &control, &dataplane).await?;
         self.serve_nodes(&control, &work).await?;
-        self.serve_api(&work).await?;
+        self.serve_api(&work, &dataplane).await?;
 
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
@@ -219,7 +219,7 @@ impl Node {
         Ok(())
     }
 
-    async fn serve_api(&self, work: &work::Work) -> Result<(), Error> {
+    async fn serve_api(&self, work: &work::Work, dataplane: &Link) -> Result<(), Error> {
         let api = Arc::new(NodeApi {
             node: self.id,
             config: self.config.clone(),
@@ -232,6 +232,9 @@ impl Node {
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),
+            dataplane: dataplane.clone(),
+            tasks: self.env.tasks.clone(),
+            clock_ahead_ms: work.clock_ahead_ms.clone(),
         });
         let address = self.config.api;
         let listener = net::bind(address).await.map_err(|source| Error::Listen { what: "the API", address, source })?;

@@ -9,8 +9,8 @@ use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, ScaleBody, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, EventCursor,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, ScaleBody, Scaled, Versioned,
     },
 };
 
@@ -175,6 +175,14 @@ impl Client {
     /// As every call here.
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Whether the node that answers is as it shall be.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn doctor(&self) -> Result<Doctor, ClientError> {
+        self.get("/v1/doctor").await
     }
 
     /// Whether anything answers, within `limit`.

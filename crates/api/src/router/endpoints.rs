@@ -175,6 +175,14 @@ pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Respon
     respond::json(answer.await)
 }
 
+pub(super) async fn doctor(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.doctor().await
+    };
+    respond::json(answer.await)
+}
+
 fn between(what: &str, found: u64, low: u64, high: u64) -> Answer<()> {
     if (low..=high).contains(&found) {
         return Ok(());

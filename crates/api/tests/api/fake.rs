@@ -17,8 +17,8 @@ use insula_api::{
     Problem, ReadOptions, Role, ScaleRequest,
     handler::NodeKey,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -223,6 +223,10 @@ impl Handler for Fake {
     }
 
     async fn status(&self) -> Answer<NodeStatus> {
+        not_here()
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
         not_here()
     }
 }

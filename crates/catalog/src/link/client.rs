@@ -11,7 +11,7 @@ use insula_types::{Incarnation, Revision};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{FRAME_MAX, Reply, Request};
+use super::{FRAME_MAX, Reply, Request, TaskReport};
 use crate::{Catalog, frame};
 
 /// How long the dataplane may take to accept a connection.
@@ -111,6 +111,18 @@ impl Link {
         const WHAT: &str = "give its statistics";
         match self.ask(Request::Stats).await? {
             Reply::Stats(stats) => Ok(stats),
+            _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
+        }
+    }
+
+    /// What runs in the dataplane.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn tasks(&self) -> Result<Vec<TaskReport>, LinkError> {
+        const WHAT: &str = "list its tasks";
+        match self.ask(Request::Tasks).await? {
+            Reply::Tasks(tasks) => Ok(tasks),
             _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
         }
     }

@@ -125,7 +125,7 @@ impl NodeApi {
         }
     }
 
-    fn group_status(&self, name: &str, raft: &Group, revision: Revision) -> GroupStatus {
+    pub(super) fn group_status(&self, name: &str, raft: &Group, revision: Revision) -> GroupStatus {
         let leadership = *raft.leadership().borrow();
         let voters: Vec<NodeId> = raft.voters().into_iter().collect();
         let is_voter = voters.contains(&self.node);
