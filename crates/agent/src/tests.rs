@@ -162,6 +162,7 @@ impl Bench {
             version: "test".into(),
             health: NodeHealth::Up,
             is_cordoned: false,
+            is_draining: false,
             joined_ms: 0,
         };
         self.revision += 1;

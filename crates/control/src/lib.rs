@@ -25,4 +25,4 @@ mod tests;
 
 pub use lease::LeaseTable;
 pub use service::{Control, NotLeader};
-pub use voters::{Membership, MembershipError, start_voters, wanted_voters};
+pub use voters::{HandOverError, Membership, MembershipError, start_voters, wanted_voters};

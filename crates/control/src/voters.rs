@@ -33,6 +33,11 @@ pub struct MembershipError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Why a leader could not give way.
+#[derive(Debug, thiserror::Error)]
+#[error("hand the leadership over")]
+pub struct HandOverError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
 /// The membership of one Raft group, as its leader can change it.
 #[async_trait]
 pub trait Membership: Send + Sync + Debug {
@@ -46,6 +51,35 @@ pub trait Membership: Send + Sync + Debug {
     /// # Errors
     /// Any; who votes is then as before or as wanted.
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError>;
+    /// Gives the leadership to another voter. Called on the leader only.
+    ///
+    /// # Errors
+    /// Any; this node then leads on, or nobody does until the next election.
+    async fn hand_over(&self) -> Result<(), HandOverError>;
+}
+
+/// Whether the leader shall give way: its node is drained, and another voter is up that is not.
+pub fn shall_hand_over(state: &RegionState, leader: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+    let stays = |id: &&NodeId| state.nodes.get(id).is_some_and(|node| node.health.is_up() && !node.is_draining);
+    state.nodes.get(&leader).is_some_and(|node| node.is_draining) && voters.iter().any(|id| stays(&id))
+}
+
+/// Gives way while this node leads and shall not; says once that it cannot.
+async fn give_way(region: &Store<RegionState>, now: Leadership, membership: &dyn Membership, is_told: &mut bool) {
+    let leader = now.leader.filter(|_| now.is_me);
+    let shall = leader.is_some_and(|leader| region.read(|state| shall_hand_over(state, leader, &membership.voters())));
+    if !shall {
+        *is_told = false;
+        return;
+    }
+    match membership.hand_over().await {
+        Ok(()) => info!(group = membership.name(), "this node is drained: another voter leads now"),
+        Err(error) if !*is_told => {
+            warn!(group = membership.name(), error = %chain(&error), "leadership not handed over, trying on");
+            *is_told = true;
+        }
+        Err(_) => {}
+    }
 }
 
 /// Who should vote, when that is not who does. Those who vote and are members stay; the places that are free go to
@@ -80,7 +114,10 @@ pub fn start_voters(
         let (region, leadership, membership) = (region.clone(), leadership.clone(), Arc::clone(&membership));
         let rng = rng.clone();
         async move {
+            let mut is_told = false;
             loop {
+                let now = *leadership.borrow();
+                give_way(&region, now, &*membership, &mut is_told).await;
                 let is_leader = leadership.borrow().is_me;
                 let wanted = region.read(|state| wanted_voters(state, &membership.voters()));
                 if let Some(wanted) = wanted.filter(|_| is_leader) {

@@ -5,6 +5,7 @@ mod cluster;
 mod doctor;
 mod events;
 mod instances;
+mod nodes;
 mod tokens;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,12 +13,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
-    ReadOptions, Role, ScaleRequest,
+    ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled, Versioned,
     },
 };
 use insula_catalog::link::Link;
@@ -171,6 +172,19 @@ impl Handler for NodeApi {
     async fn node(&self, key: &NodeKey, read: ReadOptions) -> Answer<Versioned<Node>> {
         self.prepare(&self.region, read).await?;
         self.show_node(key)
+    }
+
+    async fn set_node_duty(
+        &self,
+        key: &NodeKey,
+        duty: NodeDuty,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Node>> {
+        self.set_duty(key, duty, request).await
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        self.take_out_node(request).await
     }
 
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {

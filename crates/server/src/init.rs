@@ -108,6 +108,7 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

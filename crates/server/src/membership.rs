@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use insula_control::{Membership, MembershipError};
+use insula_control::{HandOverError, Membership, MembershipError};
 use insula_identity::NodeDirectory;
 use insula_rpc::Peers;
 use insula_state::Domain;
@@ -63,6 +63,12 @@ impl<D: Domain> GroupMembership<D> {
     }
 }
 
+/// Gives the group's leadership away. Raft here has no way to do so yet: the drained node leads on until it is stopped,
+/// and an election follows then.
+async fn hand_over<D: Domain>(_group: &StateGroup<D>) -> Result<(), Cause> {
+    Err("this version cannot: the next election follows when the node is stopped".into())
+}
+
 #[async_trait]
 impl<D: Domain> Membership for GroupMembership<D> {
     fn name(&self) -> &'static str {
@@ -75,5 +81,9 @@ impl<D: Domain> Membership for GroupMembership<D> {
 
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         self.change(&wanted).await.map_err(|source| MembershipError { wanted, source })
+    }
+
+    async fn hand_over(&self) -> Result<(), HandOverError> {
+        hand_over(&self.group).await.map_err(HandOverError)
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use insula_agent::{CallError, Renewer, Reporter};
-use insula_control::MembershipError;
+use insula_control::{HandOverError, MembershipError};
 use insula_env::Clock;
 use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine, UnknownCommand};
 use insula_state::{Domain, Leadership, Machine, ProposeError, Proposer, RegionCommand, RegionState, Store, seal};
@@ -172,5 +172,9 @@ impl insula_control::Membership for Voters {
             self.0.remove(*node, CHANGE_LIMIT).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    async fn hand_over(&self) -> Result<(), HandOverError> {
+        Err(HandOverError("nobody is drained in the simulation".into()))
     }
 }

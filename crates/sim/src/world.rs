@@ -379,6 +379,7 @@ fn node(number: u64) -> Node {
         version: "0.1.0".to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
     Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
-    Problem, ReadOptions, Role, ScaleRequest,
+    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
-        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled,
+        Versioned,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -224,6 +225,15 @@ impl Handler for Fake {
 
     async fn status(&self) -> Answer<NodeStatus> {
         not_here()
+    }
+
+    async fn set_node_duty(&self, _: &NodeKey, _: NodeDuty, _: Option<RequestId>) -> Answer<Versioned<Node>> {
+        not_here()
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        let said = format!("{:?} at {}, forced: {}", request.node, request.expected, request.is_forced);
+        Err(Problem::new(Code::Conflict, said))
     }
 
     async fn doctor(&self) -> Answer<Doctor> {
