@@ -105,10 +105,13 @@ mod tests {
 
     #[test]
     fn a_silent_task_is_started_again_once() {
-        let last = |now| if now < 10 { 0 } else { now };
+        let last = |now| if now <= 10 { 0 } else { now };
         let starts = |now| if now <= 11 { 1 } else { 2 };
         assert_eq!(watch(0..100, last, starts, true), [(10, Verdict::Restart(1))]);
-        assert_eq!(watch(0..25, |_| 0, |now| now / 11, true), [(10, Verdict::Restart(1)), (21, Verdict::Restart(1))]);
+        assert_eq!(
+            watch(0..25, |now| now / 11 * 11, |now| now / 11, true),
+            [(10, Verdict::Restart(1)), (21, Verdict::Restart(1))]
+        );
     }
 
     #[test]
