@@ -1,6 +1,8 @@
 //! Stories that are told on a running Insula, under traffic, and what they promise.
 
 mod alone;
+mod deadlocks;
+mod drain;
 mod kills;
 mod no_servers;
 mod outage;
@@ -29,6 +31,10 @@ pub enum Story {
     NoServers,
     /// Three nodes go to a later version one after the other, and back
     Upgrade,
+    /// Each of three nodes drained in turn, and given work again
+    Drain,
+    /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
+    Deadlocks,
     /// One node as an ordinary user, instances as processes: kill -9 of each part
     OneNode,
 }
@@ -64,6 +70,8 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
+        Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
+        Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
         Story::OneNode => alone::tell(programs, telling, interrupt),
     }
 }

@@ -12,8 +12,9 @@ use insula_types::{
 use crate::{
     Problem,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled,
+        Versioned,
     },
 };
 
@@ -68,6 +69,19 @@ pub struct DeleteRequest {
     pub app: AppName,
     /// The release that the caller saw.
     pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// A node that shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoveNodeRequest {
+    /// The node.
+    pub node: NodeKey,
+    /// The revision that last changed it, as the caller saw it; another one now is [`crate::Code::Conflict`].
+    pub expected: Revision,
+    /// Also while it is up, or instances are on it.
+    pub is_forced: bool,
     /// Names the request, when the caller did.
     pub request: Option<RequestId>,
 }
@@ -143,6 +157,11 @@ pub trait Handler: Send + Sync + 'static {
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;
     /// One node.
     async fn node(&self, key: &NodeKey, read: ReadOptions) -> Answer<Versioned<Node>>;
+    /// Says what a node shall do.
+    async fn set_node_duty(&self, key: &NodeKey, duty: NodeDuty, request: Option<RequestId>)
+    -> Answer<Versioned<Node>>;
+    /// Removes a node for ever.
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>>;
     /// All regions.
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>>;
     /// What happened in this region.
@@ -163,4 +182,6 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;
+    /// Whether this node is as it shall be, and what to do about it. Needs no other node.
+    async fn doctor(&self) -> Answer<Doctor>;
 }

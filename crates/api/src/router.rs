@@ -58,12 +58,14 @@ pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
         .route("/v1/nodes", get(endpoints::nodes))
-        .route("/v1/nodes/{node}", get(endpoints::node))
+        .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
+        .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))
         .route("/v1/regions", get(endpoints::regions))
         .route("/v1/events", get(endpoints::events))
         .route("/v1/tokens/join", post(endpoints::create_join_token))
         .route("/v1/tokens/api", post(endpoints::create_api_token))
         .route("/v1/status", get(endpoints::status))
+        .route("/v1/doctor", get(endpoints::doctor))
         .fallback(|request: Request| async move {
             let said = format!("{}: see `insula help` for what there is", request.uri().path());
             Problem::new(Code::NoSuchEndpoint, said)

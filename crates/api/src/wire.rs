@@ -5,6 +5,7 @@
 
 mod app;
 mod cluster;
+mod doctor;
 mod event;
 mod instance;
 
@@ -15,9 +16,10 @@ pub use app::{
     App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ScaleBody, Scaled, ServiceStatus,
 };
 pub use cluster::{
-    ApiTokenBody, ApiTokenCreated, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeState, NodeStatus,
-    NodeUse, Region, TokenRole,
+    ApiTokenBody, ApiTokenCreated, DutyBody, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeDuty,
+    NodeRemoved, NodeState, NodeStatus, NodeUse, Region, TokenRole,
 };
+pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 

@@ -147,6 +147,8 @@ pub enum ApiCommand {
     Ps(PsArgs),
     /// Show how an app is, or this node and its groups
     Status(StatusArgs),
+    /// Look whether this node is as it shall be, and say what to do; ends with 1 when something is bad
+    Doctor(JsonArgs),
     /// Show what instances wrote
     Logs(LogArgs),
     /// Set the number of instances of a service per region
@@ -155,9 +157,15 @@ pub enum ApiCommand {
     Rm(RmArgs),
     /// List nodes
     Nodes(JsonArgs),
-    /// Look at one node
+    /// Look at one node, or remove it
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Give a node no new instances
+    Cordon(NodeKeyArgs),
+    /// Give a node new instances again
+    Uncordon(NodeKeyArgs),
+    /// Move what runs on a node to others, without losing a request
+    Drain(DrainArgs),
     /// List regions
     Regions(JsonArgs),
     /// Show what happened
@@ -299,6 +307,41 @@ pub struct RmArgs {
 pub enum NodeCommand {
     /// Show one node
     Show(NodeArgs),
+    /// Remove a node for ever
+    Rm(NodeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeKeyArgs {
+    /// Exact id or exact name
+    pub node: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Exact id or exact name
+    pub node: String,
+    /// How long to wait until nothing runs there
+    #[arg(long, default_value = "5m", value_parser = parse_span)]
+    pub wait: Duration,
+    /// Do not wait
+    #[arg(long, conflicts_with = "wait")]
+    pub detach: bool,
+    /// Do not ask when more than a third of the nodes will be out of use
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRmArgs {
+    /// Exact id or exact name
+    pub node: String,
+    /// Also while it is up or instances are on it: they are started elsewhere, what only it had is lost
+    #[arg(long)]
+    pub force: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

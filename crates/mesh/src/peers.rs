@@ -7,7 +7,7 @@ use std::{
 };
 
 use insula_catalog::{Catalog, Holder};
-use insula_env::{Env, TaskGroup};
+use insula_env::{Beat, Env, TaskGroup, beat};
 use insula_types::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -91,7 +91,7 @@ fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, SocketAddr> {
 }
 
 /// Starts and stops monitors as the catalog changes. Runs until the task group stops.
-pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, board: Arc<Board>, env: Env) {
+pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, board: Arc<Board>, env: Env, beat: Beat) {
     let mut running: Running = Running::default();
     let mut catalogs = holder.watch();
     loop {
@@ -115,11 +115,14 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
                     clock: env.clock.clone(),
                     rng: env.rng.fork(),
                 };
-                group.spawn(&format!("pings to {node}"), monitor.run());
+                group.supervise(&format!("pings to {node}"), beat::QUICK, move |beat| {
+                    let monitor = monitor.clone();
+                    async move { monitor.run(&beat).await }
+                });
                 (address, group)
             });
         }
-        if catalogs.changed().await.is_err() {
+        if beat.idle(catalogs.changed()).await.is_err() {
             return;
         }
     }

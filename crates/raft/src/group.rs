@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use insula_env::{
-    Env, TaskGroup,
+    Env, TaskGroup, beat,
     clock::{Instant, timeout},
 };
 use insula_types::{NodeId, Term};
@@ -191,7 +191,8 @@ impl Group {
         env.tasks.spawn("reads", read::run(raft.clone(), waiting));
         let files = (log.clone(), applied.clone());
         let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
-        env.tasks.spawn("elections", watcher.run(runs, Arc::clone(&is_stopping)));
+        let stopping = Arc::clone(&is_stopping);
+        env.tasks.spawn_watched("elections", beat::DISK, |beat| watcher.run(runs, stopping, beat));
         let group = Self(Arc::new(Inner {
             config,
             env,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use insula_env::{Env, clock};
+use insula_env::{Beat, Env, beat, clock};
 use insula_rpc::{AddressBook, Peers};
 use insula_state::{Domain, Update};
 use insula_types::{NodeId, codec};
@@ -29,7 +29,7 @@ pub(crate) fn start<D: Domain>(
     book: AddressBook,
 ) {
     let (group, rng) = (Arc::clone(group), env.rng.fork());
-    env.tasks.supervise(&format!("follow {}", D::NAME), move || {
+    env.tasks.supervise(&format!("follow {}", D::NAME), beat::QUICK, move |beat| {
         let (group, peers, book, rng) = (Arc::clone(&group), peers.clone(), book.clone(), rng.clone());
         async move {
             let mut turn = 0;
@@ -39,11 +39,11 @@ pub(crate) fn start<D: Domain>(
                     turn += 1;
                     let source = sources[turn % sources.len()];
                     tokio::select! {
-                        () = follow(&group, name, source, &peers) => {}
+                        () = follow(&group, name, source, &peers, &beat) => {}
                         () = joined(&group) => debug!(state = D::NAME, "now a member: the log leads from here"),
                     }
                 }
-                clock::sleep(rng.jitter(RETRY_WAIT)).await;
+                beat.idle(clock::sleep(rng.jitter(RETRY_WAIT))).await;
             }
         }
     });
@@ -56,7 +56,7 @@ async fn joined<D: Domain>(group: &StateGroup<D>) {
     }
 }
 
-async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: NodeId, peers: &Peers) {
+async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: NodeId, peers: &Peers, beat: &Beat) {
     let replica = group.replica();
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let mut updates = match peers.stream::<WatchState>(source, &WatchRequest { state, from }, CONNECT_LIMIT).await {
@@ -64,7 +64,7 @@ async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: Node
         Err(error) => return debug!(%source, %error, state = D::NAME, "no watch"),
     };
     loop {
-        let bytes = match updates.next().await {
+        let bytes = match beat.idle(updates.next()).await {
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => return debug!(%source, %error, state = D::NAME, "watch ended"),
             None => return,

@@ -2,8 +2,10 @@
 
 mod apps;
 mod cluster;
+mod doctor;
 mod events;
 mod instances;
+mod nodes;
 mod tokens;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -11,18 +13,20 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
-    ReadOptions, Role, ScaleRequest,
+    ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Instance, JoinTokenBody,
-        JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled, Versioned,
     },
 };
-use insula_env::{Clock, Rng, clock};
+use insula_catalog::link::Link;
+use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::Material;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{AppName, InstanceId, NodeId, RequestId};
+use tokio::sync::watch;
 
 use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
 
@@ -55,6 +59,12 @@ pub struct NodeApi {
     pub rng: Rng,
     /// When the server started, milliseconds since 1970.
     pub started_ms: u64,
+    /// The way to this node's dataplane.
+    pub dataplane: Link,
+    /// What runs in this process.
+    pub tasks: TaskGroup,
+    /// How this node's clock differs from the leader's, in milliseconds, once a renewal has told.
+    pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
 
 impl fmt::Debug for NodeApi {
@@ -164,6 +174,19 @@ impl Handler for NodeApi {
         self.show_node(key)
     }
 
+    async fn set_node_duty(
+        &self,
+        key: &NodeKey,
+        duty: NodeDuty,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Node>> {
+        self.set_duty(key, duty, request).await
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        self.take_out_node(request).await
+    }
+
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {
         self.prepare(&self.global, read).await?;
         Ok(self.list_regions())
@@ -191,5 +214,9 @@ impl Handler for NodeApi {
 
     async fn status(&self) -> Answer<NodeStatus> {
         Ok(self.node_status())
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
+        Ok(self.look_at_itself().await)
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         version: insula_rpc::PROGRAM_VERSION.to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

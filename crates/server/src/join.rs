@@ -96,6 +96,7 @@ impl JoinHandler for Joins {
             version: request.version,
             health: NodeHealth::Up,
             is_cordoned: false,
+            is_draining: false,
             joined_ms: 0,
         };
         let command = RegionCommand::Join {

@@ -8,6 +8,7 @@ mod calls;
 pub mod config;
 pub mod dataplane;
 pub mod dev;
+mod doctor;
 mod error;
 mod follow;
 mod founding;

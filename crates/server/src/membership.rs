@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use insula_control::{Membership, MembershipError};
+use insula_control::{HandOverError, Membership, MembershipError};
 use insula_identity::NodeDirectory;
 use insula_rpc::Peers;
 use insula_state::Domain;
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long one voter may take to be brought up to date or taken out.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long another voter may take to lead instead of this node.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long the hand-over of the key may take.
 const KEY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,5 +72,10 @@ impl<D: Domain> Membership for GroupMembership<D> {
 
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         self.change(&wanted).await.map_err(|source| MembershipError { wanted, source })
+    }
+
+    async fn hand_over(&self) -> Result<(), HandOverError> {
+        let given = self.group.raft().hand_over(HAND_OVER_LIMIT).await;
+        given.map(drop).map_err(|error| HandOverError(Box::new(error)))
     }
 }

@@ -4,12 +4,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, start_voters};
-use insula_env::{Env, net};
+use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
 use insula_state::{GlobalState, RegionCommand, RegionState, Replica, Store};
 use insula_types::{NodeId, Revision};
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::{
@@ -49,6 +50,7 @@ const UPDATE_LIMIT: Duration = Duration::from_secs(10);
 pub async fn run(config_path: &Path) -> Result<(), Error> {
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("server");
+    watchdog::start(&env.tasks, "server", &config.data_dir);
     let node = Node::open(config, &env).await?;
     let dataplane = Link::start(node.config.paths().dataplane_socket(), &node.env);
     supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
@@ -165,7 +167,7 @@ impl Node {
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone(), confirmed);
         let work = work::start(self, &control, &dataplane).await?;
         self.serve_nodes(&control, &work).await?;
-        self.serve_api(&work).await?;
+        self.serve_api(&work, &dataplane).await?;
 
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
@@ -223,11 +225,16 @@ impl Node {
                 let peers = self.all_peers.clone();
                 move |node| peers.iter().for_each(|peers| peers.wake(node))
             });
-        self.env.tasks.critical("port", server.run(receiver, self.env.clone()));
+        let (server, receiver, env) = (Arc::new(server), Arc::new(Mutex::new(receiver)), self.env.clone());
+        self.env.tasks.supervise("port", beat::QUICK, move |beat| {
+            let (server, receiver, env) = (Arc::clone(&server), Arc::clone(&receiver), env.clone());
+            // Free at once: the run before has been dropped.
+            async move { server.run(&mut *receiver.lock().await, &env, beat).await }
+        });
         Ok(())
     }
 
-    async fn serve_api(&self, work: &work::Work) -> Result<(), Error> {
+    async fn serve_api(&self, work: &work::Work, dataplane: &Link) -> Result<(), Error> {
         let api = Arc::new(NodeApi {
             node: self.id,
             config: self.config.clone(),
@@ -240,6 +247,9 @@ impl Node {
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),
+            dataplane: dataplane.clone(),
+            tasks: self.env.tasks.clone(),
+            clock_ahead_ms: work.clock_ahead_ms.clone(),
         });
         let address = self.config.api;
         let listener = net::bind(address).await.map_err(|source| Error::Listen { what: "the API", address, source })?;
@@ -248,8 +258,10 @@ impl Node {
             net::bind_unix(&path).map_err(|source| Error::ListenUnix { what: "the local API", path, source })?;
         let tls = insula_identity::api_server_config(&self.material)?;
         let tasks = self.env.tasks.child("api");
-        self.env.tasks.critical("api", insula_api::serve_tls(listener, tls, api.clone(), tasks.clone()));
-        self.env.tasks.critical("local api", insula_api::serve_unix(local, api, tasks));
+        self.env.tasks.critical("api", beat::QUICK, |beat| {
+            insula_api::serve_tls(listener, tls, api.clone(), tasks.clone(), beat)
+        });
+        self.env.tasks.critical("local api", beat::QUICK, |beat| insula_api::serve_unix(local, api, tasks, beat));
         Ok(())
     }
 
@@ -271,9 +283,9 @@ impl Node {
     /// Gives the dataplane each new state of the region.
     fn push_catalogs(&self, dataplane: &Link) {
         let (region, node, dataplane) = (Arc::clone(self.region.replica()), self.id, dataplane.clone());
-        self.env.tasks.supervise("catalog", move || {
+        self.env.tasks.supervise("catalog", beat::QUICK, move |beat| {
             let (region, dataplane) = (Arc::clone(&region), dataplane.clone());
-            push_changes(region.changed(), move || {
+            push_changes(region.changed(), beat, move || {
                 let catalog = region.read_at(|state, revision| Catalog::derive(state, revision, node));
                 if let Some(catalog) = catalog {
                     dataplane.push(Arc::new(catalog));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insula_catalog::link::Link;
-use insula_env::{Clock, Env, clock};
+use insula_env::{Beat, Clock, Env, clock};
 use insula_identity::{CertificateDer, Credentials, Material, NodeDirectory};
 use insula_rpc::{AddressBook, Peers};
 use insula_telemetry::chain;
@@ -20,6 +20,9 @@ const RETRY_WAIT: Duration = Duration::from_secs(10);
 /// How long one node may take to sign.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
+/// A turn asks one node, then writes files and tells the dataplane, which may take 20 s: one that takes a minute hangs.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+
 /// What the renewal works with.
 #[derive(Clone)]
 pub(crate) struct Renewal {
@@ -35,16 +38,16 @@ pub(crate) struct Renewal {
 /// Starts the renewal.
 pub(crate) fn start(env: &Env, renewal: Renewal) {
     let (time, rng) = (env.clock.clone(), env.rng.fork());
-    env.tasks.supervise("certificate", move || {
+    env.tasks.supervise("certificate", TURN_LIMIT, move |beat| {
         let (renewal, time, rng) = (renewal.clone(), time.clone(), rng.clone());
         async move {
             loop {
                 let wait = renewal.material.renew_at().duration_since(time.wall()).unwrap_or_default();
                 if !wait.is_zero() {
-                    clock::sleep(wait.min(LOOK_EVERY)).await;
-                } else if let Err(why) = renewal.renew(&time).await {
+                    beat.idle(clock::sleep(wait.min(LOOK_EVERY))).await;
+                } else if let Err(why) = renewal.renew(&time, &beat).await {
                     warn!(why, expires = ?renewal.material.expires(), "certificate not renewed, trying again");
-                    clock::sleep(rng.jitter(RETRY_WAIT)).await;
+                    beat.idle(clock::sleep(rng.jitter(RETRY_WAIT))).await;
                 }
             }
         }
@@ -52,7 +55,7 @@ pub(crate) fn start(env: &Env, renewal: Renewal) {
 }
 
 impl Renewal {
-    async fn renew(&self, time: &Clock) -> Result<(), String> {
+    async fn renew(&self, time: &Clock, beat: &Beat) -> Result<(), String> {
         let text = |error: insula_identity::Error| chain(&error);
         let key = self.directory.load_key().map_err(text)?;
         let request = key.request().map_err(text)?;
@@ -61,7 +64,7 @@ impl Renewal {
                 let lifetimes = insula_identity::Lifetimes::default();
                 authority.issue_node(&request, self.node, &[self.address], &lifetimes, time.wall()).map_err(text)?
             }
-            None => self.ask(request).await?,
+            None => self.ask(request, beat).await?,
         };
         let credentials = Credentials { key, chain: certificates, roots: self.material.roots() };
         self.material.replace(&credentials).map_err(text)?;
@@ -74,10 +77,11 @@ impl Renewal {
         Ok(())
     }
 
-    async fn ask(&self, request: Vec<u8>) -> Result<Vec<CertificateDer<'static>>, String> {
+    async fn ask(&self, request: Vec<u8>, beat: &Beat) -> Result<Vec<CertificateDer<'static>>, String> {
         let request = RenewCertificateRequest { request: ByteBuf::from(request) };
         let mut last = "no other node is known".to_owned();
         for node in self.book.nodes().into_iter().filter(|node| *node != self.node) {
+            beat.alive();
             match self.peers.call::<RenewCertificate>(node, &request, CALL_LIMIT).await {
                 Ok(answer) => return Ok(answer.chain.into_iter().map(|cert| cert.into_vec().into()).collect()),
                 Err(status) => last = status.to_string(),

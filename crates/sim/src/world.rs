@@ -327,6 +327,7 @@ pub(crate) fn node(id: NodeId) -> Node {
         version: "0.1.0".to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

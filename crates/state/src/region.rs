@@ -9,7 +9,7 @@ use insula_types::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use command::{RegionCommand, RegionReply};
+pub use command::{NodeDuty, RegionCommand, RegionReply};
 
 use crate::{
     Changes, Domain, Rejection, Table,

@@ -9,8 +9,9 @@ use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, ScaleBody, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, DutyBody,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region,
+        ScaleBody, Scaled, Versioned,
     },
 };
 
@@ -48,7 +49,7 @@ impl Client {
         definition: &AppDefinition,
         expected: Option<ReleaseNumber>,
     ) -> Result<Versioned<DeployAnswer>, ClientError> {
-        self.json(expecting(self.deploy_call(definition, ""), expected)).await
+        self.json(expecting(self.deploy_call(definition, ""), expected.map(|release| release.0))).await
     }
 
     fn deploy_call(&self, definition: &AppDefinition, query: &str) -> Call {
@@ -65,7 +66,8 @@ impl Client {
         app: &AppName,
         expected: Option<ReleaseNumber>,
     ) -> Result<Versioned<Deleted>, ClientError> {
-        self.json(expecting(self.call(Method::DELETE, format!("/v1/apps/{app}")), expected)).await
+        let call = self.call(Method::DELETE, format!("/v1/apps/{app}"));
+        self.json(expecting(call, expected.map(|release| release.0))).await
     }
 
     /// How an app is. With `wait`, once the state is beyond that revision or after [`WAIT_MAX`].
@@ -139,6 +141,33 @@ impl Client {
         self.get(format!("/v1/nodes/{key}")).await
     }
 
+    /// One node, once the state is beyond that revision or after [`WAIT_MAX`].
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn node_after(&self, key: &str, seen: Revision) -> Result<Versioned<Node>, ClientError> {
+        let mut call = self.call(Method::GET, format!("/v1/nodes/{key}?wait={seen}"));
+        call.limit = CALL_LIMIT + WAIT_MAX;
+        self.json(call).await
+    }
+
+    /// Says what a node, by its exact id or name, shall do.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn set_node_duty(&self, key: &str, duty: NodeDuty) -> Result<Versioned<Node>, ClientError> {
+        self.json(self.call(Method::PUT, format!("/v1/nodes/{key}/duty")).with_json(&DutyBody { duty })).await
+    }
+
+    /// Removes a node for ever, if it is still as it was seen; with `is_forced` also while it is up or has instances.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_node(&self, seen: &Node, is_forced: bool) -> Result<Versioned<NodeRemoved>, ClientError> {
+        let call = self.call(Method::DELETE, format!("/v1/nodes/{}?force={is_forced}", seen.id));
+        self.json(expecting(call, Some(seen.changed.0))).await
+    }
+
     /// All regions.
     ///
     /// # Errors
@@ -177,6 +206,14 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// Whether the node that answers is as it shall be.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn doctor(&self) -> Result<Doctor, ClientError> {
+        self.get("/v1/doctor").await
+    }
+
     /// Whether anything answers, within `limit`.
     pub async fn is_reachable(&self, limit: Duration) -> bool {
         let reached = insula_env::clock::timeout(limit, self.status()).await;
@@ -184,9 +221,9 @@ impl Client {
     }
 }
 
-fn expecting(mut call: Call, expected: Option<ReleaseNumber>) -> Call {
-    if let Some(release) = expected {
-        let value = HeaderValue::try_from(format!("\"{release}\"")).expect("digits between quotes");
+fn expecting(mut call: Call, expected: Option<u64>) -> Call {
+    if let Some(number) = expected {
+        let value = HeaderValue::try_from(format!("\"{number}\"")).expect("digits between quotes");
         call.headers.push((header::IF_MATCH, value));
     }
     call

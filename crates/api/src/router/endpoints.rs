@@ -13,9 +13,9 @@ use super::{
     respond,
 };
 use crate::{
-    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, Role, ScaleRequest,
+    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
-    wire::{ApiTokenBody, JoinTokenBody, ScaleBody},
+    wire::{ApiTokenBody, DutyBody, JoinTokenBody, ScaleBody},
 };
 
 /// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
@@ -50,14 +50,45 @@ read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(nodes, |handler, asked, read| handler.nodes(read));
 read!(regions, |handler, asked, read| handler.regions(read));
-read!(node, |handler, asked, read| async {
-    // Names are labels and may look like anything but an id of the right length, so the id is tried first.
-    let key = match asked.name("node") {
-        Ok(id) => NodeKey::Id(id),
-        Err(_) => NodeKey::Name(asked.name("node")?),
+read!(node, |handler, asked, read| async { handler.node(&node_key(&asked)?, read).await });
+
+/// Names are labels and may look like anything but an id of the right length, so the id is tried first.
+fn node_key(asked: &Asked) -> Answer<NodeKey> {
+    match asked.name("node") {
+        Ok(id) => Ok(NodeKey::Id(id)),
+        Err(_) => Ok(NodeKey::Name(asked.name("node")?)),
+    }
+}
+
+pub(super) async fn set_node_duty(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let DutyBody { duty } = asked::json_body(body).await?;
+        shared.handler.set_node_duty(&node_key(&asked)?, duty, asked.request()?).await
     };
-    handler.node(&key, read).await
-});
+    respond::json(answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove_node(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let RemoveQuery { force: is_forced } = asked.query()?;
+        let (node, request) = (node_key(&asked)?, asked.request()?);
+        let Some(expected) = asked.expected_revision()? else {
+            let said = "If-Match: give the node's `changed`, as it was when you looked, like \"41\"";
+            return Err(Problem::new(Code::InvalidRequest, said));
+        };
+        shared.handler.remove_node(RemoveNodeRequest { node, expected, is_forced, request }).await
+    };
+    respond::json(answer.await)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,6 +202,14 @@ pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Respon
     let answer = async {
         asked.allow(Role::Viewer)?;
         shared.handler.status().await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn doctor(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.doctor().await
     };
     respond::json(answer.await)
 }

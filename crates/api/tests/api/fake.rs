@@ -14,14 +14,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
     Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
-    Problem, ReadOptions, Role, ScaleRequest,
+    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
+        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled,
+        Versioned,
     },
 };
-use insula_env::{Env, net};
+use insula_env::{Beat, Env, net};
 use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
@@ -225,6 +226,19 @@ impl Handler for Fake {
     async fn status(&self) -> Answer<NodeStatus> {
         not_here()
     }
+
+    async fn set_node_duty(&self, _: &NodeKey, _: NodeDuty, _: Option<RequestId>) -> Answer<Versioned<Node>> {
+        not_here()
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        let said = format!("{:?} at {}, forced: {}", request.node, request.expected, request.is_forced);
+        Err(Problem::new(Code::Conflict, said))
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
+        not_here()
+    }
 }
 
 /// A fake node with both listeners.
@@ -261,8 +275,8 @@ impl World {
         let address = listener.local_addr().expect("address").to_string();
         let socket = net::bind_unix(&dir.path().join("api.sock")).expect("bind");
         let tasks = &env.tasks;
-        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone()));
-        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone()));
+        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone(), Beat::unwatched()));
+        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone(), Beat::unwatched()));
         Self { env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
     }
 

@@ -5,7 +5,10 @@ mod fake;
 use std::time::Duration;
 
 use fake::{DEFINITION, Fake, World, definition};
-use insula_api::{Client, ClientError, Code, wire::EventCursor};
+use insula_api::{
+    Client, ClientError, Code,
+    wire::{EventCursor, NodeDuty},
+};
 use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
 
 fn shop() -> AppName {
@@ -147,6 +150,9 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
         ("PUT /v1/apps/shop/services/web/scale", "{\"scale\": 5000}", 400, "invalid-request"),
         ("PUT /v1/apps/shop/services/web/scale", "{\"scael\": 5}", 400, "invalid-request"),
         ("PUT /v1/apps/shop/services/web/scale", &long, 413, "body-too-large"),
+        ("PUT /v1/nodes/n1/duty", "{\"duty\": \"sleep\"}", 400, "invalid-request"),
+        ("DELETE /v1/nodes/n1", "", 400, "invalid-request"),
+        ("DELETE /v1/nodes/n1?forced=true", "", 400, "invalid-request"),
         ("POST /v1/tokens/join", "{\"ttl_ms\": 0, \"uses\": 1}", 400, "invalid-request"),
     ];
     for (request, body, status, code) in cases {
@@ -158,6 +164,18 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
     let said = world.raw("PUT /v1/apps/shop", "{\"app\": \"shop\",\n \"services\": {\"web\": {\"imgae\": 1}}}").await;
     assert!(said.contains("did you mean \\\"image\\\"?") && said.contains("\"line\":2"), "{said}");
     assert!(world.fake.requests.lock().is_empty(), "nothing reached the handler");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_is_removed_by_admins_as_they_saw_it() {
+    let world = World::start(Fake::default()).await;
+    let asked = world.raw("DELETE /v1/nodes/n1?force=true HTTP/1.1\r\nIf-Match: \"41\"\r\nX-Rest:", "").await;
+    assert!(asked.contains("n1") && asked.contains("at 41, forced: true"), "{asked}");
+    for refused in ["viewer-token", "deployer-token"] {
+        let duty = world.client(refused).set_node_duty("n1", NodeDuty::Drain).await;
+        assert_eq!(code(duty.map(|_| ())), Code::Forbidden, "{refused}");
+    }
     world.stop().await;
 }
 

@@ -35,7 +35,7 @@ pub async fn remove(client: &Client, args: &RmArgs) -> Result<(), Failure> {
     say(&format!("{} is removed; {} here will stop\n", gone.app, instances(gone.instances)))
 }
 
-fn confirm(shown: &str, name: &str) -> Result<(), Failure> {
+pub fn confirm(shown: &str, name: &str) -> Result<(), Failure> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::usage(format!("{shown} Nobody is there to ask")).hint("add --yes to do it all the same"));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use insula_env::{Env, clock::timeout};
+use insula_env::{Beat, Env, clock::timeout};
 use insula_identity::{Material, NodeIdentity, Refusal};
 use insula_types::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -61,9 +61,9 @@ impl PortServer {
     }
 
     /// Serves what `receiver` yields until the task group of `env` is stopped. Each connection is a task in it.
-    pub async fn run(self, mut receiver: HandedReceiver, env: Env) {
+    pub async fn run(&self, receiver: &mut HandedReceiver, env: &Env, beat: Beat) {
         let (handshakes, joins) = (Arc::new(Semaphore::new(HANDSHAKES_MAX)), Arc::new(Semaphore::new(JOINS_MAX)));
-        while let Some(handed) = receiver.next().await {
+        while let Some(handed) = beat.idle(receiver.next()).await {
             let limit = if handed.protocol == Protocol::Join { &joins } else { &handshakes };
             let Ok(permit) = Arc::clone(limit).try_acquire_owned() else {
                 warn!(peer = %handed.peer, protocol = %handed.protocol, "connection closed: too many handshakes");

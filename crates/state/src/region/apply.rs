@@ -4,7 +4,9 @@ use insula_types::{
     Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition, Revision,
 };
 
-use super::{ControlLease, JoinToken, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState};
+use super::{
+    ControlLease, JoinToken, NodeDuty, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState,
+};
 use crate::{
     Changes, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
@@ -45,6 +47,10 @@ impl<'a> Apply<'a> {
             C::SetNodeHealth { id, health } => self.set_health(*id, *health),
             C::Cordon { id, is_cordoned } => self.update_node(*id, |node| node.is_cordoned = *is_cordoned),
             C::RemoveNode { id, reason } => self.remove_node(*id, reason),
+            C::SetNodeDuty { id, duty } => self.set_duty(*id, *duty),
+            C::TakeOutNode { id, reason, expected, is_forced } => {
+                self.take_out_node(*id, reason, *expected, *is_forced)
+            }
             C::SetDefinition(definition) => self.set_definition(definition),
             C::RemoveDefinition { app } => {
                 if self.state.definitions.contains(app) {
@@ -182,6 +188,50 @@ impl<'a> Apply<'a> {
         if count > 0 {
             return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
         }
+        self.out.remove(RegionKey::Node(id));
+        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        Ok(RegionReply::Done)
+    }
+
+    fn set_duty(&mut self, id: NodeId, duty: NodeDuty) -> Decision {
+        let node = self.node(id)?;
+        let (is_cordoned, is_draining) = (duty != NodeDuty::Serve, duty == NodeDuty::Drain);
+        if (node.is_cordoned, node.is_draining) == (is_cordoned, is_draining) {
+            return Ok(RegionReply::Done);
+        }
+        let what = match duty {
+            NodeDuty::Serve => "takes new instances again",
+            NodeDuty::Cordon => "is cordoned: it takes no new instances",
+            NodeDuty::Drain => "is drained: what runs there is placed elsewhere",
+        };
+        let text = format!("node {} {what}", node.name);
+        self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
+        self.update_node(id, |node| {
+            node.is_cordoned = is_cordoned;
+            node.is_draining = is_draining;
+        })
+    }
+
+    fn take_out_node(&mut self, id: NodeId, reason: &str, expected: Revision, is_forced: bool) -> Decision {
+        let node = self.node(id)?;
+        if self.state.nodes.revision(&id) != Some(expected) {
+            return Err(Rejection::conflict(format!("node {} has changed since it was looked at", node.name)));
+        }
+        let placed: Vec<InstanceId> = self.state.placements_of(id).map(|placement| placement.instance).collect();
+        if !is_forced && !placed.is_empty() {
+            let count = placed.len();
+            return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
+        }
+        if !is_forced && node.health.is_up() {
+            let text = format!("node {} is up: stop insula on it first, and wait until it is seen down", node.name);
+            return Err(Rejection::conflict(text));
+        }
+        self.remove_placements(&placed)?;
+        let text = match placed.len() {
+            0 => format!("node {} was removed: {reason}", node.name),
+            count => format!("node {} was removed with {count} instances on it: {reason}", node.name),
+        };
+        self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
         self.out.remove(RegionKey::Node(id));
         self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
         Ok(RegionReply::Done)

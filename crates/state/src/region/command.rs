@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use insula_types::{
     AppName, Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Placement, RegionalDefinition,
+    Revision,
 };
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,36 @@ pub enum RegionCommand {
         /// The decision.
         command: Box<RegionCommand>,
     },
+    /// Says what a node is given to do.
+    SetNodeDuty {
+        /// The node.
+        id: NodeId,
+        /// What it is given.
+        duty: NodeDuty,
+    },
+    /// Takes a node out for ever, with what is placed on it.
+    TakeOutNode {
+        /// The node, by exact id.
+        id: NodeId,
+        /// Why, for the tombstone.
+        reason: String,
+        /// The revision that last changed the node, as the asker saw it (rule R8).
+        expected: Revision,
+        /// Also while it is up, or instances are on it.
+        is_forced: bool,
+    },
+}
+
+/// What a node is given to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeDuty {
+    /// Runs what it has, and takes more.
+    Serve,
+    /// Runs what it has.
+    Cordon,
+    /// What it has is placed elsewhere, then taken away.
+    Drain,
 }
 
 /// What a region command answers.

@@ -22,6 +22,7 @@ fn node(id: u64, name: &str) -> Node {
         version: "0.1.0".into(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }
@@ -92,6 +93,44 @@ fn a_removed_node_never_comes_back() {
     region.at(2, &RegionCommand::RemoveNode { id: NodeId::new(2), reason: "wiped".into() }).expect("empty node");
     let refused = region.at(3, &join(7, 2, "n2")).expect_err("tombstoned");
     assert_eq!(refused.code, RejectionCode::Forbidden);
+}
+
+#[test]
+fn a_node_is_taken_out_as_it_was_seen_and_with_what_is_on_it_only_when_forced() {
+    let mut region = Region::new();
+    region.token(5);
+    region.at(1, &join(7, 2, "n2")).expect("good");
+    let id = NodeId::new(2);
+    let seen = |region: &Region| region.replica.read(|state| state.nodes.revision(&id).expect("a member"));
+    let take_out = |expected, is_forced| RegionCommand::TakeOutNode { id, reason: "gone".into(), expected, is_forced };
+    let first = seen(&region);
+    let up = region.at(2, &take_out(first, false)).expect_err("it is up");
+    assert!(up.message.contains("n2 is up"), "{}", up.message);
+    region.at(3, &RegionCommand::SetNodeHealth { id, health: NodeHealth::Down { since_ms: 3 } }).expect("a member");
+    let changed = region.at(4, &take_out(first, true)).expect_err("it has changed");
+    assert_eq!(changed.code, RejectionCode::Conflict);
+    region.at(5, &take_out(seen(&region), false)).expect("down and empty");
+    assert_eq!(region.at(6, &join(7, 2, "n2")).expect_err("tombstoned").code, RejectionCode::Forbidden);
+    region.at(7, &join(7, 3, "n2")).expect("the name is free again");
+}
+
+#[test]
+fn a_duty_is_told_once() {
+    let mut region = Region::new();
+    let id = NodeId::new(1);
+    let events = |region: &Region| region.replica.read(|state| state.events.len());
+    let duties = |region: &Region| {
+        region.replica.read(|state| state.nodes.get(&id).map(|node| (node.is_cordoned, node.is_draining)))
+    };
+    for (duty, expected) in
+        [(NodeDuty::Drain, (true, true)), (NodeDuty::Cordon, (true, false)), (NodeDuty::Serve, (false, false))]
+    {
+        let before = events(&region);
+        for _ in 0..2 {
+            region.at(1, &RegionCommand::SetNodeDuty { id, duty }).expect("a member");
+        }
+        assert_eq!((duties(&region), events(&region)), (Some(expected), before + 1));
+    }
 }
 
 #[test]
