@@ -103,6 +103,9 @@ pub struct PlaceArgs {
     /// The configuration to write
     #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
     pub config: PathBuf,
+    /// How long certificates live [default: node=72h,region=365d,root=3650d]
+    #[arg(long, value_name = "node=SPAN,…")]
+    pub certificates: Option<String>,
     /// Write no systemd unit
     #[arg(long)]
     pub no_service: bool,

@@ -41,14 +41,15 @@ pub struct Lifetimes {
     pub region: Duration,
     /// Of a node.
     pub node: Duration,
-    /// How much earlier than now a certificate begins, for machines whose clocks are behind.
+    /// How much earlier than now a certificate begins, for machines whose clocks are behind; at most a tenth of its
+    /// life.
     pub backdate: Duration,
 }
 
 impl Default for Lifetimes {
     fn default() -> Self {
         Self {
-            root: DAY * 3653,
+            root: DAY * 3650,
             region: DAY * 365,
             node: Duration::from_secs(72 * 3600),
             backdate: Duration::from_secs(300),
@@ -289,6 +290,8 @@ fn limit(
     now: SystemTime,
     issuer: Option<(SystemTime, SystemTime)>,
 ) {
+    // A short life must not lie in the past: it would be past its half from the beginning.
+    let backdate = backdate.min(lifetime / 10);
     let (mut from, mut until) = (now.checked_sub(backdate).unwrap_or(UNIX_EPOCH), now + lifetime);
     if let Some((issuer_from, issuer_until)) = issuer {
         (from, until) = (from.max(issuer_from), until.min(issuer_until));

@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, TrustAnchor};
 
 use crate::{
-    Credentials, Error, NodeIdentity, PeerError,
+    Credentials, Error, Expiry, NodeIdentity, Owner, PeerError,
     spiffe::parse_root_uri,
     verify::{Side, check_chain, single_uri, validity},
 };
@@ -133,6 +133,24 @@ impl Material {
     /// When the certificate ends.
     pub fn expires(&self) -> SystemTime {
         self.0.current.load().validity.1
+    }
+
+    /// When its certificate, its region CA's and its roots' end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let current = self.0.current.load();
+        let owners = [Owner::Node, Owner::RegionCa].into_iter().zip(&current.member.cert);
+        let all = owners.chain(current.roots.iter().map(|root| (Owner::Root, root)));
+        // Each was read when it was taken into use.
+        all.filter_map(|(owner, certificate)| {
+            validity(certificate).ok().map(|(from, until)| Expiry { owner, from, until })
+        })
+        .collect()
+    }
+
+    /// How long the certificate lives.
+    pub fn life(&self) -> Duration {
+        let (from, until) = self.0.current.load().validity;
+        until.duration_since(from).unwrap_or_default()
     }
 
     /// When to renew: at half of the certificate's life (rule R6).

@@ -19,22 +19,24 @@ use crate::{
 const FORMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Forms the region: returns when every node answers and is up in the eyes of all, and the voters are chosen.
+/// `certificates` are lives of certificates for `insula init` and `insula join`.
 ///
 /// # Errors
 /// What the program said when a command of it failed; [`Error::TimedOut`] naming the log to look at.
-pub fn form(lab: &Lab) -> Result<(), Error> {
+pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
+    let lives: Vec<&str> = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
     let nodes = lab.nodes()?;
     let Some((first, others)) = nodes.split_first() else { return Ok(()) };
     // A server must not start before its configuration is whole.
     for node in &nodes {
         lab.stop_server(&node.name)?;
     }
-    run(place(program(lab, first)?.args(["init", "--region", &first.region]), first))?;
+    run(place(program(lab, first)?.args(["init", "--region", &first.region]).args(&lives), first))?;
     configure(lab, first)?;
     lab.start_server(&first.name)?;
     for node in others {
         let token = join_token(lab, first)?;
-        run(place(program(lab, node)?.args(["join", &token]), node))?;
+        run(place(program(lab, node)?.args(["join", &token]).args(&lives), node))?;
         configure(lab, node)?;
         lab.start_server(&node.name)?;
     }

@@ -32,6 +32,7 @@ pub(crate) struct Calls {
     pub control: Arc<Control>,
     pub directory: NodeDirectory,
     pub logs: Arc<dyn Logs>,
+    pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
 
@@ -148,8 +149,7 @@ impl Calls {
         let Some(address) = address else {
             return Err(Status::permission_denied(format!("{node} is not a member of this region")));
         };
-        let chain_of =
-            authority.issue_node(&request.request, node, &[address], &Lifetimes::default(), self.clock.wall());
+        let chain_of = authority.issue_node(&request.request, node, &[address], &self.lifetimes, self.clock.wall());
         let certificates = chain_of.map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         Ok(RenewCertificateResponse { chain: certificates.iter().map(|cert| ByteBuf::from(cert.to_vec())).collect() })
     }

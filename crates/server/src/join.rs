@@ -73,6 +73,7 @@ pub(crate) struct Joins {
     pub directory: NodeDirectory,
     pub region: Store<RegionState>,
     pub roots: Vec<CertificateDer<'static>>,
+    pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
 
@@ -105,7 +106,7 @@ impl JoinHandler for Joins {
         self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
         let now = self.clock.wall();
         let chain_of = authority
-            .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &Lifetimes::default(), now)
+            .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &self.lifetimes, now)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         let peers: BTreeMap<_, _> = self.region.read(|region| {
             let others = region.nodes.values().filter(|other| other.id != node.id);

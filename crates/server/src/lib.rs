@@ -9,6 +9,7 @@ pub mod config;
 pub mod dataplane;
 pub mod dev;
 mod error;
+mod expiry;
 mod follow;
 mod founding;
 mod group;

@@ -16,7 +16,7 @@ use crate::{
     Error,
     calls::Calls,
     config::NodeConfig,
-    follow, founding,
+    expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
@@ -165,8 +165,10 @@ impl Node {
             book: self.book.clone(),
             dataplane,
             address: self.config.advertise.ip(),
+            lifetimes: self.config.lifetimes(),
         };
         renewal::start(env, renewal);
+        expiry::start(env, &self.material);
         Ok(())
     }
 
@@ -184,6 +186,7 @@ impl Node {
             control: Arc::clone(control),
             directory: self.directory.clone(),
             logs: Arc::clone(&work.logs),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let joins = Joins {
@@ -191,6 +194,7 @@ impl Node {
             directory: self.directory.clone(),
             region: self.region.clone(),
             roots: self.material.roots(),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let path = self.config.paths().port_socket();

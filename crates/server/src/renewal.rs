@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use insula_catalog::link::Link;
 use insula_env::{Clock, Env, clock};
-use insula_identity::{CertificateDer, Credentials, Material, NodeDirectory};
+use insula_identity::{CertificateDer, Credentials, Lifetimes, Material, NodeDirectory};
 use insula_rpc::{AddressBook, Peers};
 use insula_telemetry::chain;
 use insula_types::NodeId;
@@ -15,7 +15,7 @@ use crate::methods::{RenewCertificate, RenewCertificateRequest};
 
 /// Longest sleep between two looks at the certificate: clocks jump.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Wait after a round in which no node signed.
+/// Wait after a round in which no node signed; a twentieth of the certificate's life when that is less.
 const RETRY_WAIT: Duration = Duration::from_secs(10);
 /// How long one node may take to sign.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -30,6 +30,7 @@ pub(crate) struct Renewal {
     pub book: AddressBook,
     pub dataplane: Link,
     pub address: std::net::IpAddr,
+    pub lifetimes: Lifetimes,
 }
 
 /// Starts the renewal.
@@ -44,7 +45,7 @@ pub(crate) fn start(env: &Env, renewal: Renewal) {
                     clock::sleep(wait.min(LOOK_EVERY)).await;
                 } else if let Err(why) = renewal.renew(&time).await {
                     warn!(why, expires = ?renewal.material.expires(), "certificate not renewed, trying again");
-                    clock::sleep(rng.jitter(RETRY_WAIT)).await;
+                    clock::sleep(rng.jitter(RETRY_WAIT.min(renewal.material.life() / 20))).await;
                 }
             }
         }
@@ -57,10 +58,9 @@ impl Renewal {
         let key = self.directory.load_key().map_err(text)?;
         let request = key.request().map_err(text)?;
         let certificates = match self.directory.load_region_authority().map_err(text)? {
-            Some(authority) => {
-                let lifetimes = insula_identity::Lifetimes::default();
-                authority.issue_node(&request, self.node, &[self.address], &lifetimes, time.wall()).map_err(text)?
-            }
+            Some(authority) => authority
+                .issue_node(&request, self.node, &[self.address], &self.lifetimes, time.wall())
+                .map_err(text)?,
             None => self.ask(request).await?,
         };
         let credentials = Credentials { key, chain: certificates, roots: self.material.roots() };
