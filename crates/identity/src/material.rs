@@ -11,9 +11,9 @@ use std::{
 use arc_swap::ArcSwap;
 use insula_env::Clock;
 use insula_types::NodeId;
-use parking_lot::RwLock;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, TrustAnchor};
+use tokio::sync::watch;
 
 use crate::{
     Credentials, Error, Expiry, NodeIdentity, Owner, PeerError,
@@ -38,6 +38,11 @@ pub trait PeerPolicy: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Refusal`], saying why not.
     fn check(&self, peer: &NodeIdentity) -> Result<(), Refusal>;
+
+    /// Tells when answers may have changed; none when they never do.
+    fn changes(&self) -> Option<watch::Receiver<BTreeSet<NodeId>>> {
+        None
+    }
 }
 
 /// Allows every node of the cluster.
@@ -52,21 +57,29 @@ impl PeerPolicy for AllowAll {
 
 /// Refuses nodes that were removed (rule R9). Clones share the set.
 #[derive(Debug, Clone, Default)]
-pub struct Tombstones(Arc<RwLock<BTreeSet<NodeId>>>);
+pub struct Tombstones(Arc<watch::Sender<BTreeSet<NodeId>>>);
 
 impl Tombstones {
-    /// Replaces the whole set, as state tells it.
+    /// Replaces the whole set, as state tells it. Connections with those who are new in it end at once.
     pub fn set(&self, removed: BTreeSet<NodeId>) {
-        *self.0.write() = removed;
+        self.0.send_if_modified(|before| {
+            let is_other = *before != removed;
+            *before = removed;
+            is_other
+        });
     }
 }
 
 impl PeerPolicy for Tombstones {
     fn check(&self, peer: &NodeIdentity) -> Result<(), Refusal> {
-        if self.0.read().contains(&peer.node) {
+        if self.0.borrow().contains(&peer.node) {
             return Err(Refusal { peer: peer.node, why: "it was removed from its region" });
         }
         Ok(())
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<BTreeSet<NodeId>>> {
+        Some(self.0.subscribe())
     }
 }
 
@@ -130,6 +143,11 @@ impl Material {
         self.0.current.load().roots.clone()
     }
 
+    /// Its certificate, then its region CA's.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.current.load().member.cert.clone()
+    }
+
     /// When the certificate ends.
     pub fn expires(&self) -> SystemTime {
         self.0.current.load().validity.1
@@ -170,6 +188,24 @@ impl Material {
     /// [`Refusal`], saying why not.
     pub fn check_peer(&self, peer: &NodeIdentity) -> Result<(), Refusal> {
         self.0.policy.check(peer)
+    }
+
+    /// Completes when the policy refuses a peer: the handshake alone would let one that is connected stay.
+    pub async fn refused(&self, peer: &NodeIdentity) -> Refusal {
+        let mut changes = self.0.policy.changes();
+        loop {
+            if let Err(refusal) = self.check_peer(peer) {
+                return refusal;
+            }
+            let more = match &mut changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => false,
+            };
+            if !more {
+                // It has said its last word.
+                return std::future::pending().await;
+            }
+        }
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
