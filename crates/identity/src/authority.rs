@@ -133,9 +133,41 @@ impl RootAuthority {
         lifetimes: &Lifetimes,
         now: SystemTime,
     ) -> Result<RegionAuthority, Error> {
-        let what = "a region CA's certificate";
         let identity = RegionCaIdentity { cluster: self.cluster.clone(), region: region.clone() };
         let key = SigningKey::generate("a region CA's key")?;
+        let certificate = self.certify(&identity, &key, lifetimes, now)?;
+        Ok(RegionAuthority { identity, inner: Authority { key, certificate } })
+    }
+
+    /// A new certificate for the same key of a region's CA, so that what it signed stays good under it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the region is another cluster's; [`Error::Make`].
+    pub fn certify_region(
+        &self,
+        region: &RegionAuthority,
+        lifetimes: &Lifetimes,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        if region.identity.cluster != self.cluster {
+            return Err(Error::Mismatch {
+                what: format!("the region CA of {}", region.identity),
+                other: format!("the root of cluster {}", self.cluster),
+                remedy: "use the root of the same cluster",
+            });
+        }
+        self.certify(&region.identity, &region.inner.key, lifetimes, now)
+    }
+
+    fn certify(
+        &self,
+        identity: &RegionCaIdentity,
+        key: &SigningKey,
+        lifetimes: &Lifetimes,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let what = "a region CA's certificate";
+        let region = &identity.region;
         let mut params = template(&format!("Insula region {region}"), &identity.to_string(), what)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -143,7 +175,7 @@ impl RootAuthority {
         limit(&mut params, lifetimes.backdate, lifetimes.region, now, Some(validity(self.certificate())?));
         let certificate =
             params.signed_by(key.pair(), &self.inner.issuer()?).map_err(|source| Error::Make { what, source })?;
-        Ok(RegionAuthority { identity, inner: Authority { key, certificate: certificate.der().clone() } })
+        Ok(certificate.der().clone())
     }
 
     /// Certificate and private key, encrypted: the content of `keys/root-ca.sealed`.
@@ -183,6 +215,26 @@ impl RegionAuthority {
     /// The CA's certificate: the second of every chain that it issues.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.inner.certificate
+    }
+
+    /// The same key with another certificate for it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the certificate is for another key.
+    pub fn with_certificate(&self, certificate: CertificateDer<'static>) -> Result<Self, Error> {
+        if !self.is_key_of(&certificate) {
+            return Err(Error::Mismatch {
+                what: "the region CA's new certificate".to_owned(),
+                other: "its key".to_owned(),
+                remedy: "renew it with `insula ca renew-region`",
+            });
+        }
+        Ok(Self { identity: self.identity.clone(), inner: Authority { key: self.inner.key.copy()?, certificate } })
+    }
+
+    /// Whether `certificate` is for this CA's key, whoever signed it.
+    pub fn is_key_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.inner.key.is_of(certificate)
     }
 
     /// When the CA's certificate ends.
@@ -364,6 +416,30 @@ mod tests {
         let key = NodeKey::generate(&Rng::from_seed(1)).expect("key");
         let chain = ca.issue_node(&key.request().expect("request"), key.id(), &[], &lifetimes, now()).expect("issue");
         assert_eq!(validity(&chain[0]).expect("times").1, ca.expires().expect("time"));
+    }
+
+    #[test]
+    fn what_a_region_signed_stays_good_under_a_new_root_for_the_same_key() {
+        use crate::verify::{Side, check_chain};
+        let (old, new, key) = (root(), root(), NodeKey::generate(&Rng::from_seed(1)).expect("key"));
+        let ca = old.issue_region(&"fra".parse().expect("name"), &Lifetimes::default(), now()).expect("region CA");
+        let request = key.request().expect("request");
+        let leaf = ca.issue_node(&request, key.id(), &[], &Lifetimes::default(), now()).expect("issue").swap_remove(0);
+        let next = new.certify_region(&ca, &Lifetimes::default(), now()).expect("certify");
+        let anchor = |root: &RootAuthority| crate::material::anchor(root.certificate()).expect("anchor");
+        let is_good = |chain: &[&CertificateDer<'static>], root: &RootAuthority| {
+            let chain: Vec<_> = chain.iter().map(|certificate| (*certificate).clone()).collect();
+            check_chain(&chain, &[anchor(root)], Side::Server, now()).is_ok()
+        };
+        assert!(is_good(&[&leaf, ca.certificate()], &old) && is_good(&[&leaf, &next], &new));
+        assert!(!is_good(&[&leaf, ca.certificate()], &new) && !is_good(&[&leaf, &next], &old));
+        // Shown together they are good for those who trust either.
+        assert!([&old, &new].into_iter().all(|root| is_good(&[&leaf, &next, ca.certificate()], root)));
+        let moved = ca.with_certificate(next.clone()).expect("the same key");
+        assert_eq!(moved.certificate(), &next);
+        assert!(matches!(region("fra").with_certificate(next), Err(Error::Mismatch { .. })), "another key");
+        let foreign = RootAuthority::create(ClusterId::new(8), &Lifetimes::default(), now()).expect("root");
+        assert!(matches!(foreign.certify_region(&ca, &Lifetimes::default(), now()), Err(Error::Mismatch { .. })));
     }
 
     #[test]

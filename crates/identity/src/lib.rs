@@ -24,7 +24,7 @@ mod fixture;
 
 pub use authority::{Lifetimes, RegionAuthority, RootAuthority};
 pub use credentials::{Credentials, NodeKey};
-pub use directory::NodeDirectory;
+pub use directory::{NextRoot, NodeDirectory};
 pub use error::Error;
 pub use expiry::{Expiry, Owner};
 pub use material::{AllowAll, Material, PeerPolicy, Refusal, Tombstones};
@@ -37,4 +37,4 @@ pub use tls::{
     mutual_client_config, mutual_server_config, peer_identity, server_name,
 };
 pub use token::{ApiToken, JoinToken, TokenError};
-pub use verify::PeerError;
+pub use verify::{PeerError, validity};

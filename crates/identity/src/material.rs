@@ -143,7 +143,7 @@ impl Material {
         self.0.current.load().roots.clone()
     }
 
-    /// Its certificate, then its region CA's.
+    /// Its certificate, then its region CA's, as it shows them.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.0.current.load().member.cert.clone()
     }
@@ -227,8 +227,11 @@ impl Current {
         }
         let anchors = roots.iter().map(anchor).collect::<Result<Vec<_>, _>>()?;
         let validity = validity(leaf)?;
-        // At its own beginning, which lies within its issuers' times: whether it has ended is the peers' business.
+        // At its beginning, or that of the latest of its issuers: whether it has ended is the peers' business.
+        let issuers = chain.iter().skip(1).chain(roots).filter_map(|issuer| crate::verify::validity(issuer).ok());
+        let latest = issuers.map(|(from, _)| from).fold(validity.0, SystemTime::max);
         let identity = check_chain(chain, &anchors, Side::Server, validity.0)
+            .or_else(|_| check_chain(chain, &anchors, Side::Server, latest))
             .map_err(|error| Error::damaged(what, chain_text(&error)))?;
         if identity.node != key.id() {
             return Err(Error::Mismatch {
@@ -243,7 +246,7 @@ impl Current {
         let signer =
             rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.key().pkcs8()).into())
                 .map_err(|source| Error::Tls { what: "the node's key", source })?;
-        let member: Vec<_> = chain.iter().take(2).cloned().collect();
+        let member = chain.clone();
         let public = member.iter().chain(roots).cloned().collect();
         Ok(Self {
             identity,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use insula_env::Env;
-use insula_identity::{CertificateDer, JoinToken, Lifetimes, NodeDirectory};
+use insula_identity::{CertificateDer, JoinToken, Lifetimes, Material, NodeDirectory};
 use insula_rpc::{Code, JoinHandler, JoinRequest, JoinResponse, Status, join_client};
 use insula_state::{ProposeError, RegionCommand, RegionState, RejectionCode, Store};
 use insula_telemetry::chain;
@@ -72,7 +72,7 @@ pub(crate) struct Joins {
     pub home: Home,
     pub directory: NodeDirectory,
     pub region: Store<RegionState>,
-    pub roots: Vec<CertificateDer<'static>>,
+    pub material: Material,
     pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
@@ -108,6 +108,8 @@ impl JoinHandler for Joins {
         let chain_of = authority
             .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &self.lifetimes, now)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
+        // Under the CA certificates that this node shows itself: two of them while one root replaces another.
+        let chain_of: Vec<_> = chain_of.into_iter().take(1).chain(self.material.chain().into_iter().skip(1)).collect();
         let peers: BTreeMap<_, _> = self.region.read(|region| {
             let others = region.nodes.values().filter(|other| other.id != node.id);
             others.map(|other| (other.id, other.address)).collect()
@@ -121,7 +123,7 @@ impl JoinHandler for Joins {
         };
         Ok(JoinResponse {
             chain: der(&chain_of),
-            roots: der(&self.roots),
+            roots: der(&self.material.roots()),
             region: self.home.region.clone(),
             cluster: self.home.cluster.clone(),
             peers: peers.into_iter().collect(),

@@ -4,6 +4,7 @@
 //! dataplane`, [`dev::run`] is `insula dev`. Nothing is decided here that a part could decide; this crate knows who
 //! needs whom.
 
+mod authorize;
 mod calls;
 pub mod config;
 pub mod dataplane;
@@ -29,6 +30,7 @@ mod renewal;
 mod route;
 mod signals;
 mod supervisor;
+mod trust;
 mod work;
 
 pub use config::NodeConfig;

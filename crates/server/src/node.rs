@@ -13,7 +13,7 @@ use insula_types::{NodeId, Revision};
 use tracing::info;
 
 use crate::{
-    Error,
+    Error, authorize,
     calls::Calls,
     config::NodeConfig,
     expiry, follow, founding,
@@ -101,9 +101,9 @@ impl Node {
         let members: Arc<Replica<RegionState>> = Replica::new();
         let admit = {
             let (members, book) = (Arc::clone(&members), book.clone());
-            // Who sends has shown a certificate of this region; a removed node may not speak all the same.
             Arc::new(move |node: NodeId| {
-                !members.read(|region| region.tombstones.contains(&node)) && book.nodes().contains(&node)
+                let is_removed = members.read(|region| region.tombstones.contains(&node));
+                authorize::admits(is_removed, book.nodes().contains(&node))
             })
         };
         let mut region = GroupConfig::new(id, REGION_GROUP, home.region_incarnation, paths.group("region"));
@@ -146,6 +146,7 @@ impl Node {
             ValueFile::new(paths.founding(), Arc::clone(&env.disk)),
             (self.region_group.clone(), self.global_group.clone()),
             (self.region.clone(), self.global.clone()),
+            self.material.clone(),
         )?;
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone());
         let work = work::start(self, &control, &dataplane).await?;
@@ -166,6 +167,8 @@ impl Node {
             dataplane,
             address: self.config.advertise.ip(),
             lifetimes: self.config.lifetimes(),
+            region: self.region.clone(),
+            global: self.global.clone(),
         };
         renewal::start(env, renewal);
         expiry::start(env, &self.material);
@@ -185,6 +188,7 @@ impl Node {
             global,
             control: Arc::clone(control),
             directory: self.directory.clone(),
+            material: self.material.clone(),
             logs: Arc::clone(&work.logs),
             lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
@@ -193,7 +197,7 @@ impl Node {
             home: self.home.clone(),
             directory: self.directory.clone(),
             region: self.region.clone(),
-            roots: self.material.roots(),
+            material: self.material.clone(),
             lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
@@ -226,6 +230,9 @@ impl Node {
             global_group: self.global_group.clone(),
             logs: Arc::clone(&work.logs),
             material: self.material.clone(),
+            directory: self.directory.clone(),
+            rpc: self.rpc.clone(),
+            authority: tokio::sync::Mutex::default(),
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),

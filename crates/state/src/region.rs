@@ -49,6 +49,15 @@ pub struct JoinToken {
     pub uses_left: u32,
 }
 
+/// What a node trusts and shows, server and dataplane alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTrust {
+    /// SHA-256 of the roots that it trusts, in hexadecimal digits; the active one first.
+    pub roots: Vec<String>,
+    /// SHA-256 of the region CA's certificates that it shows.
+    pub authorities: Vec<String>,
+}
+
 /// Everything that a region knows.
 #[derive(Debug, Default)]
 pub struct RegionState {
@@ -70,6 +79,8 @@ pub struct RegionState {
     pub statuses: Table<InstanceId, InstanceStatus>,
     /// What happened.
     pub events: Table<EventId, Event>,
+    /// What nodes trust, as they say.
+    pub trust: Table<NodeId, NodeTrust>,
 }
 
 impl RegionState {
@@ -105,6 +116,8 @@ pub enum RegionKey {
     Event(EventId),
     /// [`ControlLease`].
     Control,
+    /// What a node trusts.
+    Trust(NodeId),
 }
 
 /// An object of the region.
@@ -129,6 +142,8 @@ pub enum RegionObject {
     Event(Event),
     /// Who acts as controller.
     Control(ControlLease),
+    /// What a node trusts.
+    Trust(NodeTrust),
 }
 
 impl Domain for RegionState {
@@ -179,6 +194,7 @@ impl Domain for RegionState {
             Key::Placement(id) => set!(placements, id, Placement),
             Key::Status(id) => set!(statuses, id, Status),
             Key::Event(id) => set!(events, id, Event),
+            Key::Trust(id) => set!(trust, id, Trust),
         }
     }
 
@@ -200,6 +216,7 @@ impl Domain for RegionState {
         add!(placements, Placement);
         add!(statuses, Status);
         add!(events, Event);
+        add!(trust, Trust);
         all
     }
 }

@@ -102,3 +102,51 @@ fn releases_count_up_keep_the_scale_and_are_bounded() {
         GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1 };
     assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
 }
+
+#[test]
+fn roots_follow_each_other_step_by_step() {
+    let mut world = World::new();
+    let root = |state| TrustedRoot { certificate: vec![1].into(), state, regions: BTreeMap::new(), added_ms: 0 };
+    let add = |hash: &str, state| GlobalCommand::AddRoot { hash: hash.into(), root: root(state) };
+    let activate = |hash: &str| GlobalCommand::ActivateRoot { hash: hash.into() };
+    let retire = |hash: &str| GlobalCommand::RetireRoot { hash: hash.into() };
+    let certify = |hash: &str| GlobalCommand::SetRegionAuthority {
+        root: hash.into(),
+        region: "fra".parse().expect("a name"),
+        certificate: vec![2].into(),
+    };
+    // Each step, and whether it is taken.
+    let steps = [
+        (add("b", RootState::Trusted), false),
+        (add("a", RootState::Active), true),
+        (add("a", RootState::Active), true),
+        (add("b", RootState::Active), false),
+        (retire("a"), false),
+        (activate("b"), false),
+        (add("b", RootState::Trusted), true),
+        (add("c", RootState::Trusted), true),
+        (activate("b"), false),
+        (certify("b"), false),
+        (certify("c"), true),
+        (activate("c"), true),
+        (activate("c"), true),
+        (activate("a"), false),
+        (add("d", RootState::Trusted), false),
+        (retire("c"), false),
+        (retire("a"), true),
+        (retire("a"), false),
+        (add("d", RootState::Trusted), true),
+    ];
+    for (number, (step, is_taken)) in steps.into_iter().enumerate() {
+        let outcome = world.run(&step);
+        assert_eq!(outcome.is_ok(), is_taken, "step {number}, {step:?}: {outcome:?}");
+    }
+    let large = TrustedRoot { certificate: vec![0; 9000].into(), ..root(RootState::Trusted) };
+    let refused = world.run(&GlobalCommand::AddRoot { hash: "e".into(), root: large }).expect_err("too large");
+    assert_eq!(refused.code, RejectionCode::Invalid);
+    world.replica.read(|state| {
+        let states: Vec<_> = state.roots.iter().map(|(hash, root)| (hash.as_str(), root.state)).collect();
+        assert_eq!(states, [("c", RootState::Active), ("d", RootState::Trusted)]);
+        assert_eq!(state.roots.get(&"c".to_owned()).map(|root| root.regions.len()), Some(1));
+    });
+}

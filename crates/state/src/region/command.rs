@@ -7,7 +7,7 @@ use insula_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{JoinToken, RegionMeta};
+use super::{JoinToken, NodeTrust, RegionMeta};
 use crate::event::Event;
 
 /// A change of the region state. Variants are only ever added.
@@ -104,6 +104,18 @@ pub enum RegionCommand {
         epoch: u64,
         /// The decision.
         command: Box<RegionCommand>,
+    },
+    /// What a node trusts and shows now. At most eight of each.
+    ReportTrust {
+        /// The node that reports.
+        node: NodeId,
+        /// What it trusts.
+        trust: NodeTrust,
+    },
+    /// Ends a join token.
+    RemoveJoinToken {
+        /// Its id.
+        id: String,
     },
 }
 
