@@ -36,6 +36,8 @@ enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// Ten rotations of every node's certificate, and another root, under traffic
+    Certificates,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }

@@ -11,8 +11,8 @@ use std::{
 use insula_types::{ClusterId, NodeId, RegionName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
-    date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -304,6 +304,16 @@ impl RegionAuthority {
     }
 }
 
+/// SHA-256, in hexadecimal digits, of the public key of a certificate request whose signature proves that its sender
+/// has the private one; the same as [`NodeKey::public_hash`](crate::NodeKey::public_hash).
+///
+/// # Errors
+/// [`Error::Request`] when the request is damaged, not signed by its own key, or not for ECDSA P-256.
+pub fn request_key_hash(request: &[u8]) -> Result<String, Error> {
+    let key = check_request(request)?.subject_public_key_info();
+    Ok(hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key)))
+}
+
 /// Checks a request's signature and gives its public key; everything else in it is dropped.
 fn check_request(request: &[u8]) -> Result<rcgen::PublicKey, Error> {
     if request.len() > REQUEST_LEN_MAX {
@@ -445,7 +455,9 @@ mod tests {
     #[test]
     fn bad_requests_are_refused() {
         let ca = region("fra");
-        let request = NodeKey::generate(&Rng::from_seed(1)).expect("key").request().expect("request");
+        let key = NodeKey::generate(&Rng::from_seed(1)).expect("key");
+        let request = key.request().expect("request");
+        assert_eq!(request_key_hash(&request).expect("good"), key.public_hash());
         let issue = |request: &[u8]| ca.issue_node(request, NodeId::new(1), &[], &Lifetimes::default(), now());
         // The last byte belongs to the signature, one near the middle to the public key.
         for at in [request.len() - 1, request.len() / 2] {

@@ -22,7 +22,7 @@ mod verify;
 #[cfg(test)]
 mod fixture;
 
-pub use authority::{Lifetimes, RegionAuthority, RootAuthority};
+pub use authority::{Lifetimes, RegionAuthority, RootAuthority, request_key_hash};
 pub use credentials::{Credentials, NodeKey};
 pub use directory::{NextRoot, NodeDirectory};
 pub use error::Error;

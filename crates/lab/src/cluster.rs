@@ -31,7 +31,8 @@ pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
     for node in &nodes {
         lab.stop_server(&node.name)?;
     }
-    run(place(program(lab, first)?.args(["init", "--region", &first.region]).args(&lives), first))?;
+    let said = run(place(program(lab, first)?.args(["init", "--region", &first.region]).args(&lives), first))?;
+    keep_recovery_key(lab, first, &said)?;
     configure(lab, first)?;
     lab.start_server(&first.name)?;
     for node in others {
@@ -47,6 +48,19 @@ pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// Where the first node keeps the recovery key that `init` printed: a lab has no safe, and its secrets are worth nothing.
+pub const RECOVERY_KEY: &str = "/var/lib/insula/recovery-key";
+
+fn keep_recovery_key(lab: &Lab, first: &NodePlan, said: &str) -> Result<(), Error> {
+    let is_key = |line: &&str| line.len() == 41 && line.split('-').all(|group| group.len() == 6);
+    let key = said.lines().map(str::trim).find(is_key);
+    let key = key.ok_or_else(|| Error::NotFound("a recovery key in what `insula init` said".to_owned()))?;
+    let state = lab.state()?;
+    let init = machine::running(state.node(&first.name)?)?;
+    let path = PathBuf::from(format!("/proc/{}/root{RECOVERY_KEY}", init.pid));
+    fs::write(&path, key).attempt(|| format!("keep the recovery key in {RECOVERY_KEY} of {}", first.name))
 }
 
 /// The program inside a node.

@@ -141,6 +141,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         C::TakeControl { node } => Proposer::VoterOnly(*node),
         // Voters take machines in; controllers run on leaders.
         C::Join { .. }
+        | C::BindKey { .. }
         | C::SetNodeHealth { .. }
         | C::SetDefinition(_)
         | C::RemoveDefinition { .. }

@@ -157,6 +157,11 @@ impl Calls {
         };
         let node = caller.identity.node;
         let address = self.region.replica().read(|region| region.nodes.get(&node).map(|node| node.address.ip()));
+        let key = insula_identity::request_key_hash(&request.request)
+            .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
+        if self.region.replica().read(|region| region.keys.get(&node).is_some_and(|bound| *bound != key)) {
+            return Err(Status::permission_denied(format!("{node} has another key: a node keeps its key for life")));
+        }
         let Some(address) = address else {
             return Err(Status::permission_denied(format!("{node} is not a member of this region")));
         };

@@ -29,11 +29,11 @@ pub(crate) fn start(
     file: ValueFile,
     groups: (Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
     stores: (Store<RegionState>, Store<GlobalState>),
-    material: Material,
+    (material, key_sha256): (Material, String),
 ) -> Result<(), Error> {
     let Some(founding) = file.load::<Founding>()? else { return Ok(()) };
     env.tasks.spawn("founding", async move {
-        while let Err(why) = found(&founding, &groups, &stores, &material).await {
+        while let Err(why) = found(&founding, &groups, &stores, (&material, &key_sha256)).await {
             warn!(why, "founding the cluster failed, trying again");
             clock::sleep(RETRY_WAIT).await;
         }
@@ -49,7 +49,7 @@ async fn found(
     founding: &Founding,
     (region_group, global_group): &(Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
     (region, global): &(Store<RegionState>, Store<GlobalState>),
-    material: &Material,
+    (material, key_sha256): (&Material, &str),
 ) -> Result<(), String> {
     region_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
     global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
@@ -58,7 +58,8 @@ async fn found(
     commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
     commit(global, &first_root(material)?).await?;
     let node = Box::new(founding.node.clone());
-    commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await
+    commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await?;
+    commit(region, &RegionCommand::BindKey { node: founding.node.id, key_sha256: key_sha256.to_owned() }).await
 }
 
 /// Makes the root and the CA certificate that `insula init` made known to the world.

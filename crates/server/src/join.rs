@@ -103,7 +103,12 @@ impl JoinHandler for Joins {
             secret_hash: secret.hash(),
             node: Box::new(node.clone()),
         };
+        // Before it signs: whoever asks again for a member's id must have the member's key (rule R9).
+        let key_sha256 = insula_identity::request_key_hash(&request.certificate_request)
+            .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
+        let bind = RegionCommand::BindKey { node: node.id, key_sha256 };
+        self.region.propose(&bind, COMMIT_LIMIT).await.map_err(refused)?;
         let now = self.clock.wall();
         let chain_of = authority
             .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &self.lifetimes, now)

@@ -146,7 +146,7 @@ impl Node {
             ValueFile::new(paths.founding(), Arc::clone(&env.disk)),
             (self.region_group.clone(), self.global_group.clone()),
             (self.region.clone(), self.global.clone()),
-            self.material.clone(),
+            (self.material.clone(), self.directory.load_key()?.public_hash()),
         )?;
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone());
         let work = work::start(self, &control, &dataplane).await?;

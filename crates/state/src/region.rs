@@ -81,6 +81,8 @@ pub struct RegionState {
     pub events: Table<EventId, Event>,
     /// What nodes trust, as they say.
     pub trust: Table<NodeId, NodeTrust>,
+    /// SHA-256 of nodes' public keys, in hexadecimal digits: a node is its key pair (rule R9).
+    pub keys: Table<NodeId, String>,
 }
 
 impl RegionState {
@@ -118,6 +120,8 @@ pub enum RegionKey {
     Control,
     /// What a node trusts.
     Trust(NodeId),
+    /// A node's key.
+    NodeKey(NodeId),
 }
 
 /// An object of the region.
@@ -144,6 +148,8 @@ pub enum RegionObject {
     Control(ControlLease),
     /// What a node trusts.
     Trust(NodeTrust),
+    /// SHA-256 of a node's public key.
+    NodeKey(String),
 }
 
 impl Domain for RegionState {
@@ -195,6 +201,7 @@ impl Domain for RegionState {
             Key::Status(id) => set!(statuses, id, Status),
             Key::Event(id) => set!(events, id, Event),
             Key::Trust(id) => set!(trust, id, Trust),
+            Key::NodeKey(id) => set!(keys, id, NodeKey),
         }
     }
 
@@ -217,6 +224,7 @@ impl Domain for RegionState {
         add!(statuses, Status);
         add!(events, Event);
         add!(trust, Trust);
+        add!(keys, NodeKey);
         all
     }
 }

@@ -85,7 +85,7 @@ mod tests {
             Token { id: "b2".into(), kind: TokenKind::Join, name: None, role: None, uses_left: Some(3), expires_ms: 1 };
         let text = token_table(&[api, join], 3_600_000).render(None);
         let expected = "TOKEN  FOR            NAME  USES LEFT  ENDS IN\n\
-                        a1     api, deployer  ci               1h\n\
+                        a1     api, deployer  ci               60m\n\
                         b2     join                 3          has ended\n";
         assert_eq!(text, expected);
     }

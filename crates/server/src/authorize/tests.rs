@@ -83,6 +83,7 @@ fn each_command_is_proposed_by_whom_the_table_says() {
         (C::ReportTrust { node: me, trust: trust() }, "yy"),
         (C::ReportTrust { node: other, trust: trust() }, "nn"),
         (C::RemoveJoinToken { id: "t".into() }, "yy"),
+        (C::BindKey { node: me, key_sha256: String::new() }, "yr"),
         (update(me), "yy"),
         (update(other), "nn"),
         (C::TakeControl { node: me }, "yr"),

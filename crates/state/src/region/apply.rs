@@ -42,6 +42,7 @@ impl<'a> Apply<'a> {
             C::Init { meta, node } => self.init(meta, node),
             C::CreateJoinToken(token) => self.create_join_token(token),
             C::ReportTrust { node, trust } => self.report_trust(*node, trust),
+            C::BindKey { node, key_sha256 } => self.bind_key(*node, key_sha256),
             C::RemoveJoinToken { id } => {
                 if !self.state.join_tokens.contains(id) {
                     return Err(Rejection::not_found(format!("there is no join token {id}")));
@@ -196,6 +197,9 @@ impl<'a> Apply<'a> {
             return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
         }
         self.out.remove(RegionKey::Node(id));
+        if self.state.keys.contains(&id) {
+            self.out.remove(RegionKey::NodeKey(id));
+        }
         if self.state.trust.contains(&id) {
             self.out.remove(RegionKey::Trust(id));
         }
@@ -285,6 +289,22 @@ impl<'a> Apply<'a> {
             }
             self.tell_change(placement, before, status);
             self.out.put(RegionKey::Status(status.instance), RegionObject::Status(status.clone()));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn bind_key(&mut self, node: NodeId, key_sha256: &str) -> Decision {
+        self.node(node)?;
+        if key_sha256.len() != 64 {
+            return Err(Rejection::invalid("the hash of a key has 64 hexadecimal digits"));
+        }
+        match self.state.keys.get(&node) {
+            Some(present) if present == key_sha256 => {}
+            Some(_) => {
+                let text = format!("node {node} has another key: wipe this machine and join with a new id");
+                return Err(Rejection::forbidden(text));
+            }
+            None => self.out.put(RegionKey::NodeKey(node), RegionObject::NodeKey(key_sha256.to_owned())),
         }
         Ok(RegionReply::Done)
     }

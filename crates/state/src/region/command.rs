@@ -112,6 +112,13 @@ pub enum RegionCommand {
         /// What it trusts.
         trust: NodeTrust,
     },
+    /// Binds a node to its key for life, before it gets its first certificate. Refused when it is bound to another.
+    BindKey {
+        /// The node.
+        node: NodeId,
+        /// SHA-256 of its public key, in hexadecimal digits.
+        key_sha256: String,
+    },
     /// Ends a join token.
     RemoveJoinToken {
         /// Its id.

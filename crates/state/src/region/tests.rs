@@ -153,3 +153,16 @@ fn a_join_token_ends_at_once() {
     let refused = region.at(0, &RegionCommand::RemoveJoinToken { id: "t".into() }).expect_err("gone");
     assert_eq!(refused.code, RejectionCode::NotFound);
 }
+
+#[test]
+fn a_node_is_one_key_for_life() {
+    let mut region = Region::new();
+    let bind = |node, digit: &str| RegionCommand::BindKey { node: NodeId::new(node), key_sha256: digit.repeat(64) };
+    region.at(0, &bind(1, "a")).expect("first");
+    region.at(0, &bind(1, "a")).expect("the same again");
+    let code = |result: Result<_, Rejection>| result.expect_err("refused").code;
+    assert_eq!(code(region.at(0, &bind(1, "b"))), RejectionCode::Forbidden, "a join replayed with another key");
+    assert_eq!(code(region.at(0, &bind(2, "b"))), RejectionCode::NotFound);
+    let short = RegionCommand::BindKey { node: NodeId::new(1), key_sha256: "a".into() };
+    assert_eq!(code(region.at(0, &short)), RejectionCode::Invalid);
+}
