@@ -151,7 +151,7 @@ async fn a_removed_node_is_cut_at_once_whoever_called_whom() {
     ];
     let hanging = outward.call_raw(removed.id(), common::HANG, flood(), LIMIT);
     let cutting = async {
-        until("the call runs", || removed.echo.running.load(std::sync::atomic::Ordering::SeqCst) == 2).await;
+        until("the call runs", || removed.echo.running.load(Ordering::SeqCst) == 2).await;
         node.tombstones.set(tombstones(&[removed.id()]));
     };
     let clock = world.env.clock.clone();
