@@ -103,7 +103,7 @@ pub struct Options {
 pub fn run(programs: &Programs, options: &Options, interrupt: &Interrupt) -> Result<()> {
     let seed = options.seed.unwrap_or_else(|| Rng::from_os().range(0, u64::from(u32::MAX)));
     println!("── lab of {} nodes; seed {seed}", options.nodes);
-    let lab = Lab::up(programs, &options.name, options.nodes.into())?;
+    let lab = Lab::up(programs, &options.name, options.nodes.into(), None)?;
     let mut run = Run::new(lab, options, seed)?;
     let suffered = run.suffer(options, interrupt);
     let ended = suffered.and_then(|found| match found {

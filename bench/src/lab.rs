@@ -92,14 +92,16 @@ pub struct Lab {
 
 impl Lab {
     /// Makes a lab of so many nodes in two data centres, whose region has formed. What an earlier lab of that name left
-    /// is removed first.
+    /// is removed first. `certificates`: how long certificates live, as `insula init` takes it.
     ///
     /// # Errors
     /// As `insula lab up` says.
-    pub fn up(programs: &Programs, name: &str, nodes: usize) -> Result<Self> {
+    pub fn up(programs: &Programs, name: &str, nodes: usize, certificates: Option<&str>) -> Result<Self> {
         let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
         lab.down()?;
-        lab.run(&["up", "--regions", &format!("fra:{nodes}")])?;
+        let lives = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
+        let regions = format!("fra:{nodes}");
+        lab.run(&[&["up", "--regions", &regions][..], &lives].concat())?;
         Ok(lab)
     }
 

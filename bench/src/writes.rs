@@ -45,8 +45,9 @@ impl Insula {
     pub fn new(context: &str) -> Result<Self> {
         insula_identity::install_provider();
         let context: Context = context.parse()?;
-        let root = context.ca_sha256.parse().context("the hash in the context")?;
-        let tls = insula_identity::api_client_config(root, Clock::real())?;
+        let roots = context.ca_sha256.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+        let roots = roots.ok().context("the hash in the context")?;
+        let tls = insula_identity::api_client_config(roots, Clock::real())?;
         Ok(Self { tls, token: context.token })
     }
 

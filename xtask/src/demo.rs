@@ -42,6 +42,8 @@ enum Story {
     Drain,
     /// A deadlock planted in each supervised loop, in a program built for it
     Deadlocks,
+    /// Ten rotations of every node's certificate, and another root, under traffic
+    Certificates,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_turn_before_any_has_another() {
         let programs = crate::lab::Programs { insula: "true".into(), bench: "true".into(), next: None };
-        let lab = Lab::up(&programs, "none", 3).expect("`true` makes any lab");
+        let lab = Lab::up(&programs, "none", 3, None).expect("`true` makes any lab");
         let mut stage = Stage::new(lab, vec!["n1".to_owned()], Fault::all(), Rng::from_seed(1));
         for _ in 0..3 {
             let mut turn: Vec<_> = Fault::all().iter().map(|_| stage.next()).collect();

@@ -6,15 +6,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef,
+    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef, TokenId,
 };
 
 use crate::{
     Problem,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Event, EventCursor,
-        Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled,
-        Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
+        RecoveryBody, Region, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 
@@ -179,6 +179,22 @@ pub trait Handler: Send + Sync + 'static {
         body: ApiTokenBody,
         request: Option<RequestId>,
     ) -> Answer<Versioned<ApiTokenCreated>>;
+
+    /// All tokens: the API's, and those to join this region with.
+    async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>>;
+    /// Ends a token, by its exact id.
+    async fn remove_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>>;
+
+    /// Which roots there are, and how far the nodes are.
+    async fn authorities(&self, read: ReadOptions) -> Answer<Versioned<CaStatus>>;
+    /// Lets the active root sign the region's CA anew.
+    async fn renew_region(&self, body: RecoveryBody) -> Answer<Versioned<RootChanged>>;
+    /// Makes a root that shall replace the active one.
+    async fn add_root(&self, body: RecoveryBody) -> Answer<Versioned<RootAdded>>;
+    /// Takes a root into use that every node trusts.
+    async fn activate_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
+    /// Ends the trust in a root that no node shows alone any more.
+    async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
 
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
-    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef,
+    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef, TokenId,
     definition::{SCALE_MAX, parse_duration},
 };
 
@@ -103,6 +103,9 @@ pub struct PlaceArgs {
     /// The configuration to write
     #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
     pub config: PathBuf,
+    /// How long certificates live [default: node=72h,region=365d,root=3650d]
+    #[arg(long, value_name = "node=SPAN,…")]
+    pub certificates: Option<String>,
     /// Write no systemd unit
     #[arg(long)]
     pub no_service: bool,
@@ -136,9 +139,12 @@ fn parse_advertise(text: &str) -> Result<SocketAddr, String> {
 /// Commands that speak to the API.
 #[derive(Debug, Subcommand)]
 pub enum ApiCommand {
-    /// Make tokens
+    /// Make, list and end tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Look after the cluster's root and its regions' CAs
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Run an app as its definition says: shows what changes, then progress
     Deploy(DeployArgs),
     /// List apps
@@ -175,6 +181,33 @@ pub enum ApiCommand {
     Explain(ExplainCommand),
 }
 
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Show roots, and which nodes trust them
+    Status(JsonArgs),
+    /// Let the root sign the region's CA anew
+    RenewRegion(RecoveryArgs),
+    /// Put a new root in place of the present one; prints a new recovery key
+    ReplaceRoot(RecoveryArgs),
+    /// Go on with a replacement that was cut off
+    ActivateRoot(RootArgs),
+    /// End the trust in the root that was replaced
+    RetireRoot,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
+    /// A file with the recovery key
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RootArgs {
+    /// The root, as `insula ca status` names it
+    pub root: String,
+}
+
 /// How to answer.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct JsonArgs {
@@ -187,6 +220,16 @@ pub struct JsonArgs {
 pub enum TokenCommand {
     /// Print one line to paste: after `insula join`, or with --api into INSULA_CONTEXT
     Create(TokenArgs),
+    /// List tokens: the API's, and those to join with
+    List(JsonArgs),
+    /// End a token at once
+    Rm(TokenRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenRmArgs {
+    /// Its exact id
+    pub id: TokenId,
 }
 
 #[derive(Debug, Args)]

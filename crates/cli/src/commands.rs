@@ -1,5 +1,6 @@
 //! The commands that speak to the API.
 
+mod ca;
 mod change;
 mod deploy;
 mod doctor;
@@ -44,6 +45,9 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
     };
     match command {
         ApiCommand::Token(TokenCommand::Create(args)) => token::create(client, args).await,
+        ApiCommand::Token(TokenCommand::List(args)) => token::list(client, args.json).await,
+        ApiCommand::Token(TokenCommand::Rm(args)) => token::remove(client, args.id).await,
+        ApiCommand::Ca(command) => ca::run(client, command).await,
         // Read by `prepare`; when it comes here all the same, it is read now.
         ApiCommand::Deploy(args) => deploy::run(client, read(args)?).await,
         ApiCommand::Apps(args) => show::apps(client, args.json).await,

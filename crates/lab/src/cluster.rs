@@ -20,22 +20,25 @@ use crate::{
 const FORMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Forms the region: returns when every node answers and is up in the eyes of all, and the voters are chosen.
+/// `certificates` are lives of certificates for `insula init` and `insula join`.
 ///
 /// # Errors
 /// What the program said when a command of it failed; [`Error::TimedOut`] naming the log to look at.
-pub fn form(lab: &Lab) -> Result<(), Error> {
+pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
+    let lives: Vec<&str> = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
     let nodes = lab.nodes()?;
     let Some((first, others)) = nodes.split_first() else { return Ok(()) };
     // A server must not start before its configuration is whole.
     for node in &nodes {
         lab.stop_server(&node.name)?;
     }
-    run(place(program(lab, first)?.args(["init", "--region", &first.region]), first))?;
+    let said = run(place(program(lab, first)?.args(["init", "--region", &first.region]).args(&lives), first))?;
+    keep_recovery_key(lab, first, &said)?;
     configure(lab, first)?;
     lab.start_server(&first.name)?;
     for node in others {
         let token = join_token(lab, first)?;
-        run(place(program(lab, node)?.args(["join", &token]), node))?;
+        run(place(program(lab, node)?.args(["join", &token]).args(&lives), node))?;
         configure(lab, node)?;
         lab.start_server(&node.name)?;
     }
@@ -46,6 +49,19 @@ pub fn form(lab: &Lab) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// Where the first node keeps the recovery key that `init` printed: a lab has no safe, and its secrets are worth nothing.
+pub const RECOVERY_KEY: &str = "/var/lib/insula/recovery-key";
+
+fn keep_recovery_key(lab: &Lab, first: &NodePlan, said: &str) -> Result<(), Error> {
+    let is_key = |line: &&str| line.len() == 41 && line.split('-').all(|group| group.len() == 6);
+    let key = said.lines().map(str::trim).find(is_key);
+    let key = key.ok_or_else(|| Error::NotFound("a recovery key in what `insula init` said".to_owned()))?;
+    let state = lab.state()?;
+    let init = machine::running(state.node(&first.name)?)?;
+    let path = PathBuf::from(format!("/proc/{}/root{RECOVERY_KEY}", init.pid));
+    fs::write(&path, key).attempt(|| format!("keep the recovery key in {RECOVERY_KEY} of {}", first.name))
 }
 
 /// The program inside a node.

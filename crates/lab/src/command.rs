@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -45,6 +45,9 @@ enum Verb {
         /// Leave the nodes without configuration
         #[arg(long)]
         bare: bool,
+        /// How long certificates live, as `insula init` takes it
+        #[arg(long, value_name = "node=SPAN,…", conflicts_with = "bare")]
+        certificates: Option<String>,
     },
     /// Remove a lab and everything it made, also after a crash
     Down,
@@ -206,7 +209,12 @@ impl LabCommand {
         let open = || Lab::open(&dir);
         match self.verb {
             Verb::Up { rtt: Some(_), .. } => Err(Error::NotYet("round-trip times between regions (--rtt)")),
-            Verb::Up { regions, program, bare, .. } => up(&self.name, &dir, regions, program, bare),
+            Verb::Up { regions, program, bare, certificates, .. } => {
+                let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
+                let program = program.map_or_else(own, Ok)?;
+                let config = LabConfig { name: self.name.clone(), regions, program, dir: dir.clone() };
+                up(&config, bare, certificates.as_deref())
+            }
             Verb::Down => {
                 let is_found = Lab::down(&self.name, &dir)?;
                 say(&format!("lab {} {}", self.name, if is_found { "is gone" } else { "is not there" }))
@@ -237,12 +245,11 @@ impl LabCommand {
     }
 }
 
-fn up(name: &str, dir: &Path, regions: Vec<RegionShape>, program: Option<PathBuf>, bare: bool) -> Result<(), Error> {
-    let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
-    let program = program.map_or_else(own, Ok)?;
-    let lab = Lab::up(&LabConfig { name: name.to_owned(), regions, program, dir: dir.to_owned() })?;
+/// Makes a lab; forms its region unless it shall be bare.
+fn up(config: &LabConfig, bare: bool, certificates: Option<&str>) -> Result<(), Error> {
+    let lab = Lab::up(config)?;
     if !bare {
-        cluster::form(&lab)?;
+        cluster::form(&lab, certificates)?;
     }
     status(&lab, false)?;
     say(&format!(

@@ -69,6 +69,16 @@ impl Board {
         }
     }
 
+    /// Ends the streams to nodes that were removed.
+    fn cut(&self, removed: &BTreeSet<NodeId>) {
+        let mut lost = self.lost.lock();
+        for node in removed {
+            if let Some(token) = lost.remove(node) {
+                token.cancel();
+            }
+        }
+    }
+
     fn set_watched(&self, watched: BTreeSet<NodeId>) {
         self.lost.lock().retain(|node, _| watched.contains(node));
         self.verdicts.send_modify(|verdicts| {
@@ -95,7 +105,9 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
     let mut running: Running = Running::default();
     let mut catalogs = holder.watch();
     loop {
-        let wanted = to_watch(&catalogs.borrow_and_update().clone());
+        let catalog = catalogs.borrow_and_update().clone();
+        board.cut(&catalog.tombstones);
+        let wanted = to_watch(&catalog);
         running.0.retain(|id, (address, group)| {
             let stays = wanted.get(id) == Some(address);
             if !stays {

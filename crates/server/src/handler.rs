@@ -1,6 +1,7 @@
 //! Answers the public API on this node: reads from its own copies, changes through the leaders.
 
 mod apps;
+mod authority;
 mod cluster;
 mod doctor;
 mod events;
@@ -17,15 +18,17 @@ use insula_api::{
     handler::NodeKey,
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region,
+        RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 use insula_catalog::link::Link;
 use insula_env::{Clock, Rng, TaskGroup, clock};
-use insula_identity::Material;
+use insula_identity::{Material, NodeDirectory};
+use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, InstanceId, NodeId, RequestId};
+use insula_types::{AppName, InstanceId, NodeId, RequestId, TokenId};
 use tokio::sync::watch;
 
 use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
@@ -53,6 +56,12 @@ pub struct NodeApi {
     pub logs: Arc<dyn Logs>,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
+    /// Its files; on voters with the CA's keys.
+    pub directory: NodeDirectory,
+    /// The way to other voters, for the hand-over of keys.
+    pub rpc: Peers,
+    /// One change of roots at a time.
+    pub authority: tokio::sync::Mutex<()>,
     /// Time.
     pub clock: Clock,
     /// Randomness, for secrets.
@@ -210,6 +219,36 @@ impl Handler for NodeApi {
         request: Option<RequestId>,
     ) -> Answer<Versioned<ApiTokenCreated>> {
         self.make_api_token(body, request).await
+    }
+
+    async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.list_tokens())
+    }
+
+    async fn remove_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>> {
+        self.end_token(id, request).await
+    }
+
+    async fn authorities(&self, read: ReadOptions) -> Answer<Versioned<CaStatus>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.ca_status())
+    }
+
+    async fn renew_region(&self, body: RecoveryBody) -> Answer<Versioned<RootChanged>> {
+        self.certify_region_anew(body).await
+    }
+
+    async fn add_root(&self, body: RecoveryBody) -> Answer<Versioned<RootAdded>> {
+        self.make_next_root(body).await
+    }
+
+    async fn activate_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>> {
+        self.use_root(body).await
+    }
+
+    async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>> {
+        self.end_root(body).await
     }
 
     async fn status(&self) -> Answer<NodeStatus> {

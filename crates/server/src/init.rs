@@ -4,7 +4,7 @@
 //! in the founding file; the server commits it, however often it is interrupted, and removes the file.
 
 use insula_env::Env;
-use insula_identity::{ApiToken, Lifetimes, NodeDirectory, RecoveryKey, RootAuthority, RootHash};
+use insula_identity::{ApiToken, NodeDirectory, RecoveryKey, RootAuthority, RootHash};
 use insula_state::{
     global::{ApiToken as StoredToken, ClusterMeta, Role},
     region::RegionMeta,
@@ -57,7 +57,7 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         return Err(Error::AlreadyThere { path: paths.data() });
     }
     let now = env.clock.wall();
-    let lifetimes = Lifetimes::default();
+    let lifetimes = config.lifetimes();
     let cluster = ClusterId::new(env.rng.next());
     let root = RootAuthority::create(cluster.clone(), &lifetimes, now)?;
     let authority = root.issue_region(&config.region, &lifetimes, now)?;

@@ -36,25 +36,25 @@ impl<D: Domain> std::fmt::Debug for GroupMembership<D> {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Gives a voter, or one that is about to be one, the keys that this node holds.
+pub(crate) async fn give_authority(directory: &NodeDirectory, peers: &Peers, node: NodeId) -> Result<(), Cause> {
+    let (Some(authority), Some(sealed)) = (directory.load_region_authority()?, directory.load_sealed_root()?) else {
+        return Err("this node leads but holds no region key: restore keys/ from another voter".into());
+    };
+    let request = TakeAuthorityRequest {
+        region_authority: ByteBuf::from(authority.export().as_bytes()),
+        sealed_root: ByteBuf::from(sealed),
+        next_root: directory.load_next_root()?,
+    };
+    Ok(peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
+}
 
 impl<D: Domain> GroupMembership<D> {
-    async fn give_authority(&self, node: NodeId) -> Result<(), Cause> {
-        let (Some(authority), Some(sealed)) =
-            (self.directory.load_region_authority()?, self.directory.load_sealed_root()?)
-        else {
-            return Err("this node leads but holds no region key: restore keys/ from another voter".into());
-        };
-        let request = TakeAuthorityRequest {
-            region_authority: ByteBuf::from(authority.export().as_bytes()),
-            sealed_root: ByteBuf::from(sealed),
-        };
-        Ok(self.peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
-    }
-
     async fn change(&self, wanted: &BTreeSet<NodeId>) -> Result<(), Cause> {
         for node in wanted.difference(&self.group.raft().voters()) {
-            self.give_authority(*node).await?;
+            give_authority(&self.directory, &self.peers, *node).await?;
         }
         Ok(self.group.raft().set_voters(wanted, CHANGE_LIMIT).await?)
     }

@@ -14,10 +14,10 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::{
-    Error,
+    Error, authorize,
     calls::Calls,
     config::NodeConfig,
-    follow, founding,
+    expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
@@ -110,9 +110,9 @@ impl Node {
         let members: Arc<Replica<RegionState>> = Replica::new();
         let admit = {
             let (members, book) = (Arc::clone(&members), book.clone());
-            // Who sends has shown a certificate of this region; a removed node may not speak all the same.
             Arc::new(move |node: NodeId| {
-                !members.read(|region| region.tombstones.contains(&node)) && book.nodes().contains(&node)
+                let is_removed = members.read(|region| region.tombstones.contains(&node));
+                authorize::admits(is_removed, book.nodes().contains(&node))
             })
         };
         let mut region = GroupConfig::new(id, REGION_GROUP, home.region_incarnation, paths.group("region"));
@@ -161,6 +161,7 @@ impl Node {
             ValueFile::new(paths.founding(), Arc::clone(&env.disk)),
             (self.region_group.clone(), self.global_group.clone()),
             (self.region.clone(), self.global.clone()),
+            (self.material.clone(), self.directory.load_key()?.public_hash()),
         )?;
         let leads = self.region_group.raft().clone();
         let confirmed = Arc::new(move || leads.is_confirmed());
@@ -182,8 +183,12 @@ impl Node {
             book: self.book.clone(),
             dataplane,
             address: self.config.advertise.ip(),
+            lifetimes: self.config.lifetimes(),
+            region: self.region.clone(),
+            global: self.global.clone(),
         };
         renewal::start(env, renewal);
+        expiry::start(env, &self.material);
         Ok(())
     }
 
@@ -200,14 +205,17 @@ impl Node {
             global,
             control: Arc::clone(control),
             directory: self.directory.clone(),
+            material: self.material.clone(),
             logs: Arc::clone(&work.logs),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let joins = Joins {
             home: self.home.clone(),
             directory: self.directory.clone(),
             region: self.region.clone(),
-            roots: self.material.roots(),
+            material: self.material.clone(),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let path = self.config.paths().port_socket();
@@ -244,6 +252,9 @@ impl Node {
             global_group: self.global_group.clone(),
             logs: Arc::clone(&work.logs),
             material: self.material.clone(),
+            directory: self.directory.clone(),
+            rpc: self.rpc.clone(),
+            authority: Default::default(),
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),

@@ -79,6 +79,11 @@ fn a_deadlock_in_each_loop_is_healed() {
 }
 
 #[test]
+fn certificates_rotate_and_the_root_is_replaced_under_traffic() {
+    tell_it(Story::Certificates, "certificates");
+}
+
+#[test]
 fn one_node_outlives_the_loss_of_each_part() {
     tell_it(Story::OneNode, "one-node");
 }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
-use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef};
+use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId};
 
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Doctor, DutyBody,
-        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, Region,
-        ScaleBody, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
+        RecoveryBody, Region, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 
@@ -196,6 +196,62 @@ impl Client {
     /// As every call here.
     pub async fn create_api_token(&self, body: &ApiTokenBody) -> Result<Versioned<ApiTokenCreated>, ClientError> {
         self.json(self.call(Method::POST, "/v1/tokens/api").with_json(body)).await
+    }
+
+    /// All tokens: the API's, and those to join the region with.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn tokens(&self) -> Result<List<Token>, ClientError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Ends a token, by its exact id.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_token(&self, id: TokenId) -> Result<Versioned<TokenRemoved>, ClientError> {
+        self.json(self.call(Method::DELETE, format!("/v1/tokens/{id}"))).await
+    }
+
+    /// Which roots there are, and how far the nodes are.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn authorities(&self) -> Result<Versioned<CaStatus>, ClientError> {
+        self.get("/v1/ca").await
+    }
+
+    /// Lets the active root sign the region's CA anew.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn renew_region(&self, body: &RecoveryBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/renew-region").with_json(body)).await
+    }
+
+    /// Makes a root that shall replace the active one.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn add_root(&self, body: &RecoveryBody) -> Result<Versioned<RootAdded>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/add-root").with_json(body)).await
+    }
+
+    /// Takes a root into use that every node trusts.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn activate_root(&self, body: &RootBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/activate-root").with_json(body)).await
+    }
+
+    /// Ends the trust in a root that retires.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn retire_root(&self, body: &RootBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/retire-root").with_json(body)).await
     }
 
     /// How the node that answers is.

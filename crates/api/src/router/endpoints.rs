@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
     handler::NodeKey,
-    wire::{ApiTokenBody, DutyBody, JoinTokenBody, ScaleBody},
+    wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody},
 };
 
 /// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
@@ -197,6 +197,45 @@ pub(super) async fn create_api_token(State(shared): State<Shared>, asked: Asked,
     };
     respond::json(answer.await)
 }
+
+pub(super) async fn tokens(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.tokens(asked.read()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn remove_token(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.remove_token(asked.name("token")?, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn authorities(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.authorities(asked.read()?).await
+    };
+    respond::json(answer.await)
+}
+
+/// Declares a change of roots: role admin, a body in JSON.
+macro_rules! change_roots {
+    ($($name:ident: $body:ty),*) => {$(
+        pub(super) async fn $name(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+            let answer = async {
+                asked.allow(Role::Admin)?;
+                let body: $body = asked::json_body(body).await?;
+                shared.handler.$name(body).await
+            };
+            respond::json(answer.await)
+        }
+    )*};
+}
+change_roots!(renew_region: RecoveryBody, add_root: RecoveryBody, activate_root: RootBody, retire_root: RootBody);
 
 pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {

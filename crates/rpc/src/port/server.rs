@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use insula_env::{Beat, Env, clock::timeout};
-use insula_identity::{Material, NodeIdentity, Refusal};
+use insula_identity::Material;
 use insula_types::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
@@ -16,9 +16,6 @@ const HANDSHAKES_MAX: usize = 256;
 const JOINS_MAX: usize = 32;
 /// Limit of one request to join, handshake included.
 const JOIN_MAX: Duration = Duration::from_secs(20);
-
-/// How often the policy is asked about connected peers.
-const POLICY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Called with a node whose connection came in.
 type Heard = Arc<dyn Fn(NodeId) + Send + Sync>;
@@ -103,20 +100,9 @@ impl PortServer {
         let served = serve(link.stream, link.caller, Arc::clone(handler), link.peer_ping, self.settings, env);
         let ended = tokio::select! {
             ended = Box::pin(served) => ended.to_string(),
-            refusal = self.removed(&identity, env) => refusal.to_string(),
+            refusal = self.material.refused(&identity) => refusal.to_string(),
         };
         debug!(peer = %node, %protocol, why = %ended, "connection ended");
-    }
-
-    /// Completes when the policy refuses a peer that is connected: the handshake alone would let it stay for an hour.
-    async fn removed(&self, peer: &NodeIdentity, env: &Env) -> Refusal {
-        let mut ticks = env.clock.interval(POLICY_INTERVAL);
-        loop {
-            ticks.tick().await;
-            if let Err(refusal) = self.material.check_peer(peer) {
-                return refusal;
-            }
-        }
     }
 
     async fn serve_join(&self, Handed { stream, peer, .. }: Handed) {

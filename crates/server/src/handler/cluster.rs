@@ -112,6 +112,8 @@ impl NodeApi {
                 problems.push(format!("the {} group has no leader: changes wait, traffic goes on", group.group));
             }
         }
+        let now = self.clock.wall();
+        problems.extend(self.material.expiries().iter().filter_map(|expiry| expiry.alarm(now)));
         NodeStatus {
             cluster: self.material.identity().cluster,
             region: self.config.region.clone(),

@@ -5,12 +5,16 @@ use insula_types::{
 };
 
 use super::{
-    ControlLease, JoinToken, NodeDuty, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState,
+    ControlLease, JoinToken, NodeDuty, NodeTrust, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply,
+    RegionState,
 };
 use crate::{
     Changes, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
+
+/// Most roots or CA certificates that a node reports.
+const TRUST_MAX: usize = 8;
 
 /// One command being decided.
 pub(super) struct Apply<'a> {
@@ -38,6 +42,15 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, node } => self.init(meta, node),
             C::CreateJoinToken(token) => self.create_join_token(token),
+            C::ReportTrust { node, trust } => self.report_trust(*node, trust),
+            C::BindKey { node, key_sha256 } => self.bind_key(*node, key_sha256),
+            C::RemoveJoinToken { id } => {
+                if !self.state.join_tokens.contains(id) {
+                    return Err(Rejection::not_found(format!("there is no join token {id}")));
+                }
+                self.out.remove(RegionKey::JoinToken(id.clone()));
+                Ok(RegionReply::Done)
+            }
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => self.update_node(*id, |node| {
                 node.address = *address;
@@ -189,6 +202,12 @@ impl<'a> Apply<'a> {
             return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
         }
         self.out.remove(RegionKey::Node(id));
+        if self.state.keys.contains(&id) {
+            self.out.remove(RegionKey::NodeKey(id));
+        }
+        if self.state.trust.contains(&id) {
+            self.out.remove(RegionKey::Trust(id));
+        }
         self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
         Ok(RegionReply::Done)
     }
@@ -319,6 +338,33 @@ impl<'a> Apply<'a> {
             }
             self.tell_change(placement, before, status);
             self.out.put(RegionKey::Status(status.instance), RegionObject::Status(status.clone()));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn bind_key(&mut self, node: NodeId, key_sha256: &str) -> Decision {
+        self.node(node)?;
+        if key_sha256.len() != 64 {
+            return Err(Rejection::invalid("the hash of a key has 64 hexadecimal digits"));
+        }
+        match self.state.keys.get(&node) {
+            Some(present) if present == key_sha256 => {}
+            Some(_) => {
+                let text = format!("node {node} has another key: wipe this machine and join with a new id");
+                return Err(Rejection::forbidden(text));
+            }
+            None => self.out.put(RegionKey::NodeKey(node), RegionObject::NodeKey(key_sha256.to_owned())),
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn report_trust(&mut self, node: NodeId, trust: &NodeTrust) -> Decision {
+        self.node(node)?;
+        if trust.roots.len().max(trust.authorities.len()) > TRUST_MAX {
+            return Err(Rejection::invalid(format!("a node shows at most {TRUST_MAX} certificates of a kind")));
+        }
+        if self.state.trust.get(&node) != Some(trust) {
+            self.out.put(RegionKey::Trust(node), RegionObject::Trust(trust.clone()));
         }
         Ok(RegionReply::Done)
     }

@@ -8,7 +8,7 @@ use insula_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{JoinToken, RegionMeta};
+use super::{JoinToken, NodeTrust, RegionMeta};
 use crate::event::Event;
 
 /// A change of the region state. Variants are only ever added.
@@ -123,6 +123,25 @@ pub enum RegionCommand {
         expected: Revision,
         /// Also while it is up, or instances are on it.
         is_forced: bool,
+    },
+    /// What a node trusts and shows now. At most eight of each.
+    ReportTrust {
+        /// The node that reports.
+        node: NodeId,
+        /// What it trusts.
+        trust: NodeTrust,
+    },
+    /// Binds a node to its key for life, before it gets its first certificate. Refused when it is bound to another.
+    BindKey {
+        /// The node.
+        node: NodeId,
+        /// SHA-256 of its public key, in hexadecimal digits.
+        key_sha256: String,
+    },
+    /// Ends a join token.
+    RemoveJoinToken {
+        /// Its id.
+        id: String,
     },
 }
 

@@ -166,3 +166,42 @@ fn a_controller_that_was_replaced_decides_nothing() {
     let nested = RegionCommand::Controlled { epoch: 2, command: Box::new(decide(2, false)) };
     assert_eq!(region.at(6, &nested).expect_err("one level").code, RejectionCode::Invalid);
 }
+
+#[test]
+fn a_node_says_what_it_trusts_and_takes_it_along_when_it_goes() {
+    let mut region = Region::new();
+    let report = |node, count| RegionCommand::ReportTrust {
+        node: NodeId::new(node),
+        trust: NodeTrust { roots: vec!["a".into(); count], authorities: vec!["b".into()] },
+    };
+    region.at(0, &report(1, 1)).expect("a member");
+    region.at(0, &report(2, 1)).expect_err("no member");
+    region.at(0, &report(1, 9)).expect_err("too many");
+    assert_eq!(region.replica.read(|state| state.trust.len()), 1);
+    region.at(0, &RegionCommand::RemoveNode { id: NodeId::new(1), reason: "gone".into() }).expect("empty");
+    assert_eq!(region.replica.read(|state| state.trust.len()), 0);
+}
+
+#[test]
+fn a_join_token_ends_at_once() {
+    let mut region = Region::new();
+    region.token(5);
+    region.at(0, &RegionCommand::RemoveJoinToken { id: "t".into() }).expect("there");
+    let refused = region.at(0, &join(7, 2, "n2")).expect_err("ended");
+    assert_eq!(refused.code, RejectionCode::Forbidden);
+    let refused = region.at(0, &RegionCommand::RemoveJoinToken { id: "t".into() }).expect_err("gone");
+    assert_eq!(refused.code, RejectionCode::NotFound);
+}
+
+#[test]
+fn a_node_is_one_key_for_life() {
+    let mut region = Region::new();
+    let bind = |node, digit: &str| RegionCommand::BindKey { node: NodeId::new(node), key_sha256: digit.repeat(64) };
+    region.at(0, &bind(1, "a")).expect("first");
+    region.at(0, &bind(1, "a")).expect("the same again");
+    let code = |result: Result<_, Rejection>| result.expect_err("refused").code;
+    assert_eq!(code(region.at(0, &bind(1, "b"))), RejectionCode::Forbidden, "a join replayed with another key");
+    assert_eq!(code(region.at(0, &bind(2, "b"))), RejectionCode::NotFound);
+    let short = RegionCommand::BindKey { node: NodeId::new(1), key_sha256: "a".into() };
+    assert_eq!(code(region.at(0, &short)), RejectionCode::Invalid);
+}
