@@ -91,7 +91,7 @@ pub struct Choice {
 /// When something cannot be measured.
 pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     eprintln!("making a lab of three nodes …");
-    let lab = Lab::up(programs, LAB)?;
+    let lab = Lab::up(programs, LAB, 3, None)?;
     let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
     for part in [Part::Idle, Part::Start, Part::Commit, Part::Failover] {

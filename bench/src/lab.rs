@@ -16,8 +16,9 @@ use crate::interrupt::hears;
 
 /// Where the program is inside a node.
 const PROGRAM_IN_NODE: &str = "/usr/local/bin/insula";
-/// Where the edge of a node listens.
+/// Where the edge of a node listens, and its API.
 const EDGE_PORT: u16 = 80;
+const API_PORT: u16 = 7480;
 
 /// `insula` and `insula-bench`, built by the same command.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Programs {
     pub insula: PathBuf,
     /// This one.
     pub bench: PathBuf,
+    /// The program as if of a later version, where it was built.
+    pub next: Option<PathBuf>,
 }
 
 impl Programs {
@@ -40,7 +43,8 @@ impl Programs {
             ensure!(path.exists(), "there is no {}; {advice}", path.display());
             Ok(path)
         };
-        Ok(Self { insula: find("insula")?, bench: find("insula-bench")? })
+        let next = Some(dir.join("insula-next")).filter(|path| path.exists());
+        Ok(Self { insula: find("insula")?, bench: find("insula-bench")?, next })
     }
 
     /// Those beside the running program.
@@ -71,6 +75,11 @@ impl LabNode {
     pub fn edge(&self) -> SocketAddr {
         SocketAddr::from((self.address, EDGE_PORT))
     }
+
+    /// Its API.
+    pub fn api(&self) -> SocketAddr {
+        SocketAddr::from((self.address, API_PORT))
+    }
 }
 
 /// A lab of one region; taken down when dropped, unless it was [kept](Lab::keep).
@@ -82,15 +91,17 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes a lab of three nodes in two data centres, whose region has formed. What an earlier lab of that name left
-    /// is removed first.
+    /// Makes a lab of so many nodes in two data centres, whose region has formed. What an earlier lab of that name left
+    /// is removed first. `certificates`: how long certificates live, as `insula init` takes it.
     ///
     /// # Errors
     /// As `insula lab up` says.
-    pub fn up(programs: &Programs, name: &str) -> Result<Self> {
+    pub fn up(programs: &Programs, name: &str, nodes: usize, certificates: Option<&str>) -> Result<Self> {
         let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
         lab.down()?;
-        lab.run(&["up", "--regions", "fra:3"])?;
+        let lives = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
+        let regions = format!("fra:{nodes}");
+        lab.run(&[&["up", "--regions", &regions][..], &lives].concat())?;
         Ok(lab)
     }
 
@@ -160,6 +171,18 @@ impl Lab {
     pub fn nodes(&self) -> Result<Vec<LabNode>> {
         let said = self.run(&["status", "--json"])?;
         serde_json::from_str(&said).with_context(|| format!("understand insula lab status: {said}"))
+    }
+
+    /// A line that lets a program call the API of every node, whatever it wants.
+    ///
+    /// # Errors
+    /// When no node makes one.
+    pub fn context(&self) -> Result<String> {
+        let nodes = self.nodes()?;
+        let node = &nodes.first().context("the lab has no node")?.name;
+        let said = self.on(node, &["token", "create", "--api", "--role", "admin"], "")?;
+        let line = said.split_whitespace().find(|word| word.starts_with("insula-ctx-"));
+        line.map(str::to_owned).with_context(|| format!("no context in {said:?}"))
     }
 
     /// The program that it drives, and the one that makes load.

@@ -2,6 +2,7 @@
 //! the budgets of the architecture.
 
 pub mod budgets;
+pub mod histories;
 pub mod interrupt;
 pub mod lab;
 pub mod load;

@@ -12,12 +12,12 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use insula_bench::{
-    Connections, Load, Summary, budgets,
+    Connections, Load, Summary, budgets, histories,
     interrupt::Interrupt,
     lab::Programs,
     load, page, starts,
     story::{self, Story, Telling},
-    writes::{self, Store},
+    writes::{self, Insula, Store},
 };
 use insula_env::{Clock, TaskGroup};
 use tokio::io::AsyncReadExt;
@@ -54,6 +54,10 @@ enum Verb {
         #[arg(long, default_value_t = 100)]
         count: u64,
     },
+    /// Histories of real processes under faults, as root, in a lab
+    Histories(histories::Options),
+    /// The clients of the histories (as INSULA_CONTEXT names the region); a line of JSON for all that they see
+    Clients(ClientsArguments),
     /// Serve the page of the demo on $PORT, as an instance without a container
     Page,
 }
@@ -109,6 +113,11 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             print!("{}", budgets::measure(&Programs::beside_this()?, &choice)?);
             Ok(())
         }
+        Verb::Histories(options) => {
+            let interrupt = Interrupt::hold_back()?;
+            histories::run(&Programs::beside_this()?, &options, &interrupt)
+        }
+        Verb::Clients(arguments) => in_runtime(run_clients(arguments)),
         Verb::Writes(arguments) => in_runtime(make_writes(arguments)),
         Verb::Starts { image, count } => {
             starts::hide_mounts()?;
@@ -153,7 +162,7 @@ struct WritesArguments {
 
 async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
     let store = match &arguments.context {
-        Some(context) => Store::insula(context)?,
+        Some(context) => Store::Insula(Insula::new(context)?),
         None => Store::Etcd,
     };
     let plan = writes::Plan {
@@ -177,6 +186,49 @@ async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
             read = stdin.read(&mut ignored), if arguments.until_eof => {
                 if !matches!(read, Ok(1..)) {
                     break;
+                }
+            }
+        }
+    }
+    // A read of standard input that has not ended would keep the runtime waiting.
+    std::process::exit(0)
+}
+
+#[derive(Args)]
+struct ClientsArguments {
+    /// The API of each node, ADDRESS:PORT
+    #[arg(long = "target", required = true)]
+    targets: Vec<SocketAddr>,
+    /// The region
+    #[arg(long, env = "INSULA_CONTEXT", hide_env_values = true)]
+    context: String,
+    /// Draws what the clients do
+    #[arg(long)]
+    seed: u64,
+    /// Milliseconds between two operations of a client, on average
+    #[arg(long, default_value_t = 40)]
+    pause_ms: u64,
+}
+
+async fn run_clients(arguments: ClientsArguments) -> anyhow::Result<()> {
+    let ClientsArguments { targets, context, seed, pause_ms } = arguments;
+    let (pause, tasks) = (Duration::from_millis(pause_ms), TaskGroup::new("clients"));
+    let (mut records, end) = histories::clients::start(&context, &targets, seed, pause, &tasks)?;
+    let mut stdin = tokio::io::stdin();
+    let (mut ignored, mut is_ending) = ([0; 256], false);
+    loop {
+        tokio::select! {
+            record = records.recv() => {
+                let Some(record) = record else { break };
+                // When nobody listens any more there is no use in going on.
+                if writeln!(stdout(), "{}", serde_json::to_string(&record)?).is_err() {
+                    break;
+                }
+            }
+            read = stdin.read(&mut ignored), if !is_ending => {
+                if !matches!(read, Ok(1..)) {
+                    is_ending = true;
+                    end.send(true).ok();
                 }
             }
         }

@@ -1,12 +1,16 @@
 //! Stories that are told on a running Insula, under traffic, and what they promise.
 
 mod alone;
+mod certificates;
+mod deadlocks;
+mod drain;
 mod kills;
 mod no_servers;
 mod outage;
 mod power_cut;
 mod restored;
 mod stage;
+mod upgrade;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -29,6 +33,14 @@ pub enum Story {
     NoServers,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
+    /// Three nodes go to a later version one after the other, and back
+    Upgrade,
+    /// Each of three nodes drained in turn, and given work again
+    Drain,
+    /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
+    Deadlocks,
+    /// Ten rotations of every node's certificate, and another root
+    Certificates,
     /// One node as an ordinary user, instances as processes: kill -9 of each part
     OneNode,
 }
@@ -58,24 +70,34 @@ pub struct Telling {
 /// # Errors
 /// What failed, or which promises were broken.
 pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<()> {
-    let on_stage = |play: &dyn Fn(&mut Stage) -> Result<Vec<String>>| perform(programs, telling, interrupt, play);
+    let on_stage = |play: Play<'_>| perform(programs, telling, None, interrupt, play);
     match story {
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
+        Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
+        Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
+        Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
+        Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {
+            certificates::tell(stage, interrupt)
+        }),
         Story::OneNode => alone::tell(programs, telling, interrupt),
     }
 }
+
+/// What happens on a stage of three nodes; gives the promises that were broken.
+type Play<'a> = &'a dyn Fn(&mut Stage) -> Result<Vec<String>>;
 
 /// Sets the stage of three nodes, plays, and takes it down.
 fn perform(
     programs: &Programs,
     telling: &Telling,
+    certificates: Option<&str>,
     interrupt: &Interrupt,
-    play: &dyn Fn(&mut Stage) -> Result<Vec<String>>,
+    play: Play<'_>,
 ) -> Result<()> {
-    let mut stage = Stage::set(programs, telling, interrupt)?;
+    let mut stage = Stage::set(programs, telling, certificates, interrupt)?;
     let told = play(&mut stage);
     if told.is_err() && telling.keep {
         stage.lab.keep();

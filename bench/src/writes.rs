@@ -37,18 +37,45 @@ pub struct Insula {
     token: String,
 }
 
-impl Store {
+impl Insula {
     /// Insula, as a pasted context names it.
     ///
     /// # Errors
     /// When the line is no context.
-    pub fn insula(context: &str) -> Result<Self> {
+    pub fn new(context: &str) -> Result<Self> {
         insula_identity::install_provider();
         let context: Context = context.parse()?;
-        let root = context.ca_sha256.parse().context("the hash in the context")?;
-        let tls = insula_identity::api_client_config(root, Clock::real())?;
-        Ok(Self::Insula(Insula { tls, token: context.token }))
+        let roots = context.ca_sha256.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+        let roots = roots.ok().context("the hash in the context")?;
+        let tls = insula_identity::api_client_config(roots, Clock::real())?;
+        Ok(Self { tls, token: context.token })
     }
+
+    /// The token of the context.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A connection to the API of a node, driven by a task of the group.
+    pub(crate) async fn connect(
+        &self,
+        target: SocketAddr,
+        tasks: &TaskGroup,
+    ) -> Result<http1::SendRequest<Full<Bytes>>> {
+        let stream = net::connect(target, WRITE_LIMIT).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
+        let stream = connector.connect(insula_identity::server_name(), stream).await?;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        drive(tasks, driver);
+        Ok(sender)
+    }
+}
+
+fn drive(tasks: &TaskGroup, driver: impl Future<Output = hyper::Result<()>> + Send + 'static) {
+    tasks.spawn("connection", async move {
+        // How it ended is told to whoever waits for an answer on it.
+        driver.await.ok();
+    });
 }
 
 /// One write. A line of JSON in the output of `insula-bench writes`.
@@ -163,28 +190,15 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let stream = net::connect(self.target, WRITE_LIMIT).await?;
         Ok(match &self.store {
-            Store::Insula(insula) => {
-                let connector = tokio_rustls::TlsConnector::from(Arc::clone(&insula.tls));
-                let stream = connector.connect(insula_identity::server_name(), stream).await?;
-                let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-                self.drive(driver);
-                Connection::Http1(sender)
-            }
+            Store::Insula(insula) => Connection::Http1(insula.connect(self.target, &self.tasks).await?),
             Store::Etcd => {
+                let stream = net::connect(self.target, WRITE_LIMIT).await?;
                 let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-                self.drive(driver);
+                drive(&self.tasks, driver);
                 Connection::Http2(sender)
             }
         })
-    }
-
-    fn drive(&self, driver: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-        self.tasks.spawn("connection", async move {
-            // How it ended is told to whoever waits for an answer on it.
-            driver.await.ok();
-        });
     }
 }
 

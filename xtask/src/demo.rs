@@ -1,13 +1,13 @@
 //! `cargo xtask demo`: builds what a story needs, and has `insula-bench` tell it.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::{
     bench, packages,
-    run::{run, top},
+    run::{cargo, run, top},
 };
 
 /// How to run the demo.
@@ -38,6 +38,14 @@ enum Story {
     NoServers,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
+    /// Three nodes go to a later version one after the other, and back, under traffic and writes
+    Upgrade,
+    /// Each of three nodes drained in turn
+    Drain,
+    /// A deadlock planted in each supervised loop, in a program built for it
+    Deadlocks,
+    /// Ten rotations of every node's certificate, and another root, under traffic
+    Certificates,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }
@@ -58,14 +66,31 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
         );
         story = Story::OneNode;
     }
+    let dir = if story == Story::Deadlocks { "target/planted" } else { "target/release" };
     if !arguments.no_build {
-        bench::build()?;
+        if story == Story::Upgrade {
+            bench::build_next("release")?;
+        }
+        if story == Story::Deadlocks { build_planted(&top().join(dir))? } else { bench::build()? }
     }
     let name = story.to_possible_value();
-    let mut command = Command::new(top().join("target/release/insula-bench"));
+    let mut command = Command::new(top().join(dir).join("insula-bench"));
     command.arg("story").args(name.as_ref().map(clap::builder::PossibleValue::get_name));
     if arguments.check {
         command.arg("--check");
     }
     run("demo", command.args(&arguments.rest))
+}
+
+/// Builds the programs with planted deadlocks, and puts them aside, so that nobody takes them for the real ones.
+fn build_planted(dir: &Path) -> Result<()> {
+    let features = ["--features", "insula/planted-deadlock"];
+    run("build (planted deadlocks)", cargo().args(["build", "--workspace", "--quiet"]).args(features))?;
+    std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    for name in ["insula", "insula-bench"] {
+        let (from, to) = (top().join("target/debug").join(name), dir.join(name));
+        // Moved, not copied: the next ordinary build makes its own.
+        std::fs::rename(&from, &to).with_context(|| format!("move {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
 }

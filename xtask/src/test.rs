@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    packages,
+    bench, packages,
     run::{cargo, has_cargo_tool, run},
 };
 
@@ -35,6 +35,7 @@ pub(crate) fn unit() -> Result<()> {
 /// With nextest where it is installed (one process per test, and the groups of `.config/nextest.toml`), else with
 /// cargo's own runner.
 fn tests(which: &[&str]) -> Result<()> {
+    bench::build_next("dev")?;
     // One form of build for everything in dev, so that features do not differ from run to run.
     run("build", cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))?;
     let mut command = cargo();

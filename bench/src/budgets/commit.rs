@@ -18,8 +18,7 @@ use crate::{
     writes::Write,
 };
 
-/// Where a node's API listens for its own users, and where etcd does.
-pub(super) const API: &str = "127.0.0.1:7480";
+/// Where etcd listens.
 const ETCD: &str = "127.0.0.1:2379";
 /// Turns of each store; the median counts.
 const TURNS: usize = 3;
@@ -39,7 +38,7 @@ const P99_MS_BUDGET: f64 = 50.0;
 /// A node, and the store on it: Insula when there is a context.
 #[derive(Clone, Copy)]
 struct Target<'a> {
-    node: &'a str,
+    node: &'a LabNode,
     context: Option<&'a str>,
 }
 
@@ -55,7 +54,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     let nodes = lab.nodes()?;
     let sync_us = sync_us(&nodes)?;
     eprintln!("writing to Insula and to etcd in turns …");
-    let context = context(lab, &nodes)?;
+    let context = lab.context()?;
     start_etcd(lab, &nodes)?;
     let measured = in_turns(lab, &nodes, &context);
     stop_etcd(lab, &nodes);
@@ -83,7 +82,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
 
 /// Turns with one client, and with many, of Insula and of etcd.
 fn in_turns(lab: &Lab, nodes: &[LabNode], context: &str) -> Result<[[Vec<Turn>; 2]; 2]> {
-    let leader_of = |context| leader(lab, nodes.iter().map(|node| Target { node: &node.name, context }).collect());
+    let leader_of = |context| leader(lab, nodes.iter().map(|node| Target { node, context }).collect());
     let targets = [leader_of(Some(context))?, leader_of(None)?];
     let mut measured = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
     for _ in 0..TURNS {
@@ -94,14 +93,6 @@ fn in_turns(lab: &Lab, nodes: &[LabNode], context: &str) -> Result<[[Vec<Turn>; 
         }
     }
     Ok(measured)
-}
-
-/// A line that lets a program write through the API of every node.
-pub(super) fn context(lab: &Lab, nodes: &[LabNode]) -> Result<String> {
-    let node = &nodes.first().context("the lab has no node")?.name;
-    let said = lab.on(node, &["token", "create", "--api", "--role", "admin"], "")?;
-    let line = said.split_whitespace().find(|word| word.starts_with("insula-ctx-"));
-    line.map(str::to_owned).with_context(|| format!("no context in {said:?}"))
 }
 
 /// The one whose writes need no hop: the fastest.
@@ -117,18 +108,18 @@ fn leader<'a>(lab: &Lab, targets: Vec<Target<'a>>) -> Result<Target<'a>> {
 }
 
 fn turn(lab: &Lab, Target { node, context }: Target<'_>, clients: &str, seconds: &str) -> Result<Turn> {
-    let mut command = lab.command_at(node, &lab.programs().bench);
+    let mut command = lab.command_at(&node.name, &lab.programs().bench);
     command.args(["writes", "--clients", clients, "--duration", seconds]);
     match context {
-        Some(context) => command.args(["--target", API]).env("INSULA_CONTEXT", context),
+        Some(context) => command.args(["--target", &node.api().to_string()]).env("INSULA_CONTEXT", context),
         None => command.args(["--target", ETCD]),
     };
     let said = output(&mut command, "")?;
     let writes = said.lines().map(serde_json::from_str).collect::<Result<Vec<Write>, _>>()?;
     let mut took_us: Vec<u64> = writes.iter().filter(|write| write.is_ok).map(|write| write.took_us).collect();
-    ensure!(!took_us.is_empty(), "{node} confirmed no write");
+    ensure!(!took_us.is_empty(), "{} confirmed no write", node.name);
     let failed = writes.len() - took_us.len();
-    ensure!(failed == 0, "{failed} of {} writes on {node} failed", writes.len());
+    ensure!(failed == 0, "{failed} of {} writes on {} failed", writes.len(), node.name);
     took_us.sort_unstable();
     let end_us = |write: &Write| write.start_ms * 1000 + write.took_us;
     let first_us = writes.iter().map(|write| write.start_ms * 1000).min().unwrap_or_default();
@@ -179,7 +170,7 @@ fn start_etcd(lab: &Lab, nodes: &[LabNode]) -> Result<()> {
     }
     let deadline = Clock::real().now() + ETCD_WITHIN;
     let first = nodes.first().context("the lab has no node")?;
-    while let Err(error) = turn(lab, Target { node: &first.name, context: None }, "1", "0.2") {
+    while let Err(error) = turn(lab, Target { node: first, context: None }, "1", "0.2") {
         if Clock::real().now() > deadline {
             bail!("etcd does not take writes: {error:#}");
         }

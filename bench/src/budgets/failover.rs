@@ -15,11 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    Line,
-    commit::{API, context},
-    ms,
-};
+use super::{Line, ms};
 use crate::{lab::Lab, report::percentile, writes::Write};
 
 /// Budgets of 90 % and of 99 % of the kills.
@@ -40,13 +36,13 @@ struct Probe {
 impl Probe {
     fn start(lab: &Lab) -> Result<Self> {
         let nodes = lab.nodes()?;
-        let context = context(lab, &nodes)?;
+        let context = lab.context()?;
         let (sender, writes) = channel();
         let mut probe = Self { writers: Vec::new(), writes };
         for node in &nodes {
             let mut command = lab.command_at(&node.name, &lab.programs().bench);
             command
-                .args(["writes", "--until-eof", "--pause-ms", "10", "--target", API])
+                .args(["writes", "--until-eof", "--pause-ms", "10", "--target", &node.api().to_string()])
                 .env("INSULA_CONTEXT", &context);
             // Failures are what is expected here.
             let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

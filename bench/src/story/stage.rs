@@ -45,10 +45,15 @@ pub(super) fn now_ms() -> u64 {
 
 impl Stage {
     /// Makes it; every edge has answered from every instance.
-    pub(super) fn set(programs: &Programs, telling: &Telling, interrupt: &Interrupt) -> Result<Self> {
+    pub(super) fn set(
+        programs: &Programs,
+        telling: &Telling,
+        certificates: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         step("lab: one region, three nodes in two data centres, an image registry");
         let begun = now_ms();
-        let lab = Lab::up(programs, &telling.name)?;
+        let lab = Lab::up(programs, &telling.name, 3, certificates)?;
         print!("{}", lab.run(&["status"])?);
         say_took(begun);
         step("image: static busybox that serves a page, pushed to the registry");

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use insula_env::{Env, clock};
+use insula_env::{Env, beat, clock};
 use insula_types::{Granted, Load, Renewal, Revision};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -36,11 +36,12 @@ pub fn start_renewals(
 ) {
     let load = Arc::new(load);
     let rng = env.rng.fork();
-    env.tasks.supervise("renew", move || {
+    env.tasks.supervise("renew", beat::QUICK, move |beat| {
         let (renewer, mut catalog, load, rng) = (Arc::clone(&renewer), catalog.clone(), Arc::clone(&load), rng.clone());
         async move {
             let mut was_well = true;
             loop {
+                beat.alive();
                 let catalog_revision = *catalog.borrow_and_update();
                 let renewal = Renewal { load: load(), catalog_revision };
                 let failed = match clock::timeout(RENEW_LIMIT, renewer.renew(renewal)).await {
@@ -58,9 +59,12 @@ pub fn start_renewals(
                 let wait = clock::sleep(rng.jitter(RENEW_EVERY));
                 if was_well {
                     clock::sleep(RENEW_GAP).await;
-                    tokio::select! { biased; () = wait => {}, () = changed(&mut catalog) => {} }
+                    beat.idle(async {
+                        tokio::select! { biased; () = wait => {}, () = changed(&mut catalog) => {} }
+                    })
+                    .await;
                 } else {
-                    wait.await;
+                    beat.idle(wait).await;
                 }
             }
         }

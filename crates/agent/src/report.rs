@@ -15,6 +15,8 @@ use crate::CallError;
 const REPORT_GAP: Duration = Duration::from_millis(200);
 /// How long a report may take. An election lasts up to two seconds.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
+/// A turn ends within a report's limit; twice as long means that it hangs.
+const TURN_LIMIT: Duration = REPORT_LIMIT.saturating_mul(2);
 /// Wait after a failed report.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 /// Statuses in one report, so that a log entry stays small.
@@ -42,7 +44,7 @@ pub(crate) fn start(
     statuses: watch::Receiver<Statuses>,
 ) {
     let rng = env.rng.fork();
-    env.tasks.supervise("report", move || {
+    env.tasks.supervise("report", TURN_LIMIT, move |beat| {
         let (reporter, region, mut statuses) = (Arc::clone(&reporter), region.clone(), statuses.clone());
         let rng = rng.clone();
         async move {
@@ -53,6 +55,7 @@ pub(crate) fn start(
                 reported.retain(|id, _| now.contains_key(id));
                 let news: Vec<_> = now.values().filter(|s| reported.get(&s.instance) != Some(*s)).cloned().collect();
                 for some in news.chunks(STATUSES_MAX) {
+                    beat.alive();
                     let failed = match clock::timeout(REPORT_LIMIT, reporter.report(some.to_vec())).await {
                         Ok(Ok(())) => None,
                         Ok(Err(error)) => Some(crate::chain(&error)),
@@ -71,21 +74,24 @@ pub(crate) fn start(
                     reported.extend(some.iter().map(|status| (status.instance, status.clone())));
                 }
                 if !was_well {
-                    clock::sleep(rng.jitter(RETRY_WAIT)).await;
+                    beat.idle(clock::sleep(rng.jitter(RETRY_WAIT))).await;
                     continue;
                 }
                 clock::sleep(REPORT_GAP).await;
-                tokio::select! {
-                    biased;
-                    () = crate::renew::changed(&mut statuses) => {}
-                    () = clock::sleep(rng.jitter(COMPARE_EVERY)) => {
-                        // A region that was restored, or a report that a former leader lost.
-                        region.read(|state| {
-                            reported.retain(|id, status| {
-                                !state.placements.contains(id) || state.statuses.get(id) == Some(status)
-                            });
-                        });
+                let is_quiet = beat.idle(async {
+                    tokio::select! {
+                        biased;
+                        () = crate::renew::changed(&mut statuses) => false,
+                        () = clock::sleep(rng.jitter(COMPARE_EVERY)) => true,
                     }
+                });
+                if is_quiet.await {
+                    // A region that was restored, or a report that a former leader lost.
+                    region.read(|state| {
+                        reported.retain(|id, status| {
+                            !state.placements.contains(id) || state.statuses.get(id) == Some(status)
+                        });
+                    });
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use insula_container::{ImageRef, InstanceConfig, NodeLabels, Runtime};
-use insula_env::{Env, clock};
+use insula_env::{Beat, Env, beat, clock};
 use insula_state::{RegionState, Store};
 use insula_types::{InstanceId, NodeId, Placement, StopSpec};
 use tokio::sync::watch;
@@ -65,9 +65,9 @@ impl Agent {
         report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
-        env.tasks.supervise("agent", move || {
+        env.tasks.supervise("agent", beat::QUICK, move |beat| {
             let shell = Shell { env: env_of_run.clone(), parts: parts.clone(), shown: Arc::clone(&shown) };
-            shell.run()
+            shell.run(beat)
         });
         Self { statuses }
     }
@@ -95,7 +95,7 @@ enum Done {
 type Jobs = FuturesUnordered<BoxFuture<'static, Done>>;
 
 impl Shell {
-    async fn run(self) {
+    async fn run(self, beat: Beat) {
         let mut core = Core::new(self.parts.node, self.env.rng.fork(), self.env.clock.now());
         let mut jobs = Jobs::new();
         let mut list = List::default();
@@ -108,29 +108,33 @@ impl Shell {
         jobs.push(self.learn());
         loop {
             let wake = core.next_wake(self.env.clock.now());
-            let event = tokio::select! {
-                biased;
-                Some(done) = jobs.next(), if !jobs.is_empty() => match done {
-                    Done::Event(event) => event,
-                    Done::Learned => {
-                        is_learned = true;
-                        self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
+            let event = beat
+                .idle(async {
+                    tokio::select! {
+                        biased;
+                        Some(done) = jobs.next(), if !jobs.is_empty() => match done {
+                            Done::Event(event) => event,
+                            Done::Learned => {
+                                is_learned = true;
+                                self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
+                            }
+                            Done::Written(placements, result) => {
+                                list.note(placements, result);
+                                Event::Tick
+                            }
+                        },
+                        () = changed(&mut revision), if is_learned => {
+                            revision.mark_unchanged();
+                            self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
+                        }
+                        () = changed(&mut ended) => {
+                            ended.mark_unchanged();
+                            Event::Ended
+                        }
+                        () = clock::sleep_until(wake) => Event::Tick,
                     }
-                    Done::Written(placements, result) => {
-                        list.note(placements, result);
-                        Event::Tick
-                    }
-                },
-                () = changed(&mut revision), if is_learned => {
-                    revision.mark_unchanged();
-                    self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
-                }
-                () = changed(&mut ended) => {
-                    ended.mark_unchanged();
-                    Event::Ended
-                }
-                () = clock::sleep_until(wake) => Event::Tick,
-            };
+                })
+                .await;
             self.step(&mut core, &jobs, event);
             if let Some(placements) = list.next() {
                 jobs.push(self.write(placements));

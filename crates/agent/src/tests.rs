@@ -165,6 +165,7 @@ impl Bench {
             version: "test".into(),
             health: NodeHealth::Up,
             is_cordoned: false,
+            is_draining: false,
             joined_ms: 0,
         };
         self.revision += 1;
@@ -375,7 +376,7 @@ struct Leader(Mutex<Vec<Revision>>);
 impl Renewer for Leader {
     async fn renew(&self, renewal: Renewal) -> Result<Granted, CallError> {
         self.0.lock().push(renewal.catalog_revision);
-        Ok(Granted { lease: 5 * RENEW_EVERY })
+        Ok(Granted { lease: 5 * RENEW_EVERY, wall_ms: 0 })
     }
 }
 

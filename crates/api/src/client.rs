@@ -83,8 +83,8 @@ impl Client {
         if context.addresses.is_empty() {
             return Err(ContextError::NoAddress);
         }
-        let root = context.root_hash()?;
-        let tls = api_client_config(root, env.clock.clone()).map_err(|error| ContextError::Tls(error.to_string()))?;
+        let tls = api_client_config(context.root_hashes()?, env.clock.clone())
+            .map_err(|error| ContextError::Tls(error.to_string()))?;
         ApiToken::parse(&context.token).map_err(|error| ContextError::Token(error.to_string()))?;
         let mut token = HeaderValue::try_from(format!("Bearer {}", context.token.trim()))
             .map_err(|_| ContextError::Token("it has characters that no token has".to_owned()))?;

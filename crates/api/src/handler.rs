@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef,
+    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef, TokenId,
 };
 
 use crate::{
     Problem,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
+        RecoveryBody, Region, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 
@@ -92,6 +93,19 @@ pub struct DeleteRequest {
     pub request: Option<RequestId>,
 }
 
+/// A node that shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoveNodeRequest {
+    /// The node.
+    pub node: NodeKey,
+    /// The revision that last changed it, as the caller saw it; another one now is [`crate::Code::Conflict`].
+    pub expected: Revision,
+    /// Also while it is up, or instances are on it.
+    pub is_forced: bool,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
 /// A service that shall have another number of instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScaleRequest {
@@ -163,6 +177,11 @@ pub trait Handler: Send + Sync + 'static {
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;
     /// One node.
     async fn node(&self, key: &NodeKey, read: ReadOptions) -> Answer<Versioned<Node>>;
+    /// Says what a node shall do.
+    async fn set_node_duty(&self, key: &NodeKey, duty: NodeDuty, request: Option<RequestId>)
+    -> Answer<Versioned<Node>>;
+    /// Removes a node for ever.
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>>;
     /// All regions.
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>>;
     /// What happened in this region.
@@ -185,6 +204,24 @@ pub trait Handler: Send + Sync + 'static {
     /// leader confirmed that it is complete.
     async fn backup(&self, state: StateKey) -> Answer<LogStream>;
 
+    /// All tokens: the API's, and those to join this region with.
+    async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>>;
+    /// Ends a token, by its exact id.
+    async fn remove_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>>;
+
+    /// Which roots there are, and how far the nodes are.
+    async fn authorities(&self, read: ReadOptions) -> Answer<Versioned<CaStatus>>;
+    /// Lets the active root sign the region's CA anew.
+    async fn renew_region(&self, body: RecoveryBody) -> Answer<Versioned<RootChanged>>;
+    /// Makes a root that shall replace the active one.
+    async fn add_root(&self, body: RecoveryBody) -> Answer<Versioned<RootAdded>>;
+    /// Takes a root into use that every node trusts.
+    async fn activate_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
+    /// Ends the trust in a root that no node shows alone any more.
+    async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
+
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;
+    /// Whether this node is as it shall be, and what to do about it. Needs no other node.
+    async fn doctor(&self) -> Answer<Doctor>;
 }

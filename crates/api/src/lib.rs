@@ -15,8 +15,8 @@ pub mod wire;
 
 pub use client::{Client, ClientError, Context, ContextError, EventReader, LogReader};
 pub use handler::{
-    Answer, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions, Role,
-    ScaleRequest,
+    Answer, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions,
+    RemoveNodeRequest, Role, ScaleRequest,
 };
 pub use plan::changes;
 pub use problem::{Code, Problem};

@@ -33,6 +33,8 @@ pub enum Code {
     NoSuchNode,
     /// There is no such region.
     NoSuchRegion,
+    /// There is no such token.
+    NoSuchToken,
     /// Another app owns the host and path.
     RouteTaken,
     /// The app has another release than the caller expected.
@@ -74,7 +76,8 @@ impl Code {
             | Self::NoSuchService
             | Self::NoSuchInstance
             | Self::NoSuchNode
-            | Self::NoSuchRegion => StatusCode::NOT_FOUND,
+            | Self::NoSuchRegion
+            | Self::NoSuchToken => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken | Self::Conflict => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
@@ -103,6 +106,7 @@ impl Code {
             Self::NoSuchInstance => "there is no such instance",
             Self::NoSuchNode => "there is no such node",
             Self::NoSuchRegion => "there is no such region",
+            Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",
             Self::Conflict => "something else has changed or owns it",

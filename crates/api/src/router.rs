@@ -11,7 +11,7 @@ use axum::{
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 
@@ -45,10 +45,28 @@ struct Shared {
     access: Access,
 }
 
-/// The endpoints of the API over a handler, for one kind of listener.
-pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
-    let shared = Shared { handler, access };
-    Router::new()
+/// A router that remembers its paths, so that a test can walk them all.
+struct Endpoints {
+    router: Router<Shared>,
+    paths: Vec<&'static str>,
+}
+
+impl Endpoints {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Shared>) -> Self {
+        self.paths.push(path);
+        Self { router: self.router.route(path, methods), ..self }
+    }
+}
+
+/// The path of every endpoint, with its parameters in braces.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    endpoints().paths
+}
+
+/// Every endpoint of the API.
+fn endpoints() -> Endpoints {
+    Endpoints { router: Router::new(), paths: Vec::new() }
         .route("/v1/apps", get(endpoints::apps))
         .route("/v1/apps/{app}", get(endpoints::app).put(endpoints::deploy).delete(endpoints::delete_app))
         .route("/v1/apps/{app}/status", get(endpoints::app_status))
@@ -58,13 +76,29 @@ pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
         .route("/v1/nodes", get(endpoints::nodes))
-        .route("/v1/nodes/{node}", get(endpoints::node))
+        .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
+        .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))
         .route("/v1/regions", get(endpoints::regions))
         .route("/v1/events", get(endpoints::events))
         .route("/v1/tokens/join", post(endpoints::create_join_token))
         .route("/v1/tokens/api", post(endpoints::create_api_token))
         .route("/v1/state/{state}/backup", get(endpoints::backup))
+        .route("/v1/tokens", get(endpoints::tokens))
+        .route("/v1/tokens/{token}", delete(endpoints::remove_token))
+        .route("/v1/ca", get(endpoints::authorities))
+        .route("/v1/ca/renew-region", post(endpoints::renew_region))
+        .route("/v1/ca/add-root", post(endpoints::add_root))
+        .route("/v1/ca/activate-root", post(endpoints::activate_root))
+        .route("/v1/ca/retire-root", post(endpoints::retire_root))
         .route("/v1/status", get(endpoints::status))
+        .route("/v1/doctor", get(endpoints::doctor))
+}
+
+/// The endpoints of the API over a handler, for one kind of listener.
+pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
+    let shared = Shared { handler, access };
+    endpoints()
+        .router
         .fallback(|request: Request| async move {
             let said = format!("{}: see `insula help` for what there is", request.uri().path());
             Problem::new(Code::NoSuchEndpoint, said)

@@ -9,7 +9,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use insula_env::{
-    TaskGroup, clock,
+    Beat, TaskGroup, clock,
     net::{TcpListener, UnixListener},
 };
 use rustls::ServerConfig;
@@ -32,13 +32,19 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers on `listener` until the task is dropped; connections run in `tasks`. Callers prove themselves by a token.
-pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, handler: Arc<dyn Handler>, tasks: TaskGroup) {
+pub async fn serve_tls(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    handler: Arc<dyn Handler>,
+    tasks: TaskGroup,
+    beat: Beat,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let router = router(handler, Access::Token);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Some(slot) = take(&slots).await else { return };
-        let Some((stream, peer)) = accepted(listener.accept().await).await else { continue };
+        let Some(slot) = beat.idle(take(&slots)).await else { return };
+        let Some((stream, peer)) = accepted(beat.idle(listener.accept()).await).await else { continue };
         let (acceptor, router) = (acceptor.clone(), router.clone());
         tasks.spawn("api connection", async move {
             if let Err(error) = stream.set_nodelay(true) {
@@ -53,13 +59,30 @@ pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, handler: A
     }
 }
 
-/// Answers on the node's own socket until the task is dropped. Whoever may open it is root.
-pub async fn serve_unix(listener: UnixListener, handler: Arc<dyn Handler>, tasks: TaskGroup) {
+/// Whether a process of user `uid` may use the node's own socket: root, or whoever runs the node.
+fn may_enter(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// Answers on the node's own socket until the task is dropped. The file's mode lets only its owner open it; who has
+/// opened it all the same, before the mode was set or after it was changed, is asked for by the kernel's word.
+pub async fn serve_unix(listener: UnixListener, handler: Arc<dyn Handler>, tasks: TaskGroup, beat: Beat) {
     let router = router(handler, Access::Root);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Some(slot) = take(&slots).await else { return };
-        let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
+        let Some(slot) = beat.idle(take(&slots)).await else { return };
+        let Some((stream, _)) = accepted(beat.idle(listener.accept()).await).await else { continue };
+        match stream.peer_cred() {
+            Ok(caller) if may_enter(caller.uid()) => {}
+            Ok(caller) => {
+                warn!(uid = caller.uid(), "a caller of the local API is not root: refused");
+                continue;
+            }
+            Err(error) => {
+                warn!(%error, "cannot tell who calls the local API: refused");
+                continue;
+            }
+        }
         tasks.spawn("local api connection", connection(stream, router.clone(), slot));
     }
 }

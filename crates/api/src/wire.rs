@@ -4,9 +4,12 @@
 //! regions and tokens are the world's, everything else is the region's.
 
 mod app;
+mod authority;
 mod cluster;
+mod doctor;
 mod event;
 mod instance;
+mod token;
 
 use insula_types::Revision;
 use serde::{Deserialize, Serialize};
@@ -14,12 +17,15 @@ use serde::{Deserialize, Serialize};
 pub use app::{
     App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ScaleBody, Scaled, ServiceStatus,
 };
+pub use authority::{CaNode, CaRoot, CaRootState, CaStatus, RecoveryBody, RootAdded, RootBody, RootChanged};
 pub use cluster::{
-    ApiTokenBody, ApiTokenCreated, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeState, NodeStatus,
-    NodeUse, Region, TokenRole,
+    ApiTokenBody, ApiTokenCreated, DutyBody, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeDuty,
+    NodeRemoved, NodeState, NodeStatus, NodeUse, Region, TokenRole,
 };
+pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
+pub use token::{Token, TokenKind, TokenRemoved};
 
 /// A listing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use insula_env::Env;
+use insula_env::{Beat, Env, Rng, beat};
 use insula_types::{ClusterId, NodeId, RegionName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -66,8 +66,8 @@ impl Holder {
         }
         let (keeper, rng) = (Arc::clone(&holder), env.rng.clone());
         let on_disk = Arc::new(Mutex::new(on_disk));
-        env.tasks.supervise("catalog file", move || {
-            keep(Arc::clone(&keeper), file.clone(), Arc::clone(&on_disk), rng.clone())
+        env.tasks.supervise("catalog file", beat::DISK, move |beat| {
+            keep(Arc::clone(&keeper), file.clone(), Arc::clone(&on_disk), rng.clone(), beat)
         });
         holder
     }
@@ -108,12 +108,12 @@ fn is_for(current: &Catalog, offered: &Catalog) -> Result<(), CheckError> {
 
 /// Writes the newest catalog to disk, again and again. Apart from taking it, so that a slow disk delays no traffic. One
 /// that says nothing new is not written: most revisions of the region's state mean nothing to traffic.
-async fn keep(holder: Arc<Holder>, file: CatalogFile, on_disk: Arc<Mutex<Option<Arc<Catalog>>>>, rng: insula_env::Rng) {
+async fn keep(holder: Arc<Holder>, file: CatalogFile, on_disk: Arc<Mutex<Option<Arc<Catalog>>>>, rng: Rng, beat: Beat) {
     const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
     let mut watch = holder.watch();
     // What came before this task did is looked at too.
     watch.mark_changed();
-    while watch.changed().await.is_ok() {
+    while beat.idle(watch.changed()).await.is_ok() {
         let catalog = Arc::clone(&watch.borrow_and_update());
         let is_known = on_disk.lock().as_ref().is_some_and(|known| catalog.says_the_same_as(known));
         if catalog.is_empty() || is_known {

@@ -5,8 +5,9 @@
 mod client;
 mod listen;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use insula_env::{Rule, TaskInfo};
 use insula_types::{Incarnation, Revision};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,8 @@ enum Request {
     ReloadIdentity,
     /// How is traffic?
     Stats,
+    /// What runs there?
+    Tasks,
 }
 
 /// What the dataplane answers.
@@ -46,4 +49,39 @@ enum Reply {
     Failed { why: String },
     /// Counters and gauges by name.
     Stats(BTreeMap<String, u64>),
+    /// What runs.
+    Tasks(Vec<TaskReport>),
+}
+
+/// A task of the dataplane, as its server asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The group that it belongs to.
+    pub owner: String,
+    /// Its name.
+    pub name: String,
+    /// What happens when it ends.
+    pub rule: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How long ago it showed that it is alive, and when the watchdog acts, in milliseconds; none: it is not watched.
+    pub beat_ms: Option<(u64, u64)>,
+}
+
+impl From<&TaskInfo> for TaskReport {
+    fn from(task: &TaskInfo) -> Self {
+        let rule = match task.rule {
+            Rule::Once => "once",
+            Rule::Restart => "restart",
+            Rule::Critical => "critical",
+        };
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            owner: task.owner.to_string(),
+            name: task.name.to_string(),
+            rule: rule.to_owned(),
+            restarts: task.restarts,
+            beat_ms: task.beat.map(|beat| (ms(beat.age), ms(beat.limit))),
+        }
+    }
 }

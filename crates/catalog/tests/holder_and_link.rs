@@ -14,7 +14,7 @@ use insula_catalog::{
     link::{Acknowledged, Dataplane, Link, LinkError, listen},
 };
 use insula_env::{
-    Clock, Env, Rng, TaskGroup,
+    Clock, Env, Rng, TaskGroup, beat,
     clock::{sleep, timeout},
     memory::MemoryDisk,
     net::bind_unix,
@@ -191,7 +191,9 @@ async fn the_link_survives_either_end() {
     let run = |holder: &Arc<Holder>| {
         let env = Env::real("dataplane");
         let listener = bind_unix(&path).expect("bind");
-        env.tasks.critical("link", listen(listener, Arc::clone(holder), Arc::new(Fake::default()), env.clone()));
+        let (holder, tasks) = (Arc::clone(holder), env.clone());
+        env.tasks
+            .critical("link", beat::QUICK, |beat| listen(listener, holder, Arc::new(Fake::default()), tasks, beat));
         env
     };
     let first = holder();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
-    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef,
+    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef, TokenId,
     definition::{SCALE_MAX, parse_duration},
 };
 
@@ -106,6 +106,9 @@ pub struct PlaceArgs {
     /// The configuration to write
     #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
     pub config: PathBuf,
+    /// How long certificates live [default: node=72h,region=365d,root=3650d]
+    #[arg(long, value_name = "node=SPAN,…")]
+    pub certificates: Option<String>,
     /// Write no systemd unit
     #[arg(long)]
     pub no_service: bool,
@@ -194,9 +197,12 @@ fn parse_advertise(text: &str) -> Result<SocketAddr, String> {
 /// Commands that speak to the API.
 #[derive(Debug, Subcommand)]
 pub enum ApiCommand {
-    /// Make tokens
+    /// Make, list and end tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Look after the cluster's root and its regions' CAs
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Run an app as its definition says: shows what changes, then progress
     Deploy(DeployArgs),
     /// List apps
@@ -205,6 +211,8 @@ pub enum ApiCommand {
     Ps(PsArgs),
     /// Show how an app is, or this node and its groups
     Status(StatusArgs),
+    /// Look whether this node is as it shall be, and say what to do; ends with 1 when something is bad
+    Doctor(JsonArgs),
     /// Show what instances wrote
     Logs(LogArgs),
     /// Set the number of instances of a service per region
@@ -213,9 +221,15 @@ pub enum ApiCommand {
     Rm(RmArgs),
     /// List nodes
     Nodes(JsonArgs),
-    /// Look at one node
+    /// Look at one node, or remove it
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Give a node no new instances
+    Cordon(NodeKeyArgs),
+    /// Give a node new instances again
+    Uncordon(NodeKeyArgs),
+    /// Move what runs on a node to others, without losing a request
+    Drain(DrainArgs),
     /// List regions
     Regions(JsonArgs),
     /// Show what happened
@@ -223,6 +237,33 @@ pub enum ApiCommand {
     /// Say why something is as it is
     #[command(subcommand)]
     Explain(ExplainCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Show roots, and which nodes trust them
+    Status(JsonArgs),
+    /// Let the root sign the region's CA anew
+    RenewRegion(RecoveryArgs),
+    /// Put a new root in place of the present one; prints a new recovery key
+    ReplaceRoot(RecoveryArgs),
+    /// Go on with a replacement that was cut off
+    ActivateRoot(RootArgs),
+    /// End the trust in the root that was replaced
+    RetireRoot,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
+    /// A file with the recovery key
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RootArgs {
+    /// The root, as `insula ca status` names it
+    pub root: String,
 }
 
 /// How to answer.
@@ -237,6 +278,16 @@ pub struct JsonArgs {
 pub enum TokenCommand {
     /// Print one line to paste: after `insula join`, or with --api into INSULA_CONTEXT
     Create(TokenArgs),
+    /// List tokens: the API's, and those to join with
+    List(JsonArgs),
+    /// End a token at once
+    Rm(TokenRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenRmArgs {
+    /// Its exact id
+    pub id: TokenId,
 }
 
 #[derive(Debug, Args)]
@@ -357,6 +408,41 @@ pub struct RmArgs {
 pub enum NodeCommand {
     /// Show one node
     Show(NodeArgs),
+    /// Remove a node for ever
+    Rm(NodeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeKeyArgs {
+    /// Exact id or exact name
+    pub node: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Exact id or exact name
+    pub node: String,
+    /// How long to wait until nothing runs there
+    #[arg(long, default_value = "5m", value_parser = parse_span)]
+    pub wait: Duration,
+    /// Do not wait
+    #[arg(long, conflicts_with = "wait")]
+    pub detach: bool,
+    /// Do not ask when more than a third of the nodes will be out of use
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRmArgs {
+    /// Exact id or exact name
+    pub node: String,
+    /// Also while it is up or instances are on it: they are started elsewhere, what only it had is lost
+    #[arg(long)]
+    pub force: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

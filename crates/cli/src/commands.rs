@@ -1,13 +1,16 @@
 //! The commands that speak to the API.
 
+mod ca;
 mod change;
 mod deploy;
+mod doctor;
 mod events;
 mod logs;
+mod nodes;
 mod show;
 mod token;
 
-use insula_api::Client;
+use insula_api::{Client, wire::NodeDuty};
 
 use crate::{
     Failure,
@@ -42,6 +45,9 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
     };
     match command {
         ApiCommand::Token(TokenCommand::Create(args)) => token::create(client, args).await,
+        ApiCommand::Token(TokenCommand::List(args)) => token::list(client, args.json).await,
+        ApiCommand::Token(TokenCommand::Rm(args)) => token::remove(client, args.id).await,
+        ApiCommand::Ca(command) => ca::run(client, command).await,
         // Read by `prepare`; when it comes here all the same, it is read now.
         ApiCommand::Deploy(args) => deploy::run(client, read(args)?).await,
         ApiCommand::Apps(args) => show::apps(client, args.json).await,
@@ -50,11 +56,16 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
             Some(app) => show::app_status(client, app, args.json.json).await,
             None => show::status(client, args.json.json).await,
         },
+        ApiCommand::Doctor(args) => doctor::run(client, args.json).await,
         ApiCommand::Logs(args) => logs::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
         ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
+        ApiCommand::Node(NodeCommand::Rm(args)) => nodes::remove(client, &args).await,
+        ApiCommand::Cordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Cordon).await,
+        ApiCommand::Uncordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Serve).await,
+        ApiCommand::Drain(args) => nodes::drain(client, &args).await,
         ApiCommand::Regions(args) => show::regions(client, args.json).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,

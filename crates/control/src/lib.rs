@@ -25,4 +25,4 @@ mod tests;
 
 pub use lease::LeaseTable;
 pub use service::{Confirmed, Control, NotLeader};
-pub use voters::{DEAD_AFTER, Membership, MembershipError, start_voters, wanted_voters};
+pub use voters::{DEAD_AFTER, HandOverError, Membership, MembershipError, start_voters, wanted_voters};

@@ -96,8 +96,9 @@ fn services(state: &RegionState) -> BTreeMap<ServiceRef, Service<'_>> {
             instance: placement.instance,
             node: placement.node,
             datacenter: node.datacenter.as_str(),
-            // A release that does not touch this service leaves its instances alone.
-            is_fresh: service.wanted.is_some_and(|(_, wanted)| wanted.spec == placement.spec),
+            // A release that does not touch this service leaves its instances alone. What is on a node that is drained is
+            // replaced just as what is out of date: the new one is ready before the old one goes.
+            is_fresh: !node.is_draining && service.wanted.is_some_and(|(_, wanted)| wanted.spec == placement.spec),
             is_ready: state.statuses.get(&placement.instance).is_some_and(|status| status.is_ready),
         });
     }
@@ -138,7 +139,7 @@ fn place(
                 datacenter: &node.datacenter,
                 capacity: node.capacity,
                 health: node.health,
-                is_cordoned: node.is_cordoned,
+                is_cordoned: node.is_cordoned || node.is_draining,
             })
             .collect(),
         taken: state

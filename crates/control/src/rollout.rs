@@ -14,7 +14,7 @@ pub(crate) struct Live<'a> {
     pub node: NodeId,
     /// Data centre of its node.
     pub datacenter: &'a str,
-    /// Runs what is wanted now.
+    /// Runs what is wanted now, on a node that it may stay on.
     pub is_fresh: bool,
     pub is_ready: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use insula_env::{Env, clock};
+use insula_env::{Beat, Env, clock};
 use insula_state::{GlobalState, Leadership, ProposeError, RegionCommand, RegionState, Store, region::RegionReply};
 use insula_types::{Granted, InstanceId, Load, NodeId, Renewal, Term};
 use parking_lot::Mutex;
@@ -22,6 +22,8 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 const ROUND_GAP: Duration = Duration::from_millis(10);
 /// How long one command may take. More than an election, so that a round does not give up during one.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
+/// A turn is one command, or the two questions before the first: three of these limits, and something hangs.
+const TURN_LIMIT: Duration = PROPOSE_LIMIT.saturating_mul(3);
 /// Wait after a round that failed.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
@@ -69,7 +71,7 @@ impl Control {
         let (leases, wake) = Default::default();
         let control = Arc::new(Self { me, env, region, global, confirmed, leases, wake });
         let run = Arc::clone(&control);
-        control.env.tasks.supervise("control", move || Arc::clone(&run).run());
+        control.env.tasks.supervise("control", TURN_LIMIT, move |beat| Arc::clone(&run).run(beat));
         control
     }
 
@@ -88,7 +90,7 @@ impl Control {
         if is_news {
             self.wake.notify_one();
         }
-        Ok(Granted { lease: LEASE })
+        Ok(Granted { lease: LEASE, wall_ms: self.env.clock.wall_ms() })
     }
 
     /// What the nodes said of their load; none when this node does not lead.
@@ -96,18 +98,18 @@ impl Control {
         self.leases.lock().as_ref().map(LeaseTable::loads)
     }
 
-    async fn run(self: Arc<Self>) {
+    async fn run(self: Arc<Self>, beat: Beat) {
         let mut leadership = self.region.leadership();
         loop {
             // An error means that the group itself is gone; the task ends and its supervisor looks again.
-            let Ok(now) = leadership.wait_for(|now| now.is_me).await.map(|now| *now) else { return };
+            let Ok(now) = beat.idle(leadership.wait_for(|now| now.is_me)).await.map(|now| *now) else { return };
             let _reign = self.begin(now.term);
             let is_over = |later: &Leadership| !later.is_me || later.term != now.term;
             let is_fenced = tokio::select! {
                 biased;
                 // Whether it changed or the group is gone: this reign is over.
                 _ = leadership.wait_for(is_over) => false,
-                () = self.lead() => true,
+                () = self.lead(&beat) => true,
             };
             info!(term = %now.term, is_fenced, "no longer the region's leader");
             if is_fenced {
@@ -128,19 +130,20 @@ impl Control {
     }
 
     /// Decides for as long as nobody else does.
-    async fn lead(&self) {
+    async fn lead(&self, beat: &Beat) {
         let mut memory = Memory::default();
         let mut epoch = None;
         let mut is_global_fresh = false;
         let mut changed = (self.region.replica().changed(), self.global.replica().changed());
         loop {
+            beat.alive();
             changed.0.mark_unchanged();
             changed.1.mark_unchanged();
             if !(self.confirmed)() {
                 self.pause(ROUND_GAP).await;
                 continue;
             }
-            match self.round(&mut memory, &mut epoch, &mut is_global_fresh).await {
+            match self.round(&mut memory, &mut epoch, &mut is_global_fresh, beat).await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -153,13 +156,16 @@ impl Control {
             let now = self.env.clock.now();
             let timer = self.env.rng.jitter(ROUND_EVERY);
             let next = self.next_end(&memory).map_or(now + timer, |next| next.min(now + timer));
-            tokio::select! {
-                biased;
-                _ = changed.0.changed() => {}
-                _ = changed.1.changed() => {}
-                () = self.wake.notified() => {}
-                () = self.look_until(next) => {}
-            }
+            beat.idle(async {
+                tokio::select! {
+                    biased;
+                    _ = changed.0.changed() => {}
+                    _ = changed.1.changed() => {}
+                    () = self.wake.notified() => {}
+                    () = self.look_until(next) => {}
+                }
+            })
+            .await;
         }
     }
 
@@ -193,6 +199,7 @@ impl Control {
         memory: &mut Memory,
         epoch: &mut Option<u64>,
         is_global_fresh: &mut bool,
+        beat: &Beat,
     ) -> Result<bool, ProposeError> {
         let epoch_now = match *epoch {
             Some(epoch) => epoch,
@@ -205,6 +212,7 @@ impl Control {
             *is_global_fresh = barrier.is_ok();
         }
         for command in self.decide(memory, *is_global_fresh) {
+            beat.alive();
             debug!(?command, "decided");
             let command = RegionCommand::Controlled { epoch: epoch_now, command: Box::new(command) };
             match self.with_looks(self.region.propose(&command, PROPOSE_LIMIT)).await {

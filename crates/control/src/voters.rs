@@ -14,6 +14,8 @@ use tracing::{info, warn};
 const VOTERS_MAX: usize = 5;
 /// A voter that has been down for so long gives its seat to a node that is up.
 pub const DEAD_AFTER: Duration = Duration::from_secs(600);
+/// How long a turn may take: bringing up to date and taking out of a few voters, each with its limit of half a minute.
+const TURN_LIMIT: Duration = Duration::from_secs(300);
 /// Time between two looks at who votes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,11 @@ pub struct MembershipError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Why a leader could not give way.
+#[derive(Debug, thiserror::Error)]
+#[error("hand the leadership over")]
+pub struct HandOverError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
 /// The membership of one Raft group, as its leader can change it.
 #[async_trait]
 pub trait Membership: Send + Sync + Debug {
@@ -41,6 +48,35 @@ pub trait Membership: Send + Sync + Debug {
     /// # Errors
     /// Any; who votes is then as before or as wanted.
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError>;
+    /// Gives the leadership to another voter. Called on the leader only.
+    ///
+    /// # Errors
+    /// Any; this node then leads on, or nobody does until the next election.
+    async fn hand_over(&self) -> Result<(), HandOverError>;
+}
+
+/// Whether the leader shall give way: its node is drained, and another voter is up that is not.
+pub fn shall_hand_over(state: &RegionState, leader: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+    let stays = |id: &&NodeId| state.nodes.get(id).is_some_and(|node| node.health.is_up() && !node.is_draining);
+    state.nodes.get(&leader).is_some_and(|node| node.is_draining) && voters.iter().any(|id| stays(&id))
+}
+
+/// Gives way while this node leads and shall not; says once that it cannot.
+async fn give_way(region: &Store<RegionState>, now: Leadership, membership: &dyn Membership, is_told: &mut bool) {
+    let leader = now.leader.filter(|_| now.is_me);
+    let shall = leader.is_some_and(|leader| region.read(|state| shall_hand_over(state, leader, &membership.voters())));
+    if !shall {
+        *is_told = false;
+        return;
+    }
+    match membership.hand_over().await {
+        Ok(()) => info!(group = membership.name(), "this node is drained: another voter leads now"),
+        Err(error) if !*is_told => {
+            warn!(group = membership.name(), error = %chain(&error), "leadership not handed over, trying on");
+            *is_told = true;
+        }
+        Err(_) => {}
+    }
 }
 
 /// How many nodes of a region vote: one of one or two (a quorum of two stops when either stops), three of up to six.
@@ -105,11 +141,14 @@ pub fn start_voters(
     dead_after: Duration,
 ) {
     let (rng, time) = (env.rng.fork(), env.clock.clone());
-    env.tasks.supervise(&format!("voters-{}", membership.name()), move || {
+    env.tasks.supervise(&format!("voters-{}", membership.name()), TURN_LIMIT, move |beat| {
         let (region, leadership, membership) = (region.clone(), leadership.clone(), Arc::clone(&membership));
         let (rng, time) = (rng.clone(), time.clone());
         async move {
+            let mut is_told = false;
             loop {
+                let now = *leadership.borrow();
+                give_way(&region, now, &*membership, &mut is_told).await;
                 let is_leader = leadership.borrow().is_me;
                 let voters = membership.voters();
                 let wanted = region.read(|state| wanted_voters(state, &voters, time.wall_ms(), dead_after));
@@ -120,7 +159,7 @@ pub fn start_voters(
                         warn!(group, error = %chain(&error), "voters not changed, trying again");
                     }
                 }
-                clock::sleep(rng.jitter(LOOK_EVERY)).await;
+                beat.idle(clock::sleep(rng.jitter(LOOK_EVERY))).await;
             }
         }
     });

@@ -12,7 +12,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use insula_catalog::Holder;
 use insula_env::{
-    Env,
+    Beat, Env, beat,
     clock::{sleep, timeout},
     net::{TcpListener, TcpStream},
 };
@@ -66,20 +66,20 @@ impl Edge {
             open: TaskTracker::new(),
         };
         let shared = Arc::clone(&edge.shared);
-        env.tasks.supervise("edge sweep", move || sweep(Arc::clone(&shared)));
+        env.tasks.supervise("edge sweep", beat::QUICK, move |beat| sweep(Arc::clone(&shared), beat));
         edge
     }
 
     /// Accepts clients until the edge is stopped. May run for several listeners at a time.
-    pub async fn serve(&self, listener: Arc<TcpListener>) {
+    pub async fn serve(&self, listener: Arc<TcpListener>, beat: Beat) {
         loop {
             let place = tokio::select! {
-                place = Arc::clone(&self.places).acquire_owned() => place,
+                place = beat.idle(Arc::clone(&self.places).acquire_owned()) => place,
                 () = self.stopping.cancelled() => return,
             };
             let Ok(place) = place else { return };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = beat.idle(listener.accept()) => accepted,
                 () = self.stopping.cancelled() => return,
             };
             match accepted {
@@ -147,10 +147,10 @@ impl Edge {
 }
 
 /// Clears away what is not needed any more, every second.
-async fn sweep(shared: Arc<Shared>) {
+async fn sweep(shared: Arc<Shared>, beat: Beat) {
     let mut ticks = shared.env.clock.interval(SWEEP_EVERY);
     loop {
-        ticks.tick().await;
+        beat.idle(ticks.tick()).await;
         let catalog = shared.holder.current();
         shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
     }

@@ -11,8 +11,8 @@ use std::{
 use insula_types::{ClusterId, NodeId, RegionName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
-    date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -41,14 +41,15 @@ pub struct Lifetimes {
     pub region: Duration,
     /// Of a node.
     pub node: Duration,
-    /// How much earlier than now a certificate begins, for machines whose clocks are behind.
+    /// How much earlier than now a certificate begins, for machines whose clocks are behind; at most a tenth of its
+    /// life.
     pub backdate: Duration,
 }
 
 impl Default for Lifetimes {
     fn default() -> Self {
         Self {
-            root: DAY * 3653,
+            root: DAY * 3650,
             region: DAY * 365,
             node: Duration::from_secs(72 * 3600),
             backdate: Duration::from_secs(300),
@@ -132,9 +133,41 @@ impl RootAuthority {
         lifetimes: &Lifetimes,
         now: SystemTime,
     ) -> Result<RegionAuthority, Error> {
-        let what = "a region CA's certificate";
         let identity = RegionCaIdentity { cluster: self.cluster.clone(), region: region.clone() };
         let key = SigningKey::generate("a region CA's key")?;
+        let certificate = self.certify(&identity, &key, lifetimes, now)?;
+        Ok(RegionAuthority { identity, inner: Authority { key, certificate } })
+    }
+
+    /// A new certificate for the same key of a region's CA, so that what it signed stays good under it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the region is another cluster's; [`Error::Make`].
+    pub fn certify_region(
+        &self,
+        region: &RegionAuthority,
+        lifetimes: &Lifetimes,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        if region.identity.cluster != self.cluster {
+            return Err(Error::Mismatch {
+                what: format!("the region CA of {}", region.identity),
+                other: format!("the root of cluster {}", self.cluster),
+                remedy: "use the root of the same cluster",
+            });
+        }
+        self.certify(&region.identity, &region.inner.key, lifetimes, now)
+    }
+
+    fn certify(
+        &self,
+        identity: &RegionCaIdentity,
+        key: &SigningKey,
+        lifetimes: &Lifetimes,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let what = "a region CA's certificate";
+        let region = &identity.region;
         let mut params = template(&format!("Insula region {region}"), &identity.to_string(), what)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -142,7 +175,7 @@ impl RootAuthority {
         limit(&mut params, lifetimes.backdate, lifetimes.region, now, Some(validity(self.certificate())?));
         let certificate =
             params.signed_by(key.pair(), &self.inner.issuer()?).map_err(|source| Error::Make { what, source })?;
-        Ok(RegionAuthority { identity, inner: Authority { key, certificate: certificate.der().clone() } })
+        Ok(certificate.der().clone())
     }
 
     /// Certificate and private key, encrypted: the content of `keys/root-ca.sealed`.
@@ -182,6 +215,26 @@ impl RegionAuthority {
     /// The CA's certificate: the second of every chain that it issues.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.inner.certificate
+    }
+
+    /// The same key with another certificate for it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the certificate is for another key.
+    pub fn with_certificate(&self, certificate: CertificateDer<'static>) -> Result<Self, Error> {
+        if !self.is_key_of(&certificate) {
+            return Err(Error::Mismatch {
+                what: "the region CA's new certificate".to_owned(),
+                other: "its key".to_owned(),
+                remedy: "renew it with `insula ca renew-region`",
+            });
+        }
+        Ok(Self { identity: self.identity.clone(), inner: Authority { key: self.inner.key.copy()?, certificate } })
+    }
+
+    /// Whether `certificate` is for this CA's key, whoever signed it.
+    pub fn is_key_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.inner.key.is_of(certificate)
     }
 
     /// When the CA's certificate ends.
@@ -251,6 +304,16 @@ impl RegionAuthority {
     }
 }
 
+/// SHA-256, in hexadecimal digits, of the public key of a certificate request whose signature proves that its sender
+/// has the private one; the same as [`NodeKey::public_hash`](crate::NodeKey::public_hash).
+///
+/// # Errors
+/// [`Error::Request`] when the request is damaged, not signed by its own key, or not for ECDSA P-256.
+pub fn request_key_hash(request: &[u8]) -> Result<String, Error> {
+    let key = check_request(request)?.subject_public_key_info();
+    Ok(hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key)))
+}
+
 /// Checks a request's signature and gives its public key; everything else in it is dropped.
 fn check_request(request: &[u8]) -> Result<rcgen::PublicKey, Error> {
     if request.len() > REQUEST_LEN_MAX {
@@ -289,6 +352,8 @@ fn limit(
     now: SystemTime,
     issuer: Option<(SystemTime, SystemTime)>,
 ) {
+    // A short life must not lie in the past: it would be past its half from the beginning.
+    let backdate = backdate.min(lifetime / 10);
     let (mut from, mut until) = (now.checked_sub(backdate).unwrap_or(UNIX_EPOCH), now + lifetime);
     if let Some((issuer_from, issuer_until)) = issuer {
         (from, until) = (from.max(issuer_from), until.min(issuer_until));
@@ -364,9 +429,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_region_signed_stays_good_under_a_new_root_for_the_same_key() {
+        use crate::verify::{Side, check_chain};
+        let (old, new, key) = (root(), root(), NodeKey::generate(&Rng::from_seed(1)).expect("key"));
+        let ca = old.issue_region(&"fra".parse().expect("name"), &Lifetimes::default(), now()).expect("region CA");
+        let request = key.request().expect("request");
+        let leaf = ca.issue_node(&request, key.id(), &[], &Lifetimes::default(), now()).expect("issue").swap_remove(0);
+        let next = new.certify_region(&ca, &Lifetimes::default(), now()).expect("certify");
+        let anchor = |root: &RootAuthority| crate::material::anchor(root.certificate()).expect("anchor");
+        let is_good = |chain: &[&CertificateDer<'static>], root: &RootAuthority| {
+            let chain: Vec<_> = chain.iter().map(|certificate| (*certificate).clone()).collect();
+            check_chain(&chain, &[anchor(root)], Side::Server, now()).is_ok()
+        };
+        assert!(is_good(&[&leaf, ca.certificate()], &old) && is_good(&[&leaf, &next], &new));
+        assert!(!is_good(&[&leaf, ca.certificate()], &new) && !is_good(&[&leaf, &next], &old));
+        // Shown together they are good for those who trust either.
+        assert!([&old, &new].into_iter().all(|root| is_good(&[&leaf, &next, ca.certificate()], root)));
+        let moved = ca.with_certificate(next.clone()).expect("the same key");
+        assert_eq!(moved.certificate(), &next);
+        assert!(matches!(region("fra").with_certificate(next), Err(Error::Mismatch { .. })), "another key");
+        let foreign = RootAuthority::create(ClusterId::new(8), &Lifetimes::default(), now()).expect("root");
+        assert!(matches!(foreign.certify_region(&ca, &Lifetimes::default(), now()), Err(Error::Mismatch { .. })));
+    }
+
+    #[test]
     fn bad_requests_are_refused() {
         let ca = region("fra");
-        let request = NodeKey::generate(&Rng::from_seed(1)).expect("key").request().expect("request");
+        let key = NodeKey::generate(&Rng::from_seed(1)).expect("key");
+        let request = key.request().expect("request");
+        assert_eq!(request_key_hash(&request).expect("good"), key.public_hash());
         let issue = |request: &[u8]| ca.issue_node(request, NodeId::new(1), &[], &Lifetimes::default(), now());
         // The last byte belongs to the signature, one near the middle to the public key.
         for at in [request.len() - 1, request.len() / 2] {

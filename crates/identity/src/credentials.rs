@@ -122,7 +122,7 @@ impl fmt::Debug for NodeKey {
 pub struct Credentials {
     /// Its id and key.
     pub key: NodeKey,
-    /// Its certificate, then its region CA's.
+    /// Its certificate, then its region CA's; two of them, of one key, while one root replaces another.
     pub chain: Vec<CertificateDer<'static>>,
     /// The trusted roots; two while one replaces the other (rule R6).
     pub roots: Vec<CertificateDer<'static>>,

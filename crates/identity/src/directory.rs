@@ -10,7 +10,7 @@ use std::{
 };
 
 use insula_env::{Disk, Rng};
-use insula_types::NodeId;
+use insula_types::{NodeId, codec};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -23,6 +23,7 @@ const CHAIN: &str = "identity/chain.pem";
 const ROOTS: &str = "identity/roots.pem";
 const REGION_CA: &str = "keys/region-ca.pem";
 const ROOT_CA: &str = "keys/root-ca.sealed";
+const NEXT_ROOT_CA: &str = "keys/root-ca.next";
 
 const WIPE: &str = "restore identity/ from a copy, or wipe it and join again with a new id";
 
@@ -31,6 +32,16 @@ const WIPE: &str = "restore identity/ from a copy, or wipe it and join again wit
 struct IdFile {
     node: NodeId,
     key_sha256: String,
+}
+
+/// The sealed key of a root that is trusted and not yet used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextRoot {
+    /// SHA-256 of its certificate, in hexadecimal digits.
+    pub root: String,
+    /// The key, sealed.
+    #[serde(with = "serde_bytes")]
+    pub sealed: Vec<u8>,
 }
 
 /// The identity files below a data directory.
@@ -174,6 +185,37 @@ impl NodeDirectory {
         self.remove(ROOT_CA)
     }
 
+    /// Keeps the sealed key of the next root; only for global voters.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn save_next_root(&self, next: &NextRoot) -> Result<(), Error> {
+        self.write(NEXT_ROOT_CA, &codec::encode(next))
+    }
+
+    /// The sealed key of the next root, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Damaged`].
+    pub fn load_next_root(&self) -> Result<Option<NextRoot>, Error> {
+        let Some(bytes) = self.read(NEXT_ROOT_CA)? else { return Ok(None) };
+        codec::decode(&bytes).map(Some).map_err(|error| Error::damaged(self.name(NEXT_ROOT_CA), error))
+    }
+
+    /// Makes the next root the one whose sealed key is kept, when it is the one with this hash.
+    ///
+    /// # Errors
+    /// As [`load_next_root`](Self::load_next_root).
+    pub fn promote_next_root(&self, root: &str) -> Result<(), Error> {
+        match self.load_next_root()? {
+            Some(next) if next.root == root => {
+                self.save_sealed_root(&next.sealed)?;
+                self.remove(NEXT_ROOT_CA)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn name(&self, file: &str) -> String {
         self.data.join(file).display().to_string()
     }
@@ -315,6 +357,13 @@ mod tests {
         assert!(place.files.load_region_authority().expect("read").is_none());
         place.files.save_sealed_root(b"sealed").expect("save");
         assert_eq!(place.files.load_sealed_root().expect("read").as_deref(), Some(&b"sealed"[..]));
+        let next = NextRoot { root: "ab".into(), sealed: b"next".to_vec() };
+        place.files.save_next_root(&next).expect("save");
+        place.files.promote_next_root("cd").expect("another: left as it is");
+        assert_eq!(place.files.load_next_root().expect("read"), Some(next));
+        place.files.promote_next_root("ab").expect("promote");
+        assert_eq!(place.files.load_sealed_root().expect("read").as_deref(), Some(&b"next"[..]));
+        assert_eq!(place.files.load_next_root().expect("read"), None);
         place.files.remove_sealed_root().expect("remove");
         assert!(place.files.load_sealed_root().expect("read").is_none());
     }

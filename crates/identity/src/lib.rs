@@ -9,6 +9,7 @@ mod authority;
 mod credentials;
 mod directory;
 mod error;
+mod expiry;
 mod material;
 mod pem;
 mod recovery;
@@ -21,10 +22,11 @@ mod verify;
 #[cfg(test)]
 mod fixture;
 
-pub use authority::{Lifetimes, RegionAuthority, RootAuthority};
+pub use authority::{Lifetimes, RegionAuthority, RootAuthority, request_key_hash};
 pub use credentials::{Credentials, NodeKey};
-pub use directory::NodeDirectory;
+pub use directory::{NextRoot, NodeDirectory};
 pub use error::Error;
+pub use expiry::{Expiry, Owner};
 pub use material::{AllowAll, Material, PeerPolicy, Refusal, Tombstones};
 pub use recovery::RecoveryKey;
 pub use rustls_pki_types::CertificateDer;
@@ -35,4 +37,4 @@ pub use tls::{
     mutual_client_config, mutual_server_config, peer_identity, server_name,
 };
 pub use token::{ApiToken, JoinToken, TokenError};
-pub use verify::PeerError;
+pub use verify::{PeerError, validity};

@@ -11,12 +11,12 @@ use std::{
 use arc_swap::ArcSwap;
 use insula_env::Clock;
 use insula_types::NodeId;
-use parking_lot::RwLock;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, TrustAnchor};
+use tokio::sync::watch;
 
 use crate::{
-    Credentials, Error, NodeIdentity, PeerError,
+    Credentials, Error, Expiry, NodeIdentity, Owner, PeerError,
     spiffe::parse_root_uri,
     verify::{Side, check_chain, single_uri, validity},
 };
@@ -38,6 +38,11 @@ pub trait PeerPolicy: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Refusal`], saying why not.
     fn check(&self, peer: &NodeIdentity) -> Result<(), Refusal>;
+
+    /// Tells when answers may have changed; none when they never do.
+    fn changes(&self) -> Option<watch::Receiver<BTreeSet<NodeId>>> {
+        None
+    }
 }
 
 /// Allows every node of the cluster.
@@ -52,21 +57,29 @@ impl PeerPolicy for AllowAll {
 
 /// Refuses nodes that were removed (rule R9). Clones share the set.
 #[derive(Debug, Clone, Default)]
-pub struct Tombstones(Arc<RwLock<BTreeSet<NodeId>>>);
+pub struct Tombstones(Arc<watch::Sender<BTreeSet<NodeId>>>);
 
 impl Tombstones {
-    /// Replaces the whole set, as state tells it.
+    /// Replaces the whole set, as state tells it. Connections with those who are new in it end at once.
     pub fn set(&self, removed: BTreeSet<NodeId>) {
-        *self.0.write() = removed;
+        self.0.send_if_modified(|before| {
+            let is_other = *before != removed;
+            *before = removed;
+            is_other
+        });
     }
 }
 
 impl PeerPolicy for Tombstones {
     fn check(&self, peer: &NodeIdentity) -> Result<(), Refusal> {
-        if self.0.read().contains(&peer.node) {
+        if self.0.borrow().contains(&peer.node) {
             return Err(Refusal { peer: peer.node, why: "it was removed from its region" });
         }
         Ok(())
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<BTreeSet<NodeId>>> {
+        Some(self.0.subscribe())
     }
 }
 
@@ -130,9 +143,32 @@ impl Material {
         self.0.current.load().roots.clone()
     }
 
+    /// Its certificate, then its region CA's, as it shows them.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.current.load().member.cert.clone()
+    }
+
     /// When the certificate ends.
     pub fn expires(&self) -> SystemTime {
         self.0.current.load().validity.1
+    }
+
+    /// When its certificate, its region CA's and its roots' end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let current = self.0.current.load();
+        let owners = [Owner::Node, Owner::RegionCa].into_iter().zip(&current.member.cert);
+        let all = owners.chain(current.roots.iter().map(|root| (Owner::Root, root)));
+        // Each was read when it was taken into use.
+        all.filter_map(|(owner, certificate)| {
+            validity(certificate).ok().map(|(from, until)| Expiry { owner, from, until })
+        })
+        .collect()
+    }
+
+    /// How long the certificate lives.
+    pub fn life(&self) -> Duration {
+        let (from, until) = self.0.current.load().validity;
+        until.duration_since(from).unwrap_or_default()
     }
 
     /// When to renew: at half of the certificate's life (rule R6).
@@ -154,6 +190,24 @@ impl Material {
         self.0.policy.check(peer)
     }
 
+    /// Completes when the policy refuses a peer: the handshake alone would let one that is connected stay.
+    pub async fn refused(&self, peer: &NodeIdentity) -> Refusal {
+        let mut changes = self.0.policy.changes();
+        loop {
+            if let Err(refusal) = self.check_peer(peer) {
+                return refusal;
+            }
+            let more = match &mut changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => false,
+            };
+            if !more {
+                // It has said its last word.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     pub(crate) fn current(&self) -> Arc<Current> {
         self.0.current.load_full()
     }
@@ -173,8 +227,11 @@ impl Current {
         }
         let anchors = roots.iter().map(anchor).collect::<Result<Vec<_>, _>>()?;
         let validity = validity(leaf)?;
-        // At its own beginning, which lies within its issuers' times: whether it has ended is the peers' business.
+        // At its beginning, or that of the latest of its issuers: whether it has ended is the peers' business.
+        let issuers = chain.iter().skip(1).chain(roots).filter_map(|issuer| crate::verify::validity(issuer).ok());
+        let latest = issuers.map(|(from, _)| from).fold(validity.0, SystemTime::max);
         let identity = check_chain(chain, &anchors, Side::Server, validity.0)
+            .or_else(|_| check_chain(chain, &anchors, Side::Server, latest))
             .map_err(|error| Error::damaged(what, chain_text(&error)))?;
         if identity.node != key.id() {
             return Err(Error::Mismatch {
@@ -189,7 +246,7 @@ impl Current {
         let signer =
             rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.key().pkcs8()).into())
                 .map_err(|source| Error::Tls { what: "the node's key", source })?;
-        let member: Vec<_> = chain.iter().take(2).cloned().collect();
+        let member = chain.clone();
         let public = member.iter().chain(roots).cloned().collect();
         Ok(Self {
             identity,

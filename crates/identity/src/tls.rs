@@ -117,7 +117,7 @@ pub fn join_client_config(
     alpn: &[&[u8]],
     clock: Clock,
 ) -> Result<Arc<ClientConfig>, Error> {
-    pinned_client_config(Trust::Pinned { root, cluster: Some(cluster), clock }, alpn)
+    pinned_client_config(Trust::Pinned { roots: vec![root], cluster: Some(cluster), clock }, alpn)
 }
 
 /// The API's listener: as [`join_server_config`], for HTTP/1.1. Callers prove themselves by an API token.
@@ -128,12 +128,12 @@ pub fn api_server_config(material: &Material) -> Result<Arc<ServerConfig>, Error
     join_server_config(material, &[b"http/1.1"])
 }
 
-/// Calls the API of any node of the cluster that is known by the hash of its root.
+/// Calls the API of any node of the cluster that is known by the hash of its root, or of one of several.
 ///
 /// # Errors
 /// [`Error::Tls`] when the crypto provider lacks TLS 1.3.
-pub fn api_client_config(root: RootHash, clock: Clock) -> Result<Arc<ClientConfig>, Error> {
-    pinned_client_config(Trust::Pinned { root, cluster: None, clock }, &[b"http/1.1"])
+pub fn api_client_config(roots: Vec<RootHash>, clock: Clock) -> Result<Arc<ClientConfig>, Error> {
+    pinned_client_config(Trust::Pinned { roots, cluster: None, clock }, &[b"http/1.1"])
 }
 
 /// The node at the other end of a finished handshake. The verifier has checked the certificate; this reads its name.
@@ -208,7 +208,7 @@ impl ResolvesClientCert for Shown {
 #[derive(Debug)]
 enum Trust {
     Member(Material),
-    Pinned { root: RootHash, cluster: Option<ClusterId>, clock: Clock },
+    Pinned { roots: Vec<RootHash>, cluster: Option<ClusterId>, clock: Clock },
 }
 
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Verifier {
         let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
         let peer = match &self.trust {
             Trust::Member(material) => self.check_member(&chain, material, side)?,
-            Trust::Pinned { root, cluster, clock } => check_pinned(&chain, *root, cluster.as_ref(), clock, side)?,
+            Trust::Pinned { roots, cluster, clock } => check_pinned(&chain, roots, cluster.as_ref(), clock, side)?,
         };
         match self.expected {
             Some(expected) if expected != peer.node => Err(PeerError::Node { found: peer.node, expected }),
@@ -273,12 +273,13 @@ impl Verifier {
 
 fn check_pinned(
     chain: &[CertificateDer<'_>],
-    root: RootHash,
+    roots: &[RootHash],
     cluster: Option<&ClusterId>,
     clock: &Clock,
     side: Side,
 ) -> Result<NodeIdentity, PeerError> {
-    let pinned = chain.iter().skip(1).find(|certificate| root_hash(certificate) == root).ok_or(PeerError::Pin)?;
+    let pinned =
+        chain.iter().skip(1).find(|certificate| roots.contains(&root_hash(certificate))).ok_or(PeerError::Pin)?;
     let pinned = pinned.clone().into_owned();
     let anchor = material::anchor(&pinned).map_err(|error| PeerError::Name(error.to_string()))?;
     let peer = check_chain(chain, &[anchor], side, clock.wall())?;

@@ -168,7 +168,10 @@ pub(crate) fn single_uri(certificate: &CertificateDer<'_>) -> Result<String, Str
 }
 
 /// From when until when a certificate is valid.
-pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), Error> {
+///
+/// # Errors
+/// [`Error::Damaged`] when it cannot be read.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), Error> {
     let (_, parsed) =
         x509_parser::parse_x509_certificate(certificate).map_err(|error| Error::damaged("a certificate", error))?;
     let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));

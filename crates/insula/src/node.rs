@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use insula_cli::{DataplaneArgs, DevArgs, Exit, InitArgs, JoinArgs, PlaceArgs, ServerArgs, dev_dir};
 use insula_env::Env;
 use insula_identity::JoinToken;
@@ -116,6 +116,13 @@ fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {
         edge: insula_server::config::edge_default(),
         api: insula_server::config::api_default(),
         runtime: RuntimeConfig::default(),
+        certificates: place
+            .certificates
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(Error::msg)?
+            .unwrap_or_default(),
     })
 }
 

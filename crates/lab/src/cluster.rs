@@ -1,12 +1,13 @@
 //! Makes a region of the nodes of a lab, with the program's own commands: init on the first, join on the others.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
+use insula_env::Disk as _;
 use serde_json::Value;
 
 use crate::{
     Error, Lab,
-    config::{NODE_PORT, NodePlan},
+    config::{API_PORT, NODE_PORT, NodePlan},
     error::Attempt,
     init::{CONFIG, PROGRAM},
     machine,
@@ -19,22 +20,25 @@ use crate::{
 const FORMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Forms the region: returns when every node answers and is up in the eyes of all, and the voters are chosen.
+/// `certificates` are lives of certificates for `insula init` and `insula join`.
 ///
 /// # Errors
 /// What the program said when a command of it failed; [`Error::TimedOut`] naming the log to look at.
-pub fn form(lab: &Lab) -> Result<(), Error> {
+pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
+    let lives: Vec<&str> = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
     let nodes = lab.nodes()?;
     let Some((first, others)) = nodes.split_first() else { return Ok(()) };
     // A server must not start before its configuration is whole.
     for node in &nodes {
         lab.stop_server(&node.name)?;
     }
-    run(place(program(lab, first)?.args(["init", "--region", &first.region]), first))?;
+    let said = run(place(program(lab, first)?.args(["init", "--region", &first.region]).args(&lives), first))?;
+    keep_recovery_key(lab, first, &said)?;
     configure(lab, first)?;
     lab.start_server(&first.name)?;
     for node in others {
         let token = join_token(lab, first)?;
-        run(place(program(lab, node)?.args(["join", &token]), node))?;
+        run(place(program(lab, node)?.args(["join", &token]).args(&lives), node))?;
         configure(lab, node)?;
         lab.start_server(&node.name)?;
     }
@@ -45,6 +49,19 @@ pub fn form(lab: &Lab) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// Where the first node keeps the recovery key that `init` printed: a lab has no safe, and its secrets are worth nothing.
+pub const RECOVERY_KEY: &str = "/var/lib/insula/recovery-key";
+
+fn keep_recovery_key(lab: &Lab, first: &NodePlan, said: &str) -> Result<(), Error> {
+    let is_key = |line: &&str| line.len() == 41 && line.split('-').all(|group| group.len() == 6);
+    let key = said.lines().map(str::trim).find(is_key);
+    let key = key.ok_or_else(|| Error::NotFound("a recovery key in what `insula init` said".to_owned()))?;
+    let state = lab.state()?;
+    let init = machine::running(state.node(&first.name)?)?;
+    let path = PathBuf::from(format!("/proc/{}/root{RECOVERY_KEY}", init.pid));
+    fs::write(&path, key).attempt(|| format!("keep the recovery key in {RECOVERY_KEY} of {}", first.name))
 }
 
 /// The program inside a node.
@@ -90,7 +107,7 @@ fn is_formed(lab: &Lab, node: &NodePlan, nodes: usize) -> Option<bool> {
     Some(count("state", "up".into()) == nodes && count("is_voter", true.into()) >= voters_of(nodes))
 }
 
-/// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS.
+/// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS, where its API is.
 fn configure(lab: &Lab, node: &NodePlan) -> Result<(), Error> {
     let state = lab.state()?;
     let init = machine::running(state.node(&node.name)?)?;
@@ -103,5 +120,7 @@ fn configure(lab: &Lab, node: &NodePlan) -> Result<(), Error> {
     let runtime = runtime.as_table_mut().ok_or_else(|| invalid(&"runtime is not a table"))?;
     runtime.insert("cgroup_parent".to_owned(), cgroup_parent(&state.name, &node.name).into());
     runtime.insert("insecure_registries".to_owned(), vec![services::registry().to_string()].into());
-    fs::write(&path, config.to_string()).attempt(what)
+    // Open to the whole lab, clients in the services' network too.
+    config.insert("api".to_owned(), SocketAddr::from((node.address, API_PORT)).to_string().into());
+    insula_env::RealDisk.write_atomic(&path, config.to_string().as_bytes()).attempt(what)
 }

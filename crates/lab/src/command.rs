@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -44,6 +45,9 @@ enum Verb {
         /// Leave the nodes without configuration
         #[arg(long)]
         bare: bool,
+        /// How long certificates live, as `insula init` takes it
+        #[arg(long, value_name = "node=SPAN,…", conflicts_with = "bare")]
+        certificates: Option<String>,
     },
     /// Remove a lab and everything it made, also after a crash
     Down,
@@ -64,10 +68,11 @@ enum Verb {
         #[arg(long, default_value = "KILL", value_parser = parse_signal)]
         signal: Signal,
     },
-    /// Cut a node's power: links down first, then everything ends; silence
+    /// Cut the power of nodes: unsynced writes lost, links down, everything ends; silence
     Poweroff {
-        /// Which node
-        node: String,
+        /// Which nodes; several fall silent together
+        #[arg(required = true)]
+        nodes: Vec<String>,
     },
     /// Start a node that was powered off or killed
     Poweron {
@@ -135,12 +140,57 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Fill, stall or slow a node's disk (not yet)
-    #[command(hide = true)]
-    Disk {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
-    },
+    /// Fill, stall, wipe or mend the disks of nodes
+    Disk(DiskFault),
+}
+
+#[derive(Debug, Args)]
+struct DiskFault {
+    /// Which nodes; several stall together
+    #[arg(required = true)]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    fault: WhichFault,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct WhichFault {
+    /// Take every free block, until --mend
+    #[arg(long)]
+    full: bool,
+    /// Let writes and syncs wait, for so long (like 5s) or until --mend
+    #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = insula_types::definition::parse_duration)]
+    stall: Option<Option<Duration>>,
+    /// Undo --full and --stall
+    #[arg(long)]
+    mend: bool,
+    /// Empty the disk of a node that is off: another machine comes back
+    #[arg(long)]
+    wipe: bool,
+    /// Slow it down to so many bytes per second (not yet)
+    #[arg(long, hide = true)]
+    bps: Option<String>,
+}
+
+impl DiskFault {
+    fn run(&self, lab: &Lab) -> Result<(), Error> {
+        let nodes: Vec<&str> = self.nodes.iter().map(String::as_str).collect();
+        let each = |act: &dyn Fn(&str) -> Result<(), Error>| nodes.iter().try_for_each(|node| act(node));
+        match self.fault {
+            WhichFault { full: true, .. } => each(&|node| lab.fill_disk(node)),
+            WhichFault { wipe: true, .. } => each(&|node| lab.wipe_disk(node)),
+            WhichFault { stall: Some(None), .. } => lab.stall_disks(&nodes),
+            WhichFault { stall: Some(Some(time)), .. } => {
+                lab.stall_disks(&nodes)?;
+                std::thread::sleep(time);
+                // A node that was killed meanwhile has no stall any more.
+                each(&|node| if lab.is_stalled(node)? { lab.mend_disk(node) } else { Ok(()) })
+            }
+            WhichFault { bps: Some(_), .. } => Err(Error::NotYet("disks with a rate (--bps)")),
+            WhichFault { .. } => each(&|node| lab.mend_disk(node)),
+        }
+    }
 }
 
 fn parse_signal(text: &str) -> Result<Signal, String> {
@@ -159,14 +209,23 @@ impl LabCommand {
         let open = || Lab::open(&dir);
         match self.verb {
             Verb::Up { rtt: Some(_), .. } => Err(Error::NotYet("round-trip times between regions (--rtt)")),
-            Verb::Up { regions, program, bare, .. } => up(&self.name, &dir, regions, program, bare),
+            Verb::Up { regions, program, bare, certificates, .. } => {
+                let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
+                let program = program.map_or_else(own, Ok)?;
+                let config = LabConfig { name: self.name.clone(), regions, program, dir: dir.clone() };
+                up(&config, bare, certificates.as_deref())
+            }
             Verb::Down => {
                 let is_found = Lab::down(&self.name, &dir)?;
                 say(&format!("lab {} {}", self.name, if is_found { "is gone" } else { "is not there" }))
             }
             Verb::Status { json } => status(&open()?, json),
             Verb::Kill { node, process, signal } => open()?.kill(&node, process, signal),
-            Verb::Poweroff { node } => say(&format!("{node} is silent since {} ms", open()?.power_off(&node)?)),
+            Verb::Poweroff { nodes } => {
+                let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                let since_ms = open()?.power_off(&nodes)?;
+                say(&format!("{} silent since {since_ms} ms", nodes.join(" ")))
+            }
             Verb::Poweron { node } => open()?.power_on(&node),
             Verb::Pause { node } => open()?.pause(&node),
             Verb::Resume { node } => open()?.resume(&node),
@@ -181,17 +240,16 @@ impl LabCommand {
             }
             Verb::Image { image, tag } => say(&image::push(&open()?, &image::tiny(&tag)?, &image, &tag)?),
             Verb::Link { .. } => Err(Error::NotYet("links between regions")),
-            Verb::Disk { .. } => Err(Error::NotYet("faults of a node's disk")),
+            Verb::Disk(fault) => fault.run(&open()?),
         }
     }
 }
 
-fn up(name: &str, dir: &Path, regions: Vec<RegionShape>, program: Option<PathBuf>, bare: bool) -> Result<(), Error> {
-    let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
-    let program = program.map_or_else(own, Ok)?;
-    let lab = Lab::up(&LabConfig { name: name.to_owned(), regions, program, dir: dir.to_owned() })?;
+/// Makes a lab; forms its region unless it shall be bare.
+fn up(config: &LabConfig, bare: bool, certificates: Option<&str>) -> Result<(), Error> {
+    let lab = Lab::up(config)?;
     if !bare {
-        cluster::form(&lab)?;
+        cluster::form(&lab, certificates)?;
     }
     status(&lab, false)?;
     say(&format!(

@@ -13,6 +13,8 @@ use crate::Error;
 
 /// The port between nodes.
 pub const NODE_PORT: u16 = 7443;
+/// The port of the API on every node.
+pub const API_PORT: u16 = 7480;
 /// The port of the image registry in the services namespace.
 pub const REGISTRY_PORT: u16 = 5000;
 /// Where the services namespace is.

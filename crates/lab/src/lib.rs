@@ -6,11 +6,12 @@
 //! cgroups lives and dies with processes that carry the lab's mark; [`Lab::down`] finds all of it after any crash.
 //!
 //! Left to others: what the nodes do (`server`), the load that is sent to them (`bench`). Delay between regions and
-//! faults of disks are not here yet.
+//! slow disks are not here yet.
 
 pub mod cluster;
 pub mod command;
 pub mod config;
+mod disk;
 mod error;
 pub mod image;
 pub mod init;

@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    Error, Process,
+    Error, Process, disk,
     error::Attempt,
     init, network,
     process::{GONE_WITHIN, MEMBER_VARIABLE, log_tail, run, wait_until},
@@ -102,26 +102,50 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     .ok_or_else(|| Error::Command { command: what(), said: log_tail(&log) })
 }
 
-/// Makes a node silent, then ends it. Gives when it fell silent, wall time in milliseconds.
-pub(crate) fn power_off(files: &Files, state: &mut State, name: &str) -> Result<u64, Error> {
-    let node = state.node(name)?;
-    if node.network.is_none() {
-        return Err(Error::Invalid(format!("{name} is off")));
+/// Cuts the power of the nodes' disks, then makes all of them silent, then ends them. Gives when the last one fell
+/// silent, wall time in milliseconds.
+pub(crate) fn power_off(files: &Files, state: &mut State, names: &[&str]) -> Result<u64, Error> {
+    for name in names {
+        if state.node(name)?.network.is_none() {
+            return Err(Error::Invalid(format!("{name} is off")));
+        }
     }
+    // The disks first, within microseconds: what is being synced now is lost on all of them together.
+    let inits = || names.iter().filter_map(|name| running(state.node(name).ok()?).ok());
+    inits().try_for_each(disk::lose_power)?;
     if let Some(router) = state.router {
-        network::silence(router, name)?;
+        names.iter().try_for_each(|name| network::silence(router, name))?;
     }
     let silent_since = insula_env::Clock::real().wall_ms();
-    let node = state.node_mut(name)?;
-    if let Some(init) = node.init.take() {
-        // A paused process dies as well of SIGKILL.
-        init.end()?;
+    for name in names {
+        let node = state.node_mut(name)?;
+        if let Some(init) = node.init.take() {
+            end(node, init)?;
+        }
+        node.is_paused = false;
+        disconnect(state, name)?;
+        files.save(state)?;
+        traces::wait_for_loop(&files.disk(name))?;
     }
-    node.is_paused = false;
-    disconnect(state, name)?;
-    files.save(state)?;
-    traces::wait_for_loop(&files.disk(name))?;
     Ok(silent_since)
+}
+
+/// Kills every process of a node, also one that is paused or waits for a stalled disk.
+pub(crate) fn end(node: &mut NodeState, init: Process) -> Result<(), Error> {
+    if std::mem::take(&mut node.is_stalled) && init.is_alive() {
+        disk::thaw(init)?;
+    }
+    init.end()
+}
+
+/// Empties a node's disk: what comes back is another machine.
+pub(crate) fn wipe_disk(files: &Files, node: &NodeState) -> Result<(), Error> {
+    let name = &node.plan.name;
+    if node.init.is_some_and(Process::is_alive) {
+        return Err(Error::Invalid(format!("{name} is on: cut its power first with `insula lab poweroff {name}`")));
+    }
+    traces::wait_for_loop(&files.disk(name))?;
+    make_disk(&files.disk(name))
 }
 
 fn disconnect(state: &mut State, name: &str) -> Result<(), Error> {

@@ -40,6 +40,9 @@ pub(crate) struct NodeState {
     pub init: Option<Process>,
     /// Whether it is paused.
     pub is_paused: bool,
+    /// Whether its disk is stalled.
+    #[serde(default)]
+    pub is_stalled: bool,
 }
 
 /// Files of a lab, by their place in its directory.

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::{
     Error, LabConfig, Process,
     config::{NodePlan, SERVICES, plan},
+    disk,
     error::Attempt,
     init, machine, network,
     process::{MEMBER_VARIABLE, members, run},
@@ -68,7 +69,7 @@ impl Lab {
         let files = Files::new(&std::path::absolute(&config.dir).attempt(|| "find the directory".to_owned())?);
         files.create()?;
         let _lock = files.lock()?;
-        let off = |plan| NodeState { plan, network: None, init: None, is_paused: false };
+        let off = |plan| NodeState { plan, network: None, init: None, is_paused: false, is_stalled: false };
         let mut state = State {
             name: config.name.clone(),
             program,
@@ -120,6 +121,12 @@ impl Lab {
             let nodes = state.nodes.iter().flat_map(|node| [node.init, node.network]);
             nodes.chain([state.registry, state.services, state.router]).flatten()
         });
+        // A process that waits for a stalled disk cannot be ended.
+        for init in state.iter().flat_map(|state| &state.nodes).filter(|node| node.is_stalled).filter_map(|n| n.init) {
+            if init.is_alive() {
+                disk::thaw(init)?;
+            }
+        }
         let mut is_found = false;
         for process in recorded.filter(|process| process.is_alive()).collect::<Vec<_>>() {
             is_found = true;
@@ -143,6 +150,10 @@ impl Lab {
         Ok(is_found)
     }
 
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// The lab's directory.
     pub fn dir(&self) -> &Path {
         self.files.dir()
@@ -163,7 +174,7 @@ impl Lab {
     }
 
     /// Runs a change under the lab's lock. What it did before an error is kept.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
         check_root()?;
         let _lock = self.files.lock()?;
         let mut state = self.state()?;
@@ -204,10 +215,10 @@ impl Lab {
     /// [`Error::NotFound`] when no such process runs.
     pub fn kill(&self, node: &str, target: Target, signal: Signal) -> Result<(), Error> {
         self.change(|state| {
-            let node = state.node(node)?;
+            let node = state.node_mut(node)?;
             let init = machine::running(node)?;
             let role = match target {
-                Target::All if signal == Signal::SIGKILL => return init.end(),
+                Target::All if signal == Signal::SIGKILL => return machine::end(node, init),
                 Target::All => {
                     init.descendants().into_iter().for_each(|process| process.signal(signal));
                     return Ok(());
@@ -224,14 +235,13 @@ impl Lab {
         })
     }
 
-    /// Cuts a node's power: its links go down first, then everything ends. Peers hear nothing. (What the kernel had
-    /// not yet written to the disk is written, other than in a real power cut.) Gives when it fell silent, wall time
-    /// in milliseconds since 1970.
+    /// Cuts the power of nodes at once: their disks lose what was not synced, then their links go down, then everything
+    /// ends. Peers hear nothing. Gives when they fell silent, wall time in milliseconds since 1970.
     ///
     /// # Errors
-    /// When it is off already.
-    pub fn power_off(&self, node: &str) -> Result<u64, Error> {
-        self.change(|state| machine::power_off(&self.files, state, node))
+    /// When one is off already.
+    pub fn power_off(&self, nodes: &[&str]) -> Result<u64, Error> {
+        self.change(|state| machine::power_off(&self.files, state, nodes))
     }
 
     /// Starts a node that was powered off or killed, from its disk.

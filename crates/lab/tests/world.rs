@@ -50,8 +50,10 @@ impl Fixture {
         let mut fixture = Self::new(shape)?;
         fixture.lab = Some(Lab::up(&fixture.config).expect("up"));
         for node in fixture.lab().nodes().expect("nodes") {
-            let mut touch = fixture.lab().command(&node.name, "touch").expect("command");
-            assert!(touch.arg(init::CONFIG).status().expect("touch").success());
+            let mut touch = fixture.lab().command(&node.name, "sh").expect("command");
+            // Synced: a power cut loses what is not.
+            let script = format!("touch {0} && sync {0}", init::CONFIG);
+            assert!(touch.args(["-c", &script]).status().expect("touch").success());
             soon("the server", || fixture.role(&node.name, Target::Server).is_some());
             soon("the dataplane", || fixture.role(&node.name, Target::Dataplane).is_some());
         }
@@ -192,14 +194,14 @@ fn a_kill_is_heard_and_a_power_cut_is_not() {
 
         let mut open = TcpStream::connect_timeout(&far, SOON).expect("connect");
         assert_eq!(echo(&mut open), Ok(()));
-        fixture.lab().power_off("n3").expect("power off");
+        fixture.lab().power_off(&["n3"]).expect("power off");
         assert_eq!(echo(&mut open), Err(ErrorKind::WouldBlock), "not a word");
         let met = knock(far);
         assert!(matches!(met, Err(ErrorKind::TimedOut | ErrorKind::HostUnreachable)), "{met:?}");
     });
     let power = || fixture.lab().status().expect("status").iter().map(|node| node.power).collect::<Vec<_>>();
     assert_eq!(power(), ["on", "killed", "off"]);
-    assert!(fixture.lab().power_off("n3").is_err(), "it is off");
+    assert!(fixture.lab().power_off(&["n3"]).is_err(), "it is off");
     fixture.lab().power_on("n2").expect("on");
     fixture.lab().power_on("n3").expect("on");
     assert_eq!(power(), ["on", "on", "on"]);
@@ -224,7 +226,7 @@ fn cuts_are_silent_directed_and_outlive_the_power() {
         assert_eq!(reaches("n1", other), Ok(()));
     }
     lab.cut("fra1", "fra2", true).expect("cut");
-    lab.power_off("n3").expect("off");
+    lab.power_off(&["n3"]).expect("off");
     lab.power_on("n3").expect("on");
     soon("the server", || fixture.role("n3", Target::Server).is_some());
     // Packets to n3 are lost; those from n3 arrive, which a connection cannot show, and an unanswered one can.
@@ -258,7 +260,7 @@ fn a_paused_node_is_silent_and_goes_on() {
         soon("the answer", || open.read(&mut [0]).is_ok());
     });
     fixture.lab().pause("n2").expect("pause");
-    fixture.lab().power_off("n2").expect("a paused node can lose its power");
+    fixture.lab().power_off(&["n2"]).expect("a paused node can lose its power");
 }
 
 #[test]
@@ -324,4 +326,57 @@ fn the_registry_takes_an_image() {
         text
     });
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(digest), "{answer}");
+}
+
+#[test]
+fn disks_fill_stall_lose_what_was_not_synced_and_are_wiped() {
+    let Some(fixture) = Fixture::up("fra:2") else { return };
+    let lab = fixture.lab();
+    let sh = |node: &str, script: &str| {
+        let mut command = lab.command(node, "sh").expect("command");
+        let output = command.args(["-c", script]).stdin(Stdio::null()).output().expect("run");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let data = "cd /var/lib/insula;";
+    assert!(sh("n1", &format!("{data} echo old > synced && sync synced")).0);
+
+    lab.fill_disk("n1").expect("fill");
+    assert!(!sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is no room");
+    assert!(sh("n2", &format!("{data} head -c 1000000 /dev/zero > more")).0, "the other node's disk has room");
+    lab.mend_disk("n1").expect("mend");
+    assert!(sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is room again");
+
+    lab.stall_disks(&["n1"]).expect("stall");
+    assert!(lab.is_stalled("n1").expect("known") && lab.stall_disks(&["n1"]).is_err() && lab.fill_disk("n1").is_err());
+    let mut waiting = lab.command("n1", "sh").expect("command");
+    let script = format!("{data} echo late > stalled");
+    let mut waiting = waiting.args(["-c", &script]).stdin(Stdio::null()).spawn().expect("start");
+    let is_waiting = |pid: u32| {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let pids = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
+        let waits =
+            |pid: String| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "));
+        pids.into_iter().any(waits)
+    };
+    soon("the write to wait for the disk", || is_waiting(waiting.id()));
+    lab.mend_disk("n1").expect("mend");
+    assert!(waiting.wait().expect("ends").success());
+
+    lab.stall_disks(&["n2"]).expect("stall");
+    lab.kill("n2", Target::All, Signal::SIGKILL).expect("a stalled disk is in nobody's way");
+    lab.power_on("n2").expect("on");
+    lab.stall_disks(&["n2"]).expect("a new life has no stall");
+    assert!(sh("n1", &format!("{data} echo new > fresh; echo new > synced")).0);
+    lab.power_off(&["n1", "n2"]).expect("both at once");
+    assert!(lab.wipe_disk("n2").is_ok());
+    for node in ["n1", "n2"] {
+        lab.power_on(node).expect("on");
+    }
+    assert!(lab.wipe_disk("n1").is_err(), "it is on");
+    // The new content of `synced` was never synced: the old one or none is left, as after a real power cut.
+    let (_, left) = sh("n1", &format!("{data} cat synced; ls"));
+    assert!(!left.contains("new") && !left.contains("fresh"), "{left}");
+    assert_eq!(sh("n2", &format!("{data} ls")).1, "", "another machine's disk");
+    // Left to `down`: it must not wait for a stalled disk.
+    lab.stall_disks(&["n1"]).expect("stall");
 }

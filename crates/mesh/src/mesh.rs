@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::Holder;
-use insula_env::{Env, clock::timeout, net};
+use insula_env::{Env, beat, clock::timeout, net};
 use insula_types::NodeId;
 use tokio::sync::watch;
 use tracing::debug;
@@ -39,9 +39,9 @@ impl Mesh {
             env: env.clone(),
         };
         let watching = mesh.clone();
-        env.tasks.supervise("peers", move || {
+        env.tasks.supervise("peers", beat::QUICK, move |beat| {
             let mesh = watching.clone();
-            peers::watch(mesh.holder, mesh.transport, mesh.board, mesh.env)
+            peers::watch(mesh.holder, mesh.transport, mesh.board, mesh.env, beat)
         });
         mesh
     }

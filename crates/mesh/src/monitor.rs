@@ -12,7 +12,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use insula_env::{Clock, Rng, clock};
+use insula_env::{Beat, Clock, Rng, clock};
 use insula_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
@@ -99,6 +99,7 @@ impl Judge {
 }
 
 /// Watches one peer.
+#[derive(Clone)]
 pub(crate) struct Monitor {
     pub node: NodeId,
     pub address: SocketAddr,
@@ -117,13 +118,14 @@ enum End {
 }
 
 impl Monitor {
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(&self, beat: &Beat) {
         let mut judge = Judge::new();
         let mut pings = self.clock.interval(limits::PING_EVERY);
         let mut wait = None;
         loop {
+            beat.alive();
             let end = match self.connect(&mut judge, &mut pings).await {
-                Ok(stream) => self.ping(stream, &mut judge, &mut pings, &mut wait).await,
+                Ok(stream) => self.ping(stream, &mut judge, &mut pings, &mut wait, beat).await,
                 Err(error) => End::Broken(error),
             };
             let End::Broken(error) = end else { continue };
@@ -132,7 +134,7 @@ impl Monitor {
             self.tell(judge.on_end(trouble));
             // At once the first time: a peer that restarts, or a connection that was merely cut, is back in no time.
             if let Some(wait) = wait {
-                clock::sleep(self.rng.jitter(wait)).await;
+                beat.idle(clock::sleep(self.rng.jitter(wait))).await;
             }
             wait = Some(wait.map_or(BACKOFF.0, |wait| (wait * 2).min(BACKOFF.1)));
         }
@@ -174,6 +176,7 @@ impl Monitor {
         judge: &mut Judge,
         pings: &mut clock::Interval,
         wait: &mut Option<std::time::Duration>,
+        beat: &Beat,
     ) -> End {
         let age_max = self.clock.now() + limits::PING_CONNECTION_AGE;
         let (mut reader, mut writer) = tokio::io::split(stream);
@@ -182,9 +185,15 @@ impl Monitor {
         let mut sent: u64 = 0;
         loop {
             // What has arrived is read before a new ping counts against the peer.
-            tokio::select! {
-                biased;
-                read = reader.read(&mut buffer[filled..8]) => match read {
+            let read = beat.idle(async {
+                tokio::select! {
+                    biased;
+                    read = reader.read(&mut buffer[filled..8]) => Some(read),
+                    _ = pings.tick() => None,
+                }
+            });
+            match read.await {
+                Some(read) => match read {
                     Ok(0) => return End::Broken(io::ErrorKind::UnexpectedEof.into()),
                     Ok(bytes) => {
                         filled += bytes;
@@ -196,7 +205,7 @@ impl Monitor {
                     }
                     Err(error) => return End::Broken(error),
                 },
-                _ = pings.tick() => {
+                None => {
                     if self.clock.now() > age_max {
                         return End::Aged;
                     }
@@ -207,7 +216,10 @@ impl Monitor {
                     }
                     sent += 1;
                     let ping = sent.to_be_bytes();
-                    let write = async { writer.write_all(&ping).await?; writer.flush().await };
+                    let write = async {
+                        writer.write_all(&ping).await?;
+                        writer.flush().await
+                    };
                     match clock::timeout(limits::DIAL, write).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return End::Broken(error),

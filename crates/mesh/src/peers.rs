@@ -7,7 +7,7 @@ use std::{
 };
 
 use insula_catalog::{Catalog, Holder};
-use insula_env::{Env, TaskGroup};
+use insula_env::{Beat, Env, TaskGroup, beat};
 use insula_types::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -69,6 +69,16 @@ impl Board {
         }
     }
 
+    /// Ends the streams to nodes that were removed.
+    fn cut(&self, removed: &BTreeSet<NodeId>) {
+        let mut lost = self.lost.lock();
+        for node in removed {
+            if let Some(token) = lost.remove(node) {
+                token.cancel();
+            }
+        }
+    }
+
     fn set_watched(&self, watched: BTreeSet<NodeId>) {
         self.lost.lock().retain(|node, _| watched.contains(node));
         self.verdicts.send_modify(|verdicts| {
@@ -91,11 +101,13 @@ fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, SocketAddr> {
 }
 
 /// Starts and stops monitors as the catalog changes. Runs until the task group stops.
-pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, board: Arc<Board>, env: Env) {
+pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, board: Arc<Board>, env: Env, beat: Beat) {
     let mut running: Running = Running::default();
     let mut catalogs = holder.watch();
     loop {
-        let wanted = to_watch(&catalogs.borrow_and_update().clone());
+        let catalog = catalogs.borrow_and_update().clone();
+        board.cut(&catalog.tombstones);
+        let wanted = to_watch(&catalog);
         running.0.retain(|id, (address, group)| {
             let stays = wanted.get(id) == Some(address);
             if !stays {
@@ -115,11 +127,14 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
                     clock: env.clock.clone(),
                     rng: env.rng.fork(),
                 };
-                group.spawn(&format!("pings to {node}"), monitor.run());
+                group.supervise(&format!("pings to {node}"), beat::QUICK, move |beat| {
+                    let monitor = monitor.clone();
+                    async move { monitor.run(&beat).await }
+                });
                 (address, group)
             });
         }
-        if catalogs.changed().await.is_err() {
+        if beat.idle(catalogs.changed()).await.is_err() {
             return;
         }
     }

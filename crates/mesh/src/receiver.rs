@@ -65,7 +65,29 @@ impl Receiver {
     }
 
     /// Serves one connection of `peer` to its end. The transport has already proven that it is a node of this region.
-    pub(crate) async fn serve(&self, peer: NodeId, mut stream: Stream) -> std::io::Result<()> {
+    /// Ends it at once when the peer is removed.
+    pub(crate) async fn serve(&self, peer: NodeId, stream: Stream) -> std::io::Result<()> {
+        tokio::select! {
+            // First what the peer gets told, then the cut.
+            biased;
+            served = self.answer(peer, stream) => served,
+            error = self.removed_later(peer) => Err(error),
+        }
+    }
+
+    /// Completes when a peer that is a member now is removed. Whoever comes when it is removed already is told so.
+    async fn removed_later(&self, peer: NodeId) -> std::io::Error {
+        let mut catalogs = self.holder.watch();
+        if !catalogs.borrow_and_update().tombstones.contains(&peer)
+            && catalogs.wait_for(|catalog| catalog.tombstones.contains(&peer)).await.is_ok()
+        {
+            let why = format!("{peer} has been removed from the region");
+            return std::io::Error::new(std::io::ErrorKind::PermissionDenied, why);
+        }
+        std::future::pending().await
+    }
+
+    async fn answer(&self, peer: NodeId, mut stream: Stream) -> std::io::Result<()> {
         let opening: Opening = timeout(limits::HEADER, frame::read(&mut stream, limits::HEADER_BYTES)).await??;
         if opening.version > VERSION {
             debug!(%peer, version = opening.version, "a peer with a newer mesh");
@@ -77,14 +99,13 @@ impl Receiver {
     }
 
     async fn echo(&self, peer: NodeId, mut stream: Stream) -> std::io::Result<()> {
-        let is_removed = || self.holder.current().tombstones.contains(&peer);
-        if is_removed() {
+        if self.holder.current().tombstones.contains(&peer) {
             let why = format!("{peer} has been removed from the region");
             return answer(&mut stream, &Answer::Refused { code: Refusal::NotAllowed, why }).await;
         }
         answer(&mut stream, &Answer::Ok).await?;
         let mut ping = [0u8; 8];
-        while !is_removed() {
+        loop {
             timeout(PING_SILENCE, stream.read_exact(&mut ping)).await??;
             timeout(PING_SILENCE, async {
                 stream.write_all(&ping).await?;
@@ -92,7 +113,6 @@ impl Receiver {
             })
             .await??;
         }
-        Ok(())
     }
 
     async fn carry(&self, peer: NodeId, mut stream: Stream, header: StreamHeader) -> std::io::Result<()> {
@@ -109,8 +129,7 @@ impl Receiver {
             return answer(&mut stream, &Answer::Refused { code: Refusal::Busy, why }).await;
         };
         answer(&mut stream, &Answer::Ok).await?;
-        let may_go_on = || !self.holder.current().tombstones.contains(&peer);
-        relay(stream, connection, limits::STREAM_IDLE, may_go_on).await
+        relay(stream, connection, limits::STREAM_IDLE).await
     }
 
     /// Connects to the instance when the peer may; none when there is no place for one more stream.

@@ -1,5 +1,5 @@
 //! Copies bytes both ways until both ends are done. Holds one bounded buffer a direction; an end in one direction is
-//! passed on as such (half-close); an error ends both; so do idleness and the loss of permission.
+//! passed on as such (half-close); an error ends both; so does idleness.
 
 use std::{
     io,
@@ -14,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::limits;
 
-/// How often idleness and permission are looked at.
+/// How often idleness is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Relays between `a` and `b`. `may_go_on` is asked every few seconds.
-pub(crate) async fn relay<A, B>(a: A, b: B, idle: Duration, may_go_on: impl Fn() -> bool) -> io::Result<()>
+/// Relays between `a` and `b`.
+pub(crate) async fn relay<A, B>(a: A, b: B, idle: Duration) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -28,19 +28,16 @@ where
     let size = limits::BUFFER_BYTES;
     tokio::select! {
         copied = tokio::io::copy_bidirectional_with_sizes(&mut a, &mut b, size, size) => copied.map(|_| ()),
-        error = watch(&bytes, idle, may_go_on) => Err(error),
+        error = watch(&bytes, idle) => Err(error),
     }
 }
 
-/// Completes when nothing has been read for `idle`, or permission is lost.
-async fn watch(bytes: &AtomicU64, idle: Duration, may_go_on: impl Fn() -> bool) -> io::Error {
+/// Completes when nothing has been read for `idle`.
+async fn watch(bytes: &AtomicU64, idle: Duration) -> io::Error {
     let look = LOOK_EVERY.min(idle);
     let (mut seen, mut quiet) = (bytes.load(Ordering::Relaxed), Duration::ZERO);
     loop {
         sleep(look).await;
-        if !may_go_on() {
-            return io::Error::new(io::ErrorKind::PermissionDenied, "the peer has been removed from the region");
-        }
         let now = bytes.load(Ordering::Relaxed);
         quiet = if now == seen { quiet + look } else { Duration::ZERO };
         seen = now;
@@ -87,7 +84,7 @@ mod tests {
     async fn half_close_is_passed_on_and_idleness_ends_it() {
         let (mut left, a) = tokio::io::duplex(64);
         let (b, mut right) = tokio::io::duplex(64);
-        let relayed = relay(a, b, Duration::from_secs(60), || true);
+        let relayed = relay(a, b, Duration::from_secs(60));
         let talk = async {
             left.write_all(b"question").await.expect("write");
             left.shutdown().await.expect("half-close");
@@ -105,11 +102,7 @@ mod tests {
 
         let (_left, a) = tokio::io::duplex(64);
         let (b, _right) = tokio::io::duplex(64);
-        let error = relay(a, b, Duration::from_secs(60), || true).await.expect_err("idle");
+        let error = relay(a, b, Duration::from_secs(60)).await.expect_err("idle");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let (_left, a) = tokio::io::duplex(64);
-        let (b, _right) = tokio::io::duplex(64);
-        let error = relay(a, b, Duration::from_secs(60), || false).await.expect_err("removed");
-        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }

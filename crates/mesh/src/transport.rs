@@ -3,6 +3,7 @@
 use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
+use insula_env::Beat;
 use insula_identity::Material;
 use insula_rpc::{ConnectError, Dispatcher, Protocol};
 use insula_types::NodeId;
@@ -55,10 +56,10 @@ fn to_io(error: &ConnectError) -> io::Error {
 impl Mesh {
     /// Takes what peers connect, from the port between nodes, until the task group stops. A peer is served once its
     /// certificate has proven it to be a node of this region.
-    pub async fn accept_loop(&self, mut port: Dispatcher, material: Material) {
+    pub async fn accept_loop(&self, port: &mut Dispatcher, material: Material, beat: Beat) {
         let places = Arc::new(Semaphore::new(limits::HANDSHAKES_MAX));
-        while let Some((stream, address)) = port.next_mesh().await {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        while let Some((stream, address)) = beat.idle(port.next_mesh()).await {
+            let Ok(place) = beat.idle(Arc::clone(&places).acquire_owned()).await else { return };
             let (mesh, material) = (self.clone(), material.clone());
             self.tasks().spawn("mesh handshake", async move {
                 let accepted = insula_rpc::accept(stream, address, Protocol::Mesh, &material, limits::HEADER)

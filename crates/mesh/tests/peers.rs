@@ -244,7 +244,9 @@ async fn the_receiver_decides() {
     let mut removed = catalog(2, 3, &world.addresses, world.endpoint);
     removed.tombstones.insert(node(1));
     world.two.holder.offer(removed);
-    assert_eq!(dial(target("shop", 2)).await, Some(Refusal::NotAllowed));
+    // Its pings are cut at once; a dial that they break is none that was refused.
+    let refused = async { while dial(target("shop", 2)).await != Some(Refusal::NotAllowed) {} };
+    timeout(LIMIT, refused).await.expect("in time");
     world.end();
 }
 
@@ -309,4 +311,24 @@ async fn a_node_that_nobody_answers_is_cut_off_itself() {
         .expect("in time")
         .expect("alive");
     lonely.env.tasks.crash();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_removed_node_end_at_once_whoever_learns_of_it() {
+    for learner in [1, 2] {
+        let world = world().await;
+        let mut stream = world.one.mesh.dial(target("shop", 2)).await.expect("dial");
+        stream.write_all(b"x").await.expect("write");
+        assert_eq!(stream.read_u8().await.expect("read"), b'x');
+        let mut removed = catalog(learner, 2, &world.addresses, world.endpoint);
+        // The one who learns of it cuts the other off.
+        let (holder, other) = if learner == 1 { (&world.one.holder, 2) } else { (&world.two.holder, 1) };
+        removed.tombstones.insert(node(other));
+        let clock = world.one.env.clock.clone();
+        let begun = clock.now();
+        holder.offer(removed);
+        assert!(timeout(LIMIT, stream.read_u8()).await.expect("in time").is_err(), "learner {learner}");
+        assert!(clock.now() - begun < Duration::from_secs(2), "learner {learner}");
+        world.end();
+    }
 }

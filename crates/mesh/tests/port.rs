@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
 use insula_env::{
-    Env,
+    Env, beat,
     clock::timeout,
     net::{self},
 };
@@ -62,7 +62,10 @@ impl World {
         let holder = Holder::new(ClusterId::new(1), region, id);
         let mesh = Mesh::start(Arc::clone(&holder), Arc::new(PortTransport::new(material.clone())), &env);
         let serving = mesh.clone();
-        env.tasks.critical("mesh", async move { serving.accept_loop(port, material).await });
+        env.tasks.critical("mesh", beat::QUICK, |beat| async move {
+            let mut port = port;
+            serving.accept_loop(&mut port, material, beat).await;
+        });
         Node { id, env, address, holder, mesh }
     }
 }

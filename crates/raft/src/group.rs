@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use insula_env::{
-    Env, TaskGroup,
+    Env, TaskGroup, beat,
     clock::{Instant, timeout},
 };
 use insula_types::{NodeId, Term};
@@ -44,6 +44,8 @@ use crate::{
 
 /// How long stopping may take before the rest is dropped where it stands (which is as good as a crash: safe).
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// A member that has heard no leader for so long may have been taken out. Longer than an election near by.
+const UNLED_MAX: Duration = Duration::from_secs(3);
 /// How long one question to openraft may take before it counts as stalled.
 const CORE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -189,7 +191,8 @@ impl Group {
         env.tasks.spawn("reads", read::run(raft.clone(), waiting));
         let files = (log.clone(), applied.clone());
         let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
-        env.tasks.spawn("elections", watcher.run(runs, Arc::clone(&is_stopping)));
+        let stopping = Arc::clone(&is_stopping);
+        env.tasks.spawn_watched("elections", beat::DISK, |beat| watcher.run(runs, stopping, beat));
         let group = Self(Arc::new(Inner {
             config,
             env,
@@ -278,6 +281,17 @@ impl Group {
             voters: membership.voter_ids().map(NodeId::new).collect(),
             learners: membership.learner_ids().map(NodeId::new).collect(),
         }
+    }
+
+    /// Whether the group's log brings this node up to date: it is a member as far as it knows, and has heard a leader of
+    /// late. One that was taken out while it was away may never hear of it.
+    pub fn takes_part(&self) -> bool {
+        let metrics = self.metrics();
+        let me = &self.0.config.node;
+        let leadership = *self.0.leadership.borrow();
+        let is_led = leadership.leader.is_some()
+            || self.0.env.clock.now().saturating_duration_since(leadership.since) < UNLED_MAX;
+        is_led && (metrics.voters.contains(me) || metrics.learners.contains(me))
     }
 
     /// The timers in use.

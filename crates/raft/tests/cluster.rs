@@ -244,7 +244,7 @@ async fn an_unknown_command_stops_the_group_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_and_noise_are_refused() {
-    let cluster = Cluster::start(3, |config| config.admit = std::sync::Arc::new(|_| false)).await;
+    let cluster = Cluster::start(3, |config| config.admit = Arc::new(|_| false)).await;
     let noise = cluster.wires.ask(2, 1, b"noise".as_slice().into()).await;
     assert!(String::from_utf8_lossy(&noise).contains("Malformed"));
     // A well-formed ping of another incarnation, and one of a node that is no member.
@@ -268,10 +268,10 @@ async fn strangers_and_noise_are_refused() {
 async fn a_group_on_a_real_disk_closes_its_files() {
     let directory = tempfile::tempdir().expect("temporary directory");
     for round in 1..=3 {
-        let mut config = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(1), directory.path());
+        let mut config = Config::new(NodeId::new(1), GROUP, Incarnation(1), directory.path());
         config.snapshot_every = 2;
         let notes = support::Notes::default();
-        let wires = std::sync::Arc::new(NoWires);
+        let wires = Arc::new(NoWires);
         let env = insula_env::Env::real("test");
         let group = insula_raft::Group::open(config, env, wires, notes.clone()).await.expect("open");
         group.initialize_single().await.expect("initialize");
@@ -283,9 +283,9 @@ async fn a_group_on_a_real_disk_closes_its_files() {
         group.shutdown().await;
         assert_eq!(*group.state().borrow(), GroupState::Stopped);
     }
-    let other = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(2), directory.path());
+    let other = Config::new(NodeId::new(1), GROUP, Incarnation(2), directory.path());
     let env = insula_env::Env::real("test");
-    let refused = insula_raft::Group::open(other, env, std::sync::Arc::new(NoWires), support::Notes::default()).await;
+    let refused = insula_raft::Group::open(other, env, Arc::new(NoWires), support::Notes::default()).await;
     assert!(matches!(refused, Err(OpenError::OtherIncarnation { .. })), "{refused:?}");
 }
 
@@ -477,7 +477,7 @@ async fn a_node_whose_files_are_gone_may_not_come_back_under_its_id() {
         cluster.nodes[&3].group.snapshot().await;
     }
     let disk = cluster.kill(3);
-    disk.remove(std::path::Path::new("group/state.redb")).expect("removed");
+    disk.remove(Path::new("group/state.redb")).expect("removed");
     let refused = cluster.try_open(3, disk).await;
     assert!(matches!(refused, Err(OpenError::Gone { .. })), "{refused:?}");
 }

@@ -69,6 +69,15 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
+        Self::start_until(io, settings, env, std::future::pending())
+    }
+
+    /// The same; when `refused` completes, the connection and all calls on it end with its status.
+    pub(crate) fn start_until<S, F>(io: S, settings: Settings, env: &Env, refused: F) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+        F: Future<Output = Status> + Send + 'static,
+    {
         let window = settings.stream_window.clamp(*WINDOW_RANGE.start(), *WINDOW_RANGE.end());
         let settings = Settings { stream_window: window, ..settings };
         let (outbox, outgoing) = Outbox::new();
@@ -84,7 +93,7 @@ impl Connection {
         let task = Task { shared: Arc::clone(&shared), env: env.clone(), age_max: env.rng.jitter(settings.age_max) };
         // However the task ends, also when its group is stopped, nobody is left waiting.
         let ending = EndOnDrop { shared: Arc::clone(&shared), why: None };
-        env.tasks.spawn("rpc connection", task.run(io, outgoing, dropped, ending));
+        env.tasks.spawn("rpc connection", task.run(io, outgoing, dropped, refused, ending));
         Self { shared, _open: open }
     }
 
@@ -261,10 +270,18 @@ struct Task {
 }
 
 impl Task {
-    async fn run<S>(self, io: S, outgoing: Outgoing, mut dropped: watch::Receiver<()>, mut ending: EndOnDrop)
-    where
+    async fn run<S, F>(
+        self,
+        io: S,
+        outgoing: Outgoing,
+        mut dropped: watch::Receiver<()>,
+        refused: F,
+        mut ending: EndOnDrop,
+    ) where
         S: AsyncRead + AsyncWrite,
+        F: Future<Output = Status>,
     {
+        let mut refused = Box::pin(refused);
         let (read, write) = tokio::io::split(io);
         let mut reader = FrameReader::new(Box::pin(read));
         let mut writing = Box::pin(outgoing.write_all(Box::pin(write)));
@@ -302,6 +319,7 @@ impl Task {
                     }
                     self.shared.outbox.try_send(Frame::Ping { id: ping.map_or(ping_id, |(id, _)| id) });
                 }
+                why = &mut refused => break why,
                 // No value is ever sent: this tells that the last handle is gone.
                 _ = dropped.changed() => break lost("nobody uses it"),
             }

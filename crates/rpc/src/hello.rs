@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this program, shown to peers.
-pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const PROGRAM_VERSION: &str = if cfg!(feature = "upgrade-probe") {
+    concat!(env!("CARGO_PKG_VERSION"), "+probe")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 /// Longest hello in bytes; ours have about 150, and later versions may add fields.
 const HELLO_LEN_MAX: usize = 4096;

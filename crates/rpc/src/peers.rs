@@ -238,7 +238,14 @@ impl Peers {
             let attempt =
                 dial(address, *protocol, &versions, material, Some(node), settings.ping_interval, settings.connect_max);
             match Box::pin(attempt).await {
-                Ok(link) => return Ok(Connection::start(link.stream, *settings, &self.0.env)),
+                Ok(link) => {
+                    let (material, peer) = (material.clone(), link.caller.identity);
+                    let refused = async move {
+                        let refusal = material.refused(&peer).await;
+                        Status::retryable(Code::ConnectionLost, refusal.to_string())
+                    };
+                    return Ok(Connection::start_until(link.stream, *settings, &self.0.env, refused));
+                }
                 Err(error) => why = error.to_status(),
             }
         }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use common::World;
-use insula_env::{Clock, Env, net};
+use insula_env::{Beat, Clock, Env, net};
 use insula_identity::{AllowAll, Credentials, JoinToken, Lifetimes, Material, NodeKey};
 use insula_rpc::{
     Code, Dispatcher, HandedReceiver, JoinError, JoinHandler, JoinRequest, JoinResponse, PortServer, Settings, Status,
@@ -71,11 +71,12 @@ async fn region() -> Region {
     let socket = dir.path().join("port.sock");
     let env: Env = world.env.clone();
     Dispatcher::start(listener, &socket, &env).expect("dispatcher");
-    let receiver = HandedReceiver::bind(&socket, &env).expect("receiver");
+    let mut receiver = HandedReceiver::bind(&socket, &env).expect("receiver");
     let desk = Arc::new(Desk { world: Arc::clone(&world), secret_hash: token.secret_hash() });
     let (material, _) = world.material();
     let server = PortServer::new(material, Settings::default()).with_join(desk);
-    env.tasks.spawn("port", server.run(receiver, env.clone()));
+    let tasks = env.clone();
+    env.tasks.spawn("port", async move { server.run(&mut receiver, &tasks, Beat::unwatched()).await });
     Region { world, address, token, _dir: dir }
 }
 

@@ -137,3 +137,32 @@ async fn strangers_are_refused() {
     let status = within("refusal", peers.call::<WhoAmI>(node.id(), &(), LIMIT)).await.expect_err("removed");
     assert_eq!(status.code, Code::Unavailable, "{status:?}");
 }
+
+#[tokio::test]
+async fn a_removed_node_is_cut_at_once_whoever_called_whom() {
+    let world = World::new(1);
+    let (removed, node) = (world.node().await, world.node().await);
+    let (inward, outward) =
+        (removed.peers(&[&node], Settings::default()), node.peers(&[&removed], Settings::default()));
+    let flood = bytes::Bytes::new;
+    let mut streams = [
+        inward.stream_raw(node.id(), common::FLOOD, flood(), LIMIT).await.expect("stream"),
+        outward.stream_raw(removed.id(), common::FLOOD, flood(), LIMIT).await.expect("stream"),
+    ];
+    let hanging = outward.call_raw(removed.id(), common::HANG, flood(), LIMIT);
+    let cutting = async {
+        until("the call runs", || removed.echo.running.load(Ordering::SeqCst) == 2).await;
+        node.tombstones.set(tombstones(&[removed.id()]));
+    };
+    let clock = world.env.clock.clone();
+    let begun = clock.now();
+    let (hung, ()) = tokio::join!(hanging, cutting);
+    let status = hung.expect_err("cut");
+    assert!(status.message.contains("was removed from its region"), "{status}");
+    for stream in &mut streams {
+        within("the stream's end", async { while let Some(Ok(_)) = stream.next().await {} }).await;
+    }
+    until("both ends let go", || node.echo.is_idle() && removed.echo.is_idle()).await;
+    assert!(clock.now() - begun < Duration::from_secs(2));
+    assert!(!outward.is_connected(removed.id()) && !inward.is_connected(node.id()));
+}

@@ -1,18 +1,21 @@
-//! Answers what other nodes ask of this one. Each method decides what its caller may ask for.
+//! Answers what other nodes ask of this one. Who may ask what is in [`crate::authorize`].
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use insula_control::Control;
-use insula_identity::{Lifetimes, NodeDirectory, RegionAuthority};
+use insula_env::clock;
+use insula_identity::{Lifetimes, Material, NodeDirectory, RegionAuthority};
 use insula_rpc::{Caller, Code, Handler, Method, Status, StreamSink, decode_request, encode_response};
-use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica};
+use insula_state::{Domain, GlobalState, RegionState};
 use insula_telemetry::chain;
 use insula_types::{NodeId, Revision, codec};
+use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 use crate::{
+    authorize::{self, Standing},
     group::StateGroup,
     lives,
     logs::{LOG_BYTES_MAX, Logs},
@@ -22,6 +25,8 @@ use crate::{
     },
 };
 
+/// Time between two looks at whether this node can still tell others what is new.
+const PART_LOOK: Duration = Duration::from_secs(1);
 /// Longest that a caller may make this node try.
 const LIMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -32,14 +37,16 @@ pub(crate) struct Calls {
     pub global: Arc<StateGroup<GlobalState>>,
     pub control: Arc<Control>,
     pub directory: NodeDirectory,
+    pub material: Material,
     pub logs: Arc<dyn Logs>,
+    pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
 
 #[async_trait]
 impl Handler for Calls {
     async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
-        self.check_region(caller)?;
+        self.check(caller, method)?;
         match method {
             Propose::ID => {
                 let request = decode_request::<Propose>(&body)?;
@@ -64,7 +71,7 @@ impl Handler for Calls {
             }
             TakeAuthority::ID => {
                 let request = decode_request::<TakeAuthority>(&body)?;
-                self.take_authority(caller, &request)?;
+                self.take_authority(&request)?;
                 Ok(encode_response::<TakeAuthority>(&()))
             }
             ReadLogs::ID => {
@@ -87,53 +94,61 @@ impl Handler for Calls {
     }
 
     async fn stream(&self, caller: &Caller, method: u16, body: Bytes, sink: StreamSink) -> Result<(), Status> {
-        self.check_region(caller)?;
+        self.check(caller, method)?;
         if method != WatchState::ID {
             return Err(Status::unknown_method(method));
         }
         let request = decode_request::<WatchState>(&body)?;
         match request.state {
-            StateName::Region => stream_updates(self.region.replica(), request.from, sink).await,
-            StateName::Global => stream_updates(self.global.replica(), request.from, sink).await,
+            StateName::Region => stream_updates(&self.region, request.from, sink).await,
+            StateName::Global => stream_updates(&self.global, request.from, sink).await,
         }
     }
 }
 
 impl Calls {
-    /// Regions do not reach into each other's control.
-    fn check_region(&self, caller: &Caller) -> Result<(), Status> {
-        let own = self.region.replica().read(|region| region.meta.as_ref().map(|meta| meta.region.clone()));
-        match own {
-            Some(own) if own != caller.identity.region => {
-                Err(Status::permission_denied(format!("region {} may not call region {own}", caller.identity.region)))
-            }
-            _ => Ok(()),
-        }
+    /// What this node knows of a caller, and whether it may call the method at all.
+    fn check(&self, caller: &Caller, method: u16) -> Result<(), Status> {
+        let (own, node) = (self.material.identity().region, caller.identity.node);
+        let (is_removed, is_member) = self.region.replica().read(|region| {
+            let is_member = region.meta.as_ref().map(|_| region.nodes.contains(&node));
+            (region.tombstones.contains(&node), is_member)
+        });
+        let voters = self.region.raft().voters();
+        let is_voter = (!voters.is_empty()).then(|| voters.contains(&node));
+        let is_of_region = caller.identity.region == own;
+        authorize::may_call(method, &caller.identity, &own, Standing { is_of_region, is_removed, is_member, is_voter })
     }
 
     async fn propose(&self, caller: &Caller, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
         let command = request.command.into_vec();
+        let node = caller.identity.node;
         match request.state {
             StateName::Region => {
-                may_propose(caller.identity.node, &command)?;
+                let is_voter = self.region.raft().voters().contains(&node);
+                authorize::may_propose_region(node, is_voter, &decode(&command)?)?;
                 Ok(self.region.propose(request.request, command, limit).await)
             }
-            StateName::Global => Ok(self.global.propose(request.request, command, limit).await),
+            StateName::Global => {
+                let is_voter = self.global.raft().voters().contains(&node);
+                authorize::may_propose_global(node, is_voter, &decode(&command)?)?;
+                Ok(self.global.propose(request.request, command, limit).await)
+            }
         }
     }
 
-    /// Takes the region CA's key. Only a voter of the region gives it: nobody else has it.
-    fn take_authority(&self, caller: &Caller, request: &TakeAuthorityRequest) -> Result<(), Status> {
+    /// Takes the region CA's key.
+    fn take_authority(&self, request: &TakeAuthorityRequest) -> Result<(), Status> {
         let authority = RegionAuthority::import(&request.region_authority)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
-        let issued = authority.identity();
-        if issued.region != caller.identity.region || issued.cluster != caller.identity.cluster {
-            return Err(Status::permission_denied("the key is another region's"));
-        }
+        let own_chain = self.material.chain();
+        let own_ca = own_chain.get(1).ok_or_else(|| Status::internal("this node's chain has no CA"))?;
+        authorize::is_own_authority(&self.material.identity(), own_ca, &authority)?;
         let keep = || -> Result<(), insula_identity::Error> {
             self.directory.save_region_authority(&authority)?;
-            self.directory.save_sealed_root(&request.sealed_root)
+            self.directory.save_sealed_root(&request.sealed_root)?;
+            request.next_root.as_ref().map_or(Ok(()), |next| self.directory.save_next_root(next))
         };
         keep().map_err(|error| Status::internal(chain(&error)))
     }
@@ -150,42 +165,38 @@ impl Calls {
         };
         let node = caller.identity.node;
         let address = self.region.replica().read(|region| region.nodes.get(&node).map(|node| node.address.ip()));
+        let key = insula_identity::request_key_hash(&request.request)
+            .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
+        if self.region.replica().read(|region| region.keys.get(&node).is_some_and(|bound| *bound != key)) {
+            return Err(Status::permission_denied(format!("{node} has another key: a node keeps its key for life")));
+        }
         let Some(address) = address else {
             return Err(Status::permission_denied(format!("{node} is not a member of this region")));
         };
-        let chain_of =
-            authority.issue_node(&request.request, node, &[address], &Lifetimes::default(), self.clock.wall());
+        let chain_of = authority.issue_node(&request.request, node, &[address], &self.lifetimes, self.clock.wall());
         let certificates = chain_of.map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         Ok(RenewCertificateResponse { chain: certificates.iter().map(|cert| ByteBuf::from(cert.to_vec())).collect() })
     }
 }
 
-/// A node reports of itself alone. Everything else it may ask for on behalf of its API's callers, whose roles it has
-/// checked.
-fn may_propose(node: NodeId, command: &[u8]) -> Result<(), Status> {
-    let command: RegionCommand =
-        codec::decode(command).map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
-    let about = match &command {
-        RegionCommand::ReportStatus { node, .. } => *node,
-        RegionCommand::UpdateNode { id, .. } => *id,
-        // Taking in a machine or founding is done by the node that was asked, as leader or through this one.
-        RegionCommand::Init { .. } => return Err(Status::permission_denied("only a region's first node founds it")),
-        _ => return Ok(()),
-    };
-    if about == node {
-        return Ok(());
-    }
-    Err(Status::permission_denied(format!("{node} may not report for {about}")))
+fn decode<T: DeserializeOwned>(command: &[u8]) -> Result<T, Status> {
+    codec::decode(command).map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))
 }
 
+/// Sends updates for as long as the group's log brings this node up to date: two nodes that follow each other would both
+/// stand still.
 async fn stream_updates<D: Domain>(
-    replica: &Arc<Replica<D>>,
+    group: &StateGroup<D>,
     from: Option<Revision>,
     sink: StreamSink,
 ) -> Result<(), Status> {
-    let mut watch = replica.watch(from);
+    let mut watch = group.replica().watch(from);
     loop {
-        let update = watch.next().await;
+        if !group.raft().takes_part() {
+            return Err(Status::retryable(Code::FailedPrecondition, "this node follows others itself, ask a voter"));
+        }
+        // A look now and then, should nothing change for long.
+        let Ok(update) = clock::timeout(PART_LOOK, watch.next()).await else { continue };
         sink.send_item::<WatchState>(&ByteBuf::from(codec::encode(&update))).await?;
     }
 }

@@ -1,13 +1,17 @@
 //! The configuration of a node: what `insula init` and `insula join` write and `insula server` reads.
 
+mod certificates;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
+use insula_identity::Lifetimes;
 use insula_types::{ByteSize, DatacenterName, NodeName, RegionName};
 use serde::{Deserialize, Serialize};
 
+pub use self::certificates::CertificatesConfig;
 use crate::Error;
 
 /// Where the port between nodes is, unless configured.
@@ -44,6 +48,9 @@ pub struct NodeConfig {
     /// How instances are run.
     #[serde(default)]
     pub runtime: RuntimeConfig,
+    /// How long certificates live.
+    #[serde(default)]
+    pub certificates: CertificatesConfig,
 }
 
 /// How this node runs instances.
@@ -104,9 +111,8 @@ impl NodeConfig {
     /// The parser's, with line and column.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         let config: Self = toml::from_str(text)?;
-        if let Err(why) = config.runtime.capacity() {
-            return Err(serde::de::Error::custom(why));
-        }
+        let checked = config.runtime.capacity().map(drop).and(config.certificates.lifetimes().map(drop));
+        checked.map_err(serde::de::Error::custom)?;
         Ok(config)
     }
 
@@ -119,6 +125,12 @@ impl NodeConfig {
     /// Where the port between nodes listens.
     pub fn listen(&self) -> SocketAddr {
         self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.advertise.port()))
+    }
+
+    /// How long certificates live.
+    pub fn lifetimes(&self) -> Lifetimes {
+        // They were checked when the configuration was read.
+        self.certificates.lifetimes().unwrap_or_default()
     }
 
     /// The files of this node.
@@ -221,5 +233,7 @@ mod tests {
         assert!(error.contains("lower-case letters"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nmemory = \"lots\"")).expect_err("bad amount");
         assert!(error.to_string().contains("256MiB"), "{error}");
+        let error = NodeConfig::parse(&format!("{TEXT}\n[certificates]\nnode = \"1s\"")).expect_err("too short");
+        assert!(error.to_string().contains("from 4s to 90d"), "{error}");
     }
 }

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use insula_catalog::{CatalogFile, Holder, link};
 use insula_edge::Edge;
-use insula_env::{Env, net};
+use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_mesh::{Mesh, PortTransport};
 use insula_rpc::Dispatcher;
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::{Error, config::NodeConfig, signals};
@@ -22,6 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub async fn run(config_path: &Path) -> Result<(), Error> {
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("dataplane");
+    watchdog::start(&env.tasks, "dataplane", &config.data_dir);
     let paths = config.paths();
     let directory = NodeDirectory::new(&paths.data(), Arc::clone(&env.disk));
     let tombstones = Tombstones::default();
@@ -52,20 +54,23 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         address: config.listen(),
         source,
     })?;
-    env.tasks.critical("mesh accept", {
-        let (mesh, material) = (mesh.clone(), material.clone());
-        async move { mesh.accept_loop(dispatcher, material).await }
+    let (dispatcher, accepting) = (Arc::new(Mutex::new(dispatcher)), material.clone());
+    env.tasks.supervise("mesh accept", beat::QUICK, move |beat| {
+        let (mesh, material, dispatcher) = (mesh.clone(), accepting.clone(), Arc::clone(&dispatcher));
+        // Free at once: the run before has been dropped.
+        async move { mesh.accept_loop(&mut *dispatcher.lock().await, material, beat).await }
     });
     let users = Arc::new(users);
-    env.tasks.supervise("edge", {
+    env.tasks.supervise("edge", beat::QUICK, {
         let edge = edge.clone();
-        move || {
+        move |beat| {
             let (edge, users) = (edge.clone(), Arc::clone(&users));
-            async move { edge.serve(users).await }
+            async move { edge.serve(users, beat).await }
         }
     });
     let dataplane = Arc::new(Asked { directory, material, edge: edge.clone() });
-    env.tasks.critical("catalog link", link::listen(control, holder, dataplane, env.clone()));
+    let tasks = env.clone();
+    env.tasks.critical("catalog link", beat::QUICK, |beat| link::listen(control, holder, dataplane, tasks, beat));
     info!(node = %identity.node, nodes = %config.listen(), edge = %config.edge, "dataplane is up");
 
     signals::told_to_stop(&env.tasks).await;
@@ -77,13 +82,16 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
 
 /// Keeps removed nodes out, as the catalog names them.
 fn follow_tombstones(env: &Env, holder: &Arc<Holder>, tombstones: Tombstones) {
-    let mut catalog = holder.watch();
-    env.tasks.spawn("tombstones", async move {
-        loop {
-            let removed = catalog.borrow_and_update().tombstones.clone();
-            tombstones.set(removed);
-            if catalog.changed().await.is_err() {
-                return;
+    let catalog = holder.watch();
+    env.tasks.supervise("tombstones", beat::QUICK, move |beat| {
+        let (mut catalog, tombstones) = (catalog.clone(), tombstones.clone());
+        async move {
+            loop {
+                let removed = catalog.borrow_and_update().tombstones.clone();
+                tombstones.set(removed);
+                if beat.idle(catalog.changed()).await.is_err() {
+                    return;
+                }
             }
         }
     });

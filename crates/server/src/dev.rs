@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::{
     Error,
-    config::{NodeConfig, RuntimeConfig},
+    config::{CertificatesConfig, NodeConfig, RuntimeConfig},
     init, node, work,
 };
 
@@ -77,6 +77,7 @@ fn config(place: &Place) -> NodeConfig {
             cgroup_parent: "insula-dev".into(),
             ..RuntimeConfig::default()
         },
+        certificates: CertificatesConfig::default(),
     }
 }
 

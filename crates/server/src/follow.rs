@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use insula_env::{Env, clock};
+use insula_env::{Beat, Env, beat, clock};
 use insula_rpc::{AddressBook, Peers};
 use insula_state::{Domain, Update};
 use insula_types::{NodeId, codec};
@@ -19,7 +19,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// How long a connection for a watch may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Starts to follow one state, for as long as this node is not a member of its group.
+/// Starts to follow one state, for as long as the group's log does not bring this node up to date.
 pub(crate) fn start<D: Domain>(
     env: &Env,
     node: NodeId,
@@ -29,39 +29,34 @@ pub(crate) fn start<D: Domain>(
     book: AddressBook,
 ) {
     let (group, rng) = (Arc::clone(group), env.rng.fork());
-    env.tasks.supervise(&format!("follow {}", D::NAME), move || {
+    env.tasks.supervise(&format!("follow {}", D::NAME), beat::QUICK, move |beat| {
         let (group, peers, book, rng) = (Arc::clone(&group), peers.clone(), book.clone(), rng.clone());
         async move {
             let mut turn = 0;
             loop {
                 let sources: Vec<_> = book.nodes().into_iter().filter(|other| *other != node).collect();
-                if !is_member(&group, node) && !sources.is_empty() {
+                if !group.raft().takes_part() && !sources.is_empty() {
                     turn += 1;
                     let source = sources[turn % sources.len()];
                     tokio::select! {
-                        () = follow(&group, name, source, &peers) => {}
-                        () = joined(&group, node) => debug!(state = D::NAME, "now a member: the log leads from here"),
+                        () = follow(&group, name, source, &peers, &beat) => {}
+                        () = joined(&group) => debug!(state = D::NAME, "now a member: the log leads from here"),
                     }
                 }
-                clock::sleep(rng.jitter(RETRY_WAIT)).await;
+                beat.idle(clock::sleep(rng.jitter(RETRY_WAIT))).await;
             }
         }
     });
 }
 
-/// Whether the group's own log writes the copy.
-fn is_member<D: Domain>(group: &StateGroup<D>, node: NodeId) -> bool {
-    let metrics = group.raft().metrics();
-    metrics.last_log.is_some() || metrics.voters.contains(&node) || metrics.learners.contains(&node)
-}
-
-async fn joined<D: Domain>(group: &StateGroup<D>, node: NodeId) {
-    while !is_member(group, node) {
+/// Waits until the group's own log writes the copy.
+async fn joined<D: Domain>(group: &StateGroup<D>) {
+    while !group.raft().takes_part() {
         clock::sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: NodeId, peers: &Peers) {
+async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: NodeId, peers: &Peers, beat: &Beat) {
     let replica = group.replica();
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let mut updates = match peers.stream::<WatchState>(source, &WatchRequest { state, from }, CONNECT_LIMIT).await {
@@ -69,7 +64,7 @@ async fn follow<D: Domain>(group: &StateGroup<D>, state: StateName, source: Node
         Err(error) => return debug!(%source, %error, state = D::NAME, "no watch"),
     };
     loop {
-        let bytes = match updates.next().await {
+        let bytes = match beat.idle(updates.next()).await {
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => return debug!(%source, %error, state = D::NAME, "watch ended"),
             None => return,

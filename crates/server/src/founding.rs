@@ -1,16 +1,19 @@
 //! The first start of the first node: makes both groups and commits what `insula init` left. Each step may be cut off
 //! and is done again by the next start.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use insula_env::{Env, clock};
+use insula_identity::Material;
 use insula_state::{
     Domain, GlobalCommand, GlobalState, ProposeError, RegionCommand, RegionState, RejectionCode, Store,
+    global::{RootState, TrustedRoot},
 };
 use insula_telemetry::chain;
+use serde_bytes::ByteBuf;
 use tracing::{info, warn};
 
-use crate::{Error, group::StateGroup, home::ValueFile, init::Founding};
+use crate::{Error, group::StateGroup, home::ValueFile, init::Founding, trust};
 
 /// How long one commit may take before it is tried again.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
@@ -26,10 +29,11 @@ pub(crate) fn start(
     file: ValueFile,
     groups: (Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
     stores: (Store<RegionState>, Store<GlobalState>),
+    (material, key_sha256): (Material, String),
 ) -> Result<(), Error> {
     let Some(founding) = file.load::<Founding>()? else { return Ok(()) };
     env.tasks.spawn("founding", async move {
-        while let Err(why) = found(&founding, &groups, &stores).await {
+        while let Err(why) = found(&founding, &groups, &stores, (&material, &key_sha256)).await {
             warn!(why, "founding the cluster failed, trying again");
             clock::sleep(RETRY_WAIT).await;
         }
@@ -45,14 +49,29 @@ async fn found(
     founding: &Founding,
     (region_group, global_group): &(Arc<StateGroup<RegionState>>, Arc<StateGroup<GlobalState>>),
     (region, global): &(Store<RegionState>, Store<GlobalState>),
+    (material, key_sha256): (&Material, &str),
 ) -> Result<(), String> {
     region_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
     global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
     let meta = founding.cluster.clone();
     commit(global, &GlobalCommand::Init { meta, region: founding.region.region.clone() }).await?;
     commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
+    commit(global, &first_root(material)?).await?;
     let node = Box::new(founding.node.clone());
-    commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await
+    commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await?;
+    commit(region, &RegionCommand::BindKey { node: founding.node.id, key_sha256: key_sha256.to_owned() }).await
+}
+
+/// Makes the root and the CA certificate that `insula init` made known to the world.
+pub(crate) fn first_root(material: &Material) -> Result<GlobalCommand, String> {
+    let (roots, chain) = (material.roots(), material.chain());
+    let (Some(root), Some(authority)) = (roots.first(), chain.get(1)) else {
+        return Err("this node has no root or no CA certificate".to_owned());
+    };
+    let regions = BTreeMap::from([(material.identity().region, ByteBuf::from(authority.to_vec()))]);
+    let certificate = ByteBuf::from(root.to_vec());
+    let trusted = TrustedRoot { certificate, state: RootState::Active, regions, added_ms: 0 };
+    Ok(GlobalCommand::AddRoot { hash: trust::hash(root), root: trusted })
 }
 
 /// Commits one step. A conflict says that an earlier start has done it.

@@ -1,10 +1,13 @@
 //! Answers the public API on this node: reads from its own copies, changes through the leaders.
 
 mod apps;
+mod authority;
 mod backup;
 mod cluster;
+mod doctor;
 mod events;
 mod instances;
+mod nodes;
 mod tokens;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,18 +15,22 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
-    ReadOptions, Role, ScaleRequest,
+    ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Instance, JoinTokenBody,
-        JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Instance,
+        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region,
+        RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
-use insula_env::{Clock, Rng, clock};
-use insula_identity::Material;
+use insula_catalog::link::Link;
+use insula_env::{Clock, Rng, TaskGroup, clock};
+use insula_identity::{Material, NodeDirectory};
+use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, InstanceId, NodeId, RequestId};
+use insula_types::{AppName, InstanceId, NodeId, RequestId, TokenId};
+use tokio::sync::watch;
 
 use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
 
@@ -50,12 +57,24 @@ pub struct NodeApi {
     pub logs: Arc<dyn Logs>,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
+    /// Its files; on voters with the CA's keys.
+    pub directory: NodeDirectory,
+    /// The way to other voters, for the hand-over of keys.
+    pub rpc: Peers,
+    /// One change of roots at a time.
+    pub authority: tokio::sync::Mutex<()>,
     /// Time.
     pub clock: Clock,
     /// Randomness, for secrets.
     pub rng: Rng,
     /// When the server started, milliseconds since 1970.
     pub started_ms: u64,
+    /// The way to this node's dataplane.
+    pub dataplane: Link,
+    /// What runs in this process.
+    pub tasks: TaskGroup,
+    /// How this node's clock differs from the leader's, in milliseconds, once a renewal has told.
+    pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
 
 impl fmt::Debug for NodeApi {
@@ -165,6 +184,19 @@ impl Handler for NodeApi {
         self.show_node(key)
     }
 
+    async fn set_node_duty(
+        &self,
+        key: &NodeKey,
+        duty: NodeDuty,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Node>> {
+        self.set_duty(key, duty, request).await
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        self.take_out_node(request).await
+    }
+
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {
         self.prepare(&self.global, read).await?;
         Ok(self.list_regions())
@@ -197,7 +229,41 @@ impl Handler for NodeApi {
         }
     }
 
+    async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.list_tokens())
+    }
+
+    async fn remove_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>> {
+        self.end_token(id, request).await
+    }
+
+    async fn authorities(&self, read: ReadOptions) -> Answer<Versioned<CaStatus>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.ca_status())
+    }
+
+    async fn renew_region(&self, body: RecoveryBody) -> Answer<Versioned<RootChanged>> {
+        self.certify_region_anew(body).await
+    }
+
+    async fn add_root(&self, body: RecoveryBody) -> Answer<Versioned<RootAdded>> {
+        self.make_next_root(body).await
+    }
+
+    async fn activate_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>> {
+        self.use_root(body).await
+    }
+
+    async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>> {
+        self.end_root(body).await
+    }
+
     async fn status(&self) -> Answer<NodeStatus> {
         Ok(self.node_status())
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
+        Ok(self.look_at_itself().await)
     }
 }

@@ -4,7 +4,7 @@
 //! in the founding file; the server commits it, however often it is interrupted, and removes the file.
 
 use insula_env::Env;
-use insula_identity::{ApiToken, Lifetimes, NodeDirectory, RecoveryKey, RootAuthority, RootHash};
+use insula_identity::{ApiToken, NodeDirectory, RecoveryKey, RootAuthority, RootHash};
 use insula_state::{
     global::{ApiToken as StoredToken, ClusterMeta, Role},
     region::RegionMeta,
@@ -57,7 +57,7 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         return Err(Error::AlreadyThere { path: paths.data() });
     }
     let now = env.clock.wall();
-    let lifetimes = Lifetimes::default();
+    let lifetimes = config.lifetimes();
     let cluster = ClusterId::new(env.rng.next());
     let root = RootAuthority::create(cluster.clone(), &lifetimes, now)?;
     let authority = root.issue_region(&config.region, &lifetimes, now)?;
@@ -107,9 +107,10 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         datacenter: config.datacenter.clone(),
         address: config.advertise,
         capacity: capacity(config),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: insula_rpc::PROGRAM_VERSION.to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use insula_env::Env;
-use insula_identity::{CertificateDer, JoinToken, Lifetimes, NodeDirectory};
+use insula_identity::{CertificateDer, JoinToken, Lifetimes, Material, NodeDirectory};
 use insula_rpc::{Code, JoinHandler, JoinRequest, JoinResponse, Status, join_client};
 use insula_state::{ProposeError, RegionCommand, RegionState, RejectionCode, Store};
 use insula_telemetry::chain;
@@ -74,7 +74,8 @@ pub(crate) struct Joins {
     pub home: Home,
     pub directory: NodeDirectory,
     pub region: Store<RegionState>,
-    pub roots: Vec<CertificateDer<'static>>,
+    pub material: Material,
+    pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
 
@@ -97,6 +98,7 @@ impl JoinHandler for Joins {
             version: request.version,
             health: NodeHealth::Up,
             is_cordoned: false,
+            is_draining: false,
             joined_ms: 0,
         };
         let command = RegionCommand::Join {
@@ -104,11 +106,18 @@ impl JoinHandler for Joins {
             secret_hash: secret.hash(),
             node: Box::new(node.clone()),
         };
+        // Before it signs: whoever asks again for a member's id must have the member's key (rule R9).
+        let key_sha256 = insula_identity::request_key_hash(&request.certificate_request)
+            .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
+        let bind = RegionCommand::BindKey { node: node.id, key_sha256 };
+        self.region.propose(&bind, COMMIT_LIMIT).await.map_err(refused)?;
         let now = self.clock.wall();
         let chain_of = authority
-            .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &Lifetimes::default(), now)
+            .issue_node(&request.certificate_request, node.id, &[node.address.ip()], &self.lifetimes, now)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
+        // Under the CA certificates that this node shows itself: two of them while one root replaces another.
+        let chain_of: Vec<_> = chain_of.into_iter().take(1).chain(self.material.chain().into_iter().skip(1)).collect();
         let peers: BTreeMap<_, _> = self.region.read(|region| {
             let others = region.nodes.values().filter(|other| other.id != node.id);
             others.map(|other| (other.id, other.address)).collect()
@@ -122,7 +131,7 @@ impl JoinHandler for Joins {
         };
         Ok(JoinResponse {
             chain: der(&chain_of),
-            roots: der(&self.roots),
+            roots: der(&self.material.roots()),
             region: self.home.region.clone(),
             cluster: self.home.cluster.clone(),
             peers: peers.into_iter().collect(),

@@ -4,11 +4,14 @@
 //! dataplane`, [`dev::run`] is `insula dev`. Nothing is decided here that a part could decide; this crate knows who
 //! needs whom.
 
+mod authorize;
 mod calls;
 pub mod config;
 pub mod dataplane;
 pub mod dev;
+mod doctor;
 mod error;
+mod expiry;
 mod follow;
 mod founding;
 mod group;
@@ -30,6 +33,7 @@ pub mod restore;
 mod route;
 mod signals;
 mod supervisor;
+mod trust;
 mod work;
 
 pub use config::NodeConfig;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use insula_env::{Clock, Disk, Env, Rng, clock};
+use insula_env::{Beat, Clock, Disk, Env, Rng, beat, clock};
 use insula_raft::Group;
 use insula_rpc::{AddressBook, Peers};
 use insula_types::{Incarnation, NodeId};
@@ -100,15 +100,17 @@ fn life(group: &Group) -> Life {
 /// start again.
 pub(crate) fn start(env: &Env, census: Census, region: Group, global: Group) -> watch::Receiver<Adopted> {
     let (tell, told) = watch::channel(Adopted::new());
-    env.tasks.supervise("lives", move || look_out(census.clone(), [region.clone(), global.clone()], tell.clone()));
+    env.tasks.supervise("lives", beat::QUICK, move |beat| {
+        look_out(census.clone(), [region.clone(), global.clone()], tell.clone(), beat)
+    });
     told
 }
 
-async fn look_out(census: Census, groups: [Group; 2], tell: watch::Sender<Adopted>) {
+async fn look_out(census: Census, groups: [Group; 2], tell: watch::Sender<Adopted>, beat: Beat) {
     let begun = census.clock.now();
     let mut alone_since = [begun; 2];
     for turn in 0_usize.. {
-        clock::sleep(census.rng.jitter(LOOK_EVERY)).await;
+        beat.idle(clock::sleep(census.rng.jitter(LOOK_EVERY))).await;
         let own = lives(&groups[0], &groups[1]);
         let now = census.clock.now();
         let states = [StateName::Region, StateName::Global];

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use insula_control::{Membership, MembershipError};
+use insula_control::{HandOverError, Membership, MembershipError};
 use insula_identity::NodeDirectory;
 use insula_rpc::Peers;
 use insula_state::Domain;
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long one voter may take to be brought up to date or taken out.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long another voter may take to lead instead of this node.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long the hand-over of the key may take.
 const KEY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -34,25 +36,25 @@ impl<D: Domain> std::fmt::Debug for GroupMembership<D> {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Gives a voter, or one that is about to be one, the keys that this node holds.
+pub(crate) async fn give_authority(directory: &NodeDirectory, peers: &Peers, node: NodeId) -> Result<(), Cause> {
+    let (Some(authority), Some(sealed)) = (directory.load_region_authority()?, directory.load_sealed_root()?) else {
+        return Err("this node leads but holds no region key: restore keys/ from another voter".into());
+    };
+    let request = TakeAuthorityRequest {
+        region_authority: ByteBuf::from(authority.export().as_bytes()),
+        sealed_root: ByteBuf::from(sealed),
+        next_root: directory.load_next_root()?,
+    };
+    Ok(peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
+}
 
 impl<D: Domain> GroupMembership<D> {
-    async fn give_authority(&self, node: NodeId) -> Result<(), Cause> {
-        let (Some(authority), Some(sealed)) =
-            (self.directory.load_region_authority()?, self.directory.load_sealed_root()?)
-        else {
-            return Err("this node leads but holds no region key: restore keys/ from another voter".into());
-        };
-        let request = TakeAuthorityRequest {
-            region_authority: ByteBuf::from(authority.export().as_bytes()),
-            sealed_root: ByteBuf::from(sealed),
-        };
-        Ok(self.peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
-    }
-
     async fn change(&self, wanted: &BTreeSet<NodeId>) -> Result<(), Cause> {
         for node in wanted.difference(&self.group.raft().voters()) {
-            self.give_authority(*node).await?;
+            give_authority(&self.directory, &self.peers, *node).await?;
         }
         Ok(self.group.raft().set_voters(wanted, CHANGE_LIMIT).await?)
     }
@@ -70,5 +72,10 @@ impl<D: Domain> Membership for GroupMembership<D> {
 
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         self.change(&wanted).await.map_err(|source| MembershipError { wanted, source })
+    }
+
+    async fn hand_over(&self) -> Result<(), HandOverError> {
+        let given = self.group.raft().hand_over(HAND_OVER_LIMIT).await;
+        given.map(drop).map_err(|error| HandOverError(Box::new(error)))
     }
 }

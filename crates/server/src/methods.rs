@@ -1,5 +1,6 @@
 //! What nodes ask of each other over the `rpc` protocol. Ids and shapes are for ever; fields are only added.
 
+use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_types::{Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,9 @@ pub struct TakeAuthorityRequest {
     pub region_authority: ByteBuf,
     /// The cluster's root key, sealed.
     pub sealed_root: ByteBuf,
+    /// The key of the root that shall follow it, sealed.
+    #[serde(default)]
+    pub next_root: Option<NextRoot>,
 }
 
 impl std::fmt::Debug for TakeAuthorityRequest {

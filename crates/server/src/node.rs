@@ -4,19 +4,20 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, start_voters};
-use insula_env::{Env, net};
+use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
 use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica, Store};
 use insula_types::{NodeId, Revision};
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::{
-    Error,
+    Error, authorize,
     calls::Calls,
     config::{NodeConfig, Paths},
-    follow, founding,
+    expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
@@ -50,6 +51,7 @@ const UPDATE_LIMIT: Duration = Duration::from_secs(10);
 pub async fn run(config_path: &Path) -> Result<(), Error> {
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("server");
+    watchdog::start(&env.tasks, "server", &config.data_dir);
     let node = Node::open(config, &env).await?;
     let dataplane = Link::start(node.config.paths().dataplane_socket(), &node.env);
     supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
@@ -129,9 +131,9 @@ impl Node {
         let members: Arc<Replica<RegionState>> = Replica::new();
         let admit = {
             let (members, book) = (Arc::clone(&members), book.clone());
-            // Who sends has shown a certificate of this region; a removed node may not speak all the same.
             Arc::new(move |node: NodeId| {
-                !members.read(|region| region.tombstones.contains(&node)) && book.nodes().contains(&node)
+                let is_removed = members.read(|region| region.tombstones.contains(&node));
+                authorize::admits(is_removed, book.nodes().contains(&node))
             })
         };
         book.set(members::addresses(&home.peers));
@@ -203,13 +205,14 @@ impl Node {
             ValueFile::new(paths.founding(), Arc::clone(&env.disk)),
             (self.region_group.clone(), self.global_group.clone()),
             (self.region.clone(), self.global.clone()),
+            (self.material.clone(), self.directory.load_key()?.public_hash()),
         )?;
         let leads = self.region_group.raft().clone();
         let confirmed = Arc::new(move || leads.is_confirmed());
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone(), confirmed);
         let work = work::start(self, &control, &dataplane).await?;
         self.serve_nodes(&control, &work).await?;
-        self.serve_api(&work).await?;
+        self.serve_api(&work, &dataplane).await?;
 
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
@@ -224,8 +227,12 @@ impl Node {
             book: self.book.clone(),
             dataplane,
             address: self.config.advertise.ip(),
+            lifetimes: self.config.lifetimes(),
+            region: self.region.clone(),
+            global: self.global.clone(),
         };
         renewal::start(env, renewal);
+        expiry::start(env, &self.material);
         Ok(())
     }
 
@@ -242,14 +249,17 @@ impl Node {
             global,
             control: Arc::clone(control),
             directory: self.directory.clone(),
+            material: self.material.clone(),
             logs: Arc::clone(&work.logs),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let joins = Joins {
             home: self.home.clone(),
             directory: self.directory.clone(),
             region: self.region.clone(),
-            roots: self.material.roots(),
+            material: self.material.clone(),
+            lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
         let path = self.config.paths().port_socket();
@@ -267,11 +277,16 @@ impl Node {
                 let peers = self.all_peers.clone();
                 move |node| peers.iter().for_each(|peers| peers.wake(node))
             });
-        self.env.tasks.critical("port", server.run(receiver, self.env.clone()));
+        let (server, receiver, env) = (Arc::new(server), Arc::new(Mutex::new(receiver)), self.env.clone());
+        self.env.tasks.supervise("port", beat::QUICK, move |beat| {
+            let (server, receiver, env) = (Arc::clone(&server), Arc::clone(&receiver), env.clone());
+            // Free at once: the run before has been dropped.
+            async move { server.run(&mut *receiver.lock().await, &env, beat).await }
+        });
         Ok(())
     }
 
-    async fn serve_api(&self, work: &work::Work) -> Result<(), Error> {
+    async fn serve_api(&self, work: &work::Work, dataplane: &Link) -> Result<(), Error> {
         let api = Arc::new(NodeApi {
             node: self.id,
             config: self.config.clone(),
@@ -281,9 +296,15 @@ impl Node {
             global_group: self.global_group.clone(),
             logs: Arc::clone(&work.logs),
             material: self.material.clone(),
+            directory: self.directory.clone(),
+            rpc: self.rpc.clone(),
+            authority: Default::default(),
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),
+            dataplane: dataplane.clone(),
+            tasks: self.env.tasks.clone(),
+            clock_ahead_ms: work.clock_ahead_ms.clone(),
         });
         let address = self.config.api;
         let listener = net::bind(address).await.map_err(|source| Error::Listen { what: "the API", address, source })?;
@@ -292,8 +313,10 @@ impl Node {
             net::bind_unix(&path).map_err(|source| Error::ListenUnix { what: "the local API", path, source })?;
         let tls = insula_identity::api_server_config(&self.material)?;
         let tasks = self.env.tasks.child("api");
-        self.env.tasks.critical("api", insula_api::serve_tls(listener, tls, api.clone(), tasks.clone()));
-        self.env.tasks.critical("local api", insula_api::serve_unix(local, api, tasks));
+        self.env.tasks.critical("api", beat::QUICK, |beat| {
+            insula_api::serve_tls(listener, tls, api.clone(), tasks.clone(), beat)
+        });
+        self.env.tasks.critical("local api", beat::QUICK, |beat| insula_api::serve_unix(local, api, tasks, beat));
         Ok(())
     }
 
@@ -315,9 +338,9 @@ impl Node {
     /// Gives the dataplane each new state of the region.
     fn push_catalogs(&self, dataplane: &Link) {
         let (region, node, dataplane) = (Arc::clone(self.region.replica()), self.id, dataplane.clone());
-        self.env.tasks.supervise("catalog", move || {
+        self.env.tasks.supervise("catalog", beat::QUICK, move |beat| {
             let (region, dataplane) = (Arc::clone(&region), dataplane.clone());
-            push_changes(region.changed(), move || {
+            push_changes(region.changed(), beat, move || {
                 let catalog = region.read_at(|state, revision| Catalog::derive(state, revision, node));
                 if let Some(catalog) = catalog {
                     dataplane.push(Arc::new(catalog));

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use insula_env::clock;
+use insula_env::{Beat, clock};
 use tokio::sync::watch;
 
 /// Shortest time between two catalogs: what changes in between comes together.
 const GAP: Duration = Duration::from_millis(20);
 
 /// Pushes now, and after each change; of changes in quick succession the last state. Returns when there can be no more.
-pub(crate) async fn push_changes<T>(mut changed: watch::Receiver<T>, push: impl Fn()) {
+pub(crate) async fn push_changes<T>(mut changed: watch::Receiver<T>, beat: Beat, push: impl Fn()) {
     loop {
         changed.mark_unchanged();
         push();
         clock::sleep(GAP).await;
-        if changed.changed().await.is_err() {
+        if beat.idle(changed.changed()).await.is_err() {
             return;
         }
     }
@@ -30,7 +30,8 @@ mod tests {
     async fn the_first_change_comes_at_once_and_the_last_one_always() {
         let (state, pushed) = (watch::Sender::new(0_u32), RefCell::new(Vec::new()));
         let current = state.subscribe();
-        let pushing = push_changes(state.subscribe(), || pushed.borrow_mut().push(*current.borrow()));
+        let pushing =
+            push_changes(state.subscribe(), Beat::unwatched(), || pushed.borrow_mut().push(*current.borrow()));
         let changes = async {
             clock::sleep(Duration::from_secs(1)).await;
             state.send_replace(1);

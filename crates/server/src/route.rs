@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use insula_env::{Clock, TaskGroup};
+use insula_env::{Clock, TaskGroup, beat};
 use insula_rpc::{AddressBook, Method, Peers};
 use insula_state::{Domain, Leadership, ProposeError, Proposer};
 use insula_types::{NodeId, RequestId};
@@ -161,10 +161,11 @@ impl<D: Domain> Proposer for Route<D> {
 /// Raft's word on who leads, in the words of `state`.
 fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> watch::Receiver<Leadership> {
     let convert = |now: &insula_raft::Leadership| Leadership { leader: now.leader, term: now.term, is_me: now.is_me };
-    let mut source = group.raft().leadership();
+    let source = group.raft().leadership();
     let (tell, told) = watch::channel(convert(&source.borrow()));
-    tasks.spawn(&format!("{} leadership", D::NAME), async move {
-        while source.changed().await.is_ok() {
+    tasks.spawn_watched(&format!("{} leadership", D::NAME), beat::QUICK, |beat| async move {
+        let mut source = source;
+        while beat.idle(source.changed()).await.is_ok() {
             let now = convert(&source.borrow_and_update());
             tell.send_if_modified(|before| std::mem::replace(before, now) != now);
         }

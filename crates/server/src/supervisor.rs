@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use insula_env::{Env, clock, net};
+use insula_env::{Beat, Env, beat, clock, net};
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
 
@@ -23,22 +23,22 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// Starts the supervision of the dataplane of this node.
 pub(crate) fn start(env: &Env, config: &Path, socket: PathBuf) {
     let config = config.to_owned();
-    env.tasks.supervise("dataplane", move || keep(config.clone(), socket.clone()));
+    env.tasks.supervise("dataplane", beat::QUICK, move |beat| keep(config.clone(), socket.clone(), beat));
 }
 
-async fn keep(config: PathBuf, socket: PathBuf) {
+async fn keep(config: PathBuf, socket: PathBuf, beat: Beat) {
     loop {
         if answers(&socket).await {
             info!("a dataplane is running already: left as it is");
             while answers(&socket).await {
-                clock::sleep(LOOK_EVERY).await;
+                beat.idle(clock::sleep(LOOK_EVERY)).await;
             }
             warn!("the dataplane ended");
         } else {
             match spawn(&config) {
                 Ok(mut child) => {
                     info!(pid = child.id(), "dataplane started");
-                    match child.wait().await {
+                    match beat.idle(child.wait()).await {
                         Ok(status) => warn!(%status, "the dataplane ended"),
                         Err(error) => warn!(%error, "cannot wait for the dataplane"),
                     }
@@ -46,7 +46,7 @@ async fn keep(config: PathBuf, socket: PathBuf) {
                 Err(error) => warn!(%error, "cannot start the dataplane"),
             }
         }
-        clock::sleep(RESTART_WAIT).await;
+        beat.idle(clock::sleep(RESTART_WAIT)).await;
     }
 }
 

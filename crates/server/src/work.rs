@@ -8,7 +8,7 @@ use insula_agent::{Agent, CallError, HttpProber, Parts, Renewer, Reporter, start
 use insula_catalog::link::Link;
 use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime};
 use insula_control::Control;
-use insula_env::Env;
+use insula_env::{Clock, Env, beat};
 use insula_rpc::Peers;
 use insula_state::{RegionCommand, RegionState, Store};
 use insula_telemetry::chain;
@@ -37,6 +37,8 @@ const DEV_GRACE: Duration = Duration::from_secs(2);
 /// What other parts need of it.
 pub(crate) struct Work {
     pub logs: Arc<dyn Logs>,
+    /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
+    pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
 
 /// Opens the runtime, which takes over what runs, and starts the agent and the renewals of this node's lease.
@@ -65,14 +67,17 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         route: node.route.clone(),
         control: Arc::clone(control),
         region: node.region.clone(),
+        clock: env.clock.clone(),
+        ahead_ms: watch::Sender::new(None),
     };
+    let clock_ahead_ms = renewer.ahead_ms.subscribe();
     let load = move || {
         let instances = agent.statuses().borrow().len() as u32;
         Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
     let logs = NodeLogs { node: node.id, runtime, peers: node.rpc.clone() };
-    Ok(Work { logs: Arc::new(logs) })
+    Ok(Work { logs: Arc::new(logs), clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
@@ -110,15 +115,19 @@ pub(crate) async fn stop_all(config: &NodeConfig, env: &Env) -> Result<(), Error
 
 /// The region revision that the dataplane has taken, as renewals tell it.
 fn catalog_revision(env: &Env, dataplane: &Link) -> watch::Receiver<Revision> {
-    let mut acknowledged = dataplane.acknowledged();
+    let acknowledged = dataplane.acknowledged();
     let (tell, told) = watch::channel(Revision(0));
-    env.tasks.spawn("catalog revision", async move {
-        loop {
-            if let Some((_, revision)) = acknowledged.borrow_and_update().in_use {
-                tell.send_if_modified(|before| std::mem::replace(before, revision) != revision);
-            }
-            if acknowledged.changed().await.is_err() {
-                return;
+    let tell = Arc::new(tell);
+    env.tasks.supervise("catalog revision", beat::QUICK, move |beat| {
+        let (mut acknowledged, tell) = (acknowledged.clone(), Arc::clone(&tell));
+        async move {
+            loop {
+                if let Some((_, revision)) = acknowledged.borrow_and_update().in_use {
+                    tell.send_if_modified(|before| std::mem::replace(before, revision) != revision);
+                }
+                if beat.idle(acknowledged.changed()).await.is_err() {
+                    return;
+                }
             }
         }
     });
@@ -150,6 +159,19 @@ struct Renewals {
     route: Arc<Route<RegionState>>,
     control: Arc<Control>,
     region: Store<RegionState>,
+    clock: Clock,
+    ahead_ms: watch::Sender<Option<i64>>,
+}
+
+impl Renewals {
+    /// Compares the leader's wall time with the middle of the time that it took to learn it.
+    fn compare(&self, asked_ms: u64, granted: Granted) {
+        if granted.wall_ms == 0 {
+            return;
+        }
+        let middle_ms = asked_ms.midpoint(self.clock.wall_ms());
+        self.ahead_ms.send_replace(Some(middle_ms.wrapping_sub(granted.wall_ms).cast_signed()));
+    }
 }
 
 impl fmt::Debug for Renewals {
@@ -165,8 +187,12 @@ impl Renewer for Renewals {
             Ok(granted) => Led::Done(granted),
             Err(_) => Led::Elsewhere(self.region.leadership().borrow().leader),
         };
+        let asked_ms = self.clock.wall_ms();
         match self.route.ask_leader::<Renew, _>(&renewal, RENEW_LIMIT, here).await {
-            Led::Done(granted) => Ok(granted),
+            Led::Done(granted) => {
+                self.compare(asked_ms, granted);
+                Ok(granted)
+            }
             Led::Elsewhere(_) => Err(failed("an election is under way")),
             Led::Unknown(why) | Led::Unavailable(why) => Err(failed(why)),
         }

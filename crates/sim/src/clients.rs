@@ -48,7 +48,7 @@ impl Clients {
             let user = Self { rng: self.rng.fork(), ..self.clone() };
             tasks.spawn("user", async move {
                 loop {
-                    sleep(Duration::from_millis(user.rng.range(1, 150))).await;
+                    sleep(Duration::from_millis(user.rng.range(1, 230))).await;
                     let is_read = user.rng.chance(0.3);
                     if is_read {
                         user.read_somewhere().await

@@ -18,35 +18,32 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// How long one update may take to come.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Starts to follow, for as long as this node is not a member of the group.
+/// Starts to follow, for as long as the group's log does not bring this node up to date.
 pub(crate) fn start(env: &Env, node: NodeId, net: Net, group: Group, replica: Arc<Replica<RegionState>>) {
     let rng = env.rng.fork();
     env.tasks.spawn("follow", async move {
         loop {
             let others = net.others(machine_of(node));
-            if !is_member(&group, node)
+            if !group.takes_part()
                 && let Some(source) = others.get(rng.range(0, others.len().max(1) as u64) as usize)
             {
-                while next(&net, (node, *source), &replica).await && !is_member(&group, node) {}
+                while next(&net, (node, *source), &replica).await && !group.takes_part() {}
             }
             sleep(rng.jitter(RETRY_WAIT)).await;
         }
     });
 }
 
-fn is_member(group: &Group, node: NodeId) -> bool {
-    let metrics = group.metrics();
-    metrics.last_log.is_some() || metrics.voters.contains(&node) || metrics.learners.contains(&node)
-}
-
 /// Takes the next update. False when another source shall be asked.
 async fn next(net: &Net, (node, source): (NodeId, NodeId), replica: &Replica<RegionState>) -> bool {
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let asked = net.call((node, source), LIMIT, b"watch", |to: Endpoint| async move {
-        Answer(to.region.replica().watch(from).next().await)
+        // Two that follow each other would both stand still.
+        let mut watch = to.region.replica().watch(from);
+        Answer(if to.group.takes_part() { Some(watch.next().await) } else { None })
     });
     match asked.await {
-        Ok(Answer(update)) => replica.follow(update),
-        Err(_) => false,
+        Ok(Answer(Some(update))) => replica.follow(update),
+        Ok(Answer(None)) | Err(_) => false,
     }
 }

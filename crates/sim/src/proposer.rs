@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_agent::{CallError, Renewer, Reporter};
-use insula_control::MembershipError;
+use insula_control::{HandOverError, MembershipError};
 use insula_env::{Clock, Rng, clock::timeout};
 use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine, UnknownCommand};
 use insula_state::{
@@ -202,5 +202,9 @@ impl insula_control::Membership for Voters {
     async fn set_voters(&self, wanted: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let changed = self.0.set_voters(&wanted, CHANGE_LIMIT).await;
         changed.map_err(|error| MembershipError { wanted, source: Box::new(error) })
+    }
+
+    async fn hand_over(&self) -> Result<(), HandOverError> {
+        self.0.hand_over(CHANGE_LIMIT).await.map(drop).map_err(|error| HandOverError(Box::new(error)))
     }
 }

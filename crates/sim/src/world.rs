@@ -32,7 +32,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to come to rest after all is healed: leases, elections, back-offs of instances.
 const REST_LIMIT: Duration = Duration::from_secs(150);
 /// Time between two looks whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 
 pub(crate) async fn run(seed: u64, rng: Rng, options: Options) -> Outcome {
     let clock = Clock::simulated(EPOCH_MS);
@@ -327,6 +327,7 @@ pub(crate) fn node(id: NodeId) -> Node {
         version: "0.1.0".to_owned(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod command;
+mod root;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use insula_types::{
 use serde::{Deserialize, Serialize};
 
 pub use command::{GlobalCommand, GlobalReply};
+pub use root::{RootState, TrustedRoot};
 
 use crate::{Changes, Domain, Rejection, Table};
 
@@ -43,6 +45,23 @@ pub struct App {
     pub release: ReleaseNumber,
     /// Instances per service and region. Not part of a release: a roll-back keeps it.
     pub scale: BTreeMap<ServiceName, u32>,
+    /// When it was deployed last, milliseconds since 1970. Only in builds that stand for a later version.
+    #[cfg(feature = "upgrade-probe")]
+    #[serde(default)]
+    pub deployed_ms: u64,
+}
+
+impl App {
+    /// An app.
+    pub fn new(name: AppName, release: ReleaseNumber, scale: BTreeMap<ServiceName, u32>) -> Self {
+        Self {
+            name,
+            release,
+            scale,
+            #[cfg(feature = "upgrade-probe")]
+            deployed_ms: 0,
+        }
+    }
 }
 
 /// What a holder of an API token may do.
@@ -90,6 +109,8 @@ pub struct GlobalState {
     pub claims: Table<RouteSpec, AppName>,
     /// API tokens by id.
     pub api_tokens: Table<String, ApiToken>,
+    /// Trusted roots, by the SHA-256 of their certificates in hexadecimal digits.
+    pub roots: Table<String, TrustedRoot>,
 }
 
 impl GlobalState {
@@ -117,6 +138,8 @@ pub enum GlobalKey {
     Claim(RouteSpec),
     /// An API token.
     ApiToken(String),
+    /// A trusted root.
+    Root(String),
 }
 
 /// An object of the world.
@@ -136,6 +159,8 @@ pub enum GlobalObject {
     Claim(AppName),
     /// An API token.
     ApiToken(ApiToken),
+    /// A trusted root.
+    Root(TrustedRoot),
 }
 
 impl Domain for GlobalState {
@@ -180,6 +205,7 @@ impl Domain for GlobalState {
             Key::Removed(app) => set!(removed, app, Removed),
             Key::Claim(route) => set!(claims, route, Claim),
             Key::ApiToken(id) => set!(api_tokens, id, ApiToken),
+            Key::Root(hash) => set!(roots, hash, Root),
         }
     }
 
@@ -199,6 +225,7 @@ impl Domain for GlobalState {
         add!(removed, Removed);
         add!(claims, Claim);
         add!(api_tokens, ApiToken);
+        add!(roots, Root);
         all
     }
 
@@ -211,6 +238,7 @@ impl Domain for GlobalState {
             GlobalKey::Removed(_) => "removed apps",
             GlobalKey::Claim(_) => "routes",
             GlobalKey::ApiToken(_) => "API tokens",
+            GlobalKey::Root(_) => "roots",
         }
     }
 

@@ -9,7 +9,7 @@ use insula_types::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use command::{RegionCommand, RegionReply};
+pub use command::{NodeDuty, RegionCommand, RegionReply};
 
 use crate::{
     Changes, Domain, Rejection, Table,
@@ -49,6 +49,15 @@ pub struct JoinToken {
     pub uses_left: u32,
 }
 
+/// What a node trusts and shows, server and dataplane alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTrust {
+    /// SHA-256 of the roots that it trusts, in hexadecimal digits; the active one first.
+    pub roots: Vec<String>,
+    /// SHA-256 of the region CA's certificates that it shows.
+    pub authorities: Vec<String>,
+}
+
 /// Everything that a region knows.
 #[derive(Debug, Default)]
 pub struct RegionState {
@@ -70,6 +79,10 @@ pub struct RegionState {
     pub statuses: Table<InstanceId, InstanceStatus>,
     /// What happened.
     pub events: Table<EventId, Event>,
+    /// What nodes trust, as they say.
+    pub trust: Table<NodeId, NodeTrust>,
+    /// SHA-256 of nodes' public keys, in hexadecimal digits: a node is its key pair (rule R9).
+    pub keys: Table<NodeId, String>,
 }
 
 impl RegionState {
@@ -105,6 +118,10 @@ pub enum RegionKey {
     Event(EventId),
     /// [`ControlLease`].
     Control,
+    /// What a node trusts.
+    Trust(NodeId),
+    /// A node's key.
+    NodeKey(NodeId),
 }
 
 /// An object of the region.
@@ -129,6 +146,10 @@ pub enum RegionObject {
     Event(Event),
     /// Who acts as controller.
     Control(ControlLease),
+    /// What a node trusts.
+    Trust(NodeTrust),
+    /// SHA-256 of a node's public key.
+    NodeKey(String),
 }
 
 impl Domain for RegionState {
@@ -179,6 +200,8 @@ impl Domain for RegionState {
             Key::Placement(id) => set!(placements, id, Placement),
             Key::Status(id) => set!(statuses, id, Status),
             Key::Event(id) => set!(events, id, Event),
+            Key::Trust(id) => set!(trust, id, Trust),
+            Key::NodeKey(id) => set!(keys, id, NodeKey),
         }
     }
 
@@ -200,6 +223,8 @@ impl Domain for RegionState {
         add!(placements, Placement);
         add!(statuses, Status);
         add!(events, Event);
+        add!(trust, Trust);
+        add!(keys, NodeKey);
         all
     }
 
@@ -214,6 +239,8 @@ impl Domain for RegionState {
             RegionKey::Status(_) => "statuses",
             RegionKey::Event(_) => "events",
             RegionKey::Control => "controller",
+            RegionKey::Trust(_) => "trust of nodes",
+            RegionKey::NodeKey(_) => "keys of nodes",
         }
     }
 

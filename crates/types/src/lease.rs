@@ -31,4 +31,7 @@ pub struct Renewal {
 pub struct Granted {
     /// How long it holds without another renewal.
     pub lease: Duration,
+    /// The leader's wall time, milliseconds since 1970; 0 from a leader of an earlier version.
+    #[serde(default)]
+    pub wall_ms: u64,
 }

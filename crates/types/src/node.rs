@@ -28,6 +28,9 @@ pub struct Node {
     /// No new placements when true.
     #[serde(default)]
     pub is_cordoned: bool,
+    /// What runs on it is placed elsewhere, then taken away. Implies that it is cordoned.
+    #[serde(default)]
+    pub is_draining: bool,
     /// When it joined, milliseconds since 1970 by the leader's clock.
     pub joined_ms: u64,
 }

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
-use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef};
+use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId};
 
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
     handler::StateKey,
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, ScaleBody, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
+        RecoveryBody, Region, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 
@@ -49,7 +50,7 @@ impl Client {
         definition: &AppDefinition,
         expected: Option<ReleaseNumber>,
     ) -> Result<Versioned<DeployAnswer>, ClientError> {
-        self.json(expecting(self.deploy_call(definition, ""), expected)).await
+        self.json(expecting(self.deploy_call(definition, ""), expected.map(|release| release.0))).await
     }
 
     fn deploy_call(&self, definition: &AppDefinition, query: &str) -> Call {
@@ -66,7 +67,8 @@ impl Client {
         app: &AppName,
         expected: Option<ReleaseNumber>,
     ) -> Result<Versioned<Deleted>, ClientError> {
-        self.json(expecting(self.call(Method::DELETE, format!("/v1/apps/{app}")), expected)).await
+        let call = self.call(Method::DELETE, format!("/v1/apps/{app}"));
+        self.json(expecting(call, expected.map(|release| release.0))).await
     }
 
     /// How an app is. With `wait`, once the state is beyond that revision or after [`WAIT_MAX`].
@@ -152,6 +154,33 @@ impl Client {
         self.get(format!("/v1/nodes/{key}")).await
     }
 
+    /// One node, once the state is beyond that revision or after [`WAIT_MAX`].
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn node_after(&self, key: &str, seen: Revision) -> Result<Versioned<Node>, ClientError> {
+        let mut call = self.call(Method::GET, format!("/v1/nodes/{key}?wait={seen}"));
+        call.limit = CALL_LIMIT + WAIT_MAX;
+        self.json(call).await
+    }
+
+    /// Says what a node, by its exact id or name, shall do.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn set_node_duty(&self, key: &str, duty: NodeDuty) -> Result<Versioned<Node>, ClientError> {
+        self.json(self.call(Method::PUT, format!("/v1/nodes/{key}/duty")).with_json(&DutyBody { duty })).await
+    }
+
+    /// Removes a node for ever, if it is still as it was seen; with `is_forced` also while it is up or has instances.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_node(&self, seen: &Node, is_forced: bool) -> Result<Versioned<NodeRemoved>, ClientError> {
+        let call = self.call(Method::DELETE, format!("/v1/nodes/{}?force={is_forced}", seen.id));
+        self.json(expecting(call, Some(seen.changed.0))).await
+    }
+
     /// All regions.
     ///
     /// # Errors
@@ -182,12 +211,76 @@ impl Client {
         self.json(self.call(Method::POST, "/v1/tokens/api").with_json(body)).await
     }
 
+    /// All tokens: the API's, and those to join the region with.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn tokens(&self) -> Result<List<Token>, ClientError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Ends a token, by its exact id.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_token(&self, id: TokenId) -> Result<Versioned<TokenRemoved>, ClientError> {
+        self.json(self.call(Method::DELETE, format!("/v1/tokens/{id}"))).await
+    }
+
+    /// Which roots there are, and how far the nodes are.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn authorities(&self) -> Result<Versioned<CaStatus>, ClientError> {
+        self.get("/v1/ca").await
+    }
+
+    /// Lets the active root sign the region's CA anew.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn renew_region(&self, body: &RecoveryBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/renew-region").with_json(body)).await
+    }
+
+    /// Makes a root that shall replace the active one.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn add_root(&self, body: &RecoveryBody) -> Result<Versioned<RootAdded>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/add-root").with_json(body)).await
+    }
+
+    /// Takes a root into use that every node trusts.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn activate_root(&self, body: &RootBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/activate-root").with_json(body)).await
+    }
+
+    /// Ends the trust in a root that retires.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn retire_root(&self, body: &RootBody) -> Result<Versioned<RootChanged>, ClientError> {
+        self.json(self.call(Method::POST, "/v1/ca/retire-root").with_json(body)).await
+    }
+
     /// How the node that answers is.
     ///
     /// # Errors
     /// As every call here.
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Whether the node that answers is as it shall be.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn doctor(&self) -> Result<Doctor, ClientError> {
+        self.get("/v1/doctor").await
     }
 
     /// Whether anything answers, within `limit`.
@@ -197,9 +290,9 @@ impl Client {
     }
 }
 
-fn expecting(mut call: Call, expected: Option<ReleaseNumber>) -> Call {
-    if let Some(release) = expected {
-        let value = HeaderValue::try_from(format!("\"{release}\"")).expect("digits between quotes");
+fn expecting(mut call: Call, expected: Option<u64>) -> Call {
+    if let Some(number) = expected {
+        let value = HeaderValue::try_from(format!("\"{number}\"")).expect("digits between quotes");
         call.headers.push((header::IF_MATCH, value));
     }
     call

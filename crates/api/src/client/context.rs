@@ -20,7 +20,8 @@ const ADDRESSES_MAX: usize = 32;
 pub struct Context {
     /// `host:port` of nodes' APIs.
     pub addresses: Vec<String>,
-    /// SHA-256 of the cluster's root certificate, in hexadecimal.
+    /// SHA-256 of the cluster's root certificate, in hexadecimal; several, with commas between, while one root replaces
+    /// another. Any of them will do.
     pub ca_sha256: String,
     /// An API token.
     pub token: String,
@@ -54,8 +55,8 @@ impl Context {
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json))
     }
 
-    pub(super) fn root_hash(&self) -> Result<RootHash, ContextError> {
-        self.ca_sha256.parse().map_err(|_| ContextError::Hash)
+    pub(super) fn root_hashes(&self) -> Result<Vec<RootHash>, ContextError> {
+        self.ca_sha256.split(',').map(|hash| hash.trim().parse().map_err(|_| ContextError::Hash)).collect()
     }
 }
 

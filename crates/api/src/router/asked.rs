@@ -117,12 +117,19 @@ impl Asked {
 
     /// The release in `If-Match: "3"`.
     pub(super) fn expected(&self) -> Answer<Option<ReleaseNumber>> {
+        Ok(self.if_match("a release")?.map(ReleaseNumber))
+    }
+
+    /// The revision in `If-Match: "41"`.
+    pub(super) fn expected_revision(&self) -> Answer<Option<Revision>> {
+        Ok(self.if_match("a revision")?.map(Revision))
+    }
+
+    fn if_match(&self, of: &str) -> Answer<Option<u64>> {
         let Some(value) = self.headers.get(header::IF_MATCH) else { return Ok(None) };
         let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
-        let number = text.parse().map_err(|_| {
-            Problem::new(Code::InvalidRequest, "If-Match: expected the number of a release, like \"3\"")
-        })?;
-        Ok(Some(ReleaseNumber(number)))
+        let problem = || format!("If-Match: expected the number of {of}, like \"3\"");
+        text.parse().map(Some).map_err(|_| Problem::new(Code::InvalidRequest, problem()))
     }
 
     /// Where a client that reconnects by itself resumes.

@@ -13,9 +13,9 @@ use super::{
     respond,
 };
 use crate::{
-    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, Role, ScaleRequest,
+    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
-    wire::{ApiTokenBody, JoinTokenBody, ScaleBody},
+    wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody},
 };
 
 /// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
@@ -50,14 +50,45 @@ read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(nodes, |handler, asked, read| handler.nodes(read));
 read!(regions, |handler, asked, read| handler.regions(read));
-read!(node, |handler, asked, read| async {
-    // Names are labels and may look like anything but an id of the right length, so the id is tried first.
-    let key = match asked.name("node") {
-        Ok(id) => NodeKey::Id(id),
-        Err(_) => NodeKey::Name(asked.name("node")?),
+read!(node, |handler, asked, read| async { handler.node(&node_key(&asked)?, read).await });
+
+/// Names are labels and may look like anything but an id of the right length, so the id is tried first.
+fn node_key(asked: &Asked) -> Answer<NodeKey> {
+    match asked.name("node") {
+        Ok(id) => Ok(NodeKey::Id(id)),
+        Err(_) => Ok(NodeKey::Name(asked.name("node")?)),
+    }
+}
+
+pub(super) async fn set_node_duty(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let DutyBody { duty } = asked::json_body(body).await?;
+        shared.handler.set_node_duty(&node_key(&asked)?, duty, asked.request()?).await
     };
-    handler.node(&key, read).await
-});
+    respond::json(answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove_node(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let RemoveQuery { force: is_forced } = asked.query()?;
+        let (node, request) = (node_key(&asked)?, asked.request()?);
+        let Some(expected) = asked.expected_revision()? else {
+            let said = "If-Match: give the node's `changed`, as it was when you looked, like \"41\"";
+            return Err(Problem::new(Code::InvalidRequest, said));
+        };
+        shared.handler.remove_node(RemoveNodeRequest { node, expected, is_forced, request }).await
+    };
+    respond::json(answer.await)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -181,10 +212,57 @@ pub(super) async fn backup(State(shared): State<Shared>, asked: Asked) -> Respon
     respond::archive(answer.await)
 }
 
+pub(super) async fn tokens(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.tokens(asked.read()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn remove_token(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.remove_token(asked.name("token")?, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn authorities(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.authorities(asked.read()?).await
+    };
+    respond::json(answer.await)
+}
+
+/// Declares a change of roots: role admin, a body in JSON.
+macro_rules! change_roots {
+    ($($name:ident: $body:ty),*) => {$(
+        pub(super) async fn $name(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+            let answer = async {
+                asked.allow(Role::Admin)?;
+                let body: $body = asked::json_body(body).await?;
+                shared.handler.$name(body).await
+            };
+            respond::json(answer.await)
+        }
+    )*};
+}
+change_roots!(renew_region: RecoveryBody, add_root: RecoveryBody, activate_root: RootBody, retire_root: RootBody);
+
 pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
         asked.allow(Role::Viewer)?;
         shared.handler.status().await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn doctor(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        shared.handler.doctor().await
     };
     respond::json(answer.await)
 }

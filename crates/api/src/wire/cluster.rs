@@ -24,6 +24,12 @@ pub struct Node {
     pub down_since_ms: Option<u64>,
     /// No new placements when true.
     pub is_cordoned: bool,
+    /// What runs on it is placed elsewhere, then taken away.
+    #[serde(default)]
+    pub is_draining: bool,
+    /// The revision that last changed its record; a removal names it in `If-Match`.
+    #[serde(default)]
+    pub changed: Revision,
     /// Whether it votes in its region.
     pub is_voter: bool,
     /// Whether it leads its region.
@@ -40,6 +46,37 @@ pub struct Node {
     pub version: String,
     /// When it joined.
     pub joined_ms: u64,
+}
+
+/// Says what a node shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DutyBody {
+    /// What it shall do.
+    pub duty: NodeDuty,
+}
+
+/// What a node is given to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeDuty {
+    /// Run what it has, and take more.
+    Serve,
+    /// Run what it has; take no more.
+    Cordon,
+    /// Give away what it has; take no more.
+    Drain,
+}
+
+/// A node was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRemoved {
+    /// Its id, which may never come back.
+    pub id: NodeId,
+    /// Its name, which is free again.
+    pub name: NodeName,
+    /// Instances that were placed on it and are replaced.
+    pub instances: u32,
 }
 
 /// An amount of what a node has.

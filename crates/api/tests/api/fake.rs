@@ -14,22 +14,24 @@ use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
     Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
-    Problem, ReadOptions, Role, ScaleRequest,
+    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, Deleted, DeployAnswer, Event, EventCursor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeStatus, Region, Scaled, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
+        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
+        RecoveryBody, Region, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
-use insula_env::{Env, net};
+use insula_env::{Beat, Env, net};
 use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
 use insula_types::{
-    AppDefinition, AppName, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, definition::Format,
+    AppDefinition, AppName, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, TokenId,
+    definition::Format,
 };
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub const DEFINITION: &str =
     r#"{"app": "shop", "services": {"web": {"runtime": "process", "command": ["./web"], "scale": 2}}}"#;
@@ -235,7 +237,48 @@ impl Handler for Fake {
         Ok(futures::stream::iter([Ok(Bytes::from("a state, "))]).chain(later).boxed())
     }
 
+    async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn remove_token(&self, id: TokenId, _: Option<RequestId>) -> Answer<Versioned<TokenRemoved>> {
+        Err(Problem::new(Code::NoSuchToken, id.to_string()))
+    }
+
+    async fn authorities(&self, _: ReadOptions) -> Answer<Versioned<CaStatus>> {
+        not_here()
+    }
+
+    async fn renew_region(&self, _: RecoveryBody) -> Answer<Versioned<RootChanged>> {
+        not_here()
+    }
+
+    async fn add_root(&self, _: RecoveryBody) -> Answer<Versioned<RootAdded>> {
+        not_here()
+    }
+
+    async fn activate_root(&self, _: RootBody) -> Answer<Versioned<RootChanged>> {
+        not_here()
+    }
+
+    async fn retire_root(&self, _: RootBody) -> Answer<Versioned<RootChanged>> {
+        not_here()
+    }
+
     async fn status(&self) -> Answer<NodeStatus> {
+        not_here()
+    }
+
+    async fn set_node_duty(&self, _: &NodeKey, _: NodeDuty, _: Option<RequestId>) -> Answer<Versioned<Node>> {
+        not_here()
+    }
+
+    async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
+        let said = format!("{:?} at {}, forced: {}", request.node, request.expected, request.is_forced);
+        Err(Problem::new(Code::Conflict, said))
+    }
+
+    async fn doctor(&self) -> Answer<Doctor> {
         not_here()
     }
 }
@@ -274,8 +317,8 @@ impl World {
         let address = listener.local_addr().expect("address").to_string();
         let socket = net::bind_unix(&dir.path().join("api.sock")).expect("bind");
         let tasks = &env.tasks;
-        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone()));
-        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone()));
+        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone(), Beat::unwatched()));
+        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone(), Beat::unwatched()));
         Self { env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
     }
 
@@ -298,22 +341,44 @@ impl World {
 
     /// Sends a request as text over the socket; gives the answer as text.
     pub async fn raw(&self, request: &str, body: &str) -> String {
-        let mut stream =
-            net::connect_unix(&self.dir.path().join("api.sock"), Duration::from_secs(5)).await.expect("connect");
-        let head =
-            format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.expect("write");
-        // A server that has read enough may answer and close before all is sent.
-        stream.write_all(body.as_bytes()).await.ok();
-        let mut answer = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
-        read.expect("in time").ok();
-        String::from_utf8_lossy(&answer).into_owned()
+        let socket = self.dir.path().join("api.sock");
+        let stream = net::connect_unix(&socket, Duration::from_secs(5)).await.expect("connect");
+        exchange(stream, request, "", body).await
+    }
+
+    /// The same over TLS, with a token of this text.
+    pub async fn raw_tls(&self, request: &str, token: Option<&str>, body: &str) -> String {
+        let address = self.address.parse().expect("address");
+        let stream = net::connect(address, Duration::from_secs(5)).await.expect("connect");
+        let root = self.ca_sha256.parse().expect("hash");
+        let config = insula_identity::api_client_config(vec![root], self.env.clock.clone()).expect("TLS");
+        let connector = tokio_rustls::TlsConnector::from(config);
+        let stream = connector.connect(insula_identity::server_name(), stream).await.expect("handshake");
+        let header = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        exchange(stream, request, &header, body).await
+    }
+
+    /// The text of a token by its name here.
+    pub fn token(&self, name: &str) -> &str {
+        &self.tokens[name]
     }
 
     pub async fn stop(self) {
         assert!(self.env.tasks.join(Duration::from_secs(10)).await, "tasks go on: {:?}", self.env.tasks.list());
     }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &str, header: &str, body: &str) -> String {
+    let length = body.len();
+    let head =
+        format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}Content-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("write");
+    // A server that has read enough may answer and close before all is sent.
+    stream.write_all(body.as_bytes()).await.ok();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    read.expect("in time").ok();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 fn material(env: &Env, root: &RootAuthority) -> Material {

@@ -1,11 +1,16 @@
 //! The API from socket to socket: a handler that remembers, real TLS, real Unix sockets, our own client.
 
+mod access;
 mod fake;
 
 use std::time::Duration;
 
 use fake::{DEFINITION, Fake, World, definition};
-use insula_api::{Client, ClientError, Code, handler::StateKey, wire::EventCursor};
+use insula_api::{
+    Client, ClientError, Code,
+    handler::StateKey,
+    wire::{EventCursor, NodeDuty},
+};
 use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
 
 fn shop() -> AppName {
@@ -64,6 +69,8 @@ async fn another_root_is_refused_and_a_dead_address_passed_over() {
 
     let mut context = world.context("admin-token");
     context.addresses.insert(0, fake::dead_address().await);
+    // One root of several will do: so a context lives through the replacement of a root.
+    context.ca_sha256 = format!("{},{}", "00".repeat(32), context.ca_sha256);
     let line = context.reveal();
     let client = Client::from_context(world.env.clone(), &line.parse().expect("context")).expect("well-formed");
     client.apps().await.expect("the second address answers");
@@ -147,6 +154,9 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
         ("PUT /v1/apps/shop/services/web/scale", "{\"scale\": 5000}", 400, "invalid-request"),
         ("PUT /v1/apps/shop/services/web/scale", "{\"scael\": 5}", 400, "invalid-request"),
         ("PUT /v1/apps/shop/services/web/scale", &long, 413, "body-too-large"),
+        ("PUT /v1/nodes/n1/duty", "{\"duty\": \"sleep\"}", 400, "invalid-request"),
+        ("DELETE /v1/nodes/n1", "", 400, "invalid-request"),
+        ("DELETE /v1/nodes/n1?forced=true", "", 400, "invalid-request"),
         ("POST /v1/tokens/join", "{\"ttl_ms\": 0, \"uses\": 1}", 400, "invalid-request"),
     ];
     for (request, body, status, code) in cases {
@@ -158,6 +168,18 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
     let said = world.raw("PUT /v1/apps/shop", "{\"app\": \"shop\",\n \"services\": {\"web\": {\"imgae\": 1}}}").await;
     assert!(said.contains("did you mean \\\"image\\\"?") && said.contains("\"line\":2"), "{said}");
     assert!(world.fake.requests.lock().is_empty(), "nothing reached the handler");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_is_removed_by_admins_as_they_saw_it() {
+    let world = World::start(Fake::default()).await;
+    let asked = world.raw("DELETE /v1/nodes/n1?force=true HTTP/1.1\r\nIf-Match: \"41\"\r\nX-Rest:", "").await;
+    assert!(asked.contains("n1") && asked.contains("at 41, forced: true"), "{asked}");
+    for refused in ["viewer-token", "deployer-token"] {
+        let duty = world.client(refused).set_node_duty("n1", NodeDuty::Drain).await;
+        assert_eq!(code(duty.map(|_| ())), Code::Forbidden, "{refused}");
+    }
     world.stop().await;
 }
 

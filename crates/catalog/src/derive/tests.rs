@@ -24,6 +24,7 @@ fn node(number: u64, is_up: bool) -> Node {
         version: "0.1.0".to_owned(),
         health: if is_up { NodeHealth::Up } else { NodeHealth::Down { since_ms: 1 } },
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }

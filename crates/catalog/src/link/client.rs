@@ -3,21 +3,23 @@
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use insula_env::{
-    Env,
+    Beat, Env,
     clock::{sleep, timeout},
     net::{UnixStream, connect_unix},
 };
 use insula_types::{Incarnation, Revision};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{FRAME_MAX, Reply, Request};
+use super::{FRAME_MAX, Reply, Request, TaskReport};
 use crate::{Catalog, frame};
 
 /// How long the dataplane may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long one request may take, a large catalog on a slow machine included.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// A turn is one call, whose limit it is twice.
+const TURN_LIMIT: Duration = CALL_LIMIT.saturating_mul(2);
 /// Longest quiet on the connection before it is tried with a ping.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// First and longest wait before connecting again. Short: the dataplane is on the same machine.
@@ -68,8 +70,13 @@ impl Link {
         let newest = Arc::new(watch::Sender::new(None));
         let (acknowledge, acknowledged) = watch::channel(Acknowledged::default());
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let mut end = End { path, newest: newest.subscribe(), acknowledge, asked, env: env.clone() };
-        env.tasks.spawn("dataplane link", async move { end.run().await });
+        let end = End { path, newest: newest.subscribe(), acknowledge, asked, env: env.clone() };
+        let end = Arc::new(Mutex::new(end));
+        env.tasks.supervise("dataplane link", TURN_LIMIT, move |beat| {
+            let end = Arc::clone(&end);
+            // Free at once: the run before has been dropped.
+            async move { end.lock().await.run(&beat).await }
+        });
         Self { newest, acknowledged, questions }
     }
 
@@ -108,6 +115,18 @@ impl Link {
         }
     }
 
+    /// What runs in the dataplane.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn tasks(&self) -> Result<Vec<TaskReport>, LinkError> {
+        const WHAT: &str = "list its tasks";
+        match self.ask(Request::Tasks).await? {
+            Reply::Tasks(tasks) => Ok(tasks),
+            _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
+        }
+    }
+
     async fn ask(&self, request: Request) -> Result<Reply, LinkError> {
         if !self.acknowledged.borrow().is_connected {
             return Err(LinkError::NotConnected);
@@ -122,6 +141,15 @@ impl Link {
     }
 }
 
+/// What the connection has to do.
+enum Turn {
+    /// There is a newer catalog; or none any more, for want of a [`Link`].
+    Newest(bool),
+    Asked(Option<Question>),
+    Readable(io::Result<()>),
+    Quiet,
+}
+
 /// The task behind a [`Link`].
 struct End {
     path: PathBuf,
@@ -132,14 +160,16 @@ struct End {
 }
 
 impl End {
-    async fn run(&mut self) {
+    async fn run(&mut self, beat: &Beat) {
+        // A run that was begun anew has no connection yet.
+        self.acknowledge.send_modify(|state| state.is_connected = false);
         let mut wait = BACKOFF.0;
         loop {
             let outcome = match connect_unix(&self.path, CONNECT_LIMIT).await {
                 Ok(stream) => {
                     info!(path = %self.path.display(), "connected to the dataplane");
                     self.acknowledge.send_modify(|state| state.is_connected = true);
-                    let outcome = self.serve(stream).await;
+                    let outcome = self.serve(stream, beat).await;
                     self.acknowledge.send_modify(|state| state.is_connected = false);
                     // Questions that waited are dropped, which tells their askers.
                     while self.asked.try_recv().is_ok() {}
@@ -149,43 +179,51 @@ impl End {
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok(()) => return,
+                // No link is left: there is nothing more to do.
+                Ok(()) => beat.idle(std::future::pending()).await,
                 Err(error) => debug!(%error, path = %self.path.display(), "no connection to the dataplane"),
             }
-            sleep(self.env.rng.jitter(wait)).await;
+            beat.idle(sleep(self.env.rng.jitter(wait))).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
     }
 
     /// Works on one connection. `Ok` when no [`Link`] is left.
-    async fn serve(&mut self, mut stream: UnixStream) -> io::Result<()> {
+    async fn serve(&mut self, mut stream: UnixStream, beat: &Beat) -> io::Result<()> {
         self.newest.mark_changed();
         loop {
-            tokio::select! {
-                changed = self.newest.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
+            let turn = beat.idle(async {
+                // Nothing is expected to be read now, so what can be is the end of the connection.
+                tokio::select! {
+                    changed = self.newest.changed() => Turn::Newest(changed.is_ok()),
+                    question = self.asked.recv() => Turn::Asked(question),
+                    ready = stream.readable() => Turn::Readable(ready),
+                    () = sleep(PING_EVERY) => Turn::Quiet,
+                }
+            });
+            match turn.await {
+                Turn::Newest(false) | Turn::Asked(None) => return Ok(()),
+                Turn::Newest(true) => {
                     let catalog = self.newest.borrow_and_update().clone();
                     if let Some(catalog) = catalog {
                         self.push(&mut stream, &catalog).await?;
                     }
                 }
-                question = self.asked.recv() => {
-                    let Some((request, answer)) = question else { return Ok(()) };
+                Turn::Asked(Some((request, answer))) => {
                     answer.send(call(&mut stream, &request).await?).ok();
                 }
-                // Nothing is expected now, so what can be read is the end of the connection.
-                ready = stream.readable() => {
+                Turn::Readable(ready) => {
                     ready?;
                     match stream.try_read(&mut [0]) {
                         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply that nobody asked for")),
+                        Ok(_) => {
+                            return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply that nobody asked for"));
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return Err(error),
                     }
                 }
-                () = sleep(PING_EVERY) => {
+                Turn::Quiet => {
                     call(&mut stream, &Request::Ping).await?;
                 }
             }

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use insula_env::{
-    Env,
+    Beat, Env, TaskGroup,
     clock::timeout,
     net::{UnixListener, UnixStream},
 };
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::{FRAME_MAX, Reply, Request};
+use super::{FRAME_MAX, Reply, Request, TaskReport};
 use crate::{Catalog, Holder, Offered, frame};
 
 /// Connections at a time: one server, and one that is being replaced; more is somebody else.
@@ -35,11 +35,11 @@ pub trait Dataplane: Send + Sync + 'static {
 }
 
 /// Answers on `listener` until the task group stops.
-pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<dyn Dataplane>, env: Env) {
+pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<dyn Dataplane>, env: Env, beat: Beat) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
+        let Ok(place) = beat.idle(Arc::clone(&places).acquire_owned()).await else { return };
+        let stream = match beat.idle(listener.accept()).await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 warn!(%error, "accept on the dataplane's socket failed");
@@ -47,9 +47,9 @@ pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<
                 continue;
             }
         };
-        let (holder, dataplane) = (Arc::clone(&holder), Arc::clone(&dataplane));
+        let (holder, dataplane, tasks) = (Arc::clone(&holder), Arc::clone(&dataplane), env.tasks.clone());
         env.tasks.spawn("catalog link", async move {
-            if let Err(error) = answer(stream, &holder, &*dataplane).await {
+            if let Err(error) = answer(stream, &holder, &*dataplane, &tasks).await {
                 debug!(%error, "the server's connection ended");
             }
             drop(place);
@@ -57,7 +57,12 @@ pub async fn listen(listener: UnixListener, holder: Arc<Holder>, dataplane: Arc<
     }
 }
 
-async fn answer(mut stream: UnixStream, holder: &Holder, dataplane: &dyn Dataplane) -> std::io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    holder: &Holder,
+    dataplane: &dyn Dataplane,
+    tasks: &TaskGroup,
+) -> std::io::Result<()> {
     loop {
         let request = timeout(SILENCE_MAX, frame::read(&mut stream, FRAME_MAX)).await??;
         let reply = match request {
@@ -68,6 +73,7 @@ async fn answer(mut stream: UnixStream, holder: &Holder, dataplane: &dyn Datapla
                 Err(why) => Reply::Failed { why },
             },
             Request::Stats => Reply::Stats(dataplane.stats()),
+            Request::Tasks => Reply::Tasks(tasks.list().iter().map(TaskReport::from).collect()),
         };
         timeout(WRITE_LIMIT, frame::write(&mut stream, &reply, FRAME_MAX)).await??;
     }

@@ -172,7 +172,9 @@ fn node_state(node: &Node, now_ms: u64) -> String {
         (NodeState::Down, None) => "down".to_owned(),
         (NodeState::Other, _) => "other".to_owned(),
     };
-    if node.is_cordoned {
+    if node.is_draining {
+        text.push_str(if node.instances == 0 { ", drained" } else { ", draining" });
+    } else if node.is_cordoned {
         text.push_str(", cordoned");
     }
     text
@@ -191,12 +193,17 @@ fn mib(amount: NodeUse) -> String {
     format!("{}MiB", amount.memory_bytes.0 >> 20)
 }
 
-pub async fn node(client: &Client, key: &str, json: bool) -> Result<(), Failure> {
+/// A key that can be part of a path; whether there is such a node the region says.
+pub fn node_key(key: &str) -> Result<&str, Failure> {
     if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || key.is_empty() {
         return Err(Failure::usage(format!("{key:?} is neither the id nor the name of a node"))
             .hint("`insula nodes` lists what there is; ids and names must be exact"));
     }
-    let node = client.node(key).await?;
+    Ok(key)
+}
+
+pub async fn node(client: &Client, key: &str, json: bool) -> Result<(), Failure> {
+    let node = client.node(node_key(key)?).await?;
     if json { say_json(&node) } else { say(&node_text(&node.value, client.env().clock.wall_ms())) }
 }
 

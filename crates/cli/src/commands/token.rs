@@ -1,16 +1,18 @@
-//! `insula token create`.
+//! `insula token create`, `list` and `rm`.
 
 use std::time::Duration;
 
 use insula_api::{
     Client,
-    wire::{ApiTokenBody, JoinTokenBody, TokenRole},
+    wire::{ApiTokenBody, JoinTokenBody, Token, TokenKind, TokenRole},
 };
+use insula_types::TokenId;
 
 use crate::{
     Failure,
     args::{RoleArg, TokenArgs},
-    output::{say, say_json},
+    output::{age, say, say_json, width},
+    table::Table,
 };
 
 /// Lives of tokens unless told: machines join at once, people work for months.
@@ -33,4 +35,58 @@ pub async fn create(client: &Client, args: TokenArgs) -> Result<(), Failure> {
     let body = JoinTokenBody { region: args.region, ttl_ms, uses: args.uses };
     let created = client.create_join_token(&body).await?;
     if args.json.json { say_json(&created) } else { say(&format!("{}\n", created.value.token)) }
+}
+
+pub async fn list(client: &Client, json: bool) -> Result<(), Failure> {
+    let list = client.tokens().await?;
+    if json { say_json(&list) } else { say(&token_table(&list.items, client.env().clock.wall_ms()).render(width())) }
+}
+
+fn token_table(tokens: &[Token], now_ms: u64) -> Table {
+    let mut table = Table::new(&["TOKEN", "FOR", "NAME", "USES LEFT", "ENDS IN"]);
+    for token in tokens {
+        let purpose = match (token.kind, token.role) {
+            (TokenKind::Join, _) => "join",
+            (TokenKind::Api, Some(TokenRole::Admin)) => "api, admin",
+            (TokenKind::Api, Some(TokenRole::Deployer)) => "api, deployer",
+            (TokenKind::Api, _) => "api, viewer",
+        };
+        let ends = if token.expires_ms <= now_ms { "has ended".to_owned() } else { age(token.expires_ms, now_ms) };
+        let uses = token.uses_left.map_or_else(String::new, |uses| uses.to_string());
+        table.row([token.id.clone(), purpose.to_owned(), token.name.clone().unwrap_or_default(), uses, ends]);
+    }
+    table
+}
+
+pub async fn remove(client: &Client, id: TokenId) -> Result<(), Failure> {
+    let removed = client.remove_token(id).await?.value;
+    let what = match removed.kind {
+        TokenKind::Api => "the API takes it no more",
+        TokenKind::Join => "nobody joins with it any more",
+    };
+    say(&format!("token {} has ended: {what}\n", removed.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_listed_with_what_they_are_good_for() {
+        let api = Token {
+            id: "a1".into(),
+            kind: TokenKind::Api,
+            name: Some("ci".into()),
+            role: Some(TokenRole::Deployer),
+            uses_left: None,
+            expires_ms: 7_200_000,
+        };
+        let join =
+            Token { id: "b2".into(), kind: TokenKind::Join, name: None, role: None, uses_left: Some(3), expires_ms: 1 };
+        let text = token_table(&[api, join], 3_600_000).render(None);
+        let expected = "TOKEN  FOR            NAME  USES LEFT  ENDS IN\n\
+                        a1     api, deployer  ci               60m\n\
+                        b2     join                 3          has ended\n";
+        assert_eq!(text, expected);
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use insula_env::{Clock, Rng, clock::Instant};
 use insula_state::{
     Machine, Outcome, RegionCommand, RegionState, Replica,
-    region::{JoinToken, RegionMeta, RegionReply},
+    region::{JoinToken, NodeDuty, RegionMeta, RegionReply},
     seal,
 };
 use insula_types::{
@@ -32,6 +32,7 @@ pub(super) fn node(id: u64, datacenter: &str) -> Node {
         version: "test".into(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }
@@ -201,6 +202,10 @@ impl World {
         self.read(|state| state.placements.len())
     }
 
+    fn duty(&mut self, id: u64, duty: NodeDuty) {
+        self.plain.apply(0, &RegionCommand::SetNodeDuty { id: NodeId::new(id), duty }).expect("a member");
+    }
+
     fn steps(&mut self, count: usize) {
         for _ in 0..count {
             self.step();
@@ -231,6 +236,33 @@ async fn places_scales_and_takes_away() {
     world.steps(6);
     assert_eq!(world.placed(), 0);
     assert_eq!(world.step(), [], "nothing is left to do");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_gives_away_what_it_runs_and_no_request_is_lost() {
+    let mut world = World::new(3);
+    world.deploy(definition(1, 4));
+    world.steps(3);
+    for id in 1..=3 {
+        world.duty(id, NodeDuty::Drain);
+        let mut steps = 0;
+        while world.read(|state| state.placements_of(NodeId::new(id)).count()) > 0 {
+            world.step();
+            steps += 1;
+            assert!(world.serving().len() >= 4, "always as many as are wanted");
+            assert!(world.placed() <= 6, "one more, and those that stop");
+            assert!(steps < 40, "node {id} is not empty");
+        }
+        world.duty(id, NodeDuty::Serve);
+    }
+    world.steps(4);
+    assert_eq!((world.serving().len(), world.placed()), (4, 4));
+
+    for id in 1..=3 {
+        world.duty(id, NodeDuty::Drain);
+    }
+    world.steps(10);
+    assert_eq!((world.serving().len(), world.placed()), (4, 4), "with nowhere to go they stay");
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,7 +369,7 @@ enum Happening {
     Deploy(u32),
     Scale(u32),
     Toggle(u64),
-    Cordon(u64, bool),
+    Duty(u64, NodeDuty),
     Sick(prop::sample::Index),
     Steps(usize),
 }
@@ -347,7 +379,8 @@ fn happenings() -> impl Strategy<Value = Happening> {
         (0..5u32).prop_map(Happening::Deploy),
         (0..7u32).prop_map(Happening::Scale),
         (1..=4u64).prop_map(Happening::Toggle),
-        (1..=4u64, any::<bool>()).prop_map(|(id, is)| Happening::Cordon(id, is)),
+        (1..=4u64, prop::sample::select(vec![NodeDuty::Serve, NodeDuty::Cordon, NodeDuty::Drain]))
+            .prop_map(|(id, duty)| Happening::Duty(id, duty)),
         any::<prop::sample::Index>().prop_map(Happening::Sick),
         (1..12usize).prop_map(Happening::Steps),
     ]
@@ -370,10 +403,7 @@ proptest! {
                             world.off.insert(id);
                         }
                     }
-                    Happening::Cordon(id, is_cordoned) => {
-                        let cordon = RegionCommand::Cordon { id: NodeId::new(id), is_cordoned };
-                        world.plain.apply(0, &cordon).expect("a member");
-                    }
+                    Happening::Duty(id, duty) => world.duty(id, duty),
                     Happening::Sick(which) => {
                         let all: Vec<InstanceId> = world.read(|s| s.placements.iter().map(|(id, _)| *id).collect());
                         if !all.is_empty() {
@@ -387,8 +417,7 @@ proptest! {
             world.off.clear();
             world.sick.clear();
             for id in 1..=4 {
-                let cordon = RegionCommand::Cordon { id: NodeId::new(id), is_cordoned: false };
-                world.plain.apply(0, &cordon).expect("a member");
+                world.duty(id, NodeDuty::Serve);
             }
             world.deploy(definition(release, scale));
             world.steps(160);

@@ -14,7 +14,7 @@ use insula_state::{
 use insula_types::{AppName, ClusterId, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal, Revision};
 
 use super::region::{definition, node, spec};
-use crate::{DEAD_AFTER, LeaseTable, derive, lease};
+use crate::{DEAD_AFTER, LeaseTable, derive, lease, voters::shall_hand_over};
 
 fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
     ids.into_iter().map(NodeId::new).collect()
@@ -65,7 +65,7 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
         let scale = BTreeMap::from([("web".parse().expect("a name"), *scale)]);
         let key = GlobalKey::Release((app.clone(), number));
         state.absorb(Revision(1), key, Some(GlobalObject::Release(made)));
-        let object = App { name: app.clone(), release: number, scale };
+        let object = App::new(app.clone(), number, scale);
         state.absorb(Revision(1), GlobalKey::App(app), Some(GlobalObject::App(object)));
     }
     state
@@ -84,6 +84,23 @@ fn definitions_follow_the_world() {
     assert_eq!(derive::reconcile(&global(&[("shop", 2, 5)]), &region), [newer]);
     assert_eq!(derive::reconcile(&global(&[]), &region), [RegionCommand::RemoveDefinition { app: shop.app }]);
     assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
+}
+
+#[test]
+fn a_drained_leader_gives_way_to_a_voter_that_stays() {
+    let mut state = RegionState::default();
+    let mut put = |id: u64, health, is_draining| {
+        let node = insula_types::Node { health, is_draining, ..node(id, "fra1") };
+        state.absorb(Revision(id), RegionKey::Node(node.id), Some(RegionObject::Node(node)));
+        shall_hand_over(&state, NodeId::new(1), &ids([1, 2, 3]))
+    };
+    assert!(!put(1, NodeHealth::Up, false));
+    assert!(!put(2, NodeHealth::Up, false));
+    assert!(put(1, NodeHealth::Up, true));
+    assert!(!put(2, NodeHealth::Down { since_ms: 1 }, false), "nobody else could lead");
+    assert!(!put(3, NodeHealth::Up, true), "the other is drained too");
+    assert!(!put(4, NodeHealth::Up, false), "it does not vote");
+    assert!(put(3, NodeHealth::Up, false));
 }
 
 /// A region of nodes by id, with their data centres; those of `down` have been so since then.

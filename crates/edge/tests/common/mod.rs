@@ -16,7 +16,7 @@ use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
 use insula_edge::{Config, Edge};
 use insula_env::{
-    Env,
+    Env, beat,
     clock::timeout,
     net::{self, TcpListener, TcpStream},
 };
@@ -223,9 +223,9 @@ impl World {
         let listener: Arc<TcpListener> = Arc::new(net::bind(LOCALHOST).await.expect("bind"));
         let address = listener.local_addr().expect("address");
         let serving = edge.clone();
-        env.tasks.supervise("serve", move || {
+        env.tasks.supervise("serve", beat::QUICK, move |beat| {
             let (edge, listener) = (serving.clone(), Arc::clone(&listener));
-            async move { edge.serve(listener).await }
+            async move { edge.serve(listener, beat).await }
         });
         let mut world = Self { env, edge, address, holder, dialer, instances: Vec::new(), revision: AtomicU64::new(0) };
         for number in instances {

@@ -97,8 +97,9 @@ fn another_cluster_is_refused_by_both_sides() {
     let mut both = two.node("fra");
     both.roots = vec![two.root.certificate().clone()];
     let client = material(&both, 0);
-    let lenient = pinned_client_config(Trust::Pinned { root: one.root.hash(), cluster: None, clock: clock(0) }, ALPN)
-        .expect("client");
+    let lenient =
+        pinned_client_config(Trust::Pinned { roots: vec![one.root.hash()], cluster: None, clock: clock(0) }, ALPN)
+            .expect("client");
     let mut config = ClientConfig::clone(&lenient);
     config.client_auth_cert_resolver = Arc::new(Shown { material: client, with_roots: false });
     config.dangerous().set_certificate_verifier(Arc::new(TrustsAll));
@@ -259,7 +260,7 @@ fn two_roots_overlap() {
     mutual(&after, &before, Some(before.identity().node)).expect("accepted");
     // Whoever pins either root reaches either node.
     for root in [old.root.hash(), new.root.hash()] {
-        let client = api_client_config(root, clock(0)).expect("client");
+        let client = api_client_config(vec![root], clock(0)).expect("client");
         let server = if root == old.root.hash() { &before } else { &after };
         shake(client, api_server_config(server).expect("server")).expect("accepted");
     }

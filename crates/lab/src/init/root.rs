@@ -1,7 +1,12 @@
 //! A node's file tree: the machine's own as the lower side of an overlay, whose upper side is on the node's disk. So a
 //! node has the machine's programs, and every write of it stays on its own disk and goes with the lab.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+};
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -41,6 +46,8 @@ pub(super) fn enter(node: &Node) -> Result<(), Error> {
         fs::remove_file(&program).ok();
         fs::copy(&node.program, &program).attempt(what)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).attempt(what)?;
+        // A power cut soon after must not leave the mark without the program.
+        File::open(&program).and_then(|file| file.sync_all()).attempt(what)?;
         fs::write(&copied, b"").attempt(what)?;
     }
     let hosts = format!("127.0.0.1 localhost\n127.0.1.1 {}\n::1 localhost\n", node.name);

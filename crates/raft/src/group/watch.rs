@@ -13,7 +13,10 @@ use futures::{
     StreamExt,
     stream::{BoxStream, FuturesUnordered},
 };
-use insula_env::clock::{Instant, sleep_until, timeout};
+use insula_env::{
+    Beat,
+    clock::{Instant, sleep_until, timeout},
+};
 use insula_types::{NodeId, Term};
 use tokio::sync::watch::{Receiver, Sender};
 
@@ -64,7 +67,7 @@ impl Watcher {
     }
 
     /// Until the group ends; then says why.
-    pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>) {
+    pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>, beat: Beat) {
         let mut changes = self.raft.server_metrics();
         loop {
             let asked = self.now();
@@ -81,11 +84,16 @@ impl Watcher {
                 }
             };
             let is_ready = self.leads.borrow().is_me;
-            tokio::select! {
-                biased;
-                changed = changes.changed() => if changed.is_err() { break },
-                _ = self.applied.changed(), if self.leading.is_some() && !is_ready => {}
-                () = sleep_until(wake) => {}
+            let is_over = beat.idle(async {
+                tokio::select! {
+                    biased;
+                    changed = changes.changed() => changed.is_err(),
+                    _ = self.applied.changed(), if self.leading.is_some() && !is_ready => false,
+                    () = sleep_until(wake) => false,
+                }
+            });
+            if is_over.await {
+                break;
             }
         }
         self.publish(None, None, false);

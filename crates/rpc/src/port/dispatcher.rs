@@ -10,10 +10,10 @@ use std::{
 };
 
 use insula_env::{
-    Env,
+    Beat, Env, beat,
     net::{self, TcpListener, TcpStream, UnixStream},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tracing::{debug, warn};
 
 use super::{handed, peek::peek};
@@ -44,8 +44,14 @@ impl Dispatcher {
         let address = listener.local_addr()?;
         let (to_mesh, mesh) = mpsc::channel(WAITING_MAX);
         let (to_server, for_server) = mpsc::channel(WAITING_MAX);
-        env.tasks.critical("port accept", accept(listener, to_mesh, to_server, env.clone()));
-        env.tasks.critical("port hand over", hand_over(for_server, port_socket.to_owned()));
+        let (listener, env_of_accept) = (Arc::new(listener), env.clone());
+        env.tasks.supervise("port accept", beat::QUICK, move |beat| {
+            accept(Arc::clone(&listener), to_mesh.clone(), to_server.clone(), env_of_accept.clone(), beat)
+        });
+        let (for_server, path) = (Arc::new(Mutex::new(for_server)), port_socket.to_owned());
+        env.tasks.supervise("port hand over", beat::QUICK, move |beat| {
+            hand_over(Arc::clone(&for_server), path.clone(), beat)
+        });
         Ok(Self { mesh, address })
     }
 
@@ -67,15 +73,16 @@ impl fmt::Debug for Dispatcher {
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     to_mesh: mpsc::Sender<(TcpStream, SocketAddr)>,
     to_server: mpsc::Sender<(Protocol, TcpStream)>,
     env: Env,
+    beat: Beat,
 ) {
     let peeking = Arc::new(Semaphore::new(PEEKING_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&peeking).acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
+        let Ok(permit) = beat.idle(Arc::clone(&peeking).acquire_owned()).await else { return };
+        let (stream, peer) = match beat.idle(listener.accept()).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "accept on the port between nodes");
@@ -103,9 +110,11 @@ async fn accept(
 }
 
 /// Hands connections to the server, one after the other, over one Unix connection that is made anew when it fails.
-async fn hand_over(mut waiting: mpsc::Receiver<(Protocol, TcpStream)>, path: PathBuf) {
+async fn hand_over(waiting: Arc<Mutex<mpsc::Receiver<(Protocol, TcpStream)>>>, path: PathBuf, beat: Beat) {
+    // Free at once: the run before has been dropped.
+    let mut waiting = waiting.lock().await;
     let mut server: Option<UnixStream> = None;
-    while let Some((protocol, stream)) = waiting.recv().await {
+    while let Some((protocol, stream)) = beat.idle(waiting.recv()).await {
         let handed = match stream.into_std() {
             Ok(stream) => hand_one(&mut server, &path, protocol, &OwnedFd::from(stream)).await,
             Err(error) => Err(error),

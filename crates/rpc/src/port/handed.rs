@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use insula_env::{Env, clock::timeout, net};
+use insula_env::{Beat, Env, TaskGroup, beat, clock::timeout, net};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -100,7 +100,10 @@ impl HandedReceiver {
         let listener = net::bind_unix(path)?;
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let tasks = env.tasks.clone();
-        env.tasks.critical("handed connections", listen(listener, queue, tasks));
+        let listener = Arc::new(listener);
+        env.tasks.supervise("handed connections", beat::QUICK, move |beat| {
+            listen(Arc::clone(&listener), queue.clone(), tasks.clone(), beat)
+        });
         Ok(Self { waiting })
     }
 
@@ -110,13 +113,13 @@ impl HandedReceiver {
     }
 }
 
-async fn listen(listener: UnixListener, queue: mpsc::Sender<Handed>, tasks: insula_env::TaskGroup) {
+async fn listen(listener: Arc<UnixListener>, queue: mpsc::Sender<Handed>, tasks: TaskGroup, beat: Beat) {
     /// After a failed accept (no descriptors left): time for some to be closed.
     const PAUSE: Duration = Duration::from_millis(100);
     let senders = Arc::new(Semaphore::new(SENDERS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&senders).acquire_owned().await else { return };
-        match listener.accept().await {
+        let Ok(permit) = beat.idle(Arc::clone(&senders).acquire_owned()).await else { return };
+        match beat.idle(listener.accept()).await {
             Ok((from, _)) => {
                 let queue = queue.clone();
                 tasks.spawn("handed connections of a dataplane", async move {

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use insula_env::{Env, clock::timeout};
-use insula_identity::{Material, NodeIdentity, Refusal};
+use insula_env::{Beat, Env, clock::timeout};
+use insula_identity::Material;
 use insula_types::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
@@ -16,9 +16,6 @@ const HANDSHAKES_MAX: usize = 256;
 const JOINS_MAX: usize = 32;
 /// Limit of one request to join, handshake included.
 const JOIN_MAX: Duration = Duration::from_secs(20);
-
-/// How often the policy is asked about connected peers.
-const POLICY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Called with a node whose connection came in.
 type Heard = Arc<dyn Fn(NodeId) + Send + Sync>;
@@ -61,9 +58,9 @@ impl PortServer {
     }
 
     /// Serves what `receiver` yields until the task group of `env` is stopped. Each connection is a task in it.
-    pub async fn run(self, mut receiver: HandedReceiver, env: Env) {
+    pub async fn run(&self, receiver: &mut HandedReceiver, env: &Env, beat: Beat) {
         let (handshakes, joins) = (Arc::new(Semaphore::new(HANDSHAKES_MAX)), Arc::new(Semaphore::new(JOINS_MAX)));
-        while let Some(handed) = receiver.next().await {
+        while let Some(handed) = beat.idle(receiver.next()).await {
             let limit = if handed.protocol == Protocol::Join { &joins } else { &handshakes };
             let Ok(permit) = Arc::clone(limit).try_acquire_owned() else {
                 warn!(peer = %handed.peer, protocol = %handed.protocol, "connection closed: too many handshakes");
@@ -103,20 +100,9 @@ impl PortServer {
         let served = serve(link.stream, link.caller, Arc::clone(handler), link.peer_ping, self.settings, env);
         let ended = tokio::select! {
             ended = Box::pin(served) => ended.to_string(),
-            refusal = self.removed(&identity, env) => refusal.to_string(),
+            refusal = self.material.refused(&identity) => refusal.to_string(),
         };
         debug!(peer = %node, %protocol, why = %ended, "connection ended");
-    }
-
-    /// Completes when the policy refuses a peer that is connected: the handshake alone would let it stay for an hour.
-    async fn removed(&self, peer: &NodeIdentity, env: &Env) -> Refusal {
-        let mut ticks = env.clock.interval(POLICY_INTERVAL);
-        loop {
-            ticks.tick().await;
-            if let Err(refusal) = self.material.check_peer(peer) {
-                return refusal;
-            }
-        }
     }
 
     async fn serve_join(&self, Handed { stream, peer, .. }: Handed) {

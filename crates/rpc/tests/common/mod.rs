@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use insula_env::{Env, net};
+use insula_env::{Beat, Env, net};
 use insula_identity::{Credentials, Lifetimes, Material, NodeKey, RegionAuthority, RootAuthority, Tombstones};
 use insula_rpc::{
     AddressBook, Caller, Code, Dispatcher, HandedReceiver, Handler, Method, Peers, PortServer, Protocol, Settings,
@@ -144,11 +144,12 @@ impl Node {
 
     pub fn start_server(&mut self, settings: Settings) {
         self.server = Env { tasks: self.env.tasks.child("server"), ..self.env.clone() };
-        let receiver = HandedReceiver::bind(&self.socket, &self.server).expect("bind the port's socket");
+        let mut receiver = HandedReceiver::bind(&self.socket, &self.server).expect("bind the port's socket");
         let server = PortServer::new(self.material.clone(), settings)
             .with(Protocol::Rpc, self.echo.clone())
             .with(Protocol::Raft, self.echo.clone());
-        self.server.tasks.spawn("port", server.run(receiver, self.server.clone()));
+        let env = self.server.clone();
+        self.server.tasks.spawn("port", async move { server.run(&mut receiver, &env, Beat::unwatched()).await });
     }
 
     /// Ends the server's tasks; its socket file stays, as after a kill.

@@ -28,6 +28,6 @@ impl NodeApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             taken_ms: self.clock.wall_ms(),
         };
-        Ok(stream::iter(Writer::new(&about, objects).map(|piece| Ok(Bytes::from(piece)))).boxed())
+        Ok(stream::iter(Writer::<D>::new(&about, objects).map(|piece| Ok(Bytes::from(piece)))).boxed())
     }
 }

@@ -11,6 +11,15 @@ use insula_types::{ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, Revision};
 
 use super::NodeApi;
 
+/// The node with exactly that id or name.
+pub(super) fn find_node<'a>(region: &'a RegionState, key: &NodeKey) -> Answer<&'a insula_types::Node> {
+    let (found, said) = match key {
+        NodeKey::Id(id) => (region.nodes.get(id), id.to_string()),
+        NodeKey::Name(name) => (region.node_named(name.as_str()), name.to_string()),
+    };
+    found.ok_or_else(|| Problem::new(Code::NoSuchNode, format!("{said}: `insula nodes` lists those there are")))
+}
+
 impl NodeApi {
     pub(super) fn list_nodes(&self) -> List<Node> {
         self.region.replica().read_at(|region, revision| {
@@ -23,18 +32,7 @@ impl NodeApi {
 
     pub(super) fn show_node(&self, key: &NodeKey) -> Answer<Versioned<Node>> {
         self.region.replica().read_at(|region, revision| {
-            let found = match key {
-                NodeKey::Id(id) => region.nodes.get(id),
-                NodeKey::Name(name) => region.node_named(name.as_str()),
-            };
-            let node = found.ok_or_else(|| {
-                let key = match key {
-                    NodeKey::Id(id) => id.to_string(),
-                    NodeKey::Name(name) => name.to_string(),
-                };
-                Problem::new(Code::NoSuchNode, format!("{key}: `insula nodes` lists those there are"))
-            })?;
-            Ok(Versioned { revision, value: self.describe_node(region, node) })
+            Ok(Versioned { revision, value: self.describe_node(region, find_node(region, key)?) })
         })
     }
 
@@ -60,6 +58,8 @@ impl NodeApi {
                 NodeHealth::Down { since_ms } => Some(since_ms),
             },
             is_cordoned: node.is_cordoned,
+            is_draining: node.is_draining,
+            changed: region.nodes.revision(&node.id).unwrap_or(Revision(0)),
             is_voter: raft.voters().contains(&node.id),
             is_leader: raft.leadership().borrow().leader == Some(node.id),
             capacity: amount(node.capacity),
@@ -112,20 +112,22 @@ impl NodeApi {
                 problems.push(format!("the {} group has no leader: changes wait, traffic goes on", group.group));
             }
         }
+        let now = self.clock.wall();
+        problems.extend(self.material.expiries().iter().filter_map(|expiry| expiry.alarm(now)));
         NodeStatus {
             cluster: self.material.identity().cluster,
             region: self.config.region.clone(),
             node: self.node,
             name: self.config.name.clone(),
             datacenter: self.config.datacenter.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: insula_rpc::PROGRAM_VERSION.to_owned(),
             started_ms: self.started_ms,
             groups,
             problems,
         }
     }
 
-    fn group_status(&self, name: &str, raft: &Group, revision: Revision) -> GroupStatus {
+    pub(super) fn group_status(&self, name: &str, raft: &Group, revision: Revision) -> GroupStatus {
         let leadership = *raft.leadership().borrow();
         let voters: Vec<NodeId> = raft.voters().into_iter().collect();
         let is_voter = voters.contains(&self.node);

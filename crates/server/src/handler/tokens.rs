@@ -2,13 +2,17 @@
 
 use insula_api::{
     Answer, Code, Problem, Role,
-    wire::{ApiTokenBody, ApiTokenCreated, JoinTokenBody, JoinTokenCreated, TokenRole, Versioned},
+    wire::{
+        ApiTokenBody, ApiTokenCreated, JoinTokenBody, JoinTokenCreated, List, Token, TokenKind, TokenRemoved,
+        TokenRole, Versioned,
+    },
 };
 use insula_identity::{ApiToken, JoinToken, root_hash};
 use insula_state::{GlobalCommand, RegionCommand, global, region};
-use insula_types::RequestId;
+use insula_types::{RequestId, TokenId};
 
 use super::NodeApi;
+use crate::trust;
 
 /// Addresses named in a join token; the joining machine tries them in turn.
 const ADDRESSES_MAX: usize = 8;
@@ -75,6 +79,30 @@ impl NodeApi {
         Ok(Versioned { revision: committed.revision, value })
     }
 
+    /// Those of the API first; each kind in the order of ids.
+    pub(super) fn list_tokens(&self) -> List<Token> {
+        let join: Vec<_> = self.region.read(|region| region.join_tokens.values().map(join_token).collect());
+        self.global.replica().read_at(|global, revision| List {
+            revision,
+            items: global.api_tokens.values().map(api_token).chain(join).collect(),
+        })
+    }
+
+    pub(super) async fn end_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>> {
+        let id = id.to_string();
+        let (kind, revision) = if self.global.read(|global| global.api_tokens.contains(&id)) {
+            let command = GlobalCommand::RemoveApiToken { id: id.clone() };
+            (TokenKind::Api, self.change(&self.global, request, &command).await?.revision)
+        } else if self.region.read(|region| region.join_tokens.contains(&id)) {
+            let command = RegionCommand::RemoveJoinToken { id: id.clone() };
+            (TokenKind::Join, self.change(&self.region, request, &command).await?.revision)
+        } else {
+            let detail = format!("{id}: `insula token list` lists those there are");
+            return Err(Problem::new(Code::NoSuchToken, detail));
+        };
+        Ok(Versioned { revision, value: TokenRemoved { id, kind } })
+    }
+
     pub(super) async fn make_api_token(
         &self,
         body: ApiTokenBody,
@@ -96,11 +124,39 @@ impl NodeApi {
         let committed = self.change(&self.global, request, &GlobalCommand::PutApiToken(stored)).await?;
         let context = insula_api::Context {
             addresses: vec![self.config.api.to_string()],
-            ca_sha256: self.root()?.to_string(),
+            // All that are trusted, so that it lives through a replacement that is under way.
+            ca_sha256: self.material.roots().iter().map(trust::hash).collect::<Vec<_>>().join(","),
             token: token.reveal(),
         };
         let value =
             ApiTokenCreated { token: token.reveal(), context: context.reveal(), id: token.id.to_string(), expires_ms };
         Ok(Versioned { revision: committed.revision, value })
+    }
+}
+
+fn api_token(token: &global::ApiToken) -> Token {
+    let role = match token.role {
+        global::Role::Viewer => TokenRole::Viewer,
+        global::Role::Deployer => TokenRole::Deployer,
+        global::Role::Admin => TokenRole::Admin,
+    };
+    Token {
+        id: token.id.clone(),
+        kind: TokenKind::Api,
+        name: Some(token.name.clone()),
+        role: Some(role),
+        uses_left: None,
+        expires_ms: token.expires_ms,
+    }
+}
+
+fn join_token(token: &region::JoinToken) -> Token {
+    Token {
+        id: token.id.clone(),
+        kind: TokenKind::Join,
+        name: None,
+        role: None,
+        uses_left: Some(token.uses_left),
+        expires_ms: token.expires_ms,
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_types::{AppName, RegionName, Release, ReleaseNumber, RouteSpec, ServiceName, ServiceSpec};
 
-use super::{ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region};
+use super::{
+    ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region, root,
+};
 use crate::{Changes, Rejection};
 
 /// Releases kept of an app, for roll-backs; the oldest go first.
@@ -38,6 +40,9 @@ impl<'a> Apply<'a> {
                 }
                 self.out.remove(GlobalKey::ApiToken(id.clone()));
                 Ok(GlobalReply::Done)
+            }
+            C::AddRoot { .. } | C::ActivateRoot { .. } | C::RetireRoot { .. } | C::SetRegionAuthority { .. } => {
+                root::decide(self.state, self.at_ms, command, self.out)
             }
         }
     }
@@ -88,7 +93,9 @@ impl<'a> Apply<'a> {
             self.move_claims(name, claims);
             self.forget_old_releases(name);
         }
-        let app = App { name: name.clone(), release: number, scale: scales };
+        let app = App::new(name.clone(), number, scales);
+        #[cfg(feature = "upgrade-probe")]
+        let app = App { deployed_ms: self.at_ms, ..app };
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
         if self.state.removed.contains(name) {
             self.out.remove(GlobalKey::Removed(name.clone()));

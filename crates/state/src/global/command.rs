@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use insula_types::{AppName, RegionName, ReleaseNumber, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
-use super::{ApiToken, ClusterMeta};
+use super::{ApiToken, ClusterMeta, TrustedRoot};
 
 /// A change of the global state. Variants are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,32 @@ pub enum GlobalCommand {
     RemoveApiToken {
         /// Its id.
         id: String,
+    },
+    /// Makes a root known: the first as active, each further one as trusted, in place of one that was never activated.
+    AddRoot {
+        /// SHA-256 of its certificate, in hexadecimal digits.
+        hash: String,
+        /// The root.
+        root: TrustedRoot,
+    },
+    /// Lets chains lead to a trusted root; the one before retires.
+    ActivateRoot {
+        /// Which.
+        hash: String,
+    },
+    /// Ends the trust in a retiring root.
+    RetireRoot {
+        /// Which.
+        hash: String,
+    },
+    /// A root has signed a region's CA anew.
+    SetRegionAuthority {
+        /// Which root.
+        root: String,
+        /// Which region.
+        region: RegionName,
+        /// The CA's certificate in DER.
+        certificate: ByteBuf,
     },
 }
 

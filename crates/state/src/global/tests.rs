@@ -102,3 +102,72 @@ fn releases_count_up_keep_the_scale_and_are_bounded() {
         GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1 };
     assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
 }
+
+/// Rule R5: a row of a later version, with one more field, reads here; a row of ours reads there.
+#[test]
+fn an_app_reads_in_both_directions_across_a_new_field() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Later {
+        name: insula_types::AppName,
+        release: ReleaseNumber,
+        scale: std::collections::BTreeMap<insula_types::ServiceName, u32>,
+        #[serde(default)]
+        deployed_ms: u64,
+        #[serde(default)]
+        from_later_still: Option<String>,
+    }
+    let ours = App::new(name("shop"), ReleaseNumber(3), [(web(), 2)].into());
+    let later: Later = codec::decode(&codec::encode(&ours)).expect("a field that is not there has its default");
+    assert_eq!((later.release, later.deployed_ms, later.from_later_still.clone()), (ReleaseNumber(3), 0, None));
+    let later = Later { deployed_ms: 7, from_later_still: Some("x".to_owned()), ..later };
+    let read: App = codec::decode(&codec::encode(&later)).expect("a field that is not known is passed over");
+    assert_eq!((read.name, read.release, read.scale), (ours.name, ours.release, ours.scale));
+}
+
+#[test]
+fn roots_follow_each_other_step_by_step() {
+    let mut world = World::new();
+    let root = |state| TrustedRoot { certificate: vec![1].into(), state, regions: BTreeMap::new(), added_ms: 0 };
+    let add = |hash: &str, state| GlobalCommand::AddRoot { hash: hash.into(), root: root(state) };
+    let activate = |hash: &str| GlobalCommand::ActivateRoot { hash: hash.into() };
+    let retire = |hash: &str| GlobalCommand::RetireRoot { hash: hash.into() };
+    let certify = |hash: &str| GlobalCommand::SetRegionAuthority {
+        root: hash.into(),
+        region: "fra".parse().expect("a name"),
+        certificate: vec![2].into(),
+    };
+    // Each step, and whether it is taken.
+    let steps = [
+        (add("b", RootState::Trusted), false),
+        (add("a", RootState::Active), true),
+        (add("a", RootState::Active), true),
+        (add("b", RootState::Active), false),
+        (retire("a"), false),
+        (activate("b"), false),
+        (add("b", RootState::Trusted), true),
+        (add("c", RootState::Trusted), true),
+        (activate("b"), false),
+        (certify("b"), false),
+        (certify("c"), true),
+        (activate("c"), true),
+        (activate("c"), true),
+        (activate("a"), false),
+        (add("d", RootState::Trusted), false),
+        (retire("c"), false),
+        (retire("a"), true),
+        (retire("a"), false),
+        (add("d", RootState::Trusted), true),
+    ];
+    for (number, (step, is_taken)) in steps.into_iter().enumerate() {
+        let outcome = world.run(&step);
+        assert_eq!(outcome.is_ok(), is_taken, "step {number}, {step:?}: {outcome:?}");
+    }
+    let large = TrustedRoot { certificate: vec![0; 9000].into(), ..root(RootState::Trusted) };
+    let refused = world.run(&GlobalCommand::AddRoot { hash: "e".into(), root: large }).expect_err("too large");
+    assert_eq!(refused.code, RejectionCode::Invalid);
+    world.replica.read(|state| {
+        let states: Vec<_> = state.roots.iter().map(|(hash, root)| (hash.as_str(), root.state)).collect();
+        assert_eq!(states, [("c", RootState::Active), ("d", RootState::Trusted)]);
+        assert_eq!(state.roots.get(&"c".to_owned()).map(|root| root.regions.len()), Some(1));
+    });
+}

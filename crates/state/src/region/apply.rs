@@ -4,11 +4,17 @@ use insula_types::{
     Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition, Revision,
 };
 
-use super::{ControlLease, JoinToken, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply, RegionState};
+use super::{
+    ControlLease, JoinToken, NodeDuty, NodeTrust, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply,
+    RegionState,
+};
 use crate::{
     Changes, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
+
+/// Most roots or CA certificates that a node reports.
+const TRUST_MAX: usize = 8;
 
 /// One command being decided.
 pub(super) struct Apply<'a> {
@@ -36,6 +42,15 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, node } => self.init(meta, node),
             C::CreateJoinToken(token) => self.create_join_token(token),
+            C::ReportTrust { node, trust } => self.report_trust(*node, trust),
+            C::BindKey { node, key_sha256 } => self.bind_key(*node, key_sha256),
+            C::RemoveJoinToken { id } => {
+                if !self.state.join_tokens.contains(id) {
+                    return Err(Rejection::not_found(format!("there is no join token {id}")));
+                }
+                self.out.remove(RegionKey::JoinToken(id.clone()));
+                Ok(RegionReply::Done)
+            }
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => self.update_node(*id, |node| {
                 node.address = *address;
@@ -45,6 +60,10 @@ impl<'a> Apply<'a> {
             C::SetNodeHealth { id, health } => self.set_health(*id, *health),
             C::Cordon { id, is_cordoned } => self.update_node(*id, |node| node.is_cordoned = *is_cordoned),
             C::RemoveNode { id, reason } => self.remove_node(*id, reason),
+            C::SetNodeDuty { id, duty } => self.set_duty(*id, *duty),
+            C::TakeOutNode { id, reason, expected, is_forced } => {
+                self.take_out_node(*id, reason, *expected, *is_forced)
+            }
             C::SetDefinition(definition) => self.set_definition(definition),
             C::RemoveDefinition { app } => {
                 if self.state.definitions.contains(app) {
@@ -183,6 +202,56 @@ impl<'a> Apply<'a> {
             return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
         }
         self.out.remove(RegionKey::Node(id));
+        if self.state.keys.contains(&id) {
+            self.out.remove(RegionKey::NodeKey(id));
+        }
+        if self.state.trust.contains(&id) {
+            self.out.remove(RegionKey::Trust(id));
+        }
+        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        Ok(RegionReply::Done)
+    }
+
+    fn set_duty(&mut self, id: NodeId, duty: NodeDuty) -> Decision {
+        let node = self.node(id)?;
+        let (is_cordoned, is_draining) = (duty != NodeDuty::Serve, duty == NodeDuty::Drain);
+        if (node.is_cordoned, node.is_draining) == (is_cordoned, is_draining) {
+            return Ok(RegionReply::Done);
+        }
+        let what = match duty {
+            NodeDuty::Serve => "takes new instances again",
+            NodeDuty::Cordon => "is cordoned: it takes no new instances",
+            NodeDuty::Drain => "is drained: what runs there is placed elsewhere",
+        };
+        let text = format!("node {} {what}", node.name);
+        self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
+        self.update_node(id, |node| {
+            node.is_cordoned = is_cordoned;
+            node.is_draining = is_draining;
+        })
+    }
+
+    fn take_out_node(&mut self, id: NodeId, reason: &str, expected: Revision, is_forced: bool) -> Decision {
+        let node = self.node(id)?;
+        if self.state.nodes.revision(&id) != Some(expected) {
+            return Err(Rejection::conflict(format!("node {} has changed since it was looked at", node.name)));
+        }
+        let placed: Vec<InstanceId> = self.state.placements_of(id).map(|placement| placement.instance).collect();
+        if !is_forced && !placed.is_empty() {
+            let count = placed.len();
+            return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
+        }
+        if !is_forced && node.health.is_up() {
+            let text = format!("node {} is up: stop insula on it first, and wait until it is seen down", node.name);
+            return Err(Rejection::conflict(text));
+        }
+        self.remove_placements(&placed)?;
+        let text = match placed.len() {
+            0 => format!("node {} was removed: {reason}", node.name),
+            count => format!("node {} was removed with {count} instances on it: {reason}", node.name),
+        };
+        self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
+        self.out.remove(RegionKey::Node(id));
         self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
         Ok(RegionReply::Done)
     }
@@ -269,6 +338,33 @@ impl<'a> Apply<'a> {
             }
             self.tell_change(placement, before, status);
             self.out.put(RegionKey::Status(status.instance), RegionObject::Status(status.clone()));
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn bind_key(&mut self, node: NodeId, key_sha256: &str) -> Decision {
+        self.node(node)?;
+        if key_sha256.len() != 64 {
+            return Err(Rejection::invalid("the hash of a key has 64 hexadecimal digits"));
+        }
+        match self.state.keys.get(&node) {
+            Some(present) if present == key_sha256 => {}
+            Some(_) => {
+                let text = format!("node {node} has another key: wipe this machine and join with a new id");
+                return Err(Rejection::forbidden(text));
+            }
+            None => self.out.put(RegionKey::NodeKey(node), RegionObject::NodeKey(key_sha256.to_owned())),
+        }
+        Ok(RegionReply::Done)
+    }
+
+    fn report_trust(&mut self, node: NodeId, trust: &NodeTrust) -> Decision {
+        self.node(node)?;
+        if trust.roots.len().max(trust.authorities.len()) > TRUST_MAX {
+            return Err(Rejection::invalid(format!("a node shows at most {TRUST_MAX} certificates of a kind")));
+        }
+        if self.state.trust.get(&node) != Some(trust) {
+            self.out.put(RegionKey::Trust(node), RegionObject::Trust(trust.clone()));
         }
         Ok(RegionReply::Done)
     }

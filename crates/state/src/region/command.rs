@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use insula_types::{
     AppName, Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Placement, RegionalDefinition,
+    Revision,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{JoinToken, RegionMeta};
+use super::{JoinToken, NodeTrust, RegionMeta};
 use crate::event::Event;
 
 /// A change of the region state. Variants are only ever added.
@@ -105,6 +106,55 @@ pub enum RegionCommand {
         /// The decision.
         command: Box<RegionCommand>,
     },
+    /// Says what a node is given to do.
+    SetNodeDuty {
+        /// The node.
+        id: NodeId,
+        /// What it is given.
+        duty: NodeDuty,
+    },
+    /// Takes a node out for ever, with what is placed on it.
+    TakeOutNode {
+        /// The node, by exact id.
+        id: NodeId,
+        /// Why, for the tombstone.
+        reason: String,
+        /// The revision that last changed the node, as the asker saw it (rule R8).
+        expected: Revision,
+        /// Also while it is up, or instances are on it.
+        is_forced: bool,
+    },
+    /// What a node trusts and shows now. At most eight of each.
+    ReportTrust {
+        /// The node that reports.
+        node: NodeId,
+        /// What it trusts.
+        trust: NodeTrust,
+    },
+    /// Binds a node to its key for life, before it gets its first certificate. Refused when it is bound to another.
+    BindKey {
+        /// The node.
+        node: NodeId,
+        /// SHA-256 of its public key, in hexadecimal digits.
+        key_sha256: String,
+    },
+    /// Ends a join token.
+    RemoveJoinToken {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What a node is given to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeDuty {
+    /// Runs what it has, and takes more.
+    Serve,
+    /// Runs what it has.
+    Cordon,
+    /// What it has is placed elsewhere, then taken away.
+    Drain,
 }
 
 /// What a region command answers.

@@ -22,6 +22,7 @@ fn node(id: u64, name: &str) -> Node {
         version: "0.1.0".into(),
         health: NodeHealth::Up,
         is_cordoned: false,
+        is_draining: false,
         joined_ms: 0,
     }
 }
@@ -95,6 +96,44 @@ fn a_removed_node_never_comes_back() {
 }
 
 #[test]
+fn a_node_is_taken_out_as_it_was_seen_and_with_what_is_on_it_only_when_forced() {
+    let mut region = Region::new();
+    region.token(5);
+    region.at(1, &join(7, 2, "n2")).expect("good");
+    let id = NodeId::new(2);
+    let seen = |region: &Region| region.replica.read(|state| state.nodes.revision(&id).expect("a member"));
+    let take_out = |expected, is_forced| RegionCommand::TakeOutNode { id, reason: "gone".into(), expected, is_forced };
+    let first = seen(&region);
+    let up = region.at(2, &take_out(first, false)).expect_err("it is up");
+    assert!(up.message.contains("n2 is up"), "{}", up.message);
+    region.at(3, &RegionCommand::SetNodeHealth { id, health: NodeHealth::Down { since_ms: 3 } }).expect("a member");
+    let changed = region.at(4, &take_out(first, true)).expect_err("it has changed");
+    assert_eq!(changed.code, RejectionCode::Conflict);
+    region.at(5, &take_out(seen(&region), false)).expect("down and empty");
+    assert_eq!(region.at(6, &join(7, 2, "n2")).expect_err("tombstoned").code, RejectionCode::Forbidden);
+    region.at(7, &join(7, 3, "n2")).expect("the name is free again");
+}
+
+#[test]
+fn a_duty_is_told_once() {
+    let mut region = Region::new();
+    let id = NodeId::new(1);
+    let events = |region: &Region| region.replica.read(|state| state.events.len());
+    let duties = |region: &Region| {
+        region.replica.read(|state| state.nodes.get(&id).map(|node| (node.is_cordoned, node.is_draining)))
+    };
+    for (duty, expected) in
+        [(NodeDuty::Drain, (true, true)), (NodeDuty::Cordon, (true, false)), (NodeDuty::Serve, (false, false))]
+    {
+        let before = events(&region);
+        for _ in 0..2 {
+            region.at(1, &RegionCommand::SetNodeDuty { id, duty }).expect("a member");
+        }
+        assert_eq!((duties(&region), events(&region)), (Some(expected), before + 1));
+    }
+}
+
+#[test]
 fn events_are_bounded_and_the_leaders_clock_never_goes_back() {
     let mut region = Region::new();
     for index in 0..EVENTS_MAX as u64 + 50 {
@@ -126,4 +165,43 @@ fn a_controller_that_was_replaced_decides_nothing() {
     assert!(region.replica.read(|state| state.nodes.get(&node).is_some_and(|node| node.is_cordoned)));
     let nested = RegionCommand::Controlled { epoch: 2, command: Box::new(decide(2, false)) };
     assert_eq!(region.at(6, &nested).expect_err("one level").code, RejectionCode::Invalid);
+}
+
+#[test]
+fn a_node_says_what_it_trusts_and_takes_it_along_when_it_goes() {
+    let mut region = Region::new();
+    let report = |node, count| RegionCommand::ReportTrust {
+        node: NodeId::new(node),
+        trust: NodeTrust { roots: vec!["a".into(); count], authorities: vec!["b".into()] },
+    };
+    region.at(0, &report(1, 1)).expect("a member");
+    region.at(0, &report(2, 1)).expect_err("no member");
+    region.at(0, &report(1, 9)).expect_err("too many");
+    assert_eq!(region.replica.read(|state| state.trust.len()), 1);
+    region.at(0, &RegionCommand::RemoveNode { id: NodeId::new(1), reason: "gone".into() }).expect("empty");
+    assert_eq!(region.replica.read(|state| state.trust.len()), 0);
+}
+
+#[test]
+fn a_join_token_ends_at_once() {
+    let mut region = Region::new();
+    region.token(5);
+    region.at(0, &RegionCommand::RemoveJoinToken { id: "t".into() }).expect("there");
+    let refused = region.at(0, &join(7, 2, "n2")).expect_err("ended");
+    assert_eq!(refused.code, RejectionCode::Forbidden);
+    let refused = region.at(0, &RegionCommand::RemoveJoinToken { id: "t".into() }).expect_err("gone");
+    assert_eq!(refused.code, RejectionCode::NotFound);
+}
+
+#[test]
+fn a_node_is_one_key_for_life() {
+    let mut region = Region::new();
+    let bind = |node, digit: &str| RegionCommand::BindKey { node: NodeId::new(node), key_sha256: digit.repeat(64) };
+    region.at(0, &bind(1, "a")).expect("first");
+    region.at(0, &bind(1, "a")).expect("the same again");
+    let code = |result: Result<_, Rejection>| result.expect_err("refused").code;
+    assert_eq!(code(region.at(0, &bind(1, "b"))), RejectionCode::Forbidden, "a join replayed with another key");
+    assert_eq!(code(region.at(0, &bind(2, "b"))), RejectionCode::NotFound);
+    let short = RegionCommand::BindKey { node: NodeId::new(1), key_sha256: "a".into() };
+    assert_eq!(code(region.at(0, &short)), RejectionCode::Invalid);
 }

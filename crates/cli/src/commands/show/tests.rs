@@ -46,6 +46,8 @@ fn node() -> Node {
         state: NodeState::Down,
         down_since_ms: Some(NOW - 5000),
         is_cordoned: true,
+        is_draining: false,
+        changed: Revision(0),
         is_voter: true,
         is_leader: false,
         capacity: amount(2000, 2000),

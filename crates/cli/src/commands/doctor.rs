@@ -1,0 +1,105 @@
+//! `insula doctor`.
+
+use insula_api::{
+    Client,
+    wire::{Doctor, Grade, Task},
+};
+
+use crate::{
+    Exit, Failure,
+    output::{say, say_json, width},
+    table::{Table, clean, cut},
+};
+
+pub async fn run(client: &Client, json: bool) -> Result<(), Failure> {
+    let report = client.doctor().await?;
+    if json {
+        say_json(&report)?;
+    } else {
+        say(&text(&report, width()))?;
+    }
+    if report.is_bad() {
+        return Err(Failure::new(Exit::Failed, format!("node {} is not well", clean(&report.node))));
+    }
+    Ok(())
+}
+
+fn text(report: &Doctor, width: Option<usize>) -> String {
+    let mut out = String::new();
+    for check in &report.checks {
+        let grade = match check.grade {
+            Grade::Ok => "ok  ",
+            Grade::Warn => "warn",
+            Grade::Bad => "BAD ",
+            Grade::Other => "?   ",
+        };
+        out.push_str(&format!("{grade}  {}: {}\n", clean(&check.subject), clean(&check.found)));
+        if let Some(advice) = &check.advice {
+            out.push_str(&format!("      {}\n", clean(advice)));
+        }
+    }
+    let watched: Vec<&Task> = report.tasks.iter().filter(|task| task.beat_limit_ms.is_some()).collect();
+    let mut table = Table::new(&["PROCESS", "OWNER", "TASK", "RULE", "RESTARTS", "LAST BEAT", "LIMIT"]);
+    for task in &watched {
+        let seconds = |ms: Option<u64>| ms.map_or_else(String::new, |ms| format!("{:.1}s", ms as f64 / 1000.0));
+        table.row([
+            task.process.clone(),
+            task.owner.clone(),
+            task.name.clone(),
+            task.rule.clone(),
+            task.restarts.to_string(),
+            seconds(task.beat_age_ms),
+            seconds(task.beat_limit_ms),
+        ]);
+    }
+    out.push('\n');
+    out.push_str(&table.render(width));
+    let others = report.tasks.len() - watched.len();
+    out.push_str(&cut(
+        &format!("and {others} tasks that are not watched: connections, and what ends by itself"),
+        width,
+    ));
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use insula_api::wire::Check;
+
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_to_do() {
+        let task = Task {
+            process: "server".to_owned(),
+            owner: "server".to_owned(),
+            name: "control".to_owned(),
+            rule: "restart".to_owned(),
+            restarts: 1,
+            beat_age_ms: Some(250),
+            beat_limit_ms: Some(15_000),
+        };
+        let short = Task { beat_age_ms: None, beat_limit_ms: None, ..task.clone() };
+        let report = Doctor {
+            node: "n1".to_owned(),
+            checks: vec![
+                Check::ok("disk space", "40 % of 30 GiB are free"),
+                Check::not_ok("clock", Grade::Warn, "900 ms behind the leader's", "set the clocks"),
+            ],
+            tasks: vec![task, short],
+        };
+        expect![[r#"
+            ok    disk space: 40 % of 30 GiB are free
+            warn  clock: 900 ms behind the leader's
+                  set the clocks
+
+            PROCESS  OWNER   TASK     RULE     RESTARTS  LAST BEAT  LIMIT
+            server   server  control  restart  1         0.2s       15.0s
+            and 1 tasks that are not watched: connections, and what ends by itself
+        "#]]
+        .assert_eq(&text(&report, None));
+        assert!(!report.is_bad());
+    }
+}

@@ -1,0 +1,111 @@
+//! `insula cordon`, `uncordon`, `drain` and `node rm`.
+
+use insula_api::{
+    Client,
+    wire::{Node, NodeDuty, NodeState},
+};
+use insula_env::clock;
+
+use super::show::node_key;
+use crate::{
+    Exit, Failure,
+    args::{DrainArgs, NodeRmArgs},
+    output::{confirm, say},
+};
+
+pub async fn set_duty(client: &Client, key: &str, duty: NodeDuty) -> Result<(), Failure> {
+    let node = client.set_node_duty(node_key(key)?, duty).await?.value;
+    let what = match duty {
+        NodeDuty::Serve => "takes new instances",
+        NodeDuty::Cordon => "keeps what it runs and takes no new instances",
+        NodeDuty::Drain => "gives away what it runs",
+    };
+    say(&format!("node {} {what}\n", node.name))
+}
+
+pub async fn drain(client: &Client, args: &DrainArgs) -> Result<(), Failure> {
+    let node = client.node(node_key(&args.node)?).await?.value;
+    if !args.yes {
+        ask_above_a_third(client, &node, "drained").await?;
+    }
+    // By id from here on: exactly the node that was shown (rule R8).
+    let id = node.id.to_string();
+    let drained = client.set_node_duty(&id, NodeDuty::Drain).await?;
+    if args.detach {
+        return say(&format!("node {} is drained: {} to move\n", node.name, instances(drained.value.instances)));
+    }
+    let emptied = async {
+        let (mut seen, mut left) = (drained.revision, drained.value.instances);
+        say(&format!("node {}: {} to move\n", node.name, instances(left)))?;
+        while left > 0 {
+            let now = client.node_after(&id, seen).await?;
+            if !now.value.is_draining {
+                return Err(Failure::new(Exit::Conflict, format!("somebody gave node {} work again", node.name)));
+            }
+            if now.value.instances != left {
+                left = now.value.instances;
+                say(&format!("node {}: {} left\n", node.name, instances(left)))?;
+            }
+            seen = now.revision;
+        }
+        say(&format!("node {} is drained: nothing runs there, `insula uncordon` gives it work again\n", node.name))
+    };
+    match clock::timeout(args.wait, emptied).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unfinished(client, &node).await),
+    }
+}
+
+/// What is still there when the wait is over, and why that may be.
+async fn unfinished(client: &Client, node: &Node) -> Failure {
+    let mut failure =
+        Failure::new(Exit::TimedOut, format!("node {} is not empty yet; it goes on being drained", node.name));
+    if let Ok(all) = client.instances(None).await {
+        for left in all.items.iter().filter(|instance| instance.node == node.id) {
+            failure = failure.hint(&format!("{}/{} {}: {}", left.app, left.service, left.id, left.state.as_str()));
+        }
+    }
+    failure.hint("an instance goes once its replacement is ready; `insula events` says what finds no place")
+}
+
+pub async fn remove(client: &Client, args: &NodeRmArgs) -> Result<(), Failure> {
+    let node = client.node(node_key(&args.node)?).await?.value;
+    if !args.yes {
+        if args.force && (node.instances > 0 || node.state == NodeState::Up) {
+            let up = if node.state == NodeState::Up { "is up" } else { "is down" };
+            let shown = format!(
+                "node {} ({}) {up} and has {}. They are started elsewhere; what only this node holds is lost. \
+                 Its id may never come back.",
+                node.name,
+                node.id,
+                instances(node.instances)
+            );
+            confirm(&shown, "its name to go on", node.name.as_str())?;
+        } else {
+            ask_above_a_third(client, &node, "removed").await?;
+        }
+    }
+    let gone = client.remove_node(&node, args.force).await?.value;
+    say(&format!("node {} ({}) is removed for ever\n", gone.name, gone.id))
+}
+
+/// Asks again when, with this one, more than a third of the nodes are out of use (rule R8).
+async fn ask_above_a_third(client: &Client, node: &Node, what: &str) -> Result<(), Failure> {
+    let nodes = client.nodes().await?.items;
+    let out = out_of_use(&nodes, node);
+    if out * 3 <= nodes.len() {
+        return Ok(());
+    }
+    let shown = format!("With node {} {what}, {out} of {} nodes are out of use.", node.name, nodes.len());
+    confirm(&shown, "its name to go on", node.name.as_str())
+}
+
+/// How many nodes are down, cordoned or drained once this one is.
+fn out_of_use(nodes: &[Node], node: &Node) -> usize {
+    let is_out = |other: &&Node| other.is_cordoned || other.state != NodeState::Up;
+    1 + nodes.iter().filter(|other| other.id != node.id).filter(is_out).count()
+}
+
+fn instances(count: u32) -> String {
+    if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") }
+}

@@ -1,0 +1,210 @@
+//! Who may ask what of this node: the one place. What is not listed here is refused.
+//!
+//! | protocol, method | caller |
+//! |---|---|
+//! | `join` | anybody who shows a join token's secret; see [`crate::join`] |
+//! | `mesh` | nodes of the region; each stream is authorized by the receiver; see `insula_mesh` |
+//! | `raft`, `bulk` | members of the region ([`admits`]): a leader knows of a new voter before others do |
+//! | `rpc` | as [`RULES`] says, and for `propose` as [`may_propose`] says of each command |
+//!
+//! Nodes of other regions and removed nodes may ask nothing. Everything that is decided for users, whose roles the API of
+//! the asking node has checked, may come from every member: a node is trusted with the roles of its users. What only
+//! controllers decide comes from voters, which alone can lead; a node reports only of itself.
+
+use insula_identity::{NodeIdentity, RegionAuthority};
+use insula_rpc::{Code, Method, Status};
+use insula_state::{GlobalCommand, RegionCommand};
+use insula_types::{NodeId, RegionName};
+
+use crate::methods::{AskLives, Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, WatchState};
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// Every member of the region.
+    Member,
+    /// Whoever proves to be a voter by the key that it brings; see [`is_own_authority`]. A node that is about to vote
+    /// cannot know yet who votes; when it does, the caller must be one of them.
+    KeyHolder,
+}
+
+/// One method of the `rpc` protocol.
+pub(crate) struct Rule {
+    pub id: u16,
+    pub name: &'static str,
+    pub who: Who,
+}
+
+const fn rule<M: Method>(who: Who) -> Rule {
+    Rule { id: M::ID, name: M::NAME, who }
+}
+
+/// Every method of the `rpc` protocol.
+pub(crate) const RULES: &[Rule] = &[
+    // Further limited by the command: see `may_propose`.
+    rule::<Propose>(Who::Member),
+    rule::<Barrier>(Who::Member),
+    // Of its own lease: the node is the caller.
+    rule::<Renew>(Who::Member),
+    rule::<WatchState>(Who::Member),
+    rule::<TakeAuthority>(Who::KeyHolder),
+    rule::<ReadLogs>(Who::Member),
+    // For the identity that the caller has proven.
+    rule::<RenewCertificate>(Who::Member),
+    // Tells only which life is led.
+    rule::<AskLives>(Who::Member),
+];
+
+/// What this node knows of a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Its certificate is of this node's region.
+    pub is_of_region: bool,
+    /// It was removed.
+    pub is_removed: bool,
+    /// The region's state lists it; none before this node has a state.
+    pub is_member: Option<bool>,
+    /// It votes in the region; none while this node knows no voters.
+    pub is_voter: Option<bool>,
+}
+
+/// Whether a caller may call a method at all.
+///
+/// # Errors
+/// [`Status`]: of an unknown method, of a caller that may not, or (retryable) of one that is not known yet.
+pub(crate) fn may_call(method: u16, caller: &NodeIdentity, own: &RegionName, standing: Standing) -> Result<(), Status> {
+    let rule = RULES.iter().find(|rule| rule.id == method).ok_or_else(|| Status::unknown_method(method))?;
+    let node = caller.node;
+    if !standing.is_of_region {
+        return Err(Status::permission_denied(format!("region {} may not call region {own}", caller.region)));
+    }
+    if standing.is_removed {
+        return Err(Status::permission_denied(format!("{node} was removed from region {own}")));
+    }
+    match (rule.who, standing) {
+        (Who::KeyHolder, Standing { is_voter: Some(false), .. }) => {
+            Err(Status::permission_denied(format!("{} is only for voters, and {node} does not vote", rule.name)))
+        }
+        (Who::KeyHolder, _) | (Who::Member, Standing { is_member: Some(true), .. }) => Ok(()),
+        // It may have joined a moment ago, and this node lag behind.
+        (Who::Member, Standing { is_member: Some(false), .. }) => Err(Status::retryable(
+            Code::PermissionDenied,
+            format!("{node} is not known as a member of region {own} here"),
+        )),
+        (Who::Member, Standing { is_member: None, .. }) => {
+            Err(Status::retryable(Code::FailedPrecondition, "this node does not know its region's members yet"))
+        }
+    }
+}
+
+/// Whether a node may send messages of Raft groups; it has shown a certificate of the cluster.
+pub(crate) fn admits(is_removed: bool, is_known: bool) -> bool {
+    !is_removed && is_known
+}
+
+/// Whether a key is that of the CA which signed this node: whoever brings it holds it, as only voters do.
+///
+/// # Errors
+/// [`Status`] when it is another region's or another key.
+pub(crate) fn is_own_authority(own: &NodeIdentity, own_ca: &[u8], brought: &RegionAuthority) -> Result<(), Status> {
+    let issued = brought.identity();
+    if issued.region != own.region || issued.cluster != own.cluster {
+        return Err(Status::permission_denied("the key is another region's"));
+    }
+    if !brought.is_key_of(&own_ca.into()) {
+        return Err(Status::permission_denied("the key is not that of the CA that signed this node"));
+    }
+    Ok(())
+}
+
+/// Who may propose a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proposer {
+    /// Any member, for its API's callers.
+    Member,
+    /// The node that the command is about.
+    Only(NodeId),
+    /// A voter.
+    Voter,
+    /// A voter, of itself.
+    VoterOnly(NodeId),
+    /// The leader itself, without a call.
+    Nobody,
+}
+
+fn proposer_of_region(command: &RegionCommand) -> Proposer {
+    use RegionCommand as C;
+    match command {
+        C::Init { .. } => Proposer::Nobody,
+        C::ReportStatus { node, .. } | C::ReportTrust { node, .. } | C::UpdateNode { id: node, .. } => {
+            Proposer::Only(*node)
+        }
+        C::CreateJoinToken(_)
+        | C::RemoveJoinToken { .. }
+        | C::Cordon { .. }
+        | C::SetNodeDuty { .. }
+        | C::RemoveNode { .. }
+        | C::TakeOutNode { .. } => Proposer::Member,
+        C::TakeControl { node } => Proposer::VoterOnly(*node),
+        // Voters take machines in; controllers run on leaders.
+        C::Join { .. }
+        | C::BindKey { .. }
+        | C::SetNodeHealth { .. }
+        | C::SetDefinition(_)
+        | C::RemoveDefinition { .. }
+        | C::Place(_)
+        | C::SetDesired { .. }
+        | C::RemovePlacements(_)
+        | C::Note(_)
+        | C::Controlled { .. } => Proposer::Voter,
+    }
+}
+
+fn proposer_of_global(command: &GlobalCommand) -> Proposer {
+    use GlobalCommand as C;
+    match command {
+        C::Init { .. } => Proposer::Nobody,
+        C::Deploy { .. }
+        | C::Scale { .. }
+        | C::RemoveApp { .. }
+        | C::PutApiToken(_)
+        | C::RemoveApiToken { .. }
+        | C::RetireRoot { .. } => Proposer::Member,
+        // Only voters hold the keys with which roots are made and used.
+        C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } => Proposer::Voter,
+    }
+}
+
+/// Whether a member may propose a region command. `is_voter`: whether it votes in the region.
+///
+/// # Errors
+/// [`Status`], saying who may.
+pub(crate) fn may_propose_region(node: NodeId, is_voter: bool, command: &RegionCommand) -> Result<(), Status> {
+    may_propose(node, is_voter, proposer_of_region(command))
+}
+
+/// The same for a global command. `is_voter`: whether it votes in the global group.
+///
+/// # Errors
+/// [`Status`], saying who may.
+pub(crate) fn may_propose_global(node: NodeId, is_voter: bool, command: &GlobalCommand) -> Result<(), Status> {
+    may_propose(node, is_voter, proposer_of_global(command))
+}
+
+fn may_propose(node: NodeId, is_voter: bool, proposer: Proposer) -> Result<(), Status> {
+    match proposer {
+        Proposer::Member => Ok(()),
+        Proposer::Only(about) | Proposer::VoterOnly(about) if about != node => {
+            Err(Status::permission_denied(format!("{node} may not speak for {about}")))
+        }
+        Proposer::Only(_) => Ok(()),
+        Proposer::Voter | Proposer::VoterOnly(_) if is_voter => Ok(()),
+        Proposer::Voter | Proposer::VoterOnly(_) => {
+            Err(Status::retryable(Code::PermissionDenied, format!("this is for voters to decide, and {node} is none")))
+        }
+        Proposer::Nobody => Err(Status::permission_denied("only a founding node proposes this, to itself")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

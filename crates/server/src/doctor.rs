@@ -1,0 +1,225 @@
+//! Grades what was found on this node: well, worth a look, or bad, each with what to do. Pure; `handler::doctor` looks.
+
+use std::time::Duration;
+
+use insula_api::wire::{Check, Grade, GroupStatus};
+use insula_types::Revision;
+
+/// Free shares of the disk, in percent: below the first somebody should look, below the second writes will fail soon.
+/// Images and logs of one deploy may take some percent.
+const DISK_FREE_PERCENT: (u64, u64) = (15, 5);
+/// Clock differences that are worth a look, and that are bad: certificates are valid from a minute before their issue on.
+const CLOCK_MS: (u64, u64) = (500, 30_000);
+/// Open files that a node with many connections may need.
+const OPEN_FILES: u64 = 65_536;
+
+/// Space where the data is.
+pub(crate) fn disk(free_bytes: u64, total_bytes: u64) -> Check {
+    const SUBJECT: &str = "disk space";
+    const ADVICE: &str = "make room on the data directory's disk, or give it a larger one";
+    let percent = free_bytes.saturating_mul(100).checked_div(total_bytes).unwrap_or(0);
+    let found = format!("{percent} % of {} GiB are free", total_bytes >> 30);
+    match percent {
+        percent if percent < DISK_FREE_PERCENT.1 => Check::not_ok(SUBJECT, Grade::Bad, found, ADVICE),
+        percent if percent < DISK_FREE_PERCENT.0 => Check::not_ok(SUBJECT, Grade::Warn, found, ADVICE),
+        _ => Check::ok(SUBJECT, found),
+    }
+}
+
+/// How far this clock is ahead of the leader's, in milliseconds; none when no leader has told.
+pub(crate) fn clock(ahead_ms: Option<i64>) -> Check {
+    const SUBJECT: &str = "clock";
+    const ADVICE: &str = "let a time service (chrony, systemd-timesyncd) set the clocks of all nodes";
+    let Some(ahead_ms) = ahead_ms else {
+        let advice = "look at the region group below: no leader has renewed this node's lease yet";
+        return Check::not_ok(SUBJECT, Grade::Warn, "not compared with a leader's", advice);
+    };
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    let found = format!("{} ms {side} the leader's", ahead_ms.unsigned_abs());
+    match ahead_ms.unsigned_abs() {
+        off if off >= CLOCK_MS.1 => Check::not_ok(SUBJECT, Grade::Bad, found, ADVICE),
+        off if off >= CLOCK_MS.0 => Check::not_ok(SUBJECT, Grade::Warn, found, ADVICE),
+        _ => Check::ok(SUBJECT, found),
+    }
+}
+
+/// The node's certificate: the time until it ends, and its whole life. It is renewed at half.
+pub(crate) fn certificate(left: Duration, life: Duration) -> Check {
+    const SUBJECT: &str = "certificate";
+    let hours = left.as_secs() / 3600;
+    let advice = "see the log for why it is not renewed; renewal needs one voter of this region that can be reached";
+    if left.is_zero() {
+        return Check::not_ok(SUBJECT, Grade::Bad, "it has expired", advice);
+    }
+    let found = format!("good for {hours} h {} min more", left.as_secs() / 60 % 60);
+    match left {
+        left if left < life / 6 => Check::not_ok(SUBJECT, Grade::Bad, found, advice),
+        left if left < life * 2 / 5 => {
+            Check::not_ok(SUBJECT, Grade::Warn, format!("{found}; its renewal is overdue"), advice)
+        }
+        _ => Check::ok(SUBJECT, found),
+    }
+}
+
+/// A replicated group as this node sees it, with the number of its voters whose lease holds.
+pub(crate) fn group(group: &GroupStatus, up: usize, failed: Option<&str>, now_ms: u64) -> Check {
+    let subject = format!("{} group", group.group);
+    if let Some(why) = failed {
+        let advice = "mend what is said here (most often the disk), then restart insula server";
+        return Check::not_ok(&subject, Grade::Bad, format!("stopped on this node: {why}"), advice);
+    }
+    let (all, quorum) = (group.voters.len(), group.voters.len() / 2 + 1);
+    let Some(leader) = &group.leader else {
+        let since = group.alone_since_ms.map(|since| format!(" for {} s", now_ms.saturating_sub(since) / 1000));
+        let found = format!("no leader{} in term {}: no quorum", since.unwrap_or_default(), group.term);
+        let advice = format!("bring up nodes until {quorum} of the {all} voters reach each other; traffic goes on");
+        return Check::not_ok(&subject, Grade::Bad, found, advice);
+    };
+    let name = leader.name.as_ref().map_or_else(|| leader.node.to_string(), ToString::to_string);
+    let found = format!("led by {name} in term {}, {up} of {all} voters up", group.term);
+    if up < all {
+        let left = up.saturating_sub(quorum);
+        let advice = format!("bring the voters that are down back: {left} more may fail before changes stop");
+        return Check::not_ok(&subject, Grade::Warn, found, advice);
+    }
+    Check::ok(&subject, found)
+}
+
+/// What the dataplane routes by, against what is committed.
+pub(crate) fn catalog(
+    is_connected: bool,
+    in_use: Option<Revision>,
+    rejected: Option<&(Revision, String)>,
+    committed: Revision,
+) -> Check {
+    const SUBJECT: &str = "catalog";
+    if !is_connected {
+        let advice = "see the log for why insula dataplane does not run; the server starts it again by itself";
+        return Check::not_ok(SUBJECT, Grade::Bad, "the dataplane is not connected", advice);
+    }
+    if let Some((revision, why)) = rejected {
+        let found = format!("the dataplane rejected revision {revision}: {why}");
+        return Check::not_ok(SUBJECT, Grade::Bad, found, "it serves from its last good one; report this as a fault");
+    }
+    let known = in_use.unwrap_or(Revision(0));
+    let found = format!("the dataplane routes by revision {known} of {committed}");
+    if known < committed {
+        let advice = "look again; when it stays behind, see the logs of server and dataplane";
+        return Check::not_ok(SUBJECT, Grade::Warn, found, advice);
+    }
+    Check::ok(SUBJECT, found)
+}
+
+/// The kernel and what it was told to give us.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    pub release: String,
+    pub is_root: bool,
+    pub has_cgroups: bool,
+    pub has_overlay: bool,
+    pub is_forwarding: bool,
+    pub open_files: u64,
+}
+
+/// Whether containers can run and connections be held.
+pub(crate) fn kernel(kernel: &Kernel) -> Check {
+    const SUBJECT: &str = "kernel";
+    if !kernel.is_root {
+        let advice = "run insula server as root for containers; plain processes work as they are";
+        return Check::not_ok(SUBJECT, Grade::Warn, format!("Linux {}, not root", kernel.release), advice);
+    }
+    let needs = [
+        (kernel.has_cgroups, "no control groups below /sys/fs/cgroup", "mount them: containers cannot be limited"),
+        (kernel.has_overlay, "no overlay file system", "load the module overlay: images cannot be mounted"),
+        (kernel.is_forwarding, "net.ipv4.ip_forward is 0", "set it to 1: containers reach nothing outside"),
+    ];
+    if let Some((_, found, advice)) = needs.iter().find(|(holds, ..)| !holds) {
+        return Check::not_ok(SUBJECT, Grade::Bad, format!("Linux {}: {found}", kernel.release), *advice);
+    }
+    if kernel.open_files < OPEN_FILES {
+        let found = format!("Linux {}, at most {} open files", kernel.release, kernel.open_files);
+        let advice = format!("let the service manager allow {OPEN_FILES} or more (LimitNOFILE)");
+        return Check::not_ok(SUBJECT, Grade::Warn, found, advice);
+    }
+    Check::ok(SUBJECT, format!("Linux {} gives what containers need", kernel.release))
+}
+
+/// A task: its name, restarts, and age and limit of its last beat in milliseconds.
+type SeenTask<'a> = (&'a str, u64, Option<(u64, u64)>);
+
+/// The tasks of one process, by its name.
+pub(crate) fn tasks<'a>(process: &str, tasks: impl Iterator<Item = SeenTask<'a>>) -> Check {
+    let subject = format!("tasks of {process}");
+    let (mut count, mut silent, mut restarted) = (0, Vec::new(), Vec::new());
+    for (name, restarts, beat) in tasks {
+        count += 1;
+        if beat.is_some_and(|(age, limit)| age > limit) {
+            silent.push(name.to_owned());
+        }
+        if restarts > 0 {
+            restarted.push(format!("{name} {restarts} times"));
+        }
+    }
+    if !silent.is_empty() {
+        let found = format!("no sign of life of {}", silent.join(", "));
+        let advice = "the watchdog starts it again within seconds; its report is in watchdog/ of the data directory";
+        return Check::not_ok(&subject, Grade::Bad, found, advice);
+    }
+    if !restarted.is_empty() {
+        let found = format!("{count} run; started again: {}", restarted.join(", "));
+        return Check::not_ok(&subject, Grade::Warn, found, "see the log for why they ended");
+    }
+    Check::ok(&subject, format!("{count} run, none was started again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_api::wire::Leader;
+    use insula_types::{NodeId, Term};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn numbers_are_graded() {
+        let grades = |checks: &[Check]| checks.iter().map(|check| check.grade).collect::<Vec<_>>();
+        let (ok, warn, bad) = (Grade::Ok, Grade::Warn, Grade::Bad);
+        assert_eq!(grades(&[disk(50, 100), disk(14, 100), disk(4, 100), disk(0, 0)]), [ok, warn, bad, bad]);
+        assert_eq!(grades(&[Some(-20), None, Some(900), Some(-40_000)].map(clock)), [ok, warn, warn, bad]);
+        let left = |hours: u32| certificate(HOUR * hours, HOUR * 72);
+        assert_eq!(grades(&[left(70), left(36), left(28), left(11), left(0)]), [ok, ok, warn, bad, bad]);
+        let rejected = (Revision(7), "too large".to_owned());
+        let catalogs = [
+            catalog(true, Some(Revision(8)), None, Revision(8)),
+            catalog(true, Some(Revision(7)), None, Revision(8)),
+            catalog(true, None, Some(&rejected), Revision(8)),
+            catalog(false, Some(Revision(8)), None, Revision(8)),
+        ];
+        assert_eq!(grades(&catalogs), [ok, warn, bad, bad]);
+        let of = |tasks: &[SeenTask<'static>]| super::tasks("server", tasks.iter().copied());
+        let all = [of(&[("a", 0, Some((1, 10)))]), of(&[("a", 1, None)]), of(&[("a", 1, Some((11, 10)))])];
+        assert_eq!(grades(&all), [ok, warn, bad]);
+    }
+
+    #[test]
+    fn a_group_says_what_is_missing() {
+        let mut status = GroupStatus {
+            group: "region".to_owned(),
+            leader: Some(Leader { node: NodeId::new(1), name: None }),
+            term: Term(3),
+            revision: Revision(9),
+            voters: vec![NodeId::new(1), NodeId::new(2), NodeId::new(3)],
+            is_voter: true,
+            alone_since_ms: None,
+        };
+        assert_eq!(group(&status, 3, None, 0).grade, Grade::Ok);
+        let one_down = group(&status, 2, None, 0);
+        assert_eq!((one_down.grade, one_down.advice.unwrap_or_default().contains("0 more")), (Grade::Warn, true));
+        assert_eq!(group(&status, 3, Some("disk full"), 0).grade, Grade::Bad);
+        status.leader = None;
+        status.alone_since_ms = Some(1000);
+        let alone = group(&status, 1, None, 8000);
+        assert_eq!((alone.grade, alone.found.as_str()), (Grade::Bad, "no leader for 7 s in term 3: no quorum"));
+    }
+}

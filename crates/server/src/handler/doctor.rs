@@ -1,0 +1,115 @@
+//! Looks at this node for `insula doctor`. Asks nobody but its own dataplane.
+
+use std::{fs, time::Duration};
+
+use insula_api::wire::{Check, Doctor, Grade, Task};
+use insula_catalog::link::TaskReport;
+use insula_env::clock;
+use insula_raft::GroupState;
+use insula_state::Domain;
+
+use super::NodeApi;
+use crate::{
+    doctor::{self, Kernel},
+    group::StateGroup,
+};
+
+/// How long the dataplane may take to catch up with what has just been committed.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+impl NodeApi {
+    pub(super) async fn look_at_itself(&self) -> Doctor {
+        let mut checks = vec![
+            self.group_check(&self.region_group, "region"),
+            self.group_check(&self.global_group, "global"),
+            self.catalog_check().await,
+            self.certificate_check(),
+            doctor::clock(*self.clock_ahead_ms.borrow()),
+            self.disk_check(),
+            doctor::kernel(&kernel()),
+        ];
+        let mut tasks = Vec::new();
+        let own: Vec<TaskReport> = self.tasks.list().iter().map(TaskReport::from).collect();
+        // A dataplane that does not answer is told of by the catalog's check.
+        let dataplane = self.dataplane.tasks().await.unwrap_or_default();
+        for (process, reports) in [("server", own), ("dataplane", dataplane)] {
+            let seen = reports.iter().map(|task| (task.name.as_str(), task.restarts, task.beat_ms));
+            checks.push(doctor::tasks(process, seen));
+            tasks.extend(reports.into_iter().map(|report| describe(process, report)));
+        }
+        Doctor { node: self.config.name.to_string(), checks, tasks }
+    }
+
+    fn group_check<D: Domain>(&self, group: &StateGroup<D>, name: &str) -> Check {
+        let raft = group.raft();
+        let status = self.group_status(name, raft, group.replica().revision());
+        let is_up = |node: &&insula_types::NodeId| {
+            self.region.read(|region| region.nodes.get(node).is_some_and(|node| node.health.is_up()))
+        };
+        let up = status.voters.iter().filter(is_up).count();
+        let failed = match &*raft.state().borrow() {
+            GroupState::Failed { why } => Some(why.clone()),
+            _ => None,
+        };
+        doctor::group(&status, up, failed.as_deref(), self.clock.wall_ms())
+    }
+
+    async fn catalog_check(&self) -> Check {
+        let committed = self.region.replica().revision();
+        let mut acknowledged = self.dataplane.acknowledged();
+        let caught_up = acknowledged.wait_for(|now| now.in_use.is_some_and(|(_, known)| known >= committed));
+        // What is there after that is what is told.
+        let _ = clock::timeout(CATCH_UP, caught_up).await.map(drop);
+        let now = acknowledged.borrow().clone();
+        let in_use = now.in_use.map(|(_, revision)| revision);
+        doctor::catalog(now.is_connected, in_use, now.rejected.as_ref(), committed)
+    }
+
+    fn certificate_check(&self) -> Check {
+        let (renew_at, expires) = (self.material.renew_at(), self.material.expires());
+        let life = expires.duration_since(renew_at).unwrap_or_default() * 2;
+        doctor::certificate(expires.duration_since(self.clock.wall()).unwrap_or_default(), life)
+    }
+
+    fn disk_check(&self) -> Check {
+        match rustix::fs::statvfs(&self.config.data_dir) {
+            Ok(space) => doctor::disk(
+                space.f_bavail.saturating_mul(space.f_frsize),
+                space.f_blocks.saturating_mul(space.f_frsize),
+            ),
+            Err(error) => {
+                let found = format!("{}: {error}", self.config.data_dir.display());
+                Check::not_ok("disk space", Grade::Bad, found, "see why the data directory cannot be read")
+            }
+        }
+    }
+}
+
+fn kernel() -> Kernel {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    Kernel {
+        release: rustix::system::uname().release().to_string_lossy().into_owned(),
+        is_root: rustix::process::geteuid().is_root(),
+        has_cgroups: read("/proc/self/mounts").lines().any(|line| line.split(' ').nth(2).is_some_and(is_cgroup)),
+        has_overlay: read("/proc/filesystems").lines().any(|line| line.ends_with("\toverlay")),
+        is_forwarding: read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
+        open_files: limit.unwrap_or(u64::MAX),
+    }
+}
+
+fn is_cgroup(file_system: &str) -> bool {
+    matches!(file_system, "cgroup" | "cgroup2")
+}
+
+fn describe(process: &str, report: TaskReport) -> Task {
+    Task {
+        process: process.to_owned(),
+        owner: report.owner,
+        name: report.name,
+        rule: report.rule,
+        restarts: report.restarts,
+        beat_age_ms: report.beat_ms.map(|(age, _)| age),
+        beat_limit_ms: report.beat_ms.map(|(_, limit)| limit),
+    }
+}
