@@ -23,6 +23,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/instances/{instance}/logs", "viewer"),
     ("GET", "/v1/nodes", "viewer"),
     ("GET", "/v1/nodes/{node}", "viewer"),
+    ("DELETE", "/v1/nodes/{node}", "admin"),
+    ("PUT", "/v1/nodes/{node}/duty", "admin"),
     ("GET", "/v1/regions", "viewer"),
     ("GET", "/v1/events", "viewer"),
     ("POST", "/v1/tokens/join", "admin"),
@@ -36,6 +38,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/v1/ca/retire-root", "admin"),
     ("GET", "/v1/state/{state}/backup", "admin"),
     ("GET", "/v1/status", "viewer"),
+    ("GET", "/v1/doctor", "viewer"),
 ];
 
 /// Callers in the order of what they may do.
