@@ -118,6 +118,7 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         // Nobody else makes names where a component keeps its files, so looking first is enough.
+        from.symlink_metadata()?;
         if to.symlink_metadata().is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }

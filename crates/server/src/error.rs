@@ -58,7 +58,7 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: insula_state::ArchiveError,
+        source: Box<insula_state::ArchiveError>,
     },
     /// A backup is whole, but cannot be restored here.
     #[error("restore {} on this node: {why}", path.display())]

@@ -225,7 +225,7 @@ impl Lives {
 }
 
 impl Method for AskLives {
-    const ID: u16 = 16;
+    const ID: u16 = 8;
     const NAME: &'static str = "ask-lives";
     type Request = AskLivesRequest;
     type Response = Lives;

@@ -58,7 +58,7 @@ struct Part {
 }
 
 fn read(path: &Path) -> Result<Vec<Part>, Error> {
-    let failed = |source| Error::Archive { path: path.to_owned(), source };
+    let failed = |source| Error::Archive { path: path.to_owned(), source: Box::new(source) };
     let input = File::open(path).map_err(|source| Error::File { attempt: "read", path: path.to_owned(), source })?;
     let (mut reader, mut parts) = (archive::Reader::new(BufReader::new(input)), Vec::<Part>::new());
     while let Some(archive) = reader.next_archive().map_err(failed)? {
@@ -79,7 +79,7 @@ fn read(path: &Path) -> Result<Vec<Part>, Error> {
 
 impl Part {
     fn failed(path: &Path) -> impl Fn(ArchiveError) -> Error {
-        move |source| Error::Archive { path: path.to_owned(), source }
+        move |source| Error::Archive { path: path.to_owned(), source: Box::new(source) }
     }
 
     fn kinds(&self, path: &Path) -> Result<BTreeMap<&'static str, u64>, Error> {

@@ -43,7 +43,8 @@ pub async fn restore(config: &Config, disk: &Arc<dyn Disk>, rng: &Rng, rows: Vec
     .await?;
     // The log makes a group of it, so it comes last.
     let (_, durable) = watch::channel(None);
-    LogStore::open(disk, config, durable, rng).await?.begin_after(BEGIN, config.node.get()).await?;
+    let config = Config { must_exist: false, ..config.clone() };
+    LogStore::open(disk, &config, durable, rng).await?.begin_after(BEGIN, config.node.get()).await?;
     Ok(())
 }
 
