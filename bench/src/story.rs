@@ -8,6 +8,7 @@ mod kills;
 mod no_servers;
 mod outage;
 mod power_cut;
+mod restored;
 mod stage;
 mod upgrade;
 
@@ -30,6 +31,8 @@ pub enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The states of three nodes deleted, and restored from a backup on one of them
+    Restored,
     /// Three nodes go to a later version one after the other, and back
     Upgrade,
     /// Each of three nodes drained in turn, and given work again
@@ -72,6 +75,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),

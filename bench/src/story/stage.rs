@@ -34,6 +34,8 @@ pub(super) struct Stage {
     pub(super) nodes: Vec<LabNode>,
     /// The instances that serve.
     pub(super) instances: BTreeSet<String>,
+    /// What was deployed.
+    pub(super) definition: String,
 }
 
 /// Wall time in milliseconds since 1970: what processes of one machine can compare.
@@ -59,7 +61,8 @@ impl Stage {
         println!("   {image}");
         step("deploy demo/shop.toml: three instances");
         let begun = now_ms();
-        print!("{}", lab.on("n1", &["deploy", "-", "--wait", "2m"], &DEFINITION.replace("IMAGE", &image))?);
+        let definition = DEFINITION.replace("IMAGE", &image);
+        print!("{}", lab.on("n1", &["deploy", "-", "--wait", "2m"], &definition)?);
         say_took(begun);
         print!("{}", lab.on("n1", &["ps"], "")?);
         let nodes = lab.nodes()?;
@@ -67,7 +70,7 @@ impl Stage {
         step(&format!("traffic: {} requests/s to the edge of each node, a new connection each", telling.rate));
         let traffic = Traffic::start(&lab, &edges, HOST, telling.rate)?;
         let instances = serving(&traffic, &edges, interrupt)?;
-        Ok(Self { traffic, lab, nodes, instances })
+        Ok(Self { traffic, lab, nodes, instances, definition })
     }
 
     /// The first process of each instance, by the machine's numbers: the same one as long as it does not restart.

@@ -86,6 +86,9 @@ impl Disk for FullDisk {
     fn remove(&self, path: &Path) -> std::io::Result<()> {
         RealDisk.remove(path)
     }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        RealDisk.rename(from, to)
+    }
     fn run(&self, job: DiskJob) -> futures::future::BoxFuture<'static, ()> {
         job();
         Box::pin(async {})

@@ -49,6 +49,26 @@ pub struct ReadOptions {
     pub is_linearizable: bool,
 }
 
+/// One of the two replicated states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateKey {
+    /// The region's.
+    Region,
+    /// The world's.
+    Global,
+}
+
+impl StateKey {
+    /// Its name in paths and files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Region => "region",
+            Self::Global => "global",
+        }
+    }
+}
+
 /// A definition that shall run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeployRequest {
@@ -179,6 +199,10 @@ pub trait Handler: Send + Sync + 'static {
         body: ApiTokenBody,
         request: Option<RequestId>,
     ) -> Answer<Versioned<ApiTokenCreated>>;
+
+    /// A state as this node has it, in the format of `insula-state`'s archives. Needs no other node; says itself whether a
+    /// leader confirmed that it is complete.
+    async fn backup(&self, state: StateKey) -> Answer<LogStream>;
 
     /// All tokens: the API's, and those to join this region with.
     async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>>;

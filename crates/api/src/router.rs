@@ -82,6 +82,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/events", get(endpoints::events))
         .route("/v1/tokens/join", post(endpoints::create_join_token))
         .route("/v1/tokens/api", post(endpoints::create_api_token))
+        .route("/v1/state/{state}/backup", get(endpoints::backup))
         .route("/v1/tokens", get(endpoints::tokens))
         .route("/v1/tokens/{token}", delete(endpoints::remove_token))
         .route("/v1/ca", get(endpoints::authorities))

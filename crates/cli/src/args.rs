@@ -42,6 +42,9 @@ pub enum Command {
     /// Be a part of a lab (what the lab runs)
     #[command(hide = true, subcommand)]
     LabInit(insula_lab::init::Role),
+    /// Back up the replicated states, check a backup, restore one
+    #[command(subcommand)]
+    State(StateCommand),
     /// Everything that speaks to the API.
     #[command(flatten)]
     Api(ApiCommand),
@@ -117,6 +120,61 @@ pub struct ServerArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
     pub config: PathBuf,
+}
+
+/// `insula state`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum StateCommand {
+    /// Write the replicated states to a file, as the node has them; also without a quorum
+    Backup(BackupArgs),
+    /// Read a backup whole and say what is in it; needs no node
+    Check(CheckArgs),
+    /// Begin anew from a backup on this node, whose server is stopped
+    Restore(RestoreArgs),
+}
+
+/// `insula state backup`.
+#[derive(Debug, Clone, Args)]
+pub struct BackupArgs {
+    /// The file to write
+    pub file: PathBuf,
+    /// Which state
+    #[arg(long, value_enum, default_value = "all")]
+    pub state: StateArg,
+}
+
+/// Which replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StateArg {
+    /// That of the node's region
+    Region,
+    /// That of the world
+    Global,
+    /// Both
+    All,
+}
+
+/// `insula state check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// How to answer.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// `insula state restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// The configuration of this node
+    #[arg(long, value_name = "FILE", default_value = "/etc/insula/insula.toml")]
+    pub config: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `insula dataplane`.

@@ -6,6 +6,7 @@
 //! `server`.
 
 mod args;
+mod backup;
 mod commands;
 mod connect;
 mod exit;
@@ -16,23 +17,45 @@ use std::process::ExitCode;
 
 use insula_env::Env;
 
-pub use args::{ApiCommand, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs};
+pub use args::{
+    ApiCommand, BackupArgs, CheckArgs, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs,
+    RestoreArgs, ServerArgs, StateCommand,
+};
+pub use backup::Verify;
 pub use connect::{ConnectArgs, dev_dir};
 pub use exit::{Exit, Failure};
+pub use output::{confirm, say, say_json, utc};
+pub use table::Table;
 
 /// Runs a command that speaks to the API, and says what came of it. Blocks; makes its own runtime.
 pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&Failure::new(Exit::Failed, format!("cannot start: {error}"))),
-    };
-    let result = runtime.block_on(async {
+    in_runtime(async {
         let env = Env::real("cli");
         // What cannot work without a cluster either is said first.
         let ready = commands::prepare(command)?;
         let client = connect::find(&env, connect, &|name| std::env::var(name).ok())?;
         Box::pin(commands::run(&client, ready)).await
-    });
+    })
+}
+
+/// Writes a backup, which `verify` reads before it gets its name. Blocks.
+pub fn run_backup(connect: &ConnectArgs, args: &BackupArgs, verify: &Verify<'_>) -> ExitCode {
+    in_runtime(async {
+        let client = connect::find(&Env::real("cli"), connect, &|name| std::env::var(name).ok())?;
+        backup::run(&client, args, verify).await
+    })
+}
+
+fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::new(Exit::Failed, format!("cannot start: {error}"))),
+    };
+    end(runtime.block_on(work))
+}
+
+/// Says how a command failed, if it did; gives its exit code.
+pub fn end(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),

@@ -1,10 +1,13 @@
 //! Writing: text, JSON, ages, the width of the terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use serde::Serialize;
 
 use crate::{Exit, Failure};
+
+/// Longest answer to a question, in bytes.
+const ANSWER_LEN_MAX: u64 = 256;
 
 /// Writes to standard output. A reader that has left is no error: `insula ps | head` ends well.
 pub fn say(text: &str) -> Result<(), Failure> {
@@ -20,6 +23,22 @@ pub fn say(text: &str) -> Result<(), Failure> {
 pub fn say_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).expect("wire types serialize into memory without error");
     say(&(text + "\n"))
+}
+
+/// Says what is about to happen, and goes on only when `word` is typed; `asked` tells which and what for.
+pub fn confirm(shown: &str, asked: &str, word: &str) -> Result<(), Failure> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::usage(format!("{shown} Nobody is there to ask")).hint("add --yes to do it all the same"));
+    }
+    eprint!("{shown}\nType {asked}: ");
+    let mut answer = String::new();
+    let read = stdin.lock().take(ANSWER_LEN_MAX).read_line(&mut answer);
+    read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read the answer: {error}")))?;
+    if answer.trim() == word {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, format!("found {:?}, expected {word:?}; nothing was changed", answer.trim())))
 }
 
 /// Columns of the terminal; none when standard output is none.

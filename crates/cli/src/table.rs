@@ -7,6 +7,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// An empty table with these columns.
     pub fn new(header: &[&'static str]) -> Self {
         Self { header: header.to_vec(), rows: Vec::new() }
     }

@@ -128,7 +128,7 @@ pub fn wanted_voters(
 
 /// The greatest odd number up to `count`.
 const fn odd(count: usize) -> usize {
-    if count % 2 == 0 { count.saturating_sub(1) } else { count }
+    if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }
 }
 
 /// Starts the reconciler of one group's voters. Acts only while this node leads that group. For `dead_after` see

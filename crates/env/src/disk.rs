@@ -42,6 +42,9 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file; fine when there is none.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file, or a directory with all that is in it, another name; durable when this returns. `NotFound` when there
+    /// is none, `AlreadyExists` when the other name is taken.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Runs blocking work (writes and syncs of block files) off the async threads; in simulation inline, after the
     /// delay that the fault plan gives this disk.
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()>;
@@ -113,6 +116,19 @@ impl Disk for RealDisk {
         }
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // Nobody else makes names where a component keeps its files, so looking first is enough.
+        from.symlink_metadata()?;
+        if to.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        std::fs::rename(from, to)?;
+        for path in [from, to] {
+            File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
+    }
+
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()> {
         #[allow(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
         let work = tokio::task::spawn_blocking(job);
@@ -147,5 +163,13 @@ mod tests {
         assert_eq!(RealDisk.open(&block).expect_err("held").kind(), io::ErrorKind::ResourceBusy);
         drop(held);
         RealDisk.open(&block).expect("open again");
+
+        RealDisk.write_atomic(&path, b"three").expect("write");
+        let (from, to) = (dir.path().join("a"), dir.path().join("c"));
+        RealDisk.rename(&from, &to).expect("rename");
+        assert_eq!(RealDisk.read(&to.join("b")).expect("read"), b"three");
+        assert_eq!(RealDisk.rename(&from, &to).expect_err("gone").kind(), io::ErrorKind::NotFound);
+        std::fs::create_dir(&from).expect("directory");
+        assert_eq!(RealDisk.rename(&from, &to).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
     }
 }

@@ -238,6 +238,21 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        if state.files.keys().any(|path| path.starts_with(to)) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let moved: Vec<PathBuf> = state.files.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in &moved {
+            if let (Ok(rest), Some(contents)) = (path.strip_prefix(from), state.files.remove(path)) {
+                let renamed = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+                state.files.insert(renamed, contents);
+            }
+        }
+        if moved.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    }
+
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()> {
         let disk = self.clone();
         async move {

@@ -1,6 +1,7 @@
 //! The one program: parses what was typed and hands it to the part that does it.
 
 mod node;
+mod state;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
         // Makes namespaces, so it must come before any thread.
         Command::LabInit(role) => insula_lab::init::run(&role),
         Command::Lab(command) => insula_cli::run_lab(command),
+        Command::State(command) => state::run(&cli.connect, command),
         Command::Api(command) => insula_cli::run(&cli.connect, command),
         Command::Init(arguments) => node::init(&arguments),
         Command::Join(arguments) => node::join(&arguments),

@@ -32,5 +32,6 @@ pub use error::{
 pub use group::{Group, GroupMetrics, GroupState, Leadership};
 pub use machine::{Applied, LoadError, Row, StateMachine, UnknownCommand};
 pub use rpc::{RpcGroups, RpcTransport};
+pub use store::{Found, look, restore};
 pub use transport::{Class, Transport};
 pub use wire::Position;

@@ -4,10 +4,12 @@
 mod file;
 mod log;
 mod mask;
+mod restore;
 mod rows;
 mod snapshot;
 
 pub(crate) use log::LogStore;
+pub use restore::{Found, look, restore};
 pub(crate) use rows::RowStore;
 pub use snapshot::SnapshotData;
 pub(crate) use snapshot::{Stage, chain};

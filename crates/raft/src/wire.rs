@@ -112,6 +112,14 @@ pub(crate) struct StoredMembership {
     membership: Membership,
 }
 
+impl StoredMembership {
+    /// One voter and nobody else.
+    pub(crate) fn only(at: Position, node: u64) -> Self {
+        let voters = BTreeSet::from([node]);
+        Self { at: Some(at), membership: Membership { voters: vec![voters.clone()], nodes: voters } }
+    }
+}
+
 impl From<&engine::StoredMembership> for StoredMembership {
     fn from(stored: &engine::StoredMembership) -> Self {
         Self { at: stored.log_id().map(Into::into), membership: stored.membership().into() }

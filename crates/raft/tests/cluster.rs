@@ -2,12 +2,14 @@
 
 mod support;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use insula_env::{Clock, Disk, clock::sleep};
-use insula_raft::{Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Timers};
-use insula_types::NodeId;
-use support::{Cluster, LIMIT};
+use insula_env::{Clock, Disk, Rng, clock::sleep};
+use insula_raft::{
+    Config, GroupState, HandOverError, MembershipError, OpenError, ProposeError, ReadError, Row, Timers,
+};
+use insula_types::{Incarnation, NodeId};
+use support::{Cluster, GROUP, LIMIT};
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -242,7 +244,7 @@ async fn an_unknown_command_stops_the_group_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_and_noise_are_refused() {
-    let cluster = Cluster::start(3, |config| config.admit = std::sync::Arc::new(|_| false)).await;
+    let cluster = Cluster::start(3, |config| config.admit = Arc::new(|_| false)).await;
     let noise = cluster.wires.ask(2, 1, b"noise".as_slice().into()).await;
     assert!(String::from_utf8_lossy(&noise).contains("Malformed"));
     // A well-formed ping of another incarnation, and one of a node that is no member.
@@ -266,10 +268,10 @@ async fn strangers_and_noise_are_refused() {
 async fn a_group_on_a_real_disk_closes_its_files() {
     let directory = tempfile::tempdir().expect("temporary directory");
     for round in 1..=3 {
-        let mut config = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(1), directory.path());
+        let mut config = Config::new(NodeId::new(1), GROUP, Incarnation(1), directory.path());
         config.snapshot_every = 2;
         let notes = support::Notes::default();
-        let wires = std::sync::Arc::new(NoWires);
+        let wires = Arc::new(NoWires);
         let env = insula_env::Env::real("test");
         let group = insula_raft::Group::open(config, env, wires, notes.clone()).await.expect("open");
         group.initialize_single().await.expect("initialize");
@@ -281,9 +283,9 @@ async fn a_group_on_a_real_disk_closes_its_files() {
         group.shutdown().await;
         assert_eq!(*group.state().borrow(), GroupState::Stopped);
     }
-    let other = Config::new(NodeId::new(1), support::GROUP, insula_types::Incarnation(2), directory.path());
+    let other = Config::new(NodeId::new(1), GROUP, Incarnation(2), directory.path());
     let env = insula_env::Env::real("test");
-    let refused = insula_raft::Group::open(other, env, std::sync::Arc::new(NoWires), support::Notes::default()).await;
+    let refused = insula_raft::Group::open(other, env, Arc::new(NoWires), support::Notes::default()).await;
     assert!(matches!(refused, Err(OpenError::OtherIncarnation { .. })), "{refused:?}");
 }
 
@@ -475,7 +477,40 @@ async fn a_node_whose_files_are_gone_may_not_come_back_under_its_id() {
         cluster.nodes[&3].group.snapshot().await;
     }
     let disk = cluster.kill(3);
-    disk.remove(std::path::Path::new("group/state.redb")).expect("removed");
+    disk.remove(Path::new("group/state.redb")).expect("removed");
     let refused = cluster.try_open(3, disk).await;
     assert!(matches!(refused, Err(OpenError::Gone { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_group_has_its_rows_leads_alone_and_takes_in_others() {
+    fn second_life(config: &mut Config) {
+        config.incarnation = Incarnation(2);
+    }
+    let mut cluster = Cluster::empty(second_life);
+    let disk = cluster.disk();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut config = Config::new(NodeId::new(1), GROUP, Incarnation(2), "group");
+    config.must_exist = true;
+    let row = |key: &str| Row { key: key.into(), value: Some(b"old".to_vec()) };
+    insula_raft::restore(&config, &shared, &Rng::from_seed(1), vec![row("a"), row("b")]).await.expect("restored");
+    let found = insula_raft::look(&shared, Path::new("group")).await.expect("readable");
+    assert_eq!((found.incarnation, found.rows), (Some(Incarnation(2)), vec![row("a"), row("b")]));
+
+    cluster.open(1, disk).await;
+    cluster.sees(1, "a", "old").await;
+    assert_eq!(cluster.write("b=new").await, 0, "it leads alone");
+    cluster.restart(1).await;
+    cluster.write("c=new").await;
+    for id in [2, 3] {
+        cluster.add(id).await;
+    }
+    cluster.nodes[&1].group.set_voters(&ids([1, 2, 3]), LIMIT).await.expect("all vote");
+    for id in [2, 3] {
+        // What was only in the backup comes with a snapshot, what came later with the log.
+        cluster.sees(id, "a", "old").await;
+        cluster.sees(id, "b", "new").await;
+    }
+    cluster.kill(1);
+    cluster.write("without=1").await;
 }

@@ -16,7 +16,7 @@ use insula_rpc::{Code, Method, Status};
 use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
-use crate::methods::{Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, WatchState};
+use crate::methods::{AskLives, Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, WatchState};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<ReadLogs>(Who::Member),
     // For the identity that the caller has proven.
     rule::<RenewCertificate>(Who::Member),
+    // Tells only which life is led.
+    rule::<AskLives>(Who::Member),
 ];
 
 /// What this node knows of a caller.

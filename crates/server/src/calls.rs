@@ -17,9 +17,10 @@ use serde_bytes::ByteBuf;
 use crate::{
     authorize::{self, Standing},
     group::StateGroup,
+    lives,
     logs::{LOG_BYTES_MAX, Logs},
     methods::{
-        Barrier, Led, Propose, ProposeRequest, ReadLogs, Renew, RenewCertificate, RenewCertificateRequest,
+        AskLives, Barrier, Led, Propose, ProposeRequest, ReadLogs, Renew, RenewCertificate, RenewCertificateRequest,
         RenewCertificateResponse, StateName, TakeAuthority, TakeAuthorityRequest, WatchState,
     },
 };
@@ -83,6 +84,10 @@ impl Handler for Calls {
             RenewCertificate::ID => {
                 let request = decode_request::<RenewCertificate>(&body)?;
                 Ok(encode_response::<RenewCertificate>(&self.renew_certificate(caller, &request)?))
+            }
+            AskLives::ID => {
+                decode_request::<AskLives>(&body)?;
+                Ok(encode_response::<AskLives>(&lives::lives(self.region.raft(), self.global.raft())))
             }
             other => Err(Status::unknown_method(other)),
         }

@@ -159,6 +159,14 @@ impl RuntimeConfig {
 pub struct Paths(PathBuf);
 
 impl Paths {
+    /// The files under a data directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self(data_dir.into())
+    }
+    /// There while a state is being restored: a restore that was cut off has to be done again.
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("state/restoring")
+    }
     /// A Raft group's log and state.
     pub fn group(&self, name: &str) -> PathBuf {
         self.0.join("state").join(name)

@@ -51,6 +51,38 @@ pub enum Error {
         #[source]
         source: codec::DecodeError,
     },
+    /// A backup cannot be used.
+    #[error("use {}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<insula_state::ArchiveError>,
+    },
+    /// A backup is whole, but cannot be restored here.
+    #[error("restore {} on this node: {why}", path.display())]
+    NotHere {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what would do.
+        why: String,
+    },
+    /// The server runs, and has the files open.
+    #[error("restore a state: the server runs here; stop it first (`systemctl stop insula`), the instances go on")]
+    Running,
+    /// A restore was cut off.
+    #[error("start the server: a restore was cut off here; run the same `insula state restore` again")]
+    HalfRestored,
+    /// The files of a restored state could not be made.
+    #[error("restore the {state} state")]
+    Restore {
+        /// Which.
+        state: &'static str,
+        /// Why.
+        #[source]
+        source: insula_raft::OpenError,
+    },
     /// A listener could not be opened.
     #[error("listen for {what} on {address}: is another program using it?")]
     Listen {

@@ -2,6 +2,7 @@
 
 mod apps;
 mod authority;
+mod backup;
 mod cluster;
 mod doctor;
 mod events;
@@ -15,7 +16,7 @@ use async_trait::async_trait;
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
     ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
-    handler::NodeKey,
+    handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Instance,
@@ -219,6 +220,13 @@ impl Handler for NodeApi {
         request: Option<RequestId>,
     ) -> Answer<Versioned<ApiTokenCreated>> {
         self.make_api_token(body, request).await
+    }
+
+    async fn backup(&self, state: StateKey) -> Answer<LogStream> {
+        match state {
+            StateKey::Region => self.back_up(&self.region, &self.region_group).await,
+            StateKey::Global => self.back_up(&self.global, &self.global_group).await,
+        }
     }
 
     async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>> {

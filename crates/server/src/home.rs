@@ -6,7 +6,7 @@ use insula_env::Disk;
 use insula_types::{ClusterId, Incarnation, NodeId, RegionName, codec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::Error;
+use crate::{Error, lives::New, methods::StateName};
 
 /// The cluster, region and lives of its groups, and the last known members of the region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +23,43 @@ pub struct Home {
     /// voted for, and must not come back under its id.
     #[serde(default)]
     pub has_state: bool,
+    /// Groups whose present life was adopted, and whose files have not been made yet.
+    #[serde(default)]
+    pub new: New,
     /// Other members and where they are reached; brought up to date while running.
     pub peers: BTreeMap<NodeId, SocketAddr>,
+}
+
+impl Home {
+    /// The life of a group.
+    pub(crate) const fn life(&self, state: StateName) -> Incarnation {
+        match state {
+            StateName::Region => self.region_incarnation,
+            StateName::Global => self.global_incarnation,
+        }
+    }
+
+    /// Notes another life of a group.
+    pub(crate) const fn set_life(&mut self, state: StateName, life: Incarnation) {
+        match state {
+            StateName::Region => self.region_incarnation = life,
+            StateName::Global => self.global_incarnation = life,
+        }
+    }
+
+    /// A node with files, both of whose groups are in this life.
+    #[cfg(test)]
+    pub(crate) fn for_tests(life: Incarnation) -> Self {
+        Self {
+            cluster: ClusterId::new(1),
+            region: "fra".parse().expect("a name"),
+            region_incarnation: life,
+            global_incarnation: life,
+            has_state: true,
+            new: New::new(),
+            peers: BTreeMap::new(),
+        }
+    }
 }
 
 /// A small file of one value in the binary codec, replaced atomically.

@@ -73,6 +73,7 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         region_incarnation: incarnation,
         global_incarnation: incarnation,
         has_state: false,
+        new: Default::default(),
         peers: std::collections::BTreeMap::new(),
     };
     let created_ms = env.clock.wall_ms();

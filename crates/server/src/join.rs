@@ -54,6 +54,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         region_incarnation: extra.region_incarnation,
         global_incarnation: extra.global_incarnation,
         has_state: false,
+        new: Default::default(),
         peers: response.peers.iter().copied().collect(),
     };
     ValueFile::new(paths.home(), env.disk.clone()).save(&home)?;

@@ -56,6 +56,7 @@ pub(crate) fn start(
     });
 }
 
-fn addresses(peers: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, Vec<SocketAddr>> {
+/// Where nodes are reached, as the address book wants it.
+pub(crate) fn addresses(peers: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, Vec<SocketAddr>> {
     peers.iter().map(|(node, address)| (*node, vec![*address])).collect()
 }

@@ -2,7 +2,7 @@
 
 use insula_identity::NextRoot;
 use insula_rpc::Method;
-use insula_types::{Granted, InstanceId, NodeId, Renewal, RequestId, Revision};
+use insula_types::{Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -186,4 +186,47 @@ impl Method for RenewCertificate {
     const NAME: &'static str = "renew-certificate";
     type Request = RenewCertificateRequest;
     type Response = RenewCertificateResponse;
+}
+
+/// Asks in which lives a node's groups are. A restore begins a new life, which the nodes that did not see it adopt.
+#[derive(Debug)]
+pub struct AskLives;
+
+/// Request of [`AskLives`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskLivesRequest {}
+
+/// The life of a group on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// Which.
+    pub incarnation: Incarnation,
+    /// The node knows a leader of it.
+    pub has_leader: bool,
+}
+
+/// Response of [`AskLives`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lives {
+    /// Of the region group.
+    pub region: Life,
+    /// Of the global group.
+    pub global: Life,
+}
+
+impl Lives {
+    /// Of one group.
+    pub const fn of(&self, state: StateName) -> Life {
+        match state {
+            StateName::Region => self.region,
+            StateName::Global => self.global,
+        }
+    }
+}
+
+impl Method for AskLives {
+    const ID: u16 = 8;
+    const NAME: &'static str = "ask-lives";
+    type Request = AskLivesRequest;
+    type Response = Lives;
 }

@@ -6,9 +6,9 @@ use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, start_voters};
 use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
-use insula_raft::{Config as GroupConfig, GroupId, RpcGroups, RpcTransport};
+use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
-use insula_state::{GlobalState, RegionCommand, RegionState, Replica, Store};
+use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica, Store};
 use insula_types::{NodeId, Revision};
 use tokio::sync::Mutex;
 use tracing::info;
@@ -16,13 +16,14 @@ use tracing::info;
 use crate::{
     Error, authorize,
     calls::Calls,
-    config::NodeConfig,
+    config::{NodeConfig, Paths},
     expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
     init::{capacity, describe},
     join::Joins,
+    lives::{self, Census},
     members,
     membership::GroupMembership,
     methods::StateName,
@@ -56,7 +57,13 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
     node.start(dataplane).await?;
     info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
-    signals::told_to_stop(&env.tasks).await;
+    let mut adopted =
+        lives::start(&env, node.census(), node.region_group.raft().clone(), node.global_group.raft().clone());
+    let adopted = tokio::select! {
+        () = signals::told_to_stop(&env.tasks) => None,
+        // Only ever set to something: then this process is to go on in another life.
+        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Some(lives.clone()),
+    };
     info!("server stops; instances and the dataplane go on");
     for group in [node.region_group.raft(), node.global_group.raft()] {
         // Others need not find out that this leader is gone. Alone, there is nobody to give the leadership to.
@@ -66,7 +73,20 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         group.shutdown().await;
     }
     env.tasks.join(STOP_LIMIT).await;
-    Ok(())
+    let Some(adopted) = adopted else { return Ok(()) };
+    // Nothing of this process writes its files any more.
+    lives::adopt(&env.disk, &node.config.paths(), &adopted)?;
+    Err(start_again())
+}
+
+/// Puts this program anew in place of the process, with the same arguments: whoever watches over it sees it go on.
+/// Returns only when that fails.
+fn start_again() -> Error {
+    use std::os::unix::process::CommandExt;
+    info!("starting again in the life that was adopted");
+    let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    let source = std::process::Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    Error::File { attempt: "start again", path: program, source }
 }
 
 /// The parts that everything else is built on.
@@ -100,6 +120,7 @@ impl Node {
             path: paths.home(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
+        crate::restore::refuse_half_done(&paths, &env.disk)?;
 
         let book = AddressBook::default();
         let peers = |protocol| Peers::new(material.clone(), book.clone(), protocol, env.clone());
@@ -115,18 +136,30 @@ impl Node {
                 authorize::admits(is_removed, book.nodes().contains(&node))
             })
         };
-        let mut region = GroupConfig::new(id, REGION_GROUP, home.region_incarnation, paths.group("region"));
+        book.set(members::addresses(&home.peers));
+        let opening = Opening {
+            env,
+            paths: &paths,
+            transport,
+            census: Census {
+                node: id,
+                peers: rpc.clone(),
+                book: book.clone(),
+                clock: env.clock.clone(),
+                rng: env.rng.fork(),
+            },
+        };
+        let mut region = group_config(StateName::Region, id, &home, &paths);
         region.admit = admit.clone();
-        region.must_exist = home.has_state;
-        let mut global = GroupConfig::new(id, GLOBAL_GROUP, home.global_incarnation, paths.group("global"));
+        let mut global = group_config(StateName::Global, id, &home, &paths);
         global.admit = admit;
-        global.must_exist = home.has_state;
-        let region_group =
-            StateGroup::open(StateName::Region, region, env, transport.clone(), Arc::clone(&members)).await?;
-        let global_group = StateGroup::open(StateName::Global, global, env, transport, Replica::new()).await?;
-        let (region_group, global_group) = (Arc::new(region_group), Arc::new(global_group));
-        if !home.has_state {
+        let region_group = Arc::new(opening.open(StateName::Region, region, Arc::clone(&members)).await?);
+        let global_group = Arc::new(opening.open(StateName::Global, global, Replica::new()).await?);
+        // Waiting for a restored state may have brought another life.
+        home = home_file.load()?.unwrap_or(home);
+        if !home.has_state || !home.new.is_empty() {
             home.has_state = true;
+            home.new.clear();
             home_file.save(&home)?;
         }
 
@@ -152,6 +185,17 @@ impl Node {
             region,
             global,
         })
+    }
+
+    /// Asks others of the region for their lives.
+    fn census(&self) -> Census {
+        Census {
+            node: self.id,
+            peers: self.rpc.clone(),
+            book: self.book.clone(),
+            clock: self.env.clock.clone(),
+            rng: self.env.rng.fork(),
+        }
     }
 
     async fn start(&self, dataplane: Link) -> Result<(), Error> {
@@ -326,5 +370,43 @@ impl Node {
                 tracing::debug!(%error, "the region has not taken this node's record yet");
             }
         });
+    }
+}
+
+/// A group as `home` knows it.
+pub(crate) fn group_config(state: StateName, node: NodeId, home: &Home, paths: &Paths) -> GroupConfig {
+    let group = match state {
+        StateName::Region => REGION_GROUP,
+        StateName::Global => GLOBAL_GROUP,
+    };
+    let mut config = GroupConfig::new(node, group, home.life(state), paths.group(state.as_str()));
+    config.must_exist = home.has_state && !home.new.contains(&state);
+    config
+}
+
+/// What opening a group takes.
+struct Opening<'a> {
+    env: &'a Env,
+    paths: &'a Paths,
+    transport: Arc<RpcTransport>,
+    census: Census,
+}
+
+impl Opening<'_> {
+    /// Opens a group. When its files are gone, this node must not come back as the voter that it was; it waits for a
+    /// restored life of the group on another node, and adopts that.
+    async fn open<D: Domain>(
+        &self,
+        state: StateName,
+        mut config: GroupConfig,
+        replica: Arc<Replica<D>>,
+    ) -> Result<StateGroup<D>, Error> {
+        let again = (config.clone(), Arc::clone(&replica));
+        let opened = StateGroup::open(state, config, self.env, self.transport.clone(), replica).await;
+        let Err(Error::OpenState { source: OpenError::Gone { .. }, .. }) = &opened else { return opened };
+        let Some(life) = self.census.wait_for_life(state, again.0.incarnation).await else { return opened };
+        lives::adopt(&self.env.disk, self.paths, &lives::Adopted::from([(state, life)]))?;
+        config = GroupConfig { incarnation: life, must_exist: false, ..again.0 };
+        StateGroup::open(state, config, self.env, self.transport.clone(), again.1).await
     }
 }

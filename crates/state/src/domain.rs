@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use insula_types::Revision;
+use insula_types::{Incarnation, Revision};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// One replicated state: the region's or the world's.
@@ -35,6 +35,12 @@ pub trait Domain: Default + Debug + Send + Sync + 'static {
 
     /// All objects, each with its key and the revision that last changed it, in key order within a kind.
     fn objects(&self) -> Vec<(Self::Key, Revision, Self::Object)>;
+
+    /// The kind of object that a key names, in the plural, for people.
+    fn kind(key: &Self::Key) -> &'static str;
+
+    /// Gives the object that says which life of the state this is another life; leaves others as they are.
+    fn set_incarnation(object: &mut Self::Object, incarnation: Incarnation);
 }
 
 /// One object put (`Some`) or removed (`None`).

@@ -228,6 +228,25 @@ impl Domain for GlobalState {
         add!(roots, Root);
         all
     }
+
+    fn kind(key: &GlobalKey) -> &'static str {
+        match key {
+            GlobalKey::Meta => "cluster",
+            GlobalKey::Region(_) => "regions",
+            GlobalKey::App(_) => "apps",
+            GlobalKey::Release(_) => "releases",
+            GlobalKey::Removed(_) => "removed apps",
+            GlobalKey::Claim(_) => "routes",
+            GlobalKey::ApiToken(_) => "API tokens",
+            GlobalKey::Root(_) => "roots",
+        }
+    }
+
+    fn set_incarnation(object: &mut GlobalObject, incarnation: Incarnation) {
+        if let GlobalObject::Meta(meta) = object {
+            meta.incarnation = incarnation;
+        }
+    }
 }
 
 #[cfg(test)]

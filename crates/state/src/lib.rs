@@ -8,6 +8,7 @@
 //! Store::propose ─► Proposer (raft, elsewhere) ─► Machine::apply ─► rows (disk)  and  Replica ─► read, watch
 //! ```
 
+pub mod archive;
 pub mod domain;
 pub mod event;
 pub mod global;
@@ -17,6 +18,7 @@ pub mod replica;
 pub mod store;
 pub mod table;
 
+pub use archive::{About, Archive, ArchiveError};
 pub use domain::{Batch, Change, Changes, Domain, Rejection, RejectionCode};
 pub use global::{GlobalCommand, GlobalState};
 pub use machine::{Applied, Machine, MachineError, Outcome, Row, seal};

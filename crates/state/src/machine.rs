@@ -145,10 +145,7 @@ impl<D: Domain> Machine<D> {
         self.meta.at_ms = at_ms;
         if !changes.is_empty() {
             self.meta.revision = next;
-            rows.extend(changes.iter().map(|change| Row {
-                key: object_key::<D>(&change.key),
-                value: change.object.as_ref().map(|object| codec::encode(&(next, &change.key, object))),
-            }));
+            rows.extend(changes.iter().map(|change| object_row::<D>(next, &change.key, change.object.as_ref())));
             for change in &changes {
                 self.state.absorb(next, change.key.clone(), change.object.clone());
             }
@@ -215,10 +212,22 @@ impl<D: Domain> Machine<D> {
     }
 }
 
-fn object_key<D: Domain>(key: &D::Key) -> Vec<u8> {
+/// The rows of a state that has these objects at `revision`, last changed at `at_ms`, and remembers no requests.
+pub(crate) fn rows_of<'a, D: Domain>(
+    objects: impl IntoIterator<Item = &'a (D::Key, Revision, D::Object)>,
+    revision: Revision,
+    at_ms: u64,
+) -> Vec<Row> {
+    let objects = objects.into_iter().map(|(key, changed, object)| object_row::<D>(*changed, key, Some(object)));
+    let meta = Meta { revision, at_ms, sequence: 0 };
+    objects.chain([Row { key: META_KEY.to_vec(), value: Some(codec::encode(&meta)) }]).collect()
+}
+
+/// The row of an object that was put at `revision`, or removed.
+fn object_row<D: Domain>(revision: Revision, key: &D::Key, object: Option<&D::Object>) -> Row {
     let mut bytes = vec![OBJECT_PREFIX];
     bytes.extend(codec::encode(key));
-    bytes
+    Row { key: bytes, value: object.map(|object| codec::encode(&(revision, key, object))) }
 }
 
 fn request_key(request: RequestId) -> Vec<u8> {

@@ -227,6 +227,28 @@ impl Domain for RegionState {
         add!(keys, NodeKey);
         all
     }
+
+    fn kind(key: &RegionKey) -> &'static str {
+        match key {
+            RegionKey::Meta => "region",
+            RegionKey::Node(_) => "nodes",
+            RegionKey::Tombstone(_) => "removed nodes",
+            RegionKey::JoinToken(_) => "join tokens",
+            RegionKey::Definition(_) => "definitions",
+            RegionKey::Placement(_) => "placements",
+            RegionKey::Status(_) => "statuses",
+            RegionKey::Event(_) => "events",
+            RegionKey::Control => "controller",
+            RegionKey::Trust(_) => "trust of nodes",
+            RegionKey::NodeKey(_) => "keys of nodes",
+        }
+    }
+
+    fn set_incarnation(object: &mut RegionObject, incarnation: Incarnation) {
+        if let RegionObject::Meta(meta) = object {
+            meta.incarnation = incarnation;
+        }
+    }
 }
 
 #[cfg(test)]

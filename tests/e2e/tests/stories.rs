@@ -61,6 +61,11 @@ fn edges_serve_without_any_server() {
 }
 
 #[test]
+fn an_app_outlives_the_loss_of_all_states() {
+    tell_it(Story::Restored, "restored");
+}
+
+#[test]
 fn nodes_go_to_a_later_version_and_back() {
     tell_it(Story::Upgrade, "upgrade");
 }

@@ -7,6 +7,7 @@ use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, 
 
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
+    handler::StateKey,
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
@@ -117,7 +118,19 @@ impl Client {
     /// As every call here.
     pub async fn logs(&self, id: InstanceId, tail: Option<u32>, follow: bool) -> Result<LogReader, ClientError> {
         let tail = tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
-        let call = self.call(Method::GET, format!("/v1/instances/{id}/logs?follow={follow}{tail}"));
+        self.stream(format!("/v1/instances/{id}/logs?follow={follow}{tail}")).await
+    }
+
+    /// A state as the node has it: pieces of an archive. The time until the first byte is bounded.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn backup(&self, state: StateKey) -> Result<LogReader, ClientError> {
+        self.stream(format!("/v1/state/{}/backup", state.as_str())).await
+    }
+
+    async fn stream(&self, path: String) -> Result<LogReader, ClientError> {
+        let call = self.call(Method::GET, path);
         let what = call.path.clone();
         let response = insula_env::clock::timeout(CALL_LIMIT, self.send(&call))
             .await

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
-    handler::NodeKey,
+    handler::{NodeKey, StateKey},
     wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody},
 };
 
@@ -196,6 +196,20 @@ pub(super) async fn create_api_token(State(shared): State<Shared>, asked: Asked,
         shared.handler.create_api_token(body, request).await
     };
     respond::json(answer.await)
+}
+
+pub(super) async fn backup(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        // Hashes of tokens are part of a state: not for everybody who may look.
+        asked.allow(Role::Admin)?;
+        let name: String = asked.name("state")?;
+        let state = [StateKey::Region, StateKey::Global].into_iter().find(|state| state.as_str() == name);
+        let state = state.ok_or_else(|| {
+            Problem::new(Code::InvalidRequest, format!("there is no state {name:?}: expected region or global"))
+        })?;
+        shared.handler.backup(state).await
+    };
+    respond::archive(answer.await)
 }
 
 pub(super) async fn tokens(State(shared): State<Shared>, asked: Asked) -> Response {

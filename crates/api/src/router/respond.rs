@@ -40,11 +40,16 @@ pub(super) fn json<T: Serialize>(answer: Answer<T>) -> Response {
 }
 
 pub(super) fn log(answer: Answer<LogStream>) -> Response {
+    streamed(answer, "text/plain; charset=utf-8")
+}
+
+pub(super) fn archive(answer: Answer<LogStream>) -> Response {
+    streamed(answer, "application/octet-stream")
+}
+
+fn streamed(answer: Answer<LogStream>, kind: &'static str) -> Response {
     match answer {
-        Ok(stream) => {
-            let kind = [(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))];
-            (kind, Body::from_stream(stream)).into_response()
-        }
+        Ok(stream) => ([(CONTENT_TYPE, HeaderValue::from_static(kind))], Body::from_stream(stream)).into_response(),
         Err(problem) => problem.into_response(),
     }
 }

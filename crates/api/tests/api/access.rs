@@ -36,6 +36,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/v1/ca/add-root", "admin"),
     ("POST", "/v1/ca/activate-root", "admin"),
     ("POST", "/v1/ca/retire-root", "admin"),
+    ("GET", "/v1/state/{state}/backup", "admin"),
     ("GET", "/v1/status", "viewer"),
     ("GET", "/v1/doctor", "viewer"),
 ];

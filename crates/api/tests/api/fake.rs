@@ -15,7 +15,7 @@ use futures::StreamExt;
 use insula_api::{
     Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
     Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
-    handler::NodeKey,
+    handler::{NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
@@ -222,6 +222,19 @@ impl Handler for Fake {
 
     async fn create_api_token(&self, _: ApiTokenBody, _: Option<RequestId>) -> Answer<Versioned<ApiTokenCreated>> {
         not_here()
+    }
+
+    /// Pieces for the region; the global state breaks off.
+    async fn backup(&self, state: StateKey) -> Answer<LogStream> {
+        let last = match state {
+            StateKey::Region => Ok(Bytes::from("end")),
+            StateKey::Global => Err(std::io::Error::other("the node is gone")),
+        };
+        let later = futures::stream::once(async {
+            tokio::task::yield_now().await;
+            last
+        });
+        Ok(futures::stream::iter([Ok(Bytes::from("a state, "))]).chain(later).boxed())
     }
 
     async fn tokens(&self, read: ReadOptions) -> Answer<List<Token>> {

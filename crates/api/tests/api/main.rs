@@ -8,6 +8,7 @@ use std::time::Duration;
 use fake::{DEFINITION, Fake, World, definition};
 use insula_api::{
     Client, ClientError, Code,
+    handler::StateKey,
     wire::{EventCursor, NodeDuty},
 };
 use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
@@ -190,5 +191,30 @@ async fn reads_pass_on_how_they_shall_be_done() {
     let reads = world.fake.reads.lock().clone();
     assert_eq!((reads[0].wait, reads[0].is_linearizable), (Some(Revision(41)), true));
     assert_eq!(reads[1], insula_api::ReadOptions::default());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_is_for_admins_and_is_whole_or_an_error() {
+    let world = World::start(Fake::default()).await;
+    assert_eq!(code(world.client("deployer-token").backup(StateKey::Region).await.map(drop)), Code::Forbidden);
+    for client in [world.client("admin-token"), world.local()] {
+        let mut reader = client.backup(StateKey::Region).await.expect("an admin may");
+        let mut bytes = Vec::new();
+        while let Some(piece) = reader.next().await.expect("whole") {
+            bytes.extend(piece);
+        }
+        assert_eq!(bytes, b"a state, end");
+        let mut reader = client.backup(StateKey::Global).await.expect("it begins");
+        let cut_off = loop {
+            match reader.next().await {
+                Ok(Some(_)) => {}
+                other => break other.expect_err("not taken for whole"),
+            }
+        };
+        assert!(matches!(cut_off, ClientError::CutOff { .. }), "{cut_off}");
+    }
+    let said = world.raw("GET /v1/state/nothing/backup", "").await;
+    assert!(said.starts_with("HTTP/1.1 400") && said.contains("expected region or global"), "{said}");
     world.stop().await;
 }

@@ -6,11 +6,11 @@ use insula_api::{
 };
 use insula_env::clock;
 
-use super::{change::confirm, show::node_key};
+use super::show::node_key;
 use crate::{
     Exit, Failure,
     args::{DrainArgs, NodeRmArgs},
-    output::say,
+    output::{confirm, say},
 };
 
 pub async fn set_duty(client: &Client, key: &str, duty: NodeDuty) -> Result<(), Failure> {
@@ -80,7 +80,7 @@ pub async fn remove(client: &Client, args: &NodeRmArgs) -> Result<(), Failure> {
                 node.id,
                 instances(node.instances)
             );
-            confirm(&shown, node.name.as_str())?;
+            confirm(&shown, "its name to go on", node.name.as_str())?;
         } else {
             ask_above_a_third(client, &node, "removed").await?;
         }
@@ -97,7 +97,7 @@ async fn ask_above_a_third(client: &Client, node: &Node, what: &str) -> Result<(
         return Ok(());
     }
     let shown = format!("With node {} {what}, {out} of {} nodes are out of use.", node.name, nodes.len());
-    confirm(&shown, node.name.as_str())
+    confirm(&shown, "its name to go on", node.name.as_str())
 }
 
 /// How many nodes are down, cordoned or drained once this one is.

@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     ops::{Bound, RangeBounds},
+    path::Path,
     sync::Arc,
 };
 
@@ -77,12 +78,7 @@ impl LogStore {
         durable: watch::Receiver<Option<Position>>,
         rng: &Rng,
     ) -> Result<Self, OpenError> {
-        let file = File::open(disk, config.directory.join("log.redb"), Commit::OneSync, |transaction| {
-            transaction.open_table(ENTRIES)?;
-            transaction.open_table(META)?;
-            Ok(())
-        })
-        .await?;
+        let file = open_log(disk, &config.directory).await?;
         let (wanted, me) = (config.incarnation, config.node.get());
         let may_be_new = !config.must_exist || cfg!(feature = "planted-reused-id");
         let fresh = Mask::draw(rng);
@@ -124,6 +120,28 @@ impl LogStore {
             return Err(OpenError::OtherIncarnation { path: config.directory.clone(), found, wanted });
         }
         Ok(Self(Arc::new(Shared { file, mask, view: Mutex::new(view), durable })))
+    }
+
+    /// The life of the group that a log in a directory belongs to; none when it is of none yet.
+    pub(crate) async fn incarnation(
+        disk: &Arc<dyn insula_env::Disk>,
+        directory: &Path,
+    ) -> Result<Option<Incarnation>, StoreError> {
+        let file = open_log(disk, directory).await?;
+        file.read("look at", |transaction| get(&transaction.open_table(META)?, "incarnation")).await
+    }
+
+    /// Lets an empty log begin after `at`, as if it had been dropped up to there, with `node` as the last leader.
+    pub(crate) async fn begin_after(&self, at: Position, node: u64) -> Result<(), StoreError> {
+        let vote = wire::Vote::from(Vote::new(at.term, node));
+        self.0
+            .file
+            .write("restore", Durability::Immediate, move |transaction| {
+                put(transaction, "vote", &vote)?;
+                put(transaction, "committed", &Some(at))?;
+                put(transaction, "purged", &at)
+            })
+            .await
     }
 
     /// Whether this node once recorded that it starts the group.
@@ -270,6 +288,16 @@ impl LogStore {
         let late = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
         drop(<crate::runtime::Runtime as openraft::AsyncRuntime>::spawn(late));
     }
+}
+
+/// Opens `log.redb` in a directory, or makes an empty one.
+async fn open_log(disk: &Arc<dyn insula_env::Disk>, directory: &Path) -> Result<File, StoreError> {
+    File::open(disk, directory.join("log.redb"), Commit::OneSync, |transaction| {
+        transaction.open_table(ENTRIES)?;
+        transaction.open_table(META)?;
+        Ok(())
+    })
+    .await
 }
 
 /// A leader that starts again is a voter like any other. openraft 0.9 would let it lead on in the same term without

@@ -4,7 +4,7 @@
 //! before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the log goes on
 //! from there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use insula_types::codec;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
@@ -85,13 +85,7 @@ impl<M: StateMachine> RowStore<M> {
         machine: M,
         durable: watch::Sender<Option<Position>>,
     ) -> Result<Self, StoreError> {
-        let file = File::open(disk, config.directory.join("state.redb"), Commit::TwoSyncs, |transaction| {
-            transaction.open_table(ROWS)?;
-            transaction.open_table(STAGED)?;
-            transaction.open_table(META)?;
-            Ok(())
-        })
-        .await?;
+        let file = open_state(disk, &config.directory).await?;
         let meta = file.read("read", read_meta).await?;
         let at = meta.applied.map(Position::from);
         durable.send_replace(at);
@@ -123,17 +117,7 @@ impl<M: StateMachine> RowStore<M> {
     /// Gives all rows to the machine.
     async fn load(&mut self) -> Result<(), StoreError> {
         // The whole state is in the machine's memory anyway, so it may be so here for a moment.
-        let rows = self
-            .file
-            .read("load", |transaction| {
-                let mut rows = Vec::new();
-                for row in transaction.open_table(ROWS)?.iter()? {
-                    let (key, value) = row?;
-                    rows.push(Row { key: key.value().to_vec(), value: Some(value.value().to_vec()) });
-                }
-                Ok(rows)
-            })
-            .await?;
+        let rows = self.file.read("load", all_rows).await?;
         self.machine.get_mut().load(&mut rows.into_iter()).map_err(|error| failed("load", self.file.path(), error))
     }
 
@@ -182,9 +166,7 @@ impl<M: StateMachine> RowStore<M> {
                         None => table.remove(key.as_slice())?,
                     };
                 }
-                put(transaction, "applied", &applied)?;
-                put(transaction, "membership", &membership)?;
-                put(transaction, "snapshot", &has_snapshot)
+                put_position(transaction, applied, &membership, has_snapshot)
             })
             .await?;
         self.is_broken = false;
@@ -215,6 +197,39 @@ impl<M: StateMachine> RowStore<M> {
             stage.add(rows).await?;
         }
     }
+}
+
+/// Opens `state.redb` in a directory, or makes an empty one.
+pub(super) async fn open_state(disk: &Arc<dyn insula_env::Disk>, directory: &Path) -> Result<File, StoreError> {
+    File::open(disk, directory.join("state.redb"), Commit::TwoSyncs, |transaction| {
+        transaction.open_table(ROWS)?;
+        transaction.open_table(STAGED)?;
+        transaction.open_table(META)?;
+        Ok(())
+    })
+    .await
+}
+
+/// All rows of the state, in the order of their keys.
+pub(super) fn all_rows(transaction: &ReadTransaction) -> Result<Vec<Row>, redb::Error> {
+    let mut rows = Vec::new();
+    for row in transaction.open_table(ROWS)?.iter()? {
+        let (key, value) = row?;
+        rows.push(Row { key: key.value().to_vec(), value: Some(value.value().to_vec()) });
+    }
+    Ok(rows)
+}
+
+/// Says which part of the log the rows of the same transaction reflect.
+pub(super) fn put_position(
+    transaction: &WriteTransaction,
+    applied: Option<Position>,
+    membership: &wire::StoredMembership,
+    has_snapshot: bool,
+) -> Result<(), redb::Error> {
+    put(transaction, "applied", &applied)?;
+    put(transaction, "membership", membership)?;
+    put(transaction, "snapshot", &has_snapshot)
 }
 
 /// Moves a position forward, never back.
@@ -297,9 +312,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
                 transaction.delete_table(ROWS)?;
                 transaction.rename_table(STAGED, ROWS)?;
                 transaction.open_table(STAGED)?;
-                put(transaction, "applied", &applied)?;
-                put(transaction, "membership", &membership)?;
-                put(transaction, "snapshot", &true)
+                put_position(transaction, applied, &membership, true)
             })
             .await
             .map_err(fatal)?;

@@ -131,7 +131,7 @@ pub struct Cluster {
 impl Cluster {
     /// Nodes `1..=count`, all voting.
     pub async fn start(count: u64, tune: fn(&mut Config)) -> Self {
-        let mut cluster = Self { wires: Wires::default(), nodes: BTreeMap::new(), tune, rng: Rng::from_seed(7) };
+        let mut cluster = Self::empty(tune);
         for id in 1..=count {
             cluster.add(id).await;
         }
@@ -143,9 +143,19 @@ impl Cluster {
         cluster
     }
 
+    /// No nodes yet.
+    pub fn empty(tune: fn(&mut Config)) -> Self {
+        Self { wires: Wires::default(), nodes: BTreeMap::new(), tune, rng: Rng::from_seed(7) }
+    }
+
+    /// An empty disk.
+    pub fn disk(&self) -> MemoryDisk {
+        MemoryDisk::new(Clock::real(), self.rng.fork())
+    }
+
     /// A node with an empty disk.
     pub async fn add(&mut self, id: u64) {
-        let disk = MemoryDisk::new(Clock::real(), self.rng.fork());
+        let disk = self.disk();
         self.open(id, disk).await;
     }
 

@@ -35,6 +35,7 @@ const TABLE: &[(u16, &str)] = &[
     (TakeAuthority::ID, "ynnnnny"),
     (ReadLogs::ID, "yyrnnnr"),
     (RenewCertificate::ID, "yyrnnnr"),
+    (AskLives::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {
