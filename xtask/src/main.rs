@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask check|test|sim|bench|dist|demo`. Each is one command that a newcomer can run on a
+//! Development tasks: `cargo xtask check|test|sim|fuzz|bench|dist|demo`. Each is one command that a newcomer can run on a
 //! fresh Debian 12 with a Rust toolchain.
 
 mod bench;
@@ -42,6 +42,12 @@ enum Task {
     },
     /// An app on three real nodes outlives the power cut of one of them
     Demo(demo::DemoArgs),
+    /// Change well-formed input at random, and look for panics in what reads it
+    Fuzz {
+        /// What to pass on: TARGET --minutes N; `--help` lists the targets
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure and compare
     Bench {
         /// What to measure
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
         Task::Test => test::run_all(),
         Task::Sim { planted: None, arguments } => test::simulate(&arguments),
         Task::Sim { planted: Some(bug), arguments } => test::simulate_planted(bug, &arguments),
+        Task::Fuzz { arguments } => test::fuzz(&arguments),
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Bench { what, arguments } => bench::run(what, &arguments),
         Task::Dist => run::dist(),

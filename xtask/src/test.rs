@@ -89,6 +89,16 @@ pub(crate) fn simulate_planted(bug: Bug, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// One fuzzer, optimized and with debug assertions, which find what overflows.
+///
+/// # Errors
+/// When there is a finding; it has said where the input is.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--profile", "sim", "--package", "insula-fuzz", "--"]).args(arguments);
+    run("fuzz", &mut command)
+}
+
 fn simulation(features: &[&str]) -> Command {
     let mut command = cargo();
     // Lets the simulation seed what tokio draws for `select!`; without it a few seeds in a hundred are not repeatable.

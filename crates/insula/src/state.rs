@@ -29,7 +29,7 @@ pub(crate) fn run(connect: &ConnectArgs, command: StateCommand) -> ExitCode {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let contents = restore::check(&args.file).map_err(failed)?;
+    let contents = restore::check(&args.file).map_err(|error| failed(&error))?;
     if args.json.json { say_json(&contents) } else { say(&(table(&contents) + &lag(&contents))) }
 }
 
@@ -66,17 +66,18 @@ fn lag(contents: &[Contents]) -> String {
 fn restore_here(args: &RestoreArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
-    let config = NodeConfig::read(&args.config).map_err(failed)?;
+    let config = NodeConfig::read(&args.config).map_err(|error| failed(&error))?;
     insula_identity::install_provider();
     runtime.block_on(async {
-        let plan: Plan = restore::plan(&config, &args.file, &Env::real("restore")).await.map_err(failed)?;
+        let plan: Plan =
+            restore::plan(&config, &args.file, &Env::real("restore")).await.map_err(|error| failed(&error))?;
         let shown: String = plan.replaced().iter().map(lost).collect();
         if args.yes {
             say(&shown)?;
         } else {
             confirm(&format!("{shown}Nothing is deleted."), "restore to go on", "restore")?;
         }
-        let kept = plan.carry_out().await.map_err(failed)?;
+        let kept = plan.carry_out().await.map_err(|error| failed(&error))?;
         for path in kept {
             say(&format!("kept: {}\n", path.display()))?;
         }
@@ -100,10 +101,10 @@ fn lost(replaced: &Replaced) -> String {
     }
 }
 
-fn failed(error: insula_server::Error) -> Failure {
-    let exit = match &error {
+fn failed(error: &insula_server::Error) -> Failure {
+    let exit = match error {
         insula_server::Error::Running => Exit::Conflict,
         _ => Exit::Failed,
     };
-    Failure::new(exit, chain(&error))
+    Failure::new(exit, chain(error))
 }

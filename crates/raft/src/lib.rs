@@ -15,6 +15,8 @@ mod contacts;
 mod election;
 mod engine;
 pub mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod group;
 mod machine;
 mod network;

@@ -64,9 +64,9 @@ impl From<Position> for engine::LogId {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vote {
-    term: u64,
-    node: Option<u64>,
-    committed: bool,
+    pub(crate) term: u64,
+    pub(crate) node: Option<u64>,
+    pub(crate) committed: bool,
 }
 
 impl From<engine::Vote> for Vote {
@@ -84,8 +84,8 @@ impl From<Vote> for engine::Vote {
 /// The members of a group. Two sets of voters while it changes from one to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Membership {
-    voters: Vec<BTreeSet<u64>>,
-    nodes: BTreeSet<u64>,
+    pub(crate) voters: Vec<BTreeSet<u64>>,
+    pub(crate) nodes: BTreeSet<u64>,
 }
 
 impl From<&engine::Membership> for Membership {
@@ -108,8 +108,8 @@ impl From<Membership> for engine::Membership {
 /// A membership, and the entry that set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredMembership {
-    at: Option<Position>,
-    membership: Membership,
+    pub(crate) at: Option<Position>,
+    pub(crate) membership: Membership,
 }
 
 impl StoredMembership {
@@ -156,7 +156,7 @@ impl From<SnapshotMeta> for engine::SnapshotMeta {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Payload {
+pub(crate) enum Payload {
     Blank,
     Commands(Vec<Blob>),
     Membership(Membership),
@@ -165,8 +165,8 @@ enum Payload {
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    at: Position,
-    payload: Payload,
+    pub(crate) at: Position,
+    pub(crate) payload: Payload,
 }
 
 impl From<&engine::Entry> for Entry {

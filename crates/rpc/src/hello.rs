@@ -103,7 +103,7 @@ pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     Ok((agree(ours, &theirs)?, theirs))
 }
 
-fn agree(ours: &Hello, theirs: &Hello) -> Result<u16, HelloError> {
+pub(crate) fn agree(ours: &Hello, theirs: &Hello) -> Result<u16, HelloError> {
     let highest = ours.version_max.min(theirs.version_max);
     if highest >= ours.version_min.max(theirs.version_min) {
         return Ok(highest);

@@ -11,6 +11,8 @@ mod connect;
 mod connection;
 mod engine;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod hello;
 mod join;
 mod method;
