@@ -91,7 +91,7 @@ mod tests {
         let inputs: Vec<Vec<u8>> = (0..2000).map(|_| mutate(&seeds, &rng)).collect();
         assert!(inputs.iter().all(|input| input.len() <= LEN_MAX));
         let changed = inputs.iter().filter(|input| !seeds.contains(input)).count();
-        assert!(changed > 1800, "{changed} of 2000 are new");
+        assert!(changed > 1500, "{changed} of 2000 are new");
         assert_eq!(mutate(&seeds, &Rng::from_seed(3)), mutate(&seeds, &Rng::from_seed(3)), "the seed says all");
     }
 }

@@ -47,10 +47,12 @@ pub(crate) enum Target {
     Backups,
 }
 
+type Read = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
+
 /// Seeds, and what reads an input; an error is a finding.
 pub(crate) struct Reader {
     pub(crate) seeds: Vec<Vec<u8>>,
-    pub(crate) read: Box<dyn FnMut(&[u8]) -> Result<(), String>>,
+    pub(crate) read: Read,
 }
 
 impl Reader {
@@ -177,12 +179,12 @@ fn apply(input: &[u8]) -> Result<(), String> {
 
 fn tokens() -> Reader {
     let rng = Rng::from_seed(1);
-    let mut seeds = vec![ApiToken::new(&rng).reveal().to_string().into_bytes()];
+    let mut seeds = vec![ApiToken::new(&rng).reveal().into_bytes()];
     if let Ok(authority) = RootAuthority::create(ClusterId::new(1), &Lifetimes::default(), SystemTime::UNIX_EPOCH)
         && let (Ok(region), Ok(four), Ok(six)) = ("fra".parse(), "192.0.2.1:7443".parse(), "[2001:db8::1]:1".parse())
         && let Ok(token) = JoinToken::new(region, ClusterId::new(1), authority.hash(), vec![four, six], &rng)
     {
-        seeds.push(token.reveal().to_string().into_bytes());
+        seeds.push(token.reveal().into_bytes());
     }
     Reader::new(seeds, |input| {
         let text = text(input);
@@ -240,7 +242,7 @@ fn certificates() -> Result<Reader> {
             credentials.chain.clone_from(&chain);
             credentials.chain[place] = CertificateDer::from(input.to_vec());
             if let Ok(material) = Material::new(&credentials, Clock::real(), Arc::new(AllowAll)) {
-                (material.identity(), material.expires(), material.renew_at());
+                drop((material.identity(), material.expires(), material.renew_at()));
             }
         }
         Ok(())
