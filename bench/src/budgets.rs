@@ -5,6 +5,7 @@
 mod commit;
 mod failover;
 mod idle;
+mod processes;
 mod start;
 
 use std::fmt;

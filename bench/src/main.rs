@@ -158,6 +158,9 @@ struct WritesArguments {
     /// Milliseconds between two writes of a client
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// Read, linearizably, instead
+    #[arg(long)]
+    reads: bool,
 }
 
 async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
@@ -170,6 +173,7 @@ async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
         clients: arguments.clients,
         duration: if arguments.until_eof { None } else { Some(Duration::try_from_secs_f64(arguments.duration)?) },
         pause: Duration::from_millis(arguments.pause_ms),
+        reads: arguments.reads,
     };
     let mut made = writes::start(&store, &plan, &TaskGroup::new("bench"));
     let mut stdin = tokio::io::stdin();

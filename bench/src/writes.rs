@@ -1,5 +1,6 @@
-//! Writes to a replicated store, one after the other from each client, over connections that are kept: Insula's API
-//! (a join token: one command of the region), or etcd's `Put` (gRPC over HTTP/2, `etcdserverpb.KV/Put`, version 3.4).
+//! Writes to a replicated store and reads from it, one after the other from each client, over connections that are kept:
+//! Insula's API (a write is a join token, one command of the region; a read is the list of regions, linearizable), or
+//! etcd's `Put` and `Range` (gRPC over HTTP/2, `etcdserverpb.KV`, version 3.4; linearizable unless asked otherwise).
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -102,6 +103,8 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// Between two writes of a client.
     pub pause: Duration,
+    /// Whether what was written is read, instead.
+    pub reads: bool,
 }
 
 /// Starts the clients, as tasks of a group; they end with the receiver, the duration or the group.
@@ -114,6 +117,7 @@ pub fn start(store: &Store, plan: &Plan, tasks: &TaskGroup) -> mpsc::Receiver<Wr
                 target: *target,
                 tasks: tasks.clone(),
                 name: format!("{target}/{number}"),
+                reads: plan.reads,
                 connection: None,
             };
             tasks.spawn("client", client.run(plan.clone(), sender.clone()));
@@ -132,6 +136,7 @@ struct Client {
     target: SocketAddr,
     tasks: TaskGroup,
     name: String,
+    reads: bool,
     connection: Option<Connection>,
 }
 
@@ -169,7 +174,7 @@ impl Client {
         let connection = match (connection, &self.store) {
             (Connection::Http1(mut sender), Store::Insula(insula)) => {
                 sender.ready().await?;
-                let request = insula.request(&self.name, turn)?;
+                let request = if self.reads { insula.read()? } else { insula.write(&self.name, turn)? };
                 let (head, body) = sender.send_request(request).await?.into_parts();
                 let body = body.collect().await?.to_bytes();
                 ensure!(head.status.is_success(), "{}: {}", head.status, String::from_utf8_lossy(&body));
@@ -177,7 +182,11 @@ impl Client {
             }
             (Connection::Http2(mut sender), Store::Etcd) => {
                 sender.ready().await?;
-                let answer = sender.send_request(put(&self.target, &self.name, turn)?).await?;
+                // Its first turn makes what a reader reads.
+                let is_read = self.reads && turn > 0;
+                let request =
+                    if is_read { range(&self.target, &self.name)? } else { put(&self.target, &self.name, turn)? };
+                let answer = sender.send_request(request).await?;
                 let body = answer.into_body().collect().await?;
                 let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned());
                 ensure!(status.as_ref().is_some_and(|status| status == "0"), "grpc-status {status:?}");
@@ -204,29 +213,47 @@ impl Client {
 
 impl Insula {
     /// A request for a join token that nobody will use.
-    fn request(&self, name: &str, turn: u64) -> Result<http::Request<Full<Bytes>>> {
+    fn write(&self, name: &str, turn: u64) -> Result<http::Request<Full<Bytes>>> {
         let key = format!("{name}/{turn}/{}", Clock::real().wall_ms());
-        let request = http::Request::post("/v1/tokens/join")
-            .header(http::header::HOST, "api")
-            .header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
+        let request = self
+            .head(http::Request::post("/v1/tokens/join"))
             .header(http::header::CONTENT_TYPE, "application/json")
             .header("idempotency-key", key);
         Ok(request.body(Full::from(r#"{"ttl_ms":60000,"uses":1}"#))?)
+    }
+
+    /// A request for what the cluster's regions are now, wherever that was decided.
+    fn read(&self) -> Result<http::Request<Full<Bytes>>> {
+        Ok(self.head(http::Request::get("/v1/regions?consistency=linearizable")).body(Full::default())?)
+    }
+
+    fn head(&self, request: http::request::Builder) -> http::request::Builder {
+        request.header(http::header::HOST, "api").header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
     }
 }
 
 /// `Put` of a key of this client.
 fn put(target: &SocketAddr, name: &str, turn: u64) -> Result<http::Request<Full<Bytes>>> {
-    let request = http::Request::post(format!("http://{target}/etcdserverpb.KV/Put"))
-        .header(http::header::CONTENT_TYPE, "application/grpc")
-        .header(http::header::TE, "trailers");
-    Ok(request.body(Full::from(grpc_put(format!("{name}/{turn}").as_bytes(), &[b'v'; VALUE_LEN])))?)
+    etcd(target, "Put", grpc(&[format!("{name}/{turn}").as_bytes(), &[b'v'; VALUE_LEN]]))
 }
 
-/// A `PutRequest` (field 1 the key, field 2 the value) in the frame of gRPC (no compression, length, message).
-fn grpc_put(key: &[u8], value: &[u8]) -> Bytes {
+/// `Range` of the first key of this client.
+fn range(target: &SocketAddr, name: &str) -> Result<http::Request<Full<Bytes>>> {
+    etcd(target, "Range", grpc(&[format!("{name}/0").as_bytes()]))
+}
+
+fn etcd(target: &SocketAddr, method: &str, message: Bytes) -> Result<http::Request<Full<Bytes>>> {
+    let request = http::Request::post(format!("http://{target}/etcdserverpb.KV/{method}"))
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers");
+    Ok(request.body(Full::from(message))?)
+}
+
+/// A message with these fields from the first on (of `PutRequest` the key and the value, of `RangeRequest` the key) in
+/// the frame of gRPC (no compression, length, message).
+fn grpc(fields: &[&[u8]]) -> Bytes {
     let mut message = BytesMut::new();
-    for (field, bytes) in [(1u8, key), (2, value)] {
+    for (field, bytes) in (1u8..).zip(fields) {
         // Wire type 2: length, then bytes.
         message.put_u8(field << 3 | 2);
         let mut length = bytes.len();
@@ -250,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_put_is_as_protobuf_writes_it() {
-        assert_eq!(grpc_put(b"k", b"vv").as_ref(), b"\0\0\0\0\x07\x0a\x01k\x12\x02vv");
-        assert_eq!(grpc_put(b"k", &[b'v'; 200])[..11], *b"\0\0\0\0\xce\x0a\x01k\x12\xc8\x01");
+        assert_eq!(grpc(&[b"k", b"vv"]).as_ref(), b"\0\0\0\0\x07\x0a\x01k\x12\x02vv");
+        assert_eq!(grpc(&[b"k", &[b'v'; 200]])[..11], *b"\0\0\0\0\xce\x0a\x01k\x12\xc8\x01");
     }
 }

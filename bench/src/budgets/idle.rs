@@ -1,11 +1,14 @@
 //! What an idle node with ten instances costs: memory of its processes, each node with its own copy of the program, and
 //! processor time.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{thread::sleep, time::Duration};
 
 use anyhow::Context;
 
-use super::Line;
+use super::{
+    Line,
+    processes::{TICKS_PER_SECOND, beside, pss_mib, ticks},
+};
 use crate::lab::Lab;
 
 /// Quiet before measuring: start-up is not idling.
@@ -16,8 +19,6 @@ const WATCHED: Duration = Duration::from_secs(30);
 const NODE_MIB_BUDGET: f64 = 64.0;
 /// Processor time of a node, in percent of one core.
 const CPU_PERCENT_BUDGET: f64 = 2.0;
-/// Clock ticks per second of `/proc/PID/stat`: fixed for user space on Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Apps that run, with an instance on every node each.
 const APPS: usize = 10;
@@ -56,7 +57,9 @@ pub(super) fn measure(lab: &Lab) -> anyhow::Result<Vec<Line>> {
     let memory =
         roles.iter().map(|pids| Ok([pss_mib(pids[0])?, pss_mib(pids[1])?])).collect::<anyhow::Result<Vec<_>>>()?;
     let worst = |pick: fn(&[f64; 2]) -> f64| memory.iter().map(pick).fold(0.0, f64::max);
-    let shims = shims(&roles.iter().map(|[server, _]| *server).collect::<Vec<_>>())?
+    let servers: Vec<u32> = roles.iter().map(|[server, _]| *server).collect();
+    // Told by the place of their program, `shim/` below the node's data.
+    let shims = beside(&servers, |program| program.contains("/shim/"))?
         .into_iter()
         .map(pss_mib)
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -73,37 +76,4 @@ pub(super) fn measure(lab: &Lab) -> anyhow::Result<Vec<Line>> {
         line("  each shim, the largest", shims.into_iter().fold(0.0, f64::max), Some(SHIM_MIB_BUDGET), "MiB"),
         line("idle node: processor, both processes", percent, Some(CPU_PERCENT_BUDGET), "%"),
     ])
-}
-
-/// The shims of the nodes whose servers these are: in the process namespace of one, and told by the place of their
-/// program, `shim/` below the node's data.
-fn shims(servers: &[u32]) -> anyhow::Result<Vec<u32>> {
-    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-    let nodes = servers.iter().map(|pid| namespace(*pid)).collect::<Result<Vec<_>, _>>().context("look at a server")?;
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let program = command.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
-        if program.contains("/shim/") && namespace(pid).is_ok_and(|namespace| nodes.contains(&namespace)) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
-}
-
-fn pss_mib(pid: u32) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("{path} says no Pss"))? / 1024.0)
-}
-
-fn ticks(pid: u32) -> anyhow::Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th fields after it.
-    let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
-    let field = |index: usize| fields.as_ref()?.get(index)?.parse::<u64>().ok();
-    field(11).zip(field(12)).map(|(user, system)| user + system).with_context(|| format!("{path} is not as expected"))
 }
