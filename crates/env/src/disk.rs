@@ -9,6 +9,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use rustix::{
+    fs::{FallocateFlags, fallocate, statvfs},
+    io::Errno,
+};
 
 /// A file that a database writes in blocks; the shape of redb's `StorageBackend`.
 /// What was written is durable only after [`BlockFile::sync_data`] returned.
@@ -21,7 +25,8 @@ pub trait BlockFile: Send + Sync + Debug + 'static {
     }
     /// Fills `buffer` from `offset`.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// Cuts or extends with zeros.
+    /// Cuts or extends with zeros. What it extends by has its place on the disk when this returns, so later writes into it
+    /// do not meet a full one. `StorageFull`, or `QuotaExceeded`, when there is none.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes everything written so far durable.
     fn sync_data(&self) -> io::Result<()>;
@@ -45,6 +50,8 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Gives a file, or a directory with all that is in it, another name; durable when this returns. `NotFound` when there
     /// is none, `AlreadyExists` when the other name is taken.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Bytes that can still be written below a directory.
+    fn free(&self, directory: &Path) -> io::Result<u64>;
     /// Runs blocking work (writes and syncs of block files) off the async threads; in simulation inline, after the
     /// delay that the fault plan gives this disk.
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()>;
@@ -65,7 +72,16 @@ impl BlockFile for RealFile {
         self.0.read_exact_at(buffer, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        let present = self.0.metadata()?.len();
+        if len <= present {
+            return self.0.set_len(len);
+        }
+        match fallocate(&self.0, FallocateFlags::empty(), present, len - present) {
+            Ok(()) => Ok(()),
+            // Not every file system can; then places are found when they are written.
+            Err(Errno::OPNOTSUPP) => self.0.set_len(len),
+            Err(error) => Err(error.into()),
+        }
     }
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
@@ -129,6 +145,11 @@ impl Disk for RealDisk {
         Ok(())
     }
 
+    fn free(&self, directory: &Path) -> io::Result<u64> {
+        let found = statvfs(directory)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()> {
         #[allow(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
         let work = tokio::task::spawn_blocking(job);
@@ -161,6 +182,10 @@ mod tests {
         let block = dir.path().join("block");
         let held = RealDisk.open(&block).expect("open");
         assert_eq!(RealDisk.open(&block).expect_err("held").kind(), io::ErrorKind::ResourceBusy);
+        held.set_len(100_000).expect("extend");
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&block.metadata().expect("metadata"));
+        assert!(blocks * 512 >= 100_000, "{blocks} blocks: its place is taken");
+        assert!(RealDisk.free(dir.path()).expect("free") > 100_000);
         drop(held);
         RealDisk.open(&block).expect("open again");
 

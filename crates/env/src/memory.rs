@@ -253,6 +253,10 @@ impl Disk for MemoryDisk {
         if moved.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 
+    fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(if self.0.state.lock().is_full { 0 } else { u64::MAX })
+    }
+
     fn run(&self, job: DiskJob) -> BoxFuture<'static, ()> {
         let disk = self.clone();
         async move {

@@ -104,6 +104,9 @@ pub struct Config {
     pub timers: Timers,
     /// The leader fits the timers to what it has measured at most so often.
     pub retime_every: Duration,
+    /// With fewer bytes left on the disk, this node leaves the lead to others as long as they can take it: a write that
+    /// finds no place stops the group on this node.
+    pub space_min: u64,
     /// A snapshot is made, and the log before it dropped, each time so many entries have been applied.
     pub snapshot_every: u64,
     /// So many of the newest entries are kept all the same, for followers that lag a little.
@@ -124,6 +127,7 @@ impl Config {
             must_exist: false,
             timers: Timers::default(),
             retime_every: Duration::from_secs(600),
+            space_min: 64 << 20,
             snapshot_every: 5000,
             entries_kept: 1000,
             admit: Arc::new(|_| true),

@@ -97,8 +97,8 @@ pub(crate) enum Duty {
 }
 
 /// Decides what to do. `spread` is a number of the caller's from 0 to 1, drawn anew for each state of the vote, that
-/// keeps nodes from acting in step.
-pub(crate) fn decide(me: u64, seen: &Seen, timers: &Timers, spread: f64, now: Instant) -> Duty {
+/// keeps nodes from acting in step. A node that is short of space lets the others go first.
+pub(crate) fn decide(me: u64, seen: &Seen, timers: &Timers, spread: f64, is_short: bool, now: Instant) -> Duty {
     if seen.is_leader {
         return Duty::Lead;
     }
@@ -116,6 +116,7 @@ pub(crate) fn decide(me: u64, seen: &Seen, timers: &Timers, spread: f64, now: In
         // Somebody's campaign, perhaps its own, gets its time.
         timers.election_min + (timers.election_max - timers.election_min).mul_f64(spread)
     };
+    let wait = if is_short && !others.is_empty() { wait + timers.election_max * 3 } else { wait };
     match seen.touched.map(|touched| touched + wait) {
         Some(until) if now < until => Duty::Follow(until),
         _ => Duty::Campaign,
@@ -162,23 +163,35 @@ mod tests {
         let timers = Timers::default();
         let start = insula_env::Clock::real().now();
         let state = seen(Some(1), true, start);
-        let turn = |me, spread| match decide(me, &state, &timers, spread, start) {
+        let turn = |me, spread| match decide(me, &state, &timers, spread, false, start) {
             Duty::Follow(until) => until - start,
             other => panic!("{other:?}"),
         };
         assert!(turn(2, 0.0) > timers.election_max);
         assert!(turn(2, 1.0) < turn(3, 0.0), "ranks do not overlap, whatever the spread");
         assert!(turn(3, 1.0) < timers.election_max + timers.stagger * 2);
-        assert_eq!(decide(2, &state, &timers, 0.5, start + Duration::from_secs(1)), Duty::Campaign);
-        assert_eq!(decide(9, &state, &timers, 0.5, start), Duty::Idle);
-        assert_eq!(decide(2, &Seen { is_leader: true, ..state.clone() }, &timers, 0.5, start), Duty::Lead);
+        assert_eq!(decide(2, &state, &timers, 0.5, false, start + Duration::from_secs(1)), Duty::Campaign);
+        assert_eq!(decide(9, &state, &timers, 0.5, false, start), Duty::Idle);
+        assert_eq!(decide(2, &Seen { is_leader: true, ..state.clone() }, &timers, 0.5, false, start), Duty::Lead);
     }
 
     #[test]
     fn a_lone_voter_does_not_wait() {
         let start = insula_env::Clock::real().now();
         let lone = Seen { voters: vec![BTreeSet::from([1])], vote_for: None, ..seen(None, false, start) };
-        assert_eq!(decide(1, &lone, &Timers::default(), 0.5, start), Duty::Campaign);
+        assert_eq!(decide(1, &lone, &Timers::default(), 0.5, false, start), Duty::Campaign);
+    }
+
+    #[test]
+    fn who_is_short_of_space_goes_last_but_goes() {
+        let timers = Timers::default();
+        let start = insula_env::Clock::real().now();
+        let state = seen(Some(1), true, start);
+        let after = |is_short, waited| decide(2, &state, &timers, 1.0, is_short, start + waited);
+        let both_turns = timers.election_max + timers.stagger * 2;
+        assert_eq!(after(false, both_turns), Duty::Campaign);
+        assert!(matches!(after(true, both_turns), Duty::Follow(_)));
+        assert_eq!(after(true, timers.election_max * 6), Duty::Campaign, "nobody else did");
     }
 
     #[test]

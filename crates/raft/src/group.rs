@@ -1,12 +1,13 @@
 //! One node's part of one group: the public face. Opening and stopping are here, the rest in the rooms:
 //! `propose` groups commands into entries, `read` confirms reads, `members` changes the voters, `hand_over` gives the
-//! leadership away, `receive` answers other nodes, `watch` runs elections and says who leads.
+//! leadership away, `receive` answers other nodes, `watch` runs elections and says who leads, `space` looks how full the disk is.
 
 mod hand_over;
 mod members;
 mod propose;
 mod read;
 mod receive;
+mod space;
 mod watch;
 
 use std::{
@@ -170,6 +171,7 @@ impl Group {
             contacts: Arc::new(Contacts::default()),
             timing: Arc::clone(&timing),
             handed_over: Arc::default(),
+            is_short: Arc::default(),
             config: Arc::clone(&config),
             env: env.clone(),
         };
@@ -211,6 +213,8 @@ impl Group {
             is_stopping,
             is_handing_over: AtomicBool::new(false),
         }));
+        let looking = Self(Arc::clone(&group.0));
+        group.0.env.tasks.spawn_watched("space", beat::DISK, |beat| space::watch(looking, beat));
         if log.is_founder() {
             // Recorded, then perhaps cut short by a crash: nobody else can have joined.
             group.found().await.map_err(|error| start(error.to_string()))?;

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub(crate) struct Caller {
     pub(crate) timing: Arc<Timing>,
     /// The term in which this node campaigns because the leader asked it to.
     pub(crate) handed_over: Arc<AtomicU64>,
+    /// This node's disk is nearly full.
+    pub(crate) is_short: Arc<AtomicBool>,
     pub(crate) config: Arc<Config>,
     pub(crate) env: Env,
 }

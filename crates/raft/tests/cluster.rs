@@ -514,3 +514,25 @@ async fn a_restored_group_has_its_rows_leads_alone_and_takes_in_others() {
     cluster.kill(1);
     cluster.write("without=1").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_is_nearly_full_hands_over_and_leads_when_nobody_else_can() {
+    let cluster = Cluster::start(3, usual).await;
+    let first = cluster.leader().await;
+    cluster.write("before=1").await;
+    cluster.nodes[&first].disk.fill(true);
+    let full = Clock::real().now();
+    while cluster.leader().await == first {
+        assert!(full.elapsed() < Duration::from_secs(3), "node {first} still leads");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(*cluster.nodes[&first].group.state().borrow(), GroupState::Running, "what had its place is written");
+    cluster.write("after=1").await;
+
+    // The rest is full too: somebody has to lead all the same, and does not give way for ever.
+    cluster.nodes.values().for_each(|node| node.disk.fill(true));
+    sleep(Duration::from_secs(5)).await;
+    cluster.leader().await;
+    cluster.nodes.values().for_each(|node| node.disk.fill(false));
+    cluster.write("room=1").await;
+}

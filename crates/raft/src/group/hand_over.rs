@@ -90,6 +90,9 @@ impl Inner {
     pub(super) async fn take_over(&self, from: NodeId, term: u64, last: Option<Position>) -> Result<bool, Refusal> {
         let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await.map_err(|_| Refusal::Busy)?;
         let seen = seen.map_err(|_| Refusal::Stopped)?;
+        if self.caller.is_short.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let is_asked_by_leader = seen.term == term && seen.is_elected && seen.vote_for == Some(from.get());
         if !is_asked_by_leader || seen.last < last || !seen.is_voter(self.me()) {
             return Ok(false);

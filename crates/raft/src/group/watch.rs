@@ -127,7 +127,8 @@ impl Watcher {
             self.spread = self.caller.env.rng.range(0, 1000) as f64 / 1000.0;
         }
         let (timers, now) = (self.caller.timing.now(), self.now());
-        let duty = decide(self.me(), seen, &timers, self.spread, now);
+        let is_short = self.caller.is_short.load(Ordering::Relaxed);
+        let duty = decide(self.me(), seen, &timers, self.spread, is_short, now);
         if duty == Duty::Lead {
             return self.lead(seen).await;
         }
