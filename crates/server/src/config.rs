@@ -167,6 +167,10 @@ impl Paths {
     pub fn restoring(&self) -> PathBuf {
         self.0.join("state/restoring")
     }
+    /// The Raft groups' directories.
+    pub fn groups(&self) -> PathBuf {
+        self.0.join("state")
+    }
     /// A Raft group's log and state.
     pub fn group(&self, name: &str) -> PathBuf {
         self.0.join("state").join(name)

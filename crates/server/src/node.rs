@@ -26,7 +26,9 @@ use crate::{
     lives::{self, Census},
     members,
     membership::GroupMembership,
+    mend::{self, Mend},
     methods::StateName,
+    program,
     push::push_changes,
     renewal::{self, Renewal},
     route::Route,
@@ -59,10 +61,11 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
     let mut adopted =
         lives::start(&env, node.census(), node.region_group.raft().clone(), node.global_group.raft().clone());
-    let adopted = tokio::select! {
+    let mut mended = mend::start(&env, node.mend());
+    let again = tokio::select! {
         () = signals::told_to_stop(&env.tasks) => None,
-        // Only ever set to something: then this process is to go on in another life.
-        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Some(lives.clone()),
+        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Some((lives.clone(), 0)),
+        Ok(times) = mended.wait_for(Option::is_some) => Some((lives::Adopted::new(), times.unwrap_or_default())),
     };
     info!("server stops; instances and the dataplane go on");
     for group in [node.region_group.raft(), node.global_group.raft()] {
@@ -73,20 +76,12 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         group.shutdown().await;
     }
     env.tasks.join(STOP_LIMIT).await;
-    let Some(adopted) = adopted else { return Ok(()) };
+    let Some((adopted, mended)) = again else { return Ok(()) };
     // Nothing of this process writes its files any more.
-    lives::adopt(&env.disk, &node.config.paths(), &adopted)?;
-    Err(start_again())
-}
-
-/// Puts this program anew in place of the process, with the same arguments: whoever watches over it sees it go on.
-/// Returns only when that fails.
-fn start_again() -> Error {
-    use std::os::unix::process::CommandExt;
-    info!("starting again in the life that was adopted");
-    let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-    let source = std::process::Command::new(&program).args(std::env::args_os().skip(1)).exec();
-    Error::File { attempt: "start again", path: program, source }
+    if !adopted.is_empty() {
+        lives::adopt(&env.disk, &node.config.paths(), &adopted)?;
+    }
+    Err(program::start_again(mended))
 }
 
 /// The parts that everything else is built on.
@@ -194,6 +189,18 @@ impl Node {
             peers: self.rpc.clone(),
             book: self.book.clone(),
             clock: self.env.clock.clone(),
+            rng: self.env.rng.fork(),
+        }
+    }
+
+    fn mend(&self) -> Mend {
+        let groups = [self.region_group.raft().clone(), self.global_group.raft().clone()];
+        Mend {
+            space: groups[0].config().space_min,
+            groups,
+            directory: self.config.paths().groups(),
+            before: program::mended(),
+            disk: Arc::clone(&self.env.disk),
             rng: self.env.rng.fork(),
         }
     }

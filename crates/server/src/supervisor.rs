@@ -13,6 +13,8 @@ use insula_env::{Beat, Env, beat, clock, net};
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
 
+use crate::program;
+
 /// Wait between an end of the dataplane and its next start, and between looks at an adopted one.
 const RESTART_WAIT: Duration = Duration::from_millis(100);
 /// How often an adopted dataplane, whose end nobody tells us, is looked at.
@@ -56,7 +58,7 @@ async fn answers(socket: &Path) -> bool {
 }
 
 fn spawn(config: &Path) -> std::io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program::path()?);
     command.arg("dataplane").arg("--config").arg(config);
     command.stdin(Stdio::null()).kill_on_drop(false);
     // A session of its own: what is sent to the server's process group (Ctrl-C, a service manager) does not reach it.
