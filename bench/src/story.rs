@@ -1,6 +1,7 @@
 //! Stories that are told on a running Insula, under traffic, and what they promise.
 
 mod alone;
+mod blackout;
 mod certificates;
 mod deadlocks;
 mod drain;
@@ -31,6 +32,8 @@ pub enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The power of three nodes cut at once, and given back
+    Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
     /// Three nodes go to a later version one after the other, and back
@@ -75,6 +78,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),

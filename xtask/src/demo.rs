@@ -36,6 +36,8 @@ enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The power of three nodes cut at once, and given back
+    Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
     /// Three nodes go to a later version one after the other, and back, under traffic and writes

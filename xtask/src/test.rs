@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Seeds that every change must pass.
-const SEEDS: &str = "200";
+const SEEDS: &str = "1000";
 
 /// Runs everything that decides whether a change lands.
 ///

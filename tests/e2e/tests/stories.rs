@@ -61,6 +61,11 @@ fn edges_serve_without_any_server() {
 }
 
 #[test]
+fn a_whole_region_is_switched_off_and_on() {
+    tell_it(Story::Blackout, "blackout");
+}
+
+#[test]
 fn an_app_outlives_the_loss_of_all_states() {
     tell_it(Story::Restored, "restored");
 }
