@@ -176,19 +176,17 @@ impl Run {
             let start_us = self.now_us();
             self.stage.suffer(fault, &target, interrupt).with_context(|| format!("{fault:?} of {target}"))?;
             let healed_us = self.now_us();
-            let restarts = match self.back(healed_us, interrupt) {
-                Ok(restarts) => restarts,
+            if let Err(error) = self.back(healed_us, interrupt) {
                 // Why it is not well may be told by what was seen.
-                Err(error) => match self.judge(u64::MAX) {
-                    Some(found) => return Ok(Some(found)),
-                    None => return Err(error.context(format!("after {fault:?} of {target}"))),
-                },
-            };
+                return match self.judge(u64::MAX) {
+                    Some(found) => Ok(Some(found)),
+                    None => Err(error.context(format!("after {fault:?} of {target}"))),
+                };
+            }
             let within = Span { start_us, end_us: self.now_us() };
             let told = self.observed.with(|all| self.tally.add(fault, &all[begun..], within, healed_us));
             let is_leader = if leader.as_ref() == Some(&target) { " (leader)" } else { "" };
-            let restarted = if restarts > 0 { ", a server was restarted by hand" } else { "" };
-            println!("{number:>4}/{} {fault:?} {target}{is_leader}: {told}{restarted}", options.faults);
+            println!("{number:>4}/{} {fault:?} {target}{is_leader}: {told}", options.faults);
             if let Some(found) = self.judge(self.now_us().saturating_sub(WHOLE_AFTER.as_micros() as u64)) {
                 self.tally.blame(fault);
                 return Ok(Some(found));
@@ -220,18 +218,12 @@ impl Run {
         })
     }
 
-    /// Waits until every node says who leads, and both groups have confirmed a write that was begun after a moment.
-    /// A group that its storage has stopped is started again, as a person would; gives how often.
-    fn back(&self, since_us: u64, interrupt: &Interrupt) -> Result<usize> {
+    /// Waits until every node says who leads, no group is stopped anywhere, and both have confirmed a write that was begun
+    /// after a moment.
+    fn back(&self, since_us: u64, interrupt: &Interrupt) -> Result<()> {
         let deadline = self.clock.now() + BACK_WITHIN;
-        let mut restarted = BTreeSet::new();
         loop {
-            let Some(why) = self.observed.missing(since_us, &self.stage.nodes) else { return Ok(restarted.len()) };
-            if let Some(node) = self.observed.stopped(since_us)
-                && restarted.insert(node.clone())
-            {
-                self.stage.lab.run(&["kill", &node, "--process", "server"])?;
-            }
+            let Some(why) = self.observed.missing(since_us, &self.stage.nodes) else { return Ok(()) };
             ensure!(self.clock.now() < deadline, "not well after {} s: {why}", BACK_WITHIN.as_secs());
             interrupt.sleep(LOOK_EVERY)?;
         }

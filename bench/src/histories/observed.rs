@@ -130,21 +130,10 @@ impl Observed {
         }
         None
     }
-
-    /// A node that says after a moment that a group has stopped there.
-    pub(super) fn stopped(&self, since_us: u64) -> Option<String> {
-        self.records.lock().iter().rev().take(RECENT).find_map(|record| match record {
-            Record::Status { span, node, has_stopped: true, .. } if span.start_us > since_us => Some(node.clone()),
-            _ => None,
-        })
-    }
 }
 
 /// Records come in the order of their ends; so much earlier may one have begun than another that came before it.
 const SLACK_US: u64 = 30_000_000;
-/// Records that are looked at for what is so now.
-const RECENT: usize = 200;
-
 fn begun_us(record: &Record) -> Option<u64> {
     match record {
         Record::Register { span, outcome: Outcome::Ok(_), .. }
