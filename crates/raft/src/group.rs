@@ -189,8 +189,8 @@ impl Group {
         let (runs, state) = channel::channel(GroupState::Running);
         let membership = Arc::new(tokio::sync::Mutex::new(()));
         let is_stopping = Arc::new(AtomicBool::new(false));
-        env.tasks.spawn("proposer", propose::run(raft.clone(), proposals));
-        env.tasks.spawn("reads", read::run(raft.clone(), waiting));
+        env.tasks.spawn_watched("proposer", beat::DISK, |beat| propose::run(raft.clone(), proposals, beat));
+        env.tasks.spawn_watched("reads", beat::QUICK, |beat| read::run(raft.clone(), waiting, beat));
         let files = (log.clone(), applied.clone());
         let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
         let stopping = Arc::clone(&is_stopping);

@@ -5,7 +5,7 @@ use std::{future::Future, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use insula_env::clock::timeout;
+use insula_env::{Beat, clock::timeout};
 use insula_types::NodeId;
 use openraft::error::{ClientWriteError, ForwardToLeader};
 use tokio::sync::{mpsc, oneshot};
@@ -54,25 +54,42 @@ impl Group {
     }
 }
 
+/// Entries whose outcome is awaited.
+type InFlight = FuturesUnordered<BoxFuture<'static, ()>>;
+
+/// What the proposer waits for.
+enum Arrival {
+    /// An entry had its outcome, and its proposers were answered.
+    Answered,
+    Proposal(Proposal),
+    /// The group is dropped.
+    End,
+}
+
+async fn arrival(in_flight: &mut InFlight, queue: &mut mpsc::Receiver<Proposal>) -> Arrival {
+    tokio::select! {
+        biased;
+        Some(()) = in_flight.next() => Arrival::Answered,
+        proposal = queue.recv() => proposal.map_or(Arrival::End, Arrival::Proposal),
+    }
+}
+
 /// Takes proposals until the group is dropped.
-pub(super) async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
-    let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+pub(super) async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, beat: Beat) {
+    let mut in_flight = InFlight::new();
     let mut next = None;
     loop {
         let first = match next.take() {
             Some(proposal) => proposal,
-            None => tokio::select! {
-                biased;
-                Some(()) = in_flight.next() => continue,
-                proposal = queue.recv() => match proposal {
-                    Some(proposal) => proposal,
-                    None => return,
-                },
+            None => match beat.idle(arrival(&mut in_flight, &mut queue)).await {
+                Arrival::Answered => continue,
+                Arrival::Proposal(proposal) => proposal,
+                Arrival::End => return,
             },
         };
         if in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
             // What arrives meanwhile joins this proposal.
-            in_flight.next().await;
+            beat.idle(in_flight.next()).await;
         }
         let batch;
         (batch, next) = gather(first, &mut queue);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use insula_env::clock::timeout;
+use insula_env::{Beat, clock::timeout};
 use insula_types::NodeId;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use tokio::sync::{mpsc, oneshot};
@@ -60,8 +60,8 @@ impl Group {
 }
 
 /// Confirms reads until the group is dropped, one round for all that have come until it begins.
-pub(super) async fn run(raft: Raft, mut reads: mpsc::Receiver<Waiting>) {
-    while let Some(first) = reads.recv().await {
+pub(super) async fn run(raft: Raft, mut reads: mpsc::Receiver<Waiting>, beat: Beat) {
+    while let Some(first) = beat.idle(reads.recv()).await {
         let mut round = vec![first];
         while let Ok(next) = reads.try_recv() {
             round.push(next);
