@@ -83,9 +83,28 @@ impl From<Vote> for engine::Vote {
 
 /// The members of a group. Two sets of voters while it changes from one to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedMembership")]
 pub(crate) struct Membership {
     pub(crate) voters: Vec<BTreeSet<u64>>,
     pub(crate) nodes: BTreeSet<u64>,
+}
+
+/// As it comes from a peer or a disk.
+#[derive(Deserialize)]
+struct UncheckedMembership {
+    voters: Vec<BTreeSet<u64>>,
+    nodes: BTreeSet<u64>,
+}
+
+impl TryFrom<UncheckedMembership> for Membership {
+    type Error = String;
+
+    fn try_from(UncheckedMembership { voters, nodes }: UncheckedMembership) -> Result<Self, String> {
+        match voters.iter().flatten().find(|voter| !nodes.contains(voter)) {
+            Some(voter) => Err(format!("node {voter} votes, but is no member")),
+            None => Ok(Self { voters, nodes }),
+        }
+    }
 }
 
 impl From<&engine::Membership> for Membership {
