@@ -2,9 +2,11 @@
 //!
 //! A part measures one thing and gives its lines; [`Part`] lists them. Later steps add theirs.
 
+mod calm;
 mod commit;
 mod failover;
 mod idle;
+mod probe;
 mod processes;
 mod start;
 
@@ -73,13 +75,15 @@ pub enum Part {
     Commit,
     /// Leader killed to write confirmed
     Failover,
+    /// Leader drained, follower cut off and back
+    Calm,
 }
 
 /// What to measure.
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "commit", "failover"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -95,13 +99,14 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     let lab = Lab::up(programs, LAB, 3, None)?;
     let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
-    for part in [Part::Idle, Part::Start, Part::Commit, Part::Failover] {
+    for part in [Part::Idle, Part::Start, Part::Commit, Part::Failover, Part::Calm] {
         if choice.only.contains(&part) {
             let measured = match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
+                Part::Calm => calm::measure(&lab)?,
             };
             // Also seen when a later part fails.
             eprint!("{}", Table(measured.clone()));
