@@ -23,7 +23,7 @@ use crate::{
     home::{Home, ValueFile},
     init::{capacity, describe},
     join::Joins,
-    members,
+    level, members,
     membership::GroupMembership,
     methods::StateName,
     push::push_changes,
@@ -56,7 +56,10 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
     node.start(dataplane).await?;
     info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
-    signals::told_to_stop(&env.tasks).await;
+    let outgrown = tokio::select! {
+        () = signals::told_to_stop(&env.tasks) => None,
+        error = level::outgrown(&node.region, &node.global) => Some(error),
+    };
     info!("server stops; instances and the dataplane go on");
     for group in [node.region_group.raft(), node.global_group.raft()] {
         // Others need not find out that this leader is gone. Alone, there is nobody to give the leadership to.
@@ -66,7 +69,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         group.shutdown().await;
     }
     env.tasks.join(STOP_LIMIT).await;
-    Ok(())
+    outgrown.map_or(Ok(()), Err)
 }
 
 /// The parts that everything else is built on.

@@ -112,7 +112,7 @@ impl World {
             };
             first.group.initialize_single().await.expect("a new group on a good disk");
             let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: EPOCH_MS };
-            let init = GlobalCommand::Init { meta, region: region() };
+            let init = GlobalCommand::Init { meta, region: region(), agreed: None };
             self.clients.global.propose(&init, START_LIMIT).await.expect("the global state takes it");
             let meta = RegionMeta { cluster: ClusterId::new(1), region: region(), incarnation: Incarnation(1) };
             let init = RegionCommand::Init { meta, node: Box::new(node(self.machines[&1].id())) };

@@ -11,6 +11,7 @@
 pub mod domain;
 pub mod event;
 pub mod global;
+pub mod level;
 pub mod machine;
 pub mod region;
 pub mod replica;
@@ -19,6 +20,7 @@ pub mod table;
 
 pub use domain::{Batch, Change, Changes, Domain, Rejection, RejectionCode};
 pub use global::{GlobalCommand, GlobalState};
+pub use level::{LEVEL, NotYet};
 pub use machine::{Applied, Machine, MachineError, Outcome, Row, seal};
 pub use region::{RegionCommand, RegionState};
 pub use replica::{Replica, Update, Watch};
