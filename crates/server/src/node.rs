@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
-use insula_control::{Control, DEAD_AFTER, start_voters};
+use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
 use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, RpcGroups, RpcTransport};
@@ -176,6 +176,7 @@ impl Node {
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
         self.keep_voters();
+        start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
         self.tell_of_itself();
         let renewal = Renewal {
