@@ -11,6 +11,8 @@
 pub mod domain;
 pub mod event;
 pub mod global;
+#[cfg(test)]
+mod golden;
 pub mod level;
 pub mod machine;
 pub mod region;
