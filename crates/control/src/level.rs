@@ -10,7 +10,8 @@ use insula_types::{Agreed, Level};
 use tracing::{debug, info};
 
 /// How long all nodes must have known a level before the region is raised to it: until then, going back to the version
-/// before is possible.
+/// before is possible. Longer than a machine may take to join, so that none comes in behind the nodes' backs; see
+/// [`RegionState::takes_in`].
 pub const BAKE: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

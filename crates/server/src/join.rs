@@ -111,6 +111,7 @@ impl JoinHandler for Joins {
         let key_sha256 = insula_identity::request_key_hash(&request.certificate_request)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         let bind = RegionCommand::BindKey { node: node.id, key_sha256 };
+        self.region.read(|region| region.takes_in(&node.version)).map_err(|why| refused(why.into()))?;
         // While there are programs that do not know of it, there would be a member without a key.
         self.region.admit(&bind, COMMIT_LIMIT).await.map_err(refused)?;
         self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;

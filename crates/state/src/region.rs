@@ -103,6 +103,25 @@ impl RegionState {
     pub fn behind(&self, level: Level) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(move |node| node.level() < level)
     }
+
+    /// Whether a machine with a program of this version shall be asked in. What all nodes know counts, and not only what
+    /// they have agreed on: who came in while they are about to agree would meet what it does not know. `apply` does not
+    /// ask, since the nodes may not be of one mind.
+    ///
+    /// # Errors
+    /// [`Rejection`], saying what to install.
+    pub fn takes_in(&self, version: &str) -> Result<(), Rejection> {
+        let (version, level) = Level::split(version);
+        match self.nodes.values().min_by_key(|node| node.level()) {
+            Some(least) if level < least.level() => Err(Rejection::forbidden(format!(
+                "all nodes know level {}, and this program ({version}) knows no more than level {level}: install version \
+                 {} or later",
+                least.level(),
+                least.program()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Names an object of the region.

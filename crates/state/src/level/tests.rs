@@ -176,6 +176,18 @@ async fn nobody_comes_in_who_knows_less_than_is_agreed() {
 }
 
 #[tokio::test]
+async fn nobody_is_asked_in_who_knows_less_than_all_do() {
+    let group = region("0.1.0").await;
+    let takes = |version: &'static str| group.store.read(|state| state.takes_in(version).map_err(|why| why.message));
+    assert_eq!(takes("0.1.0"), Ok(()));
+    group.run(upgrade(1, "0.2.0+level.2")).await.expect("a member");
+    let text =
+        "all nodes know level 2, and this program (0.1.0) knows no more than level 1: install version 0.2.0 or later";
+    assert_eq!(takes("0.1.0"), Err(text.to_owned()), "they are about to agree");
+    assert_eq!((takes("0.2.1+level.2"), takes("0.3.0+level.3")), (Ok(()), Ok(())));
+}
+
+#[tokio::test]
 async fn the_level_never_falls_and_a_raise_that_came_too_late_is_refused() {
     let group = region("0.2.0+level.2").await;
     let revision = group.store.replica().revision();
