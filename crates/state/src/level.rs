@@ -8,8 +8,8 @@
 use insula_types::Level;
 use serde::{Deserialize, Serialize};
 
-/// What this program knows. To be raised with each new command, and with each new field of a command or object that
-/// applying stores: a program that does not know the field would drop it, and its copy would differ.
+/// What this program knows. To be raised with each new command, and with each new field that applying stores and a decision
+/// looks at: a program that does not know the field drops it, and would decide differently.
 pub const LEVEL: Level = Level(2);
 
 /// Those who hold a level back that are named in an error.
