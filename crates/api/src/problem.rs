@@ -55,6 +55,8 @@ pub enum Code {
     OutcomeUnknown,
     /// Nothing was changed in time.
     TimedOut,
+    /// Not all nodes have the version that this needs; nothing was changed.
+    NotYet,
     /// A fault of ours.
     Internal,
     /// A code of a later version.
@@ -79,7 +81,7 @@ impl Code {
             | Self::NoSuchRegion
             | Self::NoSuchToken => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::RouteTaken | Self::Conflict => StatusCode::CONFLICT,
+            Self::RouteTaken | Self::Conflict | Self::NotYet => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
             Self::EventsGone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -117,6 +119,7 @@ impl Code {
             Self::NodeUnreachable => "the node cannot be reached",
             Self::OutcomeUnknown => "the outcome is unknown",
             Self::TimedOut => "it took too long",
+            Self::NotYet => "not all nodes know this yet",
             Self::Internal => "a fault of the server",
             Self::Other => "a problem of a later version",
         }

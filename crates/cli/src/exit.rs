@@ -92,6 +92,7 @@ impl From<Problem> for Failure {
             Code::NoSuchInstance => failure.hint("`insula ps` lists what there is; replaced instances get new ids"),
             Code::NoSuchNode => failure.hint("`insula nodes` lists what there is; ids and names must be exact"),
             Code::NoLeader => failure.hint("nothing was changed; `insula status` shows since when there is none"),
+            Code::NotYet => failure.hint("nothing was changed; `insula nodes` lists the version of each node"),
             Code::ReleaseChanged => failure.hint("somebody else deployed meanwhile: look, then run the command again"),
             _ => failure,
         }
@@ -104,7 +105,7 @@ const fn exit_of(code: Code) -> Exit {
         Code::NoSuchApp | Code::NoSuchService | Code::NoSuchInstance | Code::NoSuchNode | Code::NoSuchRegion => {
             Exit::NotFound
         }
-        Code::RouteTaken | Code::ReleaseChanged | Code::Conflict => Exit::Conflict,
+        Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,
         _ => Exit::Failed,

@@ -13,6 +13,7 @@
 
 pub mod derive;
 pub mod lease;
+pub mod level;
 pub mod nodes;
 pub mod placements;
 mod rollout;
@@ -24,5 +25,6 @@ pub mod voters;
 mod tests;
 
 pub use lease::LeaseTable;
+pub use level::start_levels;
 pub use service::{Confirmed, Control, NotLeader};
 pub use voters::{DEAD_AFTER, HandOverError, Membership, MembershipError, start_voters, wanted_voters};

@@ -1,5 +1,6 @@
 //! The controllers over a real region state that is not replicated, and nodes that are played by the test.
 
+mod level;
 mod region;
 mod service;
 mod units;

@@ -156,6 +156,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::SetDesired { .. }
         | C::RemovePlacements(_)
         | C::Note(_)
+        | C::RaiseLevel(_)
         | C::Controlled { .. } => Proposer::Voter,
     }
 }
@@ -172,6 +173,8 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
         | C::RetireRoot { .. } => Proposer::Member,
         // Only voters hold the keys with which roots are made and used.
         C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } => Proposer::Voter,
+        // By the region's leader.
+        C::SetRegionLevel { .. } => Proposer::Voter,
     }
 }
 

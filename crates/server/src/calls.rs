@@ -127,13 +127,21 @@ impl Calls {
         match request.state {
             StateName::Region => {
                 let is_voter = self.region.raft().voters().contains(&node);
-                authorize::may_propose_region(node, is_voter, &decode(&command)?)?;
-                Ok(self.region.propose(request.request, command, limit).await)
+                let decoded = decode(&command)?;
+                authorize::may_propose_region(node, is_voter, &decoded)?;
+                match self.region.too_early(&decoded) {
+                    Some(refused) => Ok(refused),
+                    None => Ok(self.region.propose(request.request, command, limit).await),
+                }
             }
             StateName::Global => {
                 let is_voter = self.global.raft().voters().contains(&node);
-                authorize::may_propose_global(node, is_voter, &decode(&command)?)?;
-                Ok(self.global.propose(request.request, command, limit).await)
+                let decoded = decode(&command)?;
+                authorize::may_propose_global(node, is_voter, &decoded)?;
+                match self.global.too_early(&decoded) {
+                    Some(refused) => Ok(refused),
+                    None => Ok(self.global.propose(request.request, command, limit).await),
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insula_api::wire::{Check, Grade, GroupStatus};
-use insula_types::Revision;
+use insula_types::{Level, Revision};
 
 /// Free shares of the disk, in percent: below the first somebody should look, below the second writes will fail soon.
 /// Images and logs of one deploy may take some percent.
@@ -83,6 +83,20 @@ pub(crate) fn group(group: &GroupStatus, up: usize, failed: Option<&str>, now_ms
         return Check::not_ok(&subject, Grade::Warn, found, advice);
     }
     Check::ok(&subject, found)
+}
+
+/// The region's level against the one that this program knows, with names and versions of the nodes that know less; none
+/// when nobody does.
+pub(crate) fn level(agreed: Level, known: Level, behind: &[(String, String)]) -> Option<Check> {
+    let (name, version) = behind.first()?;
+    let others = match behind.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    let found =
+        format!("the region is at level {agreed}, this program knows {known}: held back by {name} ({version}){others}");
+    let advice = format!("upgrade or remove {name}{others}; until then what is new in this version is refused");
+    Some(Check::not_ok("level", Grade::Warn, found, advice))
 }
 
 /// What the dataplane routes by, against what is committed.
@@ -200,6 +214,16 @@ mod tests {
         let of = |tasks: &[SeenTask<'static>]| super::tasks("server", tasks.iter().copied());
         let all = [of(&[("a", 0, Some((1, 10)))]), of(&[("a", 1, None)]), of(&[("a", 1, Some((11, 10)))])];
         assert_eq!(grades(&all), [ok, warn, bad]);
+    }
+
+    #[test]
+    fn the_level_is_told_only_when_somebody_holds_it_back() {
+        assert!(level(Level(2), Level(2), &[]).is_none());
+        let nodes = ["n2", "n3"].map(|name| (name.to_owned(), "0.1.0".to_owned()));
+        let one = level(Level(1), Level(2), &nodes[..1]).expect("n2 holds it back");
+        let found = "the region is at level 1, this program knows 2: held back by n2 (0.1.0)";
+        assert_eq!((one.grade, one.found.as_str()), (Grade::Warn, found));
+        assert!(level(Level(1), Level(2), &nodes).expect("both").found.ends_with("n2 (0.1.0) and 1 more"));
     }
 
     #[test]

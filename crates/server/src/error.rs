@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use insula_types::codec;
+use insula_types::{Agreed, Level, codec};
 
 /// An error of this crate. The caller is a person at a terminal or a service manager's log.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +116,21 @@ pub enum Error {
         /// Why.
         #[source]
         source: insula_raft::OpenError,
+    },
+    /// The programs of a state have agreed on more than this one knows.
+    #[error(
+        "run: the {state} state is at level {}, and this program ({own}) knows no more than level {known}: install version {} or later",
+        agreed.level, agreed.version
+    )]
+    TooOld {
+        /// Which state.
+        state: &'static str,
+        /// Version of this program.
+        own: &'static str,
+        /// What it knows.
+        known: Level,
+        /// What is agreed on.
+        agreed: Agreed,
     },
     /// The join token is not one.
     #[error(transparent)]

@@ -10,10 +10,11 @@ use insula_state::{
     global::{RootState, TrustedRoot},
 };
 use insula_telemetry::chain;
+use insula_types::Node;
 use serde_bytes::ByteBuf;
 use tracing::{info, warn};
 
-use crate::{Error, group::StateGroup, home::ValueFile, init::Founding, trust};
+use crate::{Error, group::StateGroup, home::ValueFile, init::Founding, level, trust};
 
 /// How long one commit may take before it is tried again.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
@@ -54,11 +55,14 @@ async fn found(
     region_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
     global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
     let meta = founding.cluster.clone();
-    commit(global, &GlobalCommand::Init { meta, region: founding.region.region.clone() }).await?;
+    let region_name = founding.region.region.clone();
+    commit(global, &GlobalCommand::Init { meta, region: region_name, agreed: level::first() }).await?;
     commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
-    commit(global, &first_root(material)?).await?;
-    let node = Box::new(founding.node.clone());
+    // The file may have been left by an older program.
+    let node = Box::new(Node { version: level::version(), ..founding.node.clone() });
     commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await?;
+    // These two wait for the level, should an older program have begun.
+    commit(global, &first_root(material)?).await?;
     commit(region, &RegionCommand::BindKey { node: founding.node.id, key_sha256: key_sha256.to_owned() }).await
 }
 

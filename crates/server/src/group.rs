@@ -68,6 +68,13 @@ impl<D: Domain> StateGroup<D> {
         }
     }
 
+    /// The answer to a command that comes too early, by the state of the leader; none when it may be proposed.
+    pub fn too_early(&self, command: &D::Command) -> Option<Led<ByteBuf>> {
+        let why = self.replica.read(|state| state.admits(command)).err()?;
+        let now = *self.raft.leadership().borrow();
+        Some(if now.is_me { Led::NotYet(why) } else { Led::Elsewhere(now.leader) })
+    }
+
     /// The revision that a linearizable read has to reflect, if this node leads.
     pub async fn barrier(&self, limit: Duration) -> Led<Revision> {
         let confirmed = async {

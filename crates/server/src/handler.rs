@@ -122,6 +122,7 @@ fn problem(error: &ProposeError) -> Problem {
         },
         ProposeError::Unknown { .. } => Code::OutcomeUnknown,
         ProposeError::Unavailable { .. } => Code::NoLeader,
+        ProposeError::NotYet(_) => Code::NotYet,
         ProposeError::Unreadable => Code::Internal,
     };
     Problem::new(code, error.to_string())

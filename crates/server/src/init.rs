@@ -16,7 +16,7 @@ use crate::{
     Error,
     config::NodeConfig,
     home::{Home, ValueFile},
-    machine_size,
+    level, machine_size,
 };
 
 /// How long the first API token lasts: long enough to make others from it.
@@ -107,7 +107,7 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         datacenter: config.datacenter.clone(),
         address: config.advertise,
         capacity: capacity(config),
-        version: insula_rpc::PROGRAM_VERSION.to_owned(),
+        version: level::version(),
         health: NodeHealth::Up,
         is_cordoned: false,
         is_draining: false,

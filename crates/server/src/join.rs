@@ -17,6 +17,7 @@ use crate::{
     config::NodeConfig,
     home::{Home, ValueFile},
     init::capacity,
+    level,
 };
 
 /// How long the region's leader may take to commit a new member.
@@ -33,7 +34,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         return Err(Error::AlreadyThere { path: paths.data() });
     }
     let key = directory.load_or_create_key(&env.rng)?;
-    let request = JoinRequest::new(
+    let mut request = JoinRequest::new(
         token,
         &key,
         config.name.clone(),
@@ -41,6 +42,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         config.advertise,
         capacity(config),
     )?;
+    request.version = level::version();
     let response = join_client(token, &request, &env.clock)
         .await
         .map_err(|error| Error::Join { region: token.region.to_string(), why: chain(&error) })?;
@@ -109,8 +111,11 @@ impl JoinHandler for Joins {
         // Before it signs: whoever asks again for a member's id must have the member's key (rule R9).
         let key_sha256 = insula_identity::request_key_hash(&request.certificate_request)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
-        self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
         let bind = RegionCommand::BindKey { node: node.id, key_sha256 };
+        self.region.read(|region| region.takes_in(&node.version)).map_err(|why| refused(why.into()))?;
+        // While there are programs that do not know of it, there would be a member without a key.
+        self.region.admit(&bind, COMMIT_LIMIT).await.map_err(refused)?;
+        self.region.propose(&command, COMMIT_LIMIT).await.map_err(refused)?;
         self.region.propose(&bind, COMMIT_LIMIT).await.map_err(refused)?;
         let now = self.clock.wall();
         let chain_of = authority

@@ -19,6 +19,7 @@ mod handler;
 mod home;
 mod init;
 mod join;
+mod level;
 mod lives;
 mod logs;
 mod machine;

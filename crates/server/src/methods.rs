@@ -2,6 +2,7 @@
 
 use insula_identity::NextRoot;
 use insula_rpc::Method;
+use insula_state::NotYet;
 use insula_types::{Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -37,6 +38,8 @@ pub enum Led<T> {
     Unknown(String),
     /// It was not done.
     Unavailable(String),
+    /// It was not done: somebody does not know the command.
+    NotYet(NotYet),
 }
 
 /// Commits a command. The receiver checks what the caller may ask for.

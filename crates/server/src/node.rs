@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, link::Link};
-use insula_control::{Control, DEAD_AFTER, start_voters};
+use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
 use insula_env::{Env, beat, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
@@ -23,6 +23,7 @@ use crate::{
     home::{Home, ValueFile},
     init::{capacity, describe},
     join::Joins,
+    level,
     lives::{self, Census},
     members,
     membership::GroupMembership,
@@ -62,10 +63,11 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let mut adopted =
         lives::start(&env, node.census(), node.region_group.raft().clone(), node.global_group.raft().clone());
     let mut mended = mend::start(&env, node.mend());
-    let again = tokio::select! {
-        () = signals::told_to_stop(&env.tasks) => None,
-        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Some((lives.clone(), 0)),
-        Ok(times) = mended.wait_for(Option::is_some) => Some((lives::Adopted::new(), times.unwrap_or_default())),
+    let ending = tokio::select! {
+        () = signals::told_to_stop(&env.tasks) => Ending::Told,
+        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Ending::Adopts(lives.clone()),
+        Ok(times) = mended.wait_for(Option::is_some) => Ending::Mends(times.unwrap_or_default()),
+        error = level::outgrown(&node.region, &node.global) => Ending::Outgrown(error),
     };
     info!("server stops; instances and the dataplane go on");
     for group in [node.region_group.raft(), node.global_group.raft()] {
@@ -76,12 +78,28 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         group.shutdown().await;
     }
     env.tasks.join(STOP_LIMIT).await;
-    let Some((adopted, mended)) = again else { return Ok(()) };
     // Nothing of this process writes its files any more.
-    if !adopted.is_empty() {
-        lives::adopt(&env.disk, &node.config.paths(), &adopted)?;
+    match ending {
+        Ending::Told => Ok(()),
+        Ending::Outgrown(error) => Err(error),
+        Ending::Mends(times) => Err(program::start_again(times)),
+        Ending::Adopts(lives) => {
+            lives::adopt(&env.disk, &node.config.paths(), &lives)?;
+            Err(program::start_again(0))
+        }
     }
-    Err(program::start_again(mended))
+}
+
+/// Why a server stops.
+enum Ending {
+    /// It was told to.
+    Told,
+    /// It goes on in other lives of its groups.
+    Adopts(lives::Adopted),
+    /// It opens a group again, for so many times in a row.
+    Mends(u32),
+    /// The others have agreed on more than this program knows.
+    Outgrown(Error),
 }
 
 /// The parts that everything else is built on.
@@ -224,6 +242,7 @@ impl Node {
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
         self.keep_voters();
+        start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
         self.tell_of_itself();
         let renewal = Renewal {

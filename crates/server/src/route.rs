@@ -80,7 +80,8 @@ impl<D: Domain> Route<D> {
                 }
             };
             match &last {
-                Led::Done(_) => {
+                // Both are a leader's word.
+                Led::Done(_) | Led::NotYet(_) => {
                     *self.hint.lock() = Some(node);
                     return last;
                 }
@@ -137,6 +138,7 @@ impl<D: Domain> Proposer for Route<D> {
             Led::Elsewhere(_) => Err(ProposeError::Unavailable { why: "an election is under way".to_owned() }),
             Led::Unknown(why) => Err(ProposeError::Unknown { why }),
             Led::Unavailable(why) => Err(ProposeError::Unavailable { why }),
+            Led::NotYet(why) => Err(ProposeError::NotYet(why)),
         }
     }
 
@@ -147,6 +149,7 @@ impl<D: Domain> Proposer for Route<D> {
             Led::Done(revision) => revision,
             Led::Elsewhere(_) => return Err(ProposeError::Unavailable { why: "an election is under way".to_owned() }),
             Led::Unknown(why) | Led::Unavailable(why) => return Err(ProposeError::Unavailable { why }),
+            Led::NotYet(why) => return Err(ProposeError::NotYet(why)),
         };
         insula_env::clock::timeout(limit, self.group.replica().wait_for(revision))
             .await

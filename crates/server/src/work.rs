@@ -195,6 +195,7 @@ impl Renewer for Renewals {
             }
             Led::Elsewhere(_) => Err(failed("an election is under way")),
             Led::Unknown(why) | Led::Unavailable(why) => Err(failed(why)),
+            Led::NotYet(why) => Err(failed(why.to_string())),
         }
     }
 }

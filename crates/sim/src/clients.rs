@@ -95,6 +95,9 @@ impl Clients {
             Err(ProposeError::Rejected(why)) => {
                 self.checks.violation(format!("the write of serial {serial} took effect twice: {why}"));
             }
+            Err(ProposeError::NotYet(why)) => {
+                self.checks.violation(format!("the write of {serial} was refused: {why}"))
+            }
             Err(ProposeError::Unreadable) => self.checks.violation(format!("outcome of {serial} is unreadable")),
             Err(ProposeError::Unknown { .. } | ProposeError::Unavailable { .. }) => {
                 self.checks.count("writes not confirmed");

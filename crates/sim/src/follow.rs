@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use insula_env::{Env, clock::sleep};
 use insula_raft::Group;
-use insula_state::{RegionState, Replica};
-use insula_types::NodeId;
+use insula_state::{Domain, RegionState, Replica};
+use insula_types::{Node, NodeId};
 
 use crate::{
+    machine::Surroundings,
     net::{Endpoint, Net, machine_of},
     proposer::Answer,
 };
@@ -19,15 +20,20 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Starts to follow, for as long as the group's log does not bring this node up to date.
-pub(crate) fn start(env: &Env, node: NodeId, net: Net, group: Group, replica: Arc<Replica<RegionState>>) {
+pub(crate) fn start(env: &Env, around: &Surroundings, node: &Node, group: Group, replica: Arc<Replica<RegionState>>) {
     let rng = env.rng.fork();
+    let (net, checks, level, node) = (around.net.clone(), around.checks.clone(), node.level(), node.id);
     env.tasks.spawn("follow", async move {
         loop {
             let others = net.others(machine_of(node));
             if !group.takes_part()
                 && let Some(source) = others.get(rng.range(0, others.len().max(1) as u64) as usize)
             {
-                while next(&net, (node, *source), &replica).await && !group.takes_part() {}
+                while next(&net, (node, *source), &replica).await && !group.takes_part() {
+                    if replica.read(Domain::level) > level {
+                        checks.violation(format!("{node} follows a state whose programs know more than its own"));
+                    }
+                }
             }
             sleep(rng.jitter(RETRY_WAIT)).await;
         }

@@ -147,6 +147,13 @@ impl Harm {
                 sleep(away).await;
                 self.start(machine);
             }
+            Fault::Upgrade { machine, away } => {
+                self.machines[&machine].upgrade();
+                sleep(away).await;
+                if self.machines[&machine].has_joined() {
+                    self.start(machine);
+                }
+            }
             Fault::Forget { machine, behind, time } => self.forget(machine, behind, time).await,
         }
     }

@@ -4,18 +4,21 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use insula_agent::{Agent, Parts, testing::FakeRuntime};
 use insula_container::NodeLabels;
-use insula_control::{Control, start_voters};
+use insula_control::{Control, start_levels, start_voters};
 use insula_env::{Clock, Disk, Env, Rng, TaskGroup, clock::sleep, memory::MemoryDisk};
 use insula_raft::{Config, Group, GroupId, GroupState, OpenError};
-use insula_state::{GlobalState, Leadership, Machine as StateMachine, RegionCommand, RegionState, Replica, Store};
-use insula_types::{Incarnation, Node, NodeId, codec};
+use insula_state::{
+    GlobalState, LEVEL, Leadership, Machine as StateMachine, ProposeError, RegionCommand, RegionState, Replica, Store,
+    region::NodeTrust,
+};
+use insula_types::{Incarnation, Level, Node, NodeId, codec};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -23,7 +26,7 @@ use crate::{
     checks::Checks,
     follow,
     net::{Endpoint, Net, Wire, node_of},
-    proposer::{Glue, Reports, ToLeader, Voters},
+    proposer::{Answer, Glue, Reports, ToLeader, Voters},
     world::node,
 };
 
@@ -35,6 +38,8 @@ pub(crate) const DISK_DELAY: (Duration, Duration) = (Duration::from_micros(100),
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(20);
 /// The timers follow what is measured so often: sooner than in life, too.
 const RETIME_EVERY: Duration = Duration::from_secs(8);
+/// The level is raised so soon: sooner than in life, and later than a join takes.
+const BAKE: Duration = Duration::from_secs(6);
 /// Wait after a start, or a join, that did not succeed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
@@ -65,6 +70,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Clock,
     around: Surroundings,
     rng: Rng,
+    /// What its program knows.
+    level: AtomicU32,
     lives: AtomicU64,
     /// How often it was given a new identity, which is one more than its node's number of births.
     births: Arc<AtomicU64>,
@@ -80,7 +87,7 @@ pub(crate) struct Process {
 }
 
 impl Machine {
-    pub(crate) fn new(number: u64, clock: Clock, rng: &Rng, around: Surroundings) -> Self {
+    pub(crate) fn new(number: u64, level: Level, clock: Clock, rng: &Rng, around: Surroundings) -> Self {
         let disk = MemoryDisk::new(clock.clone(), rng.fork());
         disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
         Self {
@@ -90,6 +97,7 @@ impl Machine {
             clock,
             around,
             rng: rng.fork(),
+            level: AtomicU32::new(level.0),
             lives: AtomicU64::new(0),
             births: Arc::default(),
             tasks: Mutex::new(None),
@@ -100,6 +108,17 @@ impl Machine {
     /// The node that it is now.
     pub(crate) fn id(&self) -> NodeId {
         node_of(self.number, self.births.load(Ordering::Relaxed).saturating_sub(1))
+    }
+
+    /// What its program knows.
+    pub(crate) fn level(&self) -> Level {
+        Level(self.level.load(Ordering::Relaxed))
+    }
+
+    /// Kills the process; the next one will know all.
+    pub(crate) fn upgrade(&self) {
+        self.kill();
+        self.level.store(LEVEL.0, Ordering::Relaxed);
     }
 
     /// Its process, once it is up.
@@ -129,6 +148,7 @@ impl Machine {
         self.around.net.set_dark(self.number, false);
         let start = Start {
             number: self.number,
+            level: self.level(),
             env: Env {
                 clock: self.clock.clone(),
                 rng: self.rng.fork(),
@@ -180,6 +200,7 @@ impl Machine {
 /// A process that is coming up.
 struct Start {
     number: u64,
+    level: Level,
     env: Env,
     disk: MemoryDisk,
     runtime: FakeRuntime,
@@ -197,7 +218,7 @@ impl Start {
                 sleep(RETRY_WAIT).await;
                 continue;
             };
-            let node = node(id);
+            let node = node(id, self.level);
             self.join(&node).await;
             let mut config = Config::new(id, GROUP, Incarnation(1), "state/region");
             config.snapshot_every = self.around.snapshot_every;
@@ -207,7 +228,8 @@ impl Start {
             let members = Arc::clone(&replica);
             config.admit = Arc::new(move |node| !members.read(|region| region.tombstones.contains(&node)));
             let wire = Arc::new(Wire { net: self.around.net.clone(), node: id });
-            let machine = Glue(StateMachine::new(Arc::clone(&replica)));
+            let machine = StateMachine::new(Arc::clone(&replica)).knowing(self.level);
+            let machine = Glue { node: id, machine, checks: self.around.checks.clone() };
             match Group::open(config, self.env.clone(), wire, machine).await {
                 Ok(group) if self.write(HOME, b"") => break (node, group),
                 // Without the mark, a lost state would go unnoticed.
@@ -237,13 +259,16 @@ impl Start {
             rng: env.rng.fork(),
             leadership: leadership(&env.tasks, &group),
         };
-        let region = Store::new(Arc::clone(replica), Arc::new(to_leader.clone()), env.clock.clone(), env.rng.fork());
+        let region = Store::new(Arc::clone(replica), Arc::new(to_leader.clone()), env.clock.clone(), env.rng.fork())
+            .knowing(self.level);
         let leads = group.clone();
         let confirmed = Arc::new(move || leads.is_confirmed());
         let control = Control::start(env, id, region.clone(), around.global.clone(), confirmed);
         let voters = Arc::new(Voters(group.clone()));
         start_voters(env, region.clone(), to_leader.leadership.clone(), voters, DEAD_AFTER);
-        follow::start(env, id, around.net.clone(), group.clone(), Arc::clone(replica));
+        start_levels(env, region.clone(), around.global.clone(), BAKE);
+        introduce(env, &node, region.clone(), around.checks.clone());
+        follow::start(env, around, &node, group.clone(), Arc::clone(replica));
         let parts = Parts {
             node: id,
             labels: NodeLabels { name: node.name, region: node.region, datacenter: node.datacenter },
@@ -289,7 +314,13 @@ impl Start {
                 let command = RegionCommand::Join { token: "join".to_owned(), secret_hash: "7".into(), node };
                 let (from, limit) = (node_of(self.number, 0), Duration::from_secs(5));
                 let joined = self.around.net.call((from, *other), limit, b"join", |to: Endpoint| async move {
-                    crate::proposer::Answer(to.region.propose(&command, limit).await.is_ok())
+                    let (RegionCommand::Join { node, .. }, region) = (&command, &to.region) else {
+                        return Answer(false);
+                    };
+                    // A program of the first level knows nothing of levels.
+                    let takes = region.read(|state| state.takes_in(&node.version).is_ok());
+                    let takes = takes || region.known() == Level::FIRST;
+                    Answer(takes && region.propose(&command, limit).await.is_ok())
                 });
                 if joined.await.is_ok_and(|joined| joined.0) && self.write(MEMBER, b"") {
                     return;
@@ -298,6 +329,27 @@ impl Start {
             sleep(self.env.rng.jitter(RETRY_WAIT)).await;
         }
     }
+}
+
+/// What a process says of itself when it starts. What it trusts, only a program says that knows the command for it.
+fn introduce(env: &Env, node: &Node, region: Store<RegionState>, checks: Checks) {
+    let (Node { id, address, capacity, version, .. }, rng) = (node.clone(), env.rng.fork());
+    env.tasks.spawn("introduction", async move {
+        let limit = Duration::from_secs(3);
+        let update = RegionCommand::UpdateNode { id, address, capacity, version };
+        let trust = NodeTrust { roots: vec!["root".to_owned()], authorities: Vec::new() };
+        let report = RegionCommand::ReportTrust { node: id, trust };
+        for command in [update, report] {
+            while command.level() <= region.known()
+                && let Err(error) = region.propose(&command, limit).await
+            {
+                if let ProposeError::NotYet(_) = error {
+                    checks.count("commands that came too early");
+                }
+                sleep(rng.jitter(RETRY_WAIT)).await;
+            }
+        }
+    });
 }
 
 /// Raft's word for who leads, in the state's words.

@@ -1,6 +1,6 @@
 //! How large a region is, and what goes wrong when: drawn from the seed before the run begins.
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use insula_env::Rng;
 
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// A machine that never comes back after the faults.
     pub(crate) lost: Option<u64>,
+    /// Machines that begin with a program of the first level, among them the first machine; or none.
+    pub(crate) old: BTreeSet<u64>,
 }
 
 /// One thing that goes wrong. Machines are counted from 1.
@@ -63,6 +65,8 @@ pub(crate) enum Fault {
     Remove { machine: u64 },
     /// A machine gets an empty disk, and joins as another node.
     Wipe { machine: u64, away: Duration },
+    /// A machine gets the present program, and starts with it after a while.
+    Upgrade { machine: u64, away: Duration },
     /// A machine forgets its state but not who it is, while another, which lags, is cut off; then the others lose power.
     Forget { machine: u64, behind: u64, time: Duration },
 }
@@ -90,6 +94,7 @@ impl Fault {
             Self::Join { .. } => "fault: late join",
             Self::Remove { .. } => "fault: node removed",
             Self::Wipe { .. } => "fault: disk wiped",
+            Self::Upgrade { .. } => "fault: upgrade",
             Self::Forget { .. } => "fault: state forgotten",
         }
     }
@@ -130,8 +135,20 @@ impl Plan {
                 _ => {}
             }
         }
+        let old = if rng.chance(0.3) {
+            (1..=machines).filter(|machine| *machine == 1 || rng.chance(0.6)).collect()
+        } else {
+            BTreeSet::new()
+        };
+        for machine in &old {
+            // The others are upgraded when all is healed.
+            if rng.chance(0.8) {
+                let away = Duration::from_millis(rng.range(50, 2000));
+                faults.push((time(rng), Fault::Upgrade { machine: *machine, away }));
+            }
+        }
         faults.sort_by_key(|(at, _)| *at);
-        Self { founders, machines, faults, lost }
+        Self { founders, machines, faults, lost, old }
     }
 }
 

@@ -9,12 +9,15 @@ use insula_control::{HandOverError, MembershipError};
 use insula_env::{Clock, Rng, clock::timeout};
 use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine, UnknownCommand};
 use insula_state::{
-    Domain, Leadership, Machine, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store, seal,
+    Domain, Leadership, Machine, MachineError, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store, seal,
 };
 use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId, Revision};
 use tokio::sync::watch;
 
-use crate::net::{Endpoint, Net, NoAnswer, machine_of};
+use crate::{
+    checks::Checks,
+    net::{Endpoint, Net, NoAnswer, machine_of},
+};
 
 /// How long one change of voters may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -24,18 +27,32 @@ const ASK_LIMIT: Duration = Duration::from_millis(400);
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// The state's machine under raft.
-pub(crate) struct Glue<D: Domain>(pub(crate) Machine<D>);
+pub(crate) struct Glue<D: Domain> {
+    pub(crate) node: NodeId,
+    pub(crate) machine: Machine<D>,
+    pub(crate) checks: Checks,
+}
+
+impl<D: Domain> Glue<D> {
+    /// An error in words. No program may ever meet what it does not know.
+    fn told(&self, error: &MachineError) -> String {
+        if matches!(error, MachineError::TooOld { .. }) {
+            self.checks.violation(format!("on {}: {error}", self.node));
+        }
+        error.to_string()
+    }
+}
 
 impl<D: Domain> StateMachine for Glue<D> {
     fn apply(&mut self, command: &[u8]) -> Result<insula_raft::Applied, UnknownCommand> {
-        let applied = self.0.apply(command).map_err(|error| UnknownCommand { why: error.to_string() })?;
+        let applied = self.machine.apply(command).map_err(|error| UnknownCommand { why: self.told(&error) })?;
         let rows = applied.rows.into_iter().map(|row| Row { key: row.key, value: row.value }).collect();
         Ok(insula_raft::Applied { reply: applied.reply, rows })
     }
 
     fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError> {
         let rows = rows.filter_map(|row| Some((row.key, row.value?)));
-        self.0.load(rows).map_err(|error| LoadError { why: error.to_string() })
+        self.machine.load(rows).map_err(|error| LoadError { why: self.told(&error) })
     }
 }
 

@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use insula_control::wanted_voters;
+use insula_control::{level::untold, wanted_voters};
 use insula_env::{Clock, Rng, TaskGroup, clock::sleep, clock::timeout};
-use insula_state::{GlobalCommand, RegionCommand, global::ClusterMeta, region::RegionMeta};
+use insula_state::{Domain, GlobalCommand, LEVEL, RegionCommand, RegionState, global::ClusterMeta, region::RegionMeta};
 use insula_types::{
-    ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, Node, NodeHealth, NodeId, RegionName,
+    Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, Level, Node, NodeHealth, NodeId, RegionName,
 };
 use parking_lot::Mutex;
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(seed: u64, rng: Rng, options: Options) -> Outcome {
         world.clients.start(&tasks.child("users"));
         world.suffer(&tasks, &plan).await;
         world.heal(&plan);
-        world.rest().await;
+        world.rest(&plan).await;
     }
     tasks.crash();
     for machine in world.machines.values() {
@@ -86,7 +86,8 @@ impl World {
         let machines: BTreeMap<u64, Machine> = (1..=plan.machines)
             .map(|number| {
                 // Machines have clocks of their own, so that one can jump.
-                (number, Machine::new(number, Clock::simulated(EPOCH_MS), rng, around.clone()))
+                let level = if plan.old.contains(&number) { Level::FIRST } else { LEVEL };
+                (number, Machine::new(number, level, Clock::simulated(EPOCH_MS), rng, around.clone()))
             })
             .collect();
         let machines = Arc::new(machines);
@@ -112,10 +113,12 @@ impl World {
             };
             first.group.initialize_single().await.expect("a new group on a good disk");
             let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: EPOCH_MS };
-            let init = GlobalCommand::Init { meta, region: region() };
+            let founder = node(self.machines[&1].id(), self.machines[&1].level());
+            let agreed = Agreed::of_version(&founder.version);
+            let init = GlobalCommand::Init { meta, region: region(), agreed };
             self.clients.global.propose(&init, START_LIMIT).await.expect("the global state takes it");
             let meta = RegionMeta { cluster: ClusterId::new(1), region: region(), incarnation: Incarnation(1) };
-            let init = RegionCommand::Init { meta, node: Box::new(node(self.machines[&1].id())) };
+            let init = RegionCommand::Init { meta, node: Box::new(founder) };
             first.region.propose(&init, START_LIMIT).await.expect("a new region takes its first node");
             let token = insula_state::region::JoinToken {
                 id: "join".to_owned(),
@@ -185,6 +188,9 @@ impl World {
         self.gone.lock().extend(plan.lost);
         let gone = self.gone.lock().clone();
         for (number, machine) in self.machines.iter() {
+            if machine.level() < LEVEL && !gone.contains(number) {
+                machine.upgrade();
+            }
             machine.disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
             machine.disk.fill(false);
             if gone.contains(number) {
@@ -205,7 +211,7 @@ impl World {
     }
 
     /// Waits until the region is as its definitions say, while users go on; then compares all copies.
-    async fn rest(&self) {
+    async fn rest(&self, plan: &Plan) {
         let mut why = String::new();
         let rested = async {
             loop {
@@ -221,6 +227,7 @@ impl World {
             return;
         }
         self.checks.trace().event("at rest");
+        self.checks.count(if plan.old.is_empty() { "runs of one program" } else { "runs of mixed programs" });
         for machine in self.machines.values() {
             let Some(process) = machine.process() else { continue };
             match process.region.read_linearizable(Duration::from_secs(10), serials).await {
@@ -229,6 +236,19 @@ impl World {
             }
             self.checks.copy(machine.id(), process.region.replica());
         }
+    }
+
+    /// Why the level is not what it shall be. A node that is gone and was not removed holds it back.
+    fn unrest_of_level(&self, state: &RegionState, alive: &BTreeSet<NodeId>) -> Option<String> {
+        let behind: Vec<NodeId> = state.behind(LEVEL).map(|node| node.id).collect();
+        if let Some(id) = behind.iter().find(|id| alive.contains(id)) {
+            return Some(format!("{id} has not said what it knows"));
+        }
+        if state.level() < LEVEL && behind.is_empty() {
+            return Some(format!("the level is still {}", state.level()));
+        }
+        let is_untold = self.clients.global.read(|global| untold(state, global).is_some());
+        is_untold.then(|| "the world has not heard of the level".to_owned())
     }
 
     /// Why the region is not at rest.
@@ -261,10 +281,12 @@ impl World {
             }
         }
         let alive_ids: BTreeSet<NodeId> = alive.iter().map(|machine| machine.id()).collect();
-        let wanted = self
-            .clients
-            .global
-            .read(|global| insula_control::derive::reconcile(global, &insula_state::RegionState::default()));
+        let wanted =
+            self.clients.global.read(|global| insula_control::derive::reconcile(global, &RegionState::default()));
+        let level = process.region.read(|state| self.unrest_of_level(state, &alive_ids));
+        if level.is_some() {
+            return level;
+        }
         process.region.read(|state| {
             if let Some(id) = alive_ids.iter().find(|id| !state.nodes.contains(id)) {
                 return Some(format!("{id} is no member"));
@@ -315,7 +337,7 @@ fn region() -> RegionName {
 }
 
 /// What a machine says of its node.
-pub(crate) fn node(id: NodeId) -> Node {
+pub(crate) fn node(id: NodeId, level: Level) -> Node {
     let number = machine_of(id);
     Node {
         id,
@@ -324,7 +346,7 @@ pub(crate) fn node(id: NodeId) -> Node {
         datacenter: format!("fra{}", number % 2 + 1).parse().expect("a name"),
         address: ([10, 0, 0, number as u8], 7443).into(),
         capacity: Capacity { cpu: CpuMillis(4000), memory: ByteSize::mib(4096) },
-        version: "0.1.0".to_owned(),
+        version: if level == Level::FIRST { "0.1.0".to_owned() } else { level.mark("0.1.0") },
         health: NodeHealth::Up,
         is_cordoned: false,
         is_draining: false,

@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 
-use insula_types::{Incarnation, Revision};
+use insula_types::{Agreed, Incarnation, Level, Revision};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::level::NotYet;
 
 /// One replicated state: the region's or the world's.
 pub trait Domain: Default + Debug + Send + Sync + 'static {
@@ -41,6 +43,23 @@ pub trait Domain: Default + Debug + Send + Sync + 'static {
 
     /// Gives the object that says which life of the state this is another life; leaves others as they are.
     fn set_incarnation(object: &mut Self::Object, incarnation: Incarnation);
+
+    /// From which level on programs know a command.
+    fn needs(command: &Self::Command) -> Level;
+
+    /// What the programs of this state have agreed on; none while it is the first level.
+    fn agreed(&self) -> Option<&Agreed>;
+
+    /// The level that is agreed on.
+    fn level(&self) -> Level {
+        self.agreed().map_or(Level::FIRST, |agreed| agreed.level)
+    }
+
+    /// Whether a command may be proposed. Once true it stays so, since the level only rises. `apply` does not ask.
+    ///
+    /// # Errors
+    /// [`NotYet`], when somebody may have to apply it who does not know it.
+    fn admits(&self, command: &Self::Command) -> Result<(), NotYet>;
 }
 
 /// One object put (`Some`) or removed (`None`).

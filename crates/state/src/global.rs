@@ -7,14 +7,15 @@ mod root;
 use std::collections::BTreeMap;
 
 use insula_types::{
-    AppName, ClusterId, Incarnation, RegionName, Release, ReleaseNumber, Revision, RouteSpec, ServiceName,
+    Agreed, AppName, ClusterId, Incarnation, Level, RegionName, Release, ReleaseNumber, Revision, RouteSpec,
+    ServiceName,
 };
 use serde::{Deserialize, Serialize};
 
 pub use command::{GlobalCommand, GlobalReply};
 pub use root::{RootState, TrustedRoot};
 
-use crate::{Changes, Domain, Rejection, Table};
+use crate::{Changes, Domain, Rejection, Table, level::NotYet};
 
 /// What the cluster is; written once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,16 @@ pub struct Region {
     pub name: RegionName,
     /// When it was added, milliseconds since 1970.
     pub created_ms: u64,
+    /// What the programs of its nodes have agreed on; none while it is the first level.
+    #[serde(default)]
+    pub agreed: Option<Agreed>,
+}
+
+impl Region {
+    /// The level that its nodes have agreed on.
+    pub fn level(&self) -> Level {
+        self.agreed.as_ref().map_or(Level::FIRST, |agreed| agreed.level)
+    }
 }
 
 /// An app: the release that shall run, and how many instances of each service.
@@ -111,6 +122,8 @@ pub struct GlobalState {
     pub api_tokens: Table<String, ApiToken>,
     /// Trusted roots, by the SHA-256 of their certificates in hexadecimal digits.
     pub roots: Table<String, TrustedRoot>,
+    /// What the programs of all regions have agreed on; none while it is the first level.
+    pub agreed: Option<Agreed>,
 }
 
 impl GlobalState {
@@ -140,6 +153,8 @@ pub enum GlobalKey {
     ApiToken(String),
     /// A trusted root.
     Root(String),
+    /// [`Agreed`].
+    Level,
 }
 
 /// An object of the world.
@@ -161,6 +176,8 @@ pub enum GlobalObject {
     ApiToken(ApiToken),
     /// A trusted root.
     Root(TrustedRoot),
+    /// What the programs have agreed on.
+    Level(Agreed),
 }
 
 impl Domain for GlobalState {
@@ -199,6 +216,11 @@ impl Domain for GlobalState {
                     self.meta = Some(meta);
                 }
             }
+            Key::Level => {
+                if let Some(Object::Level(agreed)) = object {
+                    self.agreed = Some(agreed);
+                }
+            }
             Key::Region(name) => set!(regions, name, Region),
             Key::App(name) => set!(apps, name, App),
             Key::Release(id) => set!(releases, id, Release),
@@ -212,6 +234,9 @@ impl Domain for GlobalState {
     fn objects(&self) -> Vec<(GlobalKey, Revision, GlobalObject)> {
         let mut all = Vec::new();
         all.extend(self.meta.iter().map(|meta| (GlobalKey::Meta, Revision(0), GlobalObject::Meta(meta.clone()))));
+        all.extend(
+            self.agreed.iter().map(|agreed| (GlobalKey::Level, Revision(0), GlobalObject::Level(agreed.clone()))),
+        );
         macro_rules! add {
             ($table:ident, $kind:ident) => {
                 all.extend(self.$table.rows().map(|(key, revision, value)| {
@@ -239,6 +264,7 @@ impl Domain for GlobalState {
             GlobalKey::Claim(_) => "routes",
             GlobalKey::ApiToken(_) => "API tokens",
             GlobalKey::Root(_) => "roots",
+            GlobalKey::Level => "level",
         }
     }
 
@@ -246,6 +272,29 @@ impl Domain for GlobalState {
         if let GlobalObject::Meta(meta) = object {
             meta.incarnation = incarnation;
         }
+    }
+
+    fn needs(command: &GlobalCommand) -> Level {
+        command.level()
+    }
+
+    fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.as_ref()
+    }
+
+    fn admits(&self, command: &GlobalCommand) -> Result<(), NotYet> {
+        let needed = command.level();
+        // A region that has agreed on a level says so itself; the programs of the others must know the command.
+        let own = match command {
+            GlobalCommand::SetRegionLevel { region, .. } => Some(region),
+            _ => None,
+        };
+        let behind = self.regions.values().filter(|region| region.level() < needed && Some(&region.name) != own);
+        let behind: Vec<String> = behind.map(|region| format!("the nodes of region {}", region.name)).collect();
+        if needed <= self.level() || own.is_some() && behind.is_empty() {
+            return Ok(());
+        }
+        Err(NotYet { state: Self::NAME.to_owned(), needed, agreed: self.level(), behind })
     }
 }
 

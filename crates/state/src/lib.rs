@@ -12,6 +12,9 @@ pub mod archive;
 pub mod domain;
 pub mod event;
 pub mod global;
+#[cfg(test)]
+mod golden;
+pub mod level;
 pub mod machine;
 pub mod region;
 pub mod replica;
@@ -21,6 +24,7 @@ pub mod table;
 pub use archive::{About, Archive, ArchiveError};
 pub use domain::{Batch, Change, Changes, Domain, Rejection, RejectionCode};
 pub use global::{GlobalCommand, GlobalState};
+pub use level::{LEVEL, NotYet};
 pub use machine::{Applied, Machine, MachineError, Outcome, Row, seal};
 pub use region::{RegionCommand, RegionState};
 pub use replica::{Replica, Update, Watch};

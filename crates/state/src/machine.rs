@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use insula_types::{RequestId, Revision, codec};
+use insula_types::{Level, RequestId, Revision, codec};
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Changes, Domain, Rejection, Replica};
+use crate::{Batch, Changes, Domain, LEVEL, Rejection, Replica};
 
 /// Outcomes kept for deduplication; the oldest go first. A proposer gives up after seconds, and a region commits at
 /// most some thousand commands a second, so this covers every retry that can still come.
@@ -58,6 +58,18 @@ pub enum MachineError {
         /// Why.
         #[source]
         source: codec::DecodeError,
+    },
+    /// The programs of the state have agreed on more than this one knows.
+    #[error("the {domain} state is at level {needed}, and this program knows no more than level {known}: {advice}")]
+    TooOld {
+        /// Which state.
+        domain: &'static str,
+        /// What is agreed on, or what a command needs.
+        needed: Level,
+        /// What this program knows.
+        known: Level,
+        /// What to install.
+        advice: String,
     },
 }
 
@@ -112,6 +124,7 @@ const REQUEST_PREFIX: u8 = b'r';
 #[derive(Debug)]
 pub struct Machine<D: Domain> {
     replica: Arc<Replica<D>>,
+    known: Level,
     state: D,
     meta: Meta,
     requests: BTreeMap<RequestId, Vec<u8>>,
@@ -121,13 +134,21 @@ pub struct Machine<D: Domain> {
 impl<D: Domain> Machine<D> {
     /// An empty state that is read through `replica`.
     pub fn new(replica: Arc<Replica<D>>) -> Self {
-        Self { replica, state: D::default(), meta: Meta::default(), requests: BTreeMap::new(), order: VecDeque::new() }
+        let (state, meta, requests, order) = Default::default();
+        Self { replica, known: LEVEL, state, meta, requests, order }
+    }
+
+    /// As a program would that knows no more than `known`.
+    #[must_use]
+    pub fn knowing(self, known: Level) -> Self {
+        Self { known, ..self }
     }
 
     /// Applies one command from the log.
     ///
     /// # Errors
-    /// [`MachineError::Command`] when it cannot be decoded; nothing has changed then.
+    /// [`MachineError::Command`] when it cannot be decoded, [`MachineError::TooOld`] when it is of a level that this program
+    /// does not know; nothing has changed then.
     pub fn apply(&mut self, sealed: &[u8]) -> Result<Applied, MachineError> {
         let wrong = |source| MachineError::Command { domain: D::NAME, source };
         let envelope: Envelope = codec::decode(sealed).map_err(wrong)?;
@@ -135,6 +156,9 @@ impl<D: Domain> Machine<D> {
             return Ok(Applied { reply: reply.clone(), rows: Vec::new() });
         }
         let command: D::Command = codec::decode(&envelope.command).map_err(wrong)?;
+        if D::needs(&command) > self.known {
+            return Err(self.too_old(&self.state, D::needs(&command)));
+        }
         let at_ms = envelope.at_ms.max(self.meta.at_ms);
         let next = self.meta.revision.next();
         let mut changes = Changes::new();
@@ -174,21 +198,23 @@ impl<D: Domain> Machine<D> {
     /// Replaces everything by stored rows: at start, and when a snapshot is installed.
     ///
     /// # Errors
-    /// [`MachineError::Row`] when a row cannot be read; the present state is kept then.
+    /// [`MachineError::Row`] when a row cannot be read, [`MachineError::TooOld`] when the rows say that later programs have
+    /// agreed on more than this one knows; the present state is kept then.
     pub fn load(&mut self, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), MachineError> {
         let mut meta = Meta::default();
         let mut requests = BTreeMap::new();
         let mut order = Vec::new();
         let mut state = D::default();
+        let mut unreadable = None;
         for (key, value) in rows {
             let wrong =
                 |source| MachineError::Row { domain: D::NAME, key: String::from_utf8_lossy(&key).into_owned(), source };
             match key.first() {
-                Some(&OBJECT_PREFIX) => {
-                    let (revision, key, object): (Revision, D::Key, D::Object) =
-                        codec::decode(&value).map_err(wrong)?;
-                    state.absorb(revision, key, Some(object));
-                }
+                Some(&OBJECT_PREFIX) => match codec::decode::<(Revision, D::Key, D::Object)>(&value) {
+                    Ok((revision, key, object)) => state.absorb(revision, key, Some(object)),
+                    // It goes on: the level, which says why, may be in a later row.
+                    Err(source) => unreadable = Some(wrong(source)),
+                },
                 Some(&REQUEST_PREFIX) => {
                     let (request, remembered): (RequestId, Remembered) = codec::decode(&value).map_err(wrong)?;
                     order.push((remembered.sequence, request));
@@ -197,6 +223,12 @@ impl<D: Domain> Machine<D> {
                 _ => meta = codec::decode(&value).map_err(wrong)?,
             }
         }
+        if state.level() > self.known {
+            return Err(self.too_old(&state, state.level()));
+        }
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         order.sort_unstable();
         self.meta = meta;
         self.requests = requests;
@@ -204,6 +236,15 @@ impl<D: Domain> Machine<D> {
         self.state = state;
         self.replica.catch_up(meta.revision, &self.state);
         Ok(())
+    }
+
+    fn too_old(&self, state: &D, needed: Level) -> MachineError {
+        let agreed = state.agreed().filter(|agreed| agreed.level >= needed);
+        let advice = agreed.map_or_else(
+            || "install the version that the other nodes run".to_owned(),
+            |agreed| format!("install version {} or later", agreed.version),
+        );
+        MachineError::TooOld { domain: D::NAME, needed, known: self.known, advice }
     }
 
     /// The state's revision.

@@ -4,7 +4,7 @@ mod apply;
 mod command;
 
 use insula_types::{
-    AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Node, NodeId, Placement, RegionName,
+    Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement, RegionName,
     RegionalDefinition, Revision,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ pub use command::{NodeDuty, RegionCommand, RegionReply};
 use crate::{
     Changes, Domain, Rejection, Table,
     event::{Event, EventId},
+    level::NotYet,
 };
 
 /// What the region is; written once.
@@ -83,6 +84,8 @@ pub struct RegionState {
     pub trust: Table<NodeId, NodeTrust>,
     /// SHA-256 of nodes' public keys, in hexadecimal digits: a node is its key pair (rule R9).
     pub keys: Table<NodeId, String>,
+    /// What the programs of all nodes have agreed on; none while it is the first level.
+    pub agreed: Option<Agreed>,
 }
 
 impl RegionState {
@@ -94,6 +97,30 @@ impl RegionState {
     /// The node with that exact name.
     pub fn node_named(&self, name: &str) -> Option<&Node> {
         self.nodes.values().find(|node| node.name.as_str() == name)
+    }
+
+    /// The nodes whose programs know less than a level, in order of id. Those that are down count too: they come back.
+    pub fn behind(&self, level: Level) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(move |node| node.level() < level)
+    }
+
+    /// Whether a machine with a program of this version shall be asked in. What all nodes know counts, and not only what
+    /// they have agreed on: who came in while they are about to agree would meet what it does not know. `apply` does not
+    /// ask, since the nodes may not be of one mind.
+    ///
+    /// # Errors
+    /// [`Rejection`], saying what to install.
+    pub fn takes_in(&self, version: &str) -> Result<(), Rejection> {
+        let (version, level) = Level::split(version);
+        match self.nodes.values().min_by_key(|node| node.level()) {
+            Some(least) if level < least.level() => Err(Rejection::forbidden(format!(
+                "all nodes know level {}, and this program ({version}) knows no more than level {level}: install version \
+                 {} or later",
+                least.level(),
+                least.program()
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -122,6 +149,8 @@ pub enum RegionKey {
     Trust(NodeId),
     /// A node's key.
     NodeKey(NodeId),
+    /// [`Agreed`].
+    Level,
 }
 
 /// An object of the region.
@@ -150,6 +179,8 @@ pub enum RegionObject {
     Trust(NodeTrust),
     /// SHA-256 of a node's public key.
     NodeKey(String),
+    /// What the programs have agreed on.
+    Level(Agreed),
 }
 
 impl Domain for RegionState {
@@ -193,6 +224,11 @@ impl Domain for RegionState {
                     self.control = Some(control);
                 }
             }
+            Key::Level => {
+                if let Some(Object::Level(agreed)) = object {
+                    self.agreed = Some(agreed);
+                }
+            }
             Key::Node(id) => set!(nodes, id, Node),
             Key::Tombstone(id) => set!(tombstones, id, Tombstone),
             Key::JoinToken(id) => set!(join_tokens, id, JoinToken),
@@ -209,6 +245,9 @@ impl Domain for RegionState {
         let mut all = Vec::new();
         all.extend(self.meta.iter().map(|meta| (RegionKey::Meta, Revision(0), RegionObject::Meta(meta.clone()))));
         all.extend(self.control.map(|control| (RegionKey::Control, Revision(0), RegionObject::Control(control))));
+        all.extend(
+            self.agreed.iter().map(|agreed| (RegionKey::Level, Revision(0), RegionObject::Level(agreed.clone()))),
+        );
         macro_rules! add {
             ($table:ident, $kind:ident) => {
                 all.extend(self.$table.rows().map(|(key, revision, value)| {
@@ -241,6 +280,7 @@ impl Domain for RegionState {
             RegionKey::Control => "controller",
             RegionKey::Trust(_) => "trust of nodes",
             RegionKey::NodeKey(_) => "keys of nodes",
+            RegionKey::Level => "level",
         }
     }
 
@@ -248,6 +288,25 @@ impl Domain for RegionState {
         if let RegionObject::Meta(meta) = object {
             meta.incarnation = incarnation;
         }
+    }
+
+    fn needs(command: &RegionCommand) -> Level {
+        command.level()
+    }
+
+    fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.as_ref()
+    }
+
+    fn admits(&self, command: &RegionCommand) -> Result<(), NotYet> {
+        let needed = command.level();
+        // Who agrees on a level needs no agreement but that all know it.
+        let is_agreement = matches!(command, RegionCommand::RaiseLevel(_));
+        if needed <= self.level() || is_agreement && self.behind(needed).next().is_none() {
+            return Ok(());
+        }
+        let behind = self.behind(needed).map(|node| format!("node {}", node.name)).collect();
+        Err(NotYet { state: Self::NAME.to_owned(), needed, agreed: self.level(), behind })
     }
 }
 

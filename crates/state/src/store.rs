@@ -4,10 +4,10 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_env::{Clock, Rng, clock};
-use insula_types::{NodeId, RequestId, Revision, Term, codec};
+use insula_types::{Level, NodeId, RequestId, Revision, Term, codec};
 use tokio::sync::watch;
 
-use crate::{Domain, Outcome, Rejection, Replica};
+use crate::{Domain, LEVEL, NotYet, Outcome, Rejection, Replica};
 
 /// Wait between two tries of one proposal.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
@@ -29,7 +29,8 @@ pub trait Proposer: Send + Sync + Debug {
     /// Proposes once. The same `request` may be proposed again and takes effect once.
     ///
     /// # Errors
-    /// [`ProposeError::Unavailable`] when it surely took no effect, [`ProposeError::Unknown`] when it may have.
+    /// [`ProposeError::Unavailable`] when it surely took no effect, [`ProposeError::Unknown`] when it may have,
+    /// [`ProposeError::NotYet`] when the leader found somebody who does not know the command.
     async fn propose(&self, request: RequestId, command: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, ProposeError>;
 
     /// Waits until this node's replica reflects everything that was committed before the call.
@@ -69,6 +70,9 @@ pub enum ProposeError {
         /// What is known.
         why: String,
     },
+    /// It took no effect: not all programs that may have to apply it know it.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
     /// The outcome came but could not be read.
     #[error("the outcome cannot be read: is this node older than its peers?")]
     Unreadable,
@@ -81,6 +85,7 @@ pub struct Store<D: Domain> {
     proposer: Arc<dyn Proposer>,
     clock: Clock,
     rng: Rng,
+    known: Level,
 }
 
 impl<D: Domain> Clone for Store<D> {
@@ -90,6 +95,7 @@ impl<D: Domain> Clone for Store<D> {
             proposer: Arc::clone(&self.proposer),
             clock: self.clock.clone(),
             rng: self.rng.clone(),
+            known: self.known,
         }
     }
 }
@@ -97,7 +103,18 @@ impl<D: Domain> Clone for Store<D> {
 impl<D: Domain> Store<D> {
     /// Joins a replica and the way to change it.
     pub fn new(replica: Arc<Replica<D>>, proposer: Arc<dyn Proposer>, clock: Clock, rng: Rng) -> Self {
-        Self { replica, proposer, clock, rng }
+        Self { replica, proposer, clock, rng, known: LEVEL }
+    }
+
+    /// As a program would that knows no more than `known`.
+    #[must_use]
+    pub fn knowing(self, known: Level) -> Self {
+        Self { known, ..self }
+    }
+
+    /// The level of commands that this program knows.
+    pub const fn known(&self) -> Level {
+        self.known
     }
 
     /// The local copy.
@@ -128,6 +145,19 @@ impl<D: Domain> Store<D> {
         self.proposer.leadership()
     }
 
+    /// Whether a command may be proposed, by a copy that is as new as can be. Once it may, it always may.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotYet`] when not all programs know it, [`ProposeError::Unavailable`] when no leader confirmed so.
+    pub async fn admit(&self, command: &D::Command, deadline: Duration) -> Result<(), ProposeError> {
+        let admits = |state: &D| state.admits(command);
+        if self.read(admits).is_ok() {
+            return Ok(());
+        }
+        // This copy may lag behind.
+        Ok(self.read_linearizable(deadline, admits).await??)
+    }
+
     /// Commits a command, trying again until `deadline` (which deduplication makes safe).
     ///
     /// # Errors
@@ -147,8 +177,9 @@ impl<D: Domain> Store<D> {
         command: &D::Command,
         deadline: Duration,
     ) -> Result<Committed<D::Reply>, ProposeError> {
-        let bytes = codec::encode(command);
         let until = self.clock.now() + deadline;
+        self.admit(command, deadline).await?;
+        let bytes = codec::encode(command);
         let mut may_have_taken_effect = None;
         loop {
             let left = until.saturating_duration_since(self.clock.now());

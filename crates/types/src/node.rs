@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, CpuMillis, DatacenterName, NodeId, NodeName, RegionName};
+use crate::{ByteSize, CpuMillis, DatacenterName, Level, NodeId, NodeName, RegionName};
 
 /// A member of a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Node {
     pub address: SocketAddr,
     /// What it can hold.
     pub capacity: Capacity,
-    /// Version of the program that it runs.
+    /// Version of the program that it runs, with the level of commands that it knows; see [`Level::mark`].
     pub version: String,
     /// Whether its lease holds.
     pub health: NodeHealth,
@@ -33,6 +33,18 @@ pub struct Node {
     pub is_draining: bool,
     /// When it joined, milliseconds since 1970 by the leader's clock.
     pub joined_ms: u64,
+}
+
+impl Node {
+    /// The level of commands that its program knows.
+    pub fn level(&self) -> Level {
+        Level::split(&self.version).1
+    }
+
+    /// Version of the program that it runs, for people.
+    pub fn program(&self) -> &str {
+        Level::split(&self.version).0
+    }
 }
 
 /// What a node has to give.

@@ -114,7 +114,7 @@ fn each_command_is_proposed_by_whom_the_table_says() {
         incarnation: insula_types::Incarnation(1),
         created_ms: 0,
     };
-    let found = GlobalCommand::Init { meta, region: "fra".parse().expect("name") };
+    let found = GlobalCommand::Init { meta, region: "fra".parse().expect("name"), agreed: None };
     assert_eq!(told(may_propose_global(me, true, &found)), 'n');
 }
 

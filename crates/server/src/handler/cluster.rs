@@ -66,7 +66,7 @@ impl NodeApi {
             allocatable: amount(node.capacity.allocatable()),
             allocated: used,
             instances,
-            version: node.version.clone(),
+            version: node.program().to_owned(),
             joined_ms: node.joined_ms,
         }
     }

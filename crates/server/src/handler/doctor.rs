@@ -6,7 +6,7 @@ use insula_api::wire::{Check, Doctor, Grade, Task};
 use insula_catalog::link::TaskReport;
 use insula_env::clock;
 use insula_raft::GroupState;
-use insula_state::Domain;
+use insula_state::{Domain, LEVEL};
 
 use super::NodeApi;
 use crate::{
@@ -28,6 +28,7 @@ impl NodeApi {
             self.disk_check(),
             doctor::kernel(&kernel()),
         ];
+        checks.extend(self.level_check());
         let mut tasks = Vec::new();
         let own: Vec<TaskReport> = self.tasks.list().iter().map(TaskReport::from).collect();
         // A dataplane that does not answer is told of by the catalog's check.
@@ -38,6 +39,13 @@ impl NodeApi {
             tasks.extend(reports.into_iter().map(|report| describe(process, report)));
         }
         Doctor { node: self.config.name.to_string(), checks, tasks }
+    }
+
+    fn level_check(&self) -> Option<Check> {
+        self.region.read(|region| {
+            let behind = region.behind(LEVEL).map(|node| (node.name.to_string(), node.program().to_owned()));
+            doctor::level(region.level(), LEVEL, &behind.collect::<Vec<_>>())
+        })
     }
 
     fn group_check<D: Domain>(&self, group: &StateGroup<D>, name: &str) -> Check {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_types::{AppName, RegionName, Release, ReleaseNumber, RouteSpec, ServiceName, ServiceSpec};
+use insula_types::{Agreed, AppName, RegionName, Release, ReleaseNumber, RouteSpec, ServiceName, ServiceSpec};
 
 use super::{
     ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region, root,
 };
-use crate::{Changes, Rejection};
+use crate::{Changes, Domain, Rejection};
 
 /// Releases kept of an app, for roll-backs; the oldest go first.
 const RELEASES_MAX: usize = 20;
@@ -29,7 +29,8 @@ impl<'a> Apply<'a> {
     pub(super) fn command(mut self, command: &GlobalCommand) -> Decision {
         use GlobalCommand as C;
         match command {
-            C::Init { meta, region } => self.init(meta, region),
+            C::Init { meta, region, agreed } => self.init(meta, region, agreed.as_ref()),
+            C::SetRegionLevel { region, agreed } => self.set_region_level(region, agreed),
             C::Deploy { app, services, scale, expect } => self.deploy(app, services, scale, *expect),
             C::Scale { app, service, scale } => self.scale(app, service, *scale),
             C::RemoveApp { app } => self.remove_app(app),
@@ -47,13 +48,35 @@ impl<'a> Apply<'a> {
         }
     }
 
-    fn init(&mut self, meta: &ClusterMeta, region: &RegionName) -> Decision {
+    fn init(&mut self, meta: &ClusterMeta, region: &RegionName, agreed: Option<&Agreed>) -> Decision {
         if let Some(present) = &self.state.meta {
             return Err(Rejection::conflict(format!("this state belongs to cluster {} already", present.cluster)));
         }
         self.out.put(GlobalKey::Meta, GlobalObject::Meta(meta.clone()));
-        let first = Region { name: region.clone(), created_ms: self.at_ms };
+        let first = Region { name: region.clone(), created_ms: self.at_ms, agreed: agreed.cloned() };
         self.out.put(GlobalKey::Region(region.clone()), GlobalObject::Region(first));
+        if let Some(agreed) = agreed {
+            self.out.put(GlobalKey::Level, GlobalObject::Level(agreed.clone()));
+        }
+        Ok(GlobalReply::Done)
+    }
+
+    fn set_region_level(&mut self, name: &RegionName, agreed: &Agreed) -> Decision {
+        let Some(present) = self.state.regions.get(name) else {
+            return Err(Rejection::not_found(format!("there is no region {name}")));
+        };
+        if agreed.level <= present.level() {
+            return Ok(GlobalReply::Done);
+        }
+        let region = Region { agreed: Some(agreed.clone()), ..present.clone() };
+        self.out.put(GlobalKey::Region(name.clone()), GlobalObject::Region(region));
+        let others = self.state.regions.values().filter(|other| other.name != *name);
+        // A region that is at the first level has agreed on nothing, and so has the world.
+        let all: Option<Vec<&Agreed>> = others.map(|other| other.agreed.as_ref()).chain([Some(agreed)]).collect();
+        let least = all.into_iter().flatten().min_by_key(|agreed| agreed.level);
+        if let Some(least) = least.filter(|least| least.level > self.state.level()) {
+            self.out.put(GlobalKey::Level, GlobalObject::Level(least.clone()));
+        }
         Ok(GlobalReply::Done)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use insula_types::{AppName, RegionName, ReleaseNumber, ServiceName, ServiceSpec};
+use insula_types::{Agreed, AppName, Level, RegionName, ReleaseNumber, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -17,6 +17,9 @@ pub enum GlobalCommand {
         meta: ClusterMeta,
         /// Its first region.
         region: RegionName,
+        /// What its founder's program knows; none at the first level.
+        #[serde(default)]
+        agreed: Option<Agreed>,
     },
     /// Makes a release and lets it run. The same services as the present release make none.
     Deploy {
@@ -76,6 +79,32 @@ pub enum GlobalCommand {
         /// The CA's certificate in DER.
         certificate: ByteBuf,
     },
+    /// A region has agreed on a level. What all regions have agreed on, the world has. A lower one changes nothing.
+    SetRegionLevel {
+        /// Which region.
+        region: RegionName,
+        /// On what.
+        agreed: Agreed,
+    },
+}
+
+impl GlobalCommand {
+    /// From which level on programs know it: with this value, fields included.
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Init { .. }
+            | Self::Deploy { .. }
+            | Self::Scale { .. }
+            | Self::RemoveApp { .. }
+            | Self::PutApiToken(_)
+            | Self::RemoveApiToken { .. } => Level::FIRST,
+            Self::AddRoot { .. }
+            | Self::ActivateRoot { .. }
+            | Self::RetireRoot { .. }
+            | Self::SetRegionAuthority { .. }
+            | Self::SetRegionLevel { .. } => Level(2),
+        }
+    }
 }
 
 /// What a global command answers.

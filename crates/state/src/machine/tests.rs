@@ -13,7 +13,7 @@ fn machine() -> (Arc<Replica<GlobalState>>, Machine<GlobalState>) {
 
 fn init() -> GlobalCommand {
     let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
-    GlobalCommand::Init { meta, region: "fra".parse().expect("a name") }
+    GlobalCommand::Init { meta, region: "fra".parse().expect("a name"), agreed: None }
 }
 
 fn deploy(app: &str) -> GlobalCommand {

@@ -1,7 +1,8 @@
 //! Decides on region commands.
 
 use insula_types::{
-    Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition, Revision,
+    Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition,
+    Revision,
 };
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     RegionState,
 };
 use crate::{
-    Changes, Rejection,
+    Changes, Domain, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
 
@@ -51,12 +52,16 @@ impl<'a> Apply<'a> {
                 self.out.remove(RegionKey::JoinToken(id.clone()));
                 Ok(RegionReply::Done)
             }
+            C::RaiseLevel(agreed) => self.raise_level(agreed),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
-            C::UpdateNode { id, address, capacity, version } => self.update_node(*id, |node| {
-                node.address = *address;
-                node.capacity = *capacity;
-                node.version.clone_from(version);
-            }),
+            C::UpdateNode { id, address, capacity, version } => {
+                self.knows_enough(version)?;
+                self.update_node(*id, |node| {
+                    node.address = *address;
+                    node.capacity = *capacity;
+                    node.version.clone_from(version);
+                })
+            }
             C::SetNodeHealth { id, health } => self.set_health(*id, *health),
             C::Cordon { id, is_cordoned } => self.update_node(*id, |node| node.is_cordoned = *is_cordoned),
             C::RemoveNode { id, reason } => self.remove_node(*id, reason),
@@ -105,8 +110,39 @@ impl<'a> Apply<'a> {
             return Err(Rejection::conflict(format!("this state belongs to region {} already", present.region)));
         }
         self.out.put(RegionKey::Meta, RegionObject::Meta(meta.clone()));
+        if let Some(agreed) = Agreed::of_version(&node.version) {
+            self.out.put(RegionKey::Level, RegionObject::Level(agreed));
+        }
         self.add_node(node);
         Ok(RegionReply::Done)
+    }
+
+    fn raise_level(&mut self, agreed: &Agreed) -> Decision {
+        if agreed.level <= self.state.level() {
+            return Ok(RegionReply::Done);
+        }
+        if let Some(node) = self.state.behind(agreed.level).next() {
+            let (name, level) = (&node.name, node.level());
+            return Err(Rejection::conflict(format!("node {name} knows no more than level {level}: upgrade it first")));
+        }
+        let text =
+            format!("all nodes know level {0}: version {1} or later is needed now", agreed.level, agreed.version);
+        self.event(Event::new(self.at_ms, EventKind::Note, text));
+        self.out.put(RegionKey::Level, RegionObject::Level(agreed.clone()));
+        Ok(RegionReply::Done)
+    }
+
+    /// Refuses a program that does not know all commands that may come.
+    fn knows_enough(&self, version: &str) -> Result<(), Rejection> {
+        let (version, level) = Level::split(version);
+        match &self.state.agreed {
+            Some(agreed) if level < agreed.level => Err(Rejection::forbidden(format!(
+                "the region is at level {}, and this program ({version}) knows no more than level {level}: install \
+                 version {} or later",
+                agreed.level, agreed.version
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn add_node(&mut self, node: &Node) {
@@ -146,6 +182,7 @@ impl<'a> Apply<'a> {
                 node.id
             )));
         }
+        self.knows_enough(&node.version)?;
         // A machine that did not get the answer asks again with its id; that costs no further use.
         if let Some(present) = self.state.nodes.get(&node.id) {
             let text = format!("node {} is already a member, as {}", node.id, present.name);

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    AppName, Capacity, Desired, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Placement, RegionalDefinition,
-    Revision,
+    Agreed, AppName, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Placement,
+    RegionalDefinition, Revision,
 };
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,44 @@ pub enum RegionCommand {
         /// Its id.
         id: String,
     },
+    /// All nodes know a greater level than before: commands of it may be proposed from now on, and programs that know less
+    /// may not come in. Refused while a node knows less. A level that has been reached already changes nothing.
+    RaiseLevel(Agreed),
+}
+
+impl RegionCommand {
+    /// From which level on programs know it: with this value, fields included.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Init { .. }
+            | Self::CreateJoinToken(_)
+            | Self::Join { .. }
+            | Self::UpdateNode { .. }
+            | Self::SetNodeHealth { .. }
+            | Self::Cordon { .. }
+            | Self::RemoveNode { .. }
+            | Self::SetDefinition(_)
+            | Self::RemoveDefinition { .. }
+            | Self::Place(_)
+            | Self::SetDesired { .. }
+            | Self::RemovePlacements(_)
+            | Self::ReportStatus { .. }
+            | Self::Note(_)
+            | Self::TakeControl { .. } => Level::FIRST,
+            Self::SetNodeDuty { .. }
+            | Self::TakeOutNode { .. }
+            | Self::ReportTrust { .. }
+            | Self::BindKey { .. }
+            | Self::RemoveJoinToken { .. } => Level(2),
+            // A program that knows the command and not what it agrees to must not apply it either.
+            Self::RaiseLevel(agreed) => agreed.level.max(Level(2)),
+            Self::Controlled { command, .. } => match &**command {
+                // Never more than one deep; see `apply`, which refuses it.
+                Self::Controlled { .. } => Level::FIRST,
+                command => command.level(),
+            },
+        }
+    }
 }
 
 /// What a node is given to do.

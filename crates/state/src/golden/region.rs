@@ -1,0 +1,241 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use insula_types::{
+    Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation, InstanceId,
+    InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition,
+    RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, ServiceRef, ServiceSpec, StopSpec,
+};
+
+use super::{File, variants};
+use crate::{
+    RegionState,
+    event::{Event, EventId, EventKind},
+    region::{
+        ControlLease, JoinToken, NodeDuty, NodeTrust, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply,
+    },
+};
+
+const FILE: File = File(include_str!("region.txt"));
+
+variants!(command_name, COMMANDS, RegionCommand:
+    Init, CreateJoinToken, Join, UpdateNode, SetNodeHealth, Cordon, RemoveNode, SetDefinition, RemoveDefinition, Place,
+    SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
+    BindKey, RemoveJoinToken, RaiseLevel,
+);
+variants!(key_name, KEYS, RegionKey:
+    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level,
+);
+// The objects have the names of their keys, so that listing them again would tell nothing but a new one.
+variants!(object_name, OBJECTS, RegionObject:
+    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level,
+);
+
+const NODE: NodeId = NodeId::new(7);
+const INSTANCE: InstanceId = InstanceId::new(9);
+
+fn meta() -> RegionMeta {
+    RegionMeta { cluster: ClusterId::new(1), region: "fra".parse().expect("a name"), incarnation: Incarnation(2) }
+}
+
+fn node(health: NodeHealth) -> Node {
+    Node {
+        id: NODE,
+        name: "n1".parse().expect("a name"),
+        region: "fra".parse().expect("a name"),
+        datacenter: "fra1".parse().expect("a name"),
+        address: "10.0.0.1:7443".parse().expect("an address"),
+        capacity: Capacity { cpu: CpuMillis(4000), memory: ByteSize::mib(4096) },
+        version: "0.1.0".into(),
+        health,
+        is_cordoned: false,
+        is_draining: false,
+        joined_ms: 3,
+    }
+}
+
+/// A service with everything that one can have.
+pub(super) fn spec() -> ServiceSpec {
+    let second = Duration::from_secs(1);
+    ServiceSpec {
+        driver: DriverKind::Container,
+        image: Some("registry.example/shop:1".into()),
+        command: vec!["./server".into()],
+        env: BTreeMap::from([("LOG".to_owned(), "info".to_owned())]),
+        resources: Resources { cpu: CpuMillis(500), memory: ByteSize::mib(256), pids: 64 },
+        ports: vec![
+            PortSpec { name: "http".parse().expect("a name"), port: 8080, protocol: Protocol::Http },
+            PortSpec { name: "raw".parse().expect("a name"), port: 9000, protocol: Protocol::Tcp },
+        ],
+        routes: vec![RouteSpec { host: "shop.example".into(), path: "/".into() }],
+        health: Some(HealthSpec {
+            http: "/healthz".into(),
+            port: Some("http".parse().expect("a name")),
+            interval: second * 2,
+            timeout: second,
+            grace: second * 30,
+            unhealthy_after: 2,
+        }),
+        stop: StopSpec { signal: "SIGTERM".into(), grace: second * 10 },
+    }
+}
+
+fn definition() -> RegionalDefinition {
+    let process = ServiceSpec { driver: DriverKind::Process, image: None, health: None, ..spec() };
+    let service = |spec| RegionalService { spec, scale: 2 };
+    RegionalDefinition {
+        app: "shop".parse().expect("a name"),
+        release: ReleaseNumber(4),
+        services: BTreeMap::from([
+            ("web".parse().expect("a name"), service(spec())),
+            ("work".parse().expect("a name"), service(process)),
+        ]),
+    }
+}
+
+fn token() -> JoinToken {
+    JoinToken { id: "t".into(), secret_hash: "7f".into(), expires_ms: 1000, uses_left: 2 }
+}
+
+fn placement(desired: Desired) -> Placement {
+    Placement {
+        instance: INSTANCE,
+        service: ServiceRef { app: "shop".parse().expect("a name"), service: "web".parse().expect("a name") },
+        node: NODE,
+        release: ReleaseNumber(4),
+        spec: spec(),
+        desired,
+        reasons: vec!["fewest instances".into()],
+        placed_ms: 5,
+    }
+}
+
+fn status(phase: Phase) -> InstanceStatus {
+    InstanceStatus {
+        instance: INSTANCE,
+        node: NODE,
+        phase,
+        is_ready: true,
+        was_ready: true,
+        endpoints: BTreeMap::from([("http".parse().expect("a name"), "10.1.0.2:8080".parse().expect("an address"))]),
+        restarts: 1,
+        message: "ready".into(),
+        since_ms: 6,
+    }
+}
+
+fn event(kind: EventKind) -> Event {
+    let app = "shop".parse().expect("a name");
+    Event::new(8, kind, "it happened").node(NODE).app(&app).instance(INSTANCE)
+}
+
+fn trust() -> NodeTrust {
+    NodeTrust { roots: vec!["aa".into()], authorities: vec!["bb".into()] }
+}
+
+fn agreed() -> Agreed {
+    Agreed { level: Level(2), version: "0.1.0".into() }
+}
+
+const DESIRED: [Desired; 3] = [Desired::Run, Desired::Drain, Desired::Stop];
+const PHASES: [Phase; 6] =
+    [Phase::Pending, Phase::Pulling, Phase::Starting, Phase::Running, Phase::Backoff, Phase::Stopped];
+const HEALTH: [NodeHealth; 2] = [NodeHealth::Up, NodeHealth::Down { since_ms: 4 }];
+const EVENTS: [EventKind; 12] = [
+    EventKind::NodeJoined,
+    EventKind::NodeUp,
+    EventKind::NodeDown,
+    EventKind::Deployed,
+    EventKind::Removed,
+    EventKind::Placed,
+    EventKind::Ready,
+    EventKind::Unready,
+    EventKind::Restarting,
+    EventKind::Stopped,
+    EventKind::Unplaceable,
+    EventKind::Note,
+];
+
+/// What a program of level 1 knows.
+fn first_commands() -> Vec<RegionCommand> {
+    use RegionCommand as C;
+    let Node { id, address, capacity, version, .. } = node(NodeHealth::Up);
+    let place = |desired| C::SetDesired { instances: vec![INSTANCE], desired, reason: "scaled".into() };
+    let joining = Box::new(node(NodeHealth::Up));
+    let cordon = C::Cordon { id, is_cordoned: true };
+    let mut all = vec![
+        C::Init { meta: meta(), node: joining.clone() },
+        C::CreateJoinToken(token()),
+        C::Join { token: "t".into(), secret_hash: "7f".into(), node: joining },
+        C::UpdateNode { id, address, capacity, version },
+        cordon.clone(),
+        C::RemoveNode { id, reason: "gone".into() },
+        C::SetDefinition(definition()),
+        C::RemoveDefinition { app: "shop".parse().expect("a name") },
+        C::Place(vec![placement(Desired::Run)]),
+        C::RemovePlacements(vec![INSTANCE]),
+        C::ReportStatus { node: id, statuses: PHASES.map(status).to_vec() },
+        C::Note(event(EventKind::Note)),
+        C::TakeControl { node: id },
+        C::Controlled { epoch: 3, command: Box::new(cordon) },
+    ];
+    all.extend(HEALTH.map(|health| C::SetNodeHealth { id, health }));
+    all.extend(DESIRED.map(place));
+    all
+}
+
+/// What came later.
+fn later_commands() -> Vec<RegionCommand> {
+    use RegionCommand as C;
+    let duties = [NodeDuty::Serve, NodeDuty::Cordon, NodeDuty::Drain];
+    let mut all = vec![
+        C::TakeOutNode { id: NODE, reason: "gone".into(), expected: Revision(9), is_forced: true },
+        C::ReportTrust { node: NODE, trust: trust() },
+        C::BindKey { node: NODE, key_sha256: "cc".into() },
+        C::RemoveJoinToken { id: "t".into() },
+        C::RaiseLevel(agreed()),
+    ];
+    all.extend(duties.map(|duty| C::SetNodeDuty { id: NODE, duty }));
+    all
+}
+
+type Row = (Revision, RegionKey, RegionObject);
+
+fn first_rows() -> Vec<Row> {
+    use RegionKey as K;
+    use RegionObject as O;
+    let mut all = vec![
+        (K::Meta, O::Meta(meta())),
+        (K::Tombstone(NODE), O::Tombstone("gone".into())),
+        (K::JoinToken("t".into()), O::JoinToken(token())),
+        (K::Definition("shop".parse().expect("a name")), O::Definition(definition())),
+        (K::Control, O::Control(ControlLease { epoch: 3, node: NODE })),
+    ];
+    all.extend(HEALTH.map(|health| (K::Node(NODE), O::Node(node(health)))));
+    all.extend(DESIRED.map(|desired| (K::Placement(INSTANCE), O::Placement(placement(desired)))));
+    all.extend(PHASES.map(|phase| (K::Status(INSTANCE), O::Status(status(phase)))));
+    all.extend(EVENTS.map(|kind| (K::Event(EventId(Revision(9), 1)), O::Event(event(kind)))));
+    all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
+}
+
+fn later_rows() -> Vec<Row> {
+    use RegionKey as K;
+    use RegionObject as O;
+    let drained = Node { is_cordoned: true, is_draining: true, ..node(NodeHealth::Up) };
+    let all = vec![
+        (K::Node(NODE), O::Node(drained)),
+        (K::Trust(NODE), O::Trust(trust())),
+        (K::NodeKey(NODE), O::NodeKey("cc".into())),
+        (K::Level, O::Level(agreed())),
+    ];
+    all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
+}
+
+#[test]
+fn what_a_region_stores_is_read_for_ever() {
+    let commands = [first_commands(), later_commands()].concat();
+    FILE.check("command", &commands, COMMANDS, command_name);
+    FILE.check("row", &[first_rows(), later_rows()].concat(), KEYS, |(_, key, _)| key_name(key));
+    FILE.check("row", &[first_rows(), later_rows()].concat(), OBJECTS, |(_, _, object)| object_name(object));
+    FILE.check_outcomes(&[RegionReply::Done, RegionReply::Control { epoch: 3 }]);
+    FILE.check_stored::<RegionState>(&RegionCommand::Init { meta: meta(), node: Box::new(node(NodeHealth::Up)) });
+}
