@@ -89,6 +89,9 @@ impl Disk for FullDisk {
     fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
         RealDisk.rename(from, to)
     }
+    fn free(&self, _: &Path) -> std::io::Result<u64> {
+        Ok(0)
+    }
     fn run(&self, job: DiskJob) -> futures::future::BoxFuture<'static, ()> {
         job();
         Box::pin(async {})

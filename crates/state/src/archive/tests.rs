@@ -109,7 +109,7 @@ fn restored_rows_give_the_state_in_a_new_life() {
     let replica = Replica::<GlobalState>::new();
     let mut machine = Machine::new(replica.clone());
     let GlobalObject::Meta(meta) = meta().2 else { unreachable!("made above") };
-    let init = GlobalCommand::Init { meta, region: "fra".parse().expect("a name") };
+    let init = GlobalCommand::Init { meta, region: "fra".parse().expect("a name"), agreed: None };
     machine.apply(&seal(RequestId(0, 1), 3, codec::encode(&init))).expect("decodes");
     let bytes = written(replica.read(Domain::objects));
     let objects = read(&bytes).expect("whole")[0].objects::<GlobalState>().expect("known");
