@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::{Access, Handler, router};
 
 /// Connections of one listener at a time. People and scripts; a follower of logs or events keeps one.
-const CONNECTIONS_MAX: usize = 256;
+const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a caller may take for the TLS handshake, and for the header of a request.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
