@@ -61,6 +61,7 @@ struct Inner {
     caller: Caller,
     timing: Arc<Timing>,
     queue: mpsc::Sender<propose::Proposal>,
+    flush: mpsc::Sender<propose::Flushed>,
     reads: mpsc::Sender<read::Waiting>,
     leadership: channel::Receiver<Leadership>,
     state: channel::Receiver<GroupState>,
@@ -183,13 +184,15 @@ impl Group {
             .map_err(|error| start(error.to_string()))?;
 
         let (queue, proposals) = mpsc::channel(PROPOSALS_QUEUED_MAX);
+        let (flush, flushes) = mpsc::channel(1);
         let (reads, waiting) = mpsc::channel(READS_QUEUED_MAX);
         let nobody = Leadership { leader: None, term: Term(0), is_me: false, since: env.clock.now() };
         let (leads, leadership) = channel::channel(nobody);
         let (runs, state) = channel::channel(GroupState::Running);
         let membership = Arc::new(tokio::sync::Mutex::new(()));
         let is_stopping = Arc::new(AtomicBool::new(false));
-        env.tasks.spawn_watched("proposer", beat::DISK, |beat| propose::run(raft.clone(), proposals, beat));
+        let inbox = propose::Inbox { proposals, flushes };
+        env.tasks.spawn_watched("proposer", beat::DISK, |beat| propose::run(raft.clone(), inbox, beat));
         env.tasks.spawn_watched("reads", beat::QUICK, |beat| read::run(raft.clone(), waiting, beat));
         let files = (log.clone(), applied.clone());
         let watcher = watch::Watcher::new(caller.clone(), raft.clone(), files, Arc::clone(&membership), leads);
@@ -202,6 +205,7 @@ impl Group {
             caller,
             timing,
             queue,
+            flush,
             reads,
             leadership,
             state,

@@ -536,3 +536,33 @@ async fn a_leader_whose_disk_is_nearly_full_hands_over_and_leads_when_nobody_els
     cluster.nodes.values().for_each(|node| node.disk.fill(false));
     cluster.write("room=1").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_leader_hands_over_with_hardly_a_pause_too() {
+    let cluster = Cluster::start(3, usual).await;
+    let ms = Duration::from_millis;
+    cluster.nodes.values().for_each(|node| node.disk.set_delay(ms(1), ms(4)));
+    let writer = |number| {
+        let cluster = &cluster;
+        async move {
+            for turn in 0_u32.. {
+                cluster.write(&format!("w{number}={turn}")).await;
+            }
+        }
+    };
+    let hand_overs = async {
+        for round in 0..40 {
+            sleep(ms(30) + ms(round)).await;
+            let leader = cluster.leader().await;
+            let start = Clock::real().now();
+            cluster.nodes[&leader].group.hand_over(LIMIT).await.expect("handed over");
+            cluster.leader().await;
+            let took = start.elapsed();
+            assert!(took <= ms(150), "round {round}: {took:?}");
+        }
+    };
+    tokio::select! {
+        _ = futures::future::join_all((0..8).map(writer)) => {}
+        () = hand_overs => {}
+    }
+}

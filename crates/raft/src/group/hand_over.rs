@@ -6,6 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use insula_env::clock::{sleep, timeout};
 use insula_types::NodeId;
+use tokio::sync::oneshot;
 
 use super::{CORE_LIMIT, Group, Inner};
 use crate::{
@@ -39,6 +40,11 @@ impl Group {
 
 impl Inner {
     async fn give_away(&self) -> Result<Option<NodeId>, HandOverError> {
+        // An entry that came to the log once the successor was asked would make it lose its election.
+        let (tell, flushed) = oneshot::channel();
+        if self.flush.send(tell).await.is_ok() {
+            flushed.await.ok();
+        }
         let mut asked = Vec::new();
         loop {
             let Some((term, candidates)) = self.successors() else { return Ok(self.leader()) };

@@ -62,28 +62,56 @@ enum Arrival {
     /// An entry had its outcome, and its proposers were answered.
     Answered,
     Proposal(Proposal),
+    /// Whoever waits here hands over: what waits is turned away, what is under way has its outcome first.
+    Flush(Flushed),
     /// The group is dropped.
     End,
 }
 
-async fn arrival(in_flight: &mut InFlight, queue: &mut mpsc::Receiver<Proposal>) -> Arrival {
+/// Told when no entry of this node is under way.
+pub(super) type Flushed = oneshot::Sender<()>;
+
+/// What comes to the proposer.
+pub(super) struct Inbox {
+    pub(super) proposals: mpsc::Receiver<Proposal>,
+    pub(super) flushes: mpsc::Receiver<Flushed>,
+}
+
+async fn arrival(in_flight: &mut InFlight, inbox: &mut Inbox) -> Arrival {
     tokio::select! {
         biased;
         Some(()) = in_flight.next() => Arrival::Answered,
-        proposal = queue.recv() => proposal.map_or(Arrival::End, Arrival::Proposal),
+        Some(flushed) = inbox.flushes.recv() => Arrival::Flush(flushed),
+        proposal = inbox.proposals.recv() => proposal.map_or(Arrival::End, Arrival::Proposal),
+    }
+}
+
+async fn flush(in_flight: &mut InFlight, queue: &mut mpsc::Receiver<Proposal>, mut flushed: Flushed) {
+    while let Ok(proposal) = queue.try_recv() {
+        answer_all(vec![proposal], &ProposeError::NotLeader { leader: None });
+    }
+    let settled = async { while in_flight.next().await.is_some() {} };
+    tokio::select! {
+        () = settled => drop(flushed.send(())),
+        // The hand-over has ended without this.
+        () = flushed.closed() => {}
     }
 }
 
 /// Takes proposals until the group is dropped.
-pub(super) async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, beat: Beat) {
+pub(super) async fn run(raft: Raft, mut inbox: Inbox, beat: Beat) {
     let mut in_flight = InFlight::new();
     let mut next = None;
     loop {
         let first = match next.take() {
             Some(proposal) => proposal,
-            None => match beat.idle(arrival(&mut in_flight, &mut queue)).await {
+            None => match beat.idle(arrival(&mut in_flight, &mut inbox)).await {
                 Arrival::Answered => continue,
                 Arrival::Proposal(proposal) => proposal,
+                Arrival::Flush(flushed) => {
+                    beat.idle(flush(&mut in_flight, &mut inbox.proposals, flushed)).await;
+                    continue;
+                }
                 Arrival::End => return,
             },
         };
@@ -92,7 +120,7 @@ pub(super) async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, beat: B
             beat.idle(in_flight.next()).await;
         }
         let batch;
-        (batch, next) = gather(first, &mut queue);
+        (batch, next) = gather(first, &mut inbox.proposals);
         if !batch.is_empty() {
             let writing = write(&raft, batch).await;
             in_flight.push(writing.boxed());
