@@ -114,6 +114,12 @@ impl MemoryDisk {
         self.0.state.lock().is_full = is_full;
     }
 
+    /// Whether syncs fail, or nothing can grow.
+    pub fn is_failing(&self) -> bool {
+        let state = self.0.state.lock();
+        state.fails_syncs || state.is_full
+    }
+
     /// Syncs that were done so far.
     pub fn syncs(&self) -> u64 {
         self.0.state.lock().syncs

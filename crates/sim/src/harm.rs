@@ -101,7 +101,7 @@ impl Harm {
                 sleep(time).await;
                 self.machines[&machine].disk.fill(false);
                 self.machines[&machine].kill();
-                self.checks.set_failing_disk(machine, false);
+                self.checks.set_failing_disk(machine, self.machines[&machine].disk.is_failing());
                 self.start(machine);
             }
             Fault::Weather { longest, loss, time } => {
@@ -190,7 +190,7 @@ impl Harm {
 
     fn power_off(&self, machine: u64) {
         self.machines[&machine].power_off();
-        self.checks.set_failing_disk(machine, false);
+        self.checks.set_failing_disk(machine, self.machines[&machine].disk.is_failing());
     }
 
     fn part(&self, one: u64, other: u64, is_cut: bool) {

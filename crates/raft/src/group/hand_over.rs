@@ -32,9 +32,18 @@ impl Group {
         if inner.is_handing_over.swap(true, Ordering::Relaxed) {
             return Err(HandOverError::InProgress);
         }
-        let outcome = timeout(limit, inner.give_away()).await;
-        inner.is_handing_over.store(false, Ordering::Relaxed);
-        outcome.unwrap_or(Err(HandOverError::Late))
+        // Also when whoever asked for it waits no longer.
+        let _over = TakesCommandsAgain(inner);
+        timeout(limit, inner.give_away()).await.unwrap_or(Err(HandOverError::Late))
+    }
+}
+
+/// Ends the time in which this node takes no commands.
+struct TakesCommandsAgain<'a>(&'a Inner);
+
+impl Drop for TakesCommandsAgain<'_> {
+    fn drop(&mut self) {
+        self.0.is_handing_over.store(false, Ordering::Relaxed);
     }
 }
 

@@ -196,7 +196,7 @@ impl Watcher {
         let (timing, now) = (&self.caller.timing, self.now());
         if let Some(timers) = timing.due(now) {
             if let Err(error) = self.log.save_timers(timers).await {
-                tracing::error!(group = %self.caller.config.group, error = %chain_text(&error), "timers not kept");
+                tracing::warn!(group = %self.caller.config.group, error = %chain_text(&error), "timers not kept");
                 return;
             }
             tracing::info!(group = %self.caller.config.group, ?timers, "timers changed");

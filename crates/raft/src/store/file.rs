@@ -76,6 +76,18 @@ impl fmt::Debug for File {
     }
 }
 
+/// Bytes with which redb marks a database that is whole (its design document, "Super-header"). It writes and syncs all else
+/// first, so while they are zero nothing was ever committed.
+const MARK_BYTES: u64 = 9;
+
+/// Whether a crash has cut the making of a database short. redb itself would refuse it for ever.
+fn is_half_made(file: &dyn BlockFile) -> io::Result<bool> {
+    let length = file.len()?;
+    let mut mark = vec![0; length.min(MARK_BYTES) as usize];
+    file.read(0, &mut mark)?;
+    Ok(length > 0 && mark.iter().all(|byte| *byte == 0))
+}
+
 impl File {
     /// Opens or makes the database at `path`, and lets `prepare` make its tables.
     pub(crate) async fn open(
@@ -87,7 +99,11 @@ impl File {
         let path = Arc::new(path);
         let (opener, at) = (Arc::clone(disk), Arc::clone(&path));
         let database = off_thread(disk.as_ref(), move || -> Result<Database, redb::Error> {
-            let backend = Backend(opener.open(&at)?);
+            let file = opener.open(&at)?;
+            if is_half_made(file.as_ref())? {
+                file.set_len(0)?;
+            }
+            let backend = Backend(file);
             let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
             let transaction = database.begin_write()?;
             prepare(&transaction)?;

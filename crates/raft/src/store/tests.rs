@@ -193,3 +193,21 @@ async fn the_state_on_disk_never_skips_what_could_not_be_written() {
     disk.lose_power(1);
     assert_eq!(applied(&mut rows(&disk).await).await, Some(1), "the log goes on from here");
 }
+
+#[tokio::test]
+async fn files_whose_making_was_cut_short_are_made_anew_and_foreign_ones_are_not() {
+    let path = config().directory.join("log.redb");
+    for (first, is_taken) in [(0, true), (7, false)] {
+        let disk = memory();
+        let file = disk.open(&path).expect("open");
+        file.set_len(8192).expect("extend");
+        file.write(0, &[first; 9]).expect("write");
+        file.write(4096, &[9; 1000]).expect("write");
+        file.sync_data().expect("sync");
+        drop(file);
+        let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
+        let (_, durable) = watch::channel(None);
+        let opened = LogStore::open(&opener, &config(), durable, &Rng::from_seed(1)).await;
+        assert_eq!(opened.is_ok(), is_taken, "{:?}", opened.err());
+    }
+}
