@@ -226,7 +226,8 @@ fn gone(state: &RegionState, view: &View<'_>) -> Vec<InstanceId> {
         let is_stopped = status.is_some_and(|status| status.phase == Phase::Stopped);
         let is_forgotten = match node.health {
             NodeHealth::Up => false,
-            NodeHealth::Down { since_ms } => view.now_ms.saturating_sub(since_ms) >= FORGET_AFTER_MS,
+            // By the clock of another leader perhaps, which may have been far ahead: then it is not waited for either.
+            NodeHealth::Down { since_ms } => view.now_ms.abs_diff(since_ms) >= FORGET_AFTER_MS,
         };
         is_stopped || is_forgotten
     };

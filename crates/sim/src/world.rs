@@ -327,7 +327,10 @@ impl World {
                 }
             }
             let is_elsewhere = |p: &&insula_types::Placement| !alive_ids.contains(&p.node);
-            state.placements.values().find(is_elsewhere).map(|p| format!("{} is placed on a dead node", p.instance))
+            state.placements.values().find(is_elsewhere).map(|p| {
+                let health = state.nodes.get(&p.node).map(|node| node.health);
+                format!("{} ({:?}) is placed on the dead node {} ({health:?})", p.instance, p.desired, p.node)
+            })
         })
     }
 }
