@@ -566,3 +566,16 @@ async fn a_busy_leader_hands_over_with_hardly_a_pause_too() {
         () = hand_overs => {}
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    for other in cluster.nodes.keys().copied().filter(|node| *node != leader) {
+        cluster.wires.cut(leader, other);
+    }
+    tokio::time::timeout(Duration::from_millis(50), group.hand_over(LIMIT)).await.expect_err("nobody can follow");
+    cluster.wires.heal();
+    group.propose(b"a=1".to_vec(), LIMIT).await.expect("it leads on, and takes commands");
+}

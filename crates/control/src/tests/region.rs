@@ -427,3 +427,21 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn stopped_instances_of_a_dead_node_are_forgotten_by_whatever_clock() {
+    for ahead_ms in [0, 900_000] {
+        let mut world = World::new(3);
+        world.deploy(definition(1, 3));
+        world.steps(20);
+        let dead = NodeId::new(3);
+        world.off.insert(dead);
+        world.steps(20);
+        let left = |world: &World| world.read(|state| state.placements_of(dead).count());
+        assert_eq!(left(&world), 1, "it may come back and confirm");
+        // Another leads from now on, and its clock was not ahead.
+        world.now_ms -= ahead_ms;
+        world.steps(130);
+        assert_eq!(left(&world), 0, "{ahead_ms} ms ahead");
+    }
+}
