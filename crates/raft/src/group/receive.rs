@@ -80,6 +80,9 @@ impl Inner {
     async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Append { vote, previous, entries, commit, timers } => {
+                if !follow_on(previous, &entries) {
+                    return Err(Refusal::Malformed);
+                }
                 let rpc = AppendEntriesRequest {
                     vote: own_vote(from, vote, true)?,
                     prev_log_id: previous.map(Into::into),
@@ -190,7 +193,9 @@ impl Inner {
     }
 
     fn not_stored(&self, error: &crate::error::StoreError) -> Refusal {
-        tracing::error!(group = %self.config.group, error = %crate::error::chain_text(error), "snapshot not received");
+        // The leader tries again; a disk that stays bad stops the group, which is told where that is seen.
+        let error = crate::error::chain_text(error);
+        tracing::warn!(group = %self.config.group, error, "what the leader sent was not stored");
         Refusal::Stopped
     }
 
@@ -233,9 +238,42 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// Whether entries follow on each other, and the first on `previous`. openraft would take others, and have a log with a
+/// hole.
+fn follow_on(previous: Option<wire::Position>, entries: &[wire::Entry]) -> bool {
+    let mut last = previous.map(|previous| previous.index);
+    entries.iter().all(|entry| {
+        let expected = last.map_or(Some(0), |last| last.checked_add(1));
+        last = Some(entry.at.index);
+        Some(entry.at.index) == expected
+    })
+}
+
 /// A node speaks for itself only: as the elected leader, or as a candidate.
 fn own_vote(from: NodeId, vote: wire::Vote, is_elected: bool) -> Result<Vote, Refusal> {
     let vote = Vote::from(vote);
     let is_own = vote.leader_id.voted_for == Some(from.get()) && vote.committed == is_elected;
     if is_own { Ok(vote) } else { Err(Refusal::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_with_a_hole_are_no_entries() {
+        let at = |index| wire::Position { term: 1, index };
+        let entries = |indexes: &[u64]| {
+            let entry = |index: &u64| wire::Entry { at: at(*index), payload: wire::Payload::Blank };
+            indexes.iter().map(entry).collect::<Vec<_>>()
+        };
+        assert!(follow_on(None, &entries(&[0, 1])));
+        assert!(follow_on(Some(at(4)), &entries(&[5, 6, 7])));
+        assert!(follow_on(Some(at(4)), &[]));
+        assert!(!follow_on(None, &entries(&[1])));
+        assert!(!follow_on(Some(at(4)), &entries(&[6])));
+        assert!(!follow_on(Some(at(4)), &entries(&[5, 7])));
+        assert!(!follow_on(Some(at(4)), &entries(&[4, 5])));
+        assert!(!follow_on(Some(at(u64::MAX)), &entries(&[0])));
+    }
 }

@@ -185,44 +185,55 @@ impl LogStore {
 
     /// Entries of `[start, end)` that are there; stops after about `bytes_max`, but not before the first.
     async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        let (mut found, mut bytes, mut is_full) = (Vec::new(), 0, false);
-        let tail_start = {
-            let view = self.0.view.lock();
-            view.tail.keys().next().copied().unwrap_or_else(|| view.last.next_index())
-        };
-        if start < tail_start.min(end) {
-            let (stop, mask) = (end.min(tail_start), self.0.mask.clone());
-            (found, bytes, is_full) = self
-                .0
-                .file
-                .read("read entries of", move |transaction| {
-                    let table = transaction.open_table(ENTRIES)?;
-                    let (mut found, mut bytes) = (Vec::new(), 0);
-                    for row in table.range(start..stop)? {
-                        let (index, entry) = row?;
-                        if !found.is_empty() && bytes + entry.value().len() > bytes_max {
-                            return Ok((found, bytes, true));
+        let (mut found, mut bytes, mut next) = (Vec::new(), 0, start);
+        while next < end {
+            let stop = {
+                let view = self.0.view.lock();
+                let tail_start = view.tail.keys().next().copied().unwrap_or_else(|| view.last.next_index());
+                if next >= tail_start {
+                    for (entry, size) in view.tail.range(next..end).map(|(_, held)| held) {
+                        if !found.is_empty() && bytes + size > bytes_max {
+                            break;
                         }
-                        bytes += entry.value().len();
-                        found.push(mask.entry(index.value(), entry.value())?);
+                        bytes += size;
+                        found.push(entry.clone());
                     }
-                    Ok((found, bytes, false))
-                })
-                .await
-                .map_err(|error| fatal(&error))?;
-        }
-        let from = start.max(tail_start);
-        if from < end && !is_full {
-            let view = self.0.view.lock();
-            for (entry, size) in view.tail.range(from..end).map(|(_, held)| held) {
+                    return Ok(found);
+                }
+                end.min(tail_start)
+            };
+            // Meanwhile memory may be trimmed: the next turn sees it.
+            let stored = self.stored(next, stop, bytes_max.saturating_sub(bytes)).await?;
+            next = stored.last().map_or(stop, |(entry, _)| entry.log_id.index + 1);
+            for (entry, size) in stored {
                 if !found.is_empty() && bytes + size > bytes_max {
-                    break;
+                    return Ok(found);
                 }
                 bytes += size;
-                found.push(entry.clone());
+                found.push(entry);
             }
         }
         Ok(found)
+    }
+
+    /// Entries of `[start, end)` on the disk, with their sizes; a little more than `bytes_max`.
+    async fn stored(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<(Entry, usize)>, StorageError> {
+        let mask = self.0.mask.clone();
+        let read = self.0.file.read("read entries of", move |transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            let (mut found, mut bytes) = (Vec::new(), 0);
+            for row in table.range(start..end)? {
+                let (index, entry) = row?;
+                let size = entry.value().len();
+                found.push((mask.entry(index.value(), entry.value())?, size));
+                bytes += size;
+                if bytes > bytes_max {
+                    break;
+                }
+            }
+            Ok(found)
+        });
+        read.await.map_err(|error| fatal(&error))
     }
 
     /// Makes entries readable, and gives what shall be written for them.
@@ -354,7 +365,12 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.entries(start, end, APPEND_BYTES).await
+        let mut entries = self.entries(start, end, APPEND_BYTES).await?;
+        // Of what is sent to another node, each follows on the one before, and the first on `start - 1`. The start may have
+        // been dropped while this was on its way; then the other node gets a snapshot next.
+        let unbroken = entries.iter().zip(start..).take_while(|(entry, index)| entry.log_id.index == *index).count();
+        entries.truncate(unbroken);
+        Ok(entries)
     }
 }
 

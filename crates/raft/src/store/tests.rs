@@ -161,6 +161,18 @@ async fn messages_to_followers_are_bounded_and_never_empty() {
 }
 
 #[tokio::test]
+async fn what_has_been_dropped_is_not_passed_over() {
+    let disk = memory();
+    let mut store = log(&disk).await;
+    store.blocking_append((1..=9).map(|index| entry(1, index))).await.expect("append");
+    store.purge(LogId::from(Position { term: 1, index: 3 })).await.expect("purge");
+    // A follower that has 1 would take 4 for 2.
+    let indexes = |entries: Vec<Entry>| entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>();
+    assert!(store.limited_get_log_entries(2, 9).await.expect("read").is_empty());
+    assert_eq!(indexes(store.limited_get_log_entries(4, 9).await.expect("read")), [4, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
 async fn the_log_is_not_dropped_before_the_state_is_on_disk() {
     let disk = memory();
     let (durable, is_durable) = watch::channel(None);
