@@ -13,8 +13,9 @@ use crate::{
     Problem,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
-        RecoveryBody, Region, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
+        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
+        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
+        Versioned,
     },
 };
 
@@ -219,6 +220,11 @@ pub trait Handler: Send + Sync + 'static {
     async fn activate_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
     /// Ends the trust in a root that no node shows alone any more.
     async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>>;
+
+    /// Takes over from this node's configuration what can change while it runs. Needs no other node.
+    async fn reload(&self) -> Answer<Reloaded>;
+    /// Looks for another node of the region at an address, when those that are known do not answer. Needs no leader.
+    async fn find(&self, body: FindBody) -> Answer<Found>;
 
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;

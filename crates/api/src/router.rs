@@ -90,6 +90,8 @@ fn endpoints() -> Endpoints {
         .route("/v1/ca/add-root", post(endpoints::add_root))
         .route("/v1/ca/activate-root", post(endpoints::activate_root))
         .route("/v1/ca/retire-root", post(endpoints::retire_root))
+        .route("/v1/node/reload", post(endpoints::reload))
+        .route("/v1/node/find", post(endpoints::find))
         .route("/v1/status", get(endpoints::status))
         .route("/v1/doctor", get(endpoints::doctor))
 }

@@ -19,8 +19,8 @@ pub use app::{
 };
 pub use authority::{CaNode, CaRoot, CaRootState, CaStatus, RecoveryBody, RootAdded, RootBody, RootChanged};
 pub use cluster::{
-    ApiTokenBody, ApiTokenCreated, DutyBody, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader, Node, NodeDuty,
-    NodeRemoved, NodeState, NodeStatus, NodeUse, Region, TokenRole,
+    ApiTokenBody, ApiTokenCreated, DutyBody, FindBody, Found, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader,
+    Node, NodeAddress, NodeDuty, NodeRemoved, NodeState, NodeStatus, NodeUse, Region, Reloaded, TokenRole,
 };
 pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};

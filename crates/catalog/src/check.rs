@@ -1,6 +1,6 @@
 //! What must hold of a catalog before it is used: bounded sizes, and everything named is there.
 
-use insula_types::{InstanceId, NodeId, ServiceRef};
+use insula_types::{InstanceId, NodeId, ServiceRef, address::ADDRESSES_MAX};
 
 use crate::{Catalog, CatalogInstance};
 
@@ -111,6 +111,8 @@ impl Catalog {
     /// [`CheckError`] names the first thing that is wrong.
     pub fn check(&self) -> Result<(), CheckError> {
         at_most("nodes", self.nodes.len(), limits::NODES_MAX)?;
+        let addresses = self.nodes.values().map(|node| node.others.len() + 1).max().unwrap_or(0);
+        at_most("addresses of one node", addresses, ADDRESSES_MAX)?;
         at_most("tombstones", self.tombstones.len(), limits::NODES_MAX)?;
         at_most("services", self.services.len(), limits::SERVICES_MAX)?;
         at_most("instances", self.services.values().map(|s| s.instances.len()).sum(), limits::INSTANCES_MAX)?;

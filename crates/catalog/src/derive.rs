@@ -4,12 +4,25 @@
 use std::collections::BTreeMap;
 
 use insula_state::RegionState;
-use insula_types::{Desired, InstanceStatus, NodeId, Placement, Revision};
+use insula_types::{DatacenterName, Desired, InstanceStatus, Node, NodeId, Placement, Revision, Scope};
 
 use crate::{
     Catalog, CatalogInstance, CatalogNode, RouteTarget,
     check::{limits, route_fault},
 };
+
+/// A node as one in data centre `from` sees it.
+fn describe(state: &RegionState, node: &Node, from: Option<&DatacenterName>) -> CatalogNode {
+    let shared = if from == Some(&node.datacenter) { Scope::Datacenter } else { Scope::Region };
+    let mut addresses = state.addresses_of(node).within(shared).into_iter();
+    CatalogNode {
+        name: node.name.clone(),
+        datacenter: node.datacenter.clone(),
+        address: addresses.next().unwrap_or(node.address),
+        others: addresses.collect(),
+        is_up: node.health.is_up(),
+    }
+}
 
 impl Catalog {
     /// The catalog of node `own`, as the region's state says at `revision`; none before the region has been founded.
@@ -19,19 +32,8 @@ impl Catalog {
         catalog.incarnation = meta.incarnation;
         catalog.revision = revision;
         catalog.tombstones = state.tombstones.iter().map(|(id, _)| *id).collect();
-        catalog.nodes = state
-            .nodes
-            .values()
-            .map(|node| {
-                let entry = CatalogNode {
-                    name: node.name.clone(),
-                    datacenter: node.datacenter.clone(),
-                    address: node.address,
-                    is_up: node.health.is_up(),
-                };
-                (node.id, entry)
-            })
-            .collect();
+        let place = state.nodes.get(&own).map(|node| &node.datacenter);
+        catalog.nodes = state.nodes.values().map(|node| (node.id, describe(state, node, place))).collect();
         for placement in state.placements.values() {
             catalog.add_instance(placement, state.statuses.get(&placement.instance));
         }

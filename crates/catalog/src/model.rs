@@ -40,10 +40,20 @@ pub struct CatalogNode {
     pub name: NodeName,
     /// Its failure domain.
     pub datacenter: DatacenterName,
-    /// Where its mesh is reached (the port for nodes).
+    /// Where its mesh is reached (the port for nodes): the address that this node prefers.
     pub address: SocketAddr,
+    /// Further ones, in the order in which they are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<SocketAddr>,
     /// Whether its lease holds.
     pub is_up: bool,
+}
+
+impl CatalogNode {
+    /// Where its mesh is reached, the preferred address first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        std::iter::once(self.address).chain(self.others.iter().copied())
+    }
 }
 
 /// The instances of one service.

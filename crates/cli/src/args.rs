@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
-    AppName, DatacenterName, InstanceId, NodeName, RegionName, ServiceName, ServiceRef, TokenId,
+    AddressError, AppName, DatacenterName, InstanceId, NodeAddress, NodeName, RegionName, ServiceName, ServiceRef,
+    TokenId,
     definition::{SCALE_MAX, parse_duration},
 };
 
@@ -94,9 +95,10 @@ pub struct PlaceArgs {
     /// Name of the data centre
     #[arg(long)]
     pub datacenter: DatacenterName,
-    /// Where other nodes reach this machine; the port is 7443 unless given
-    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_advertise)]
-    pub advertise: SocketAddr,
+    /// Where other nodes reach this machine; the port is 7443 unless given. May be repeated: datacenter=ADDR is for nodes
+    /// of the same data centre, region=ADDR for those of the region
+    #[arg(long, required = true, value_name = "[SCOPE=]ADDR[:PORT]", value_parser = parse_advertise)]
+    pub advertise: Vec<NodeAddress>,
     /// Name of the node [default: the machine's host name]
     #[arg(long)]
     pub name: Option<NodeName>,
@@ -188,7 +190,13 @@ pub struct DataplaneArgs {
 /// Port between nodes unless given.
 const NODE_PORT: u16 = 7443;
 
-fn parse_advertise(text: &str) -> Result<SocketAddr, String> {
+fn parse_advertise(text: &str) -> Result<NodeAddress, String> {
+    let (scope, address) = text.split_once('=').map_or(("world", text), |(scope, address)| (scope, address));
+    let at = parse_node_address(address)?;
+    format!("{scope}={at}").parse().map_err(|error: AddressError| error.to_string())
+}
+
+fn parse_node_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .or_else(|_| text.trim_matches(['[', ']']).parse().map(|address| SocketAddr::new(address, NODE_PORT)))
         .map_err(|_| "expected an address, with or without port, like 192.0.2.7 or [2001:db8::7]:7443".to_owned())
@@ -410,6 +418,19 @@ pub enum NodeCommand {
     Show(NodeArgs),
     /// Remove a node for ever
     Rm(NodeRmArgs),
+    /// Let this node take over new addresses from its configuration, without a restart
+    Reload(JsonArgs),
+    /// Let this node look for another one of its region at an address, when all it knows are wrong
+    Find(NodeFindArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeFindArgs {
+    /// Where the other node is now; the port is 7443 unless given
+    #[arg(value_name = "ADDR[:PORT]", value_parser = parse_node_address)]
+    pub address: SocketAddr,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -516,10 +537,18 @@ mod tests {
 
     #[test]
     fn addresses_may_leave_out_the_port() {
-        assert_eq!(parse_advertise("192.0.2.7"), Ok("192.0.2.7:7443".parse().expect("address")));
-        assert_eq!(parse_advertise("2001:db8::7"), Ok("[2001:db8::7]:7443".parse().expect("address")));
-        assert_eq!(parse_advertise("[2001:db8::7]:1"), Ok("[2001:db8::7]:1".parse().expect("address")));
-        assert!(parse_advertise("node-1").is_err());
+        for (text, address) in [
+            ("192.0.2.7", "192.0.2.7:7443"),
+            ("2001:db8::7", "[2001:db8::7]:7443"),
+            ("[2001:db8::7]:1", "[2001:db8::7]:1"),
+            ("region=192.0.2.7", "region=192.0.2.7:7443"),
+            ("datacenter=[fd00::7]:1", "datacenter=[fd00::7]:1"),
+        ] {
+            assert_eq!(parse_advertise(text), Ok(address.parse().expect("address")));
+        }
+        for wrong in ["node-1", "city=192.0.2.7", "region=", "=192.0.2.7"] {
+            assert!(parse_advertise(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
         ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
         ApiCommand::Node(NodeCommand::Rm(args)) => nodes::remove(client, &args).await,
+        ApiCommand::Node(NodeCommand::Reload(args)) => nodes::reload(client, args.json).await,
+        ApiCommand::Node(NodeCommand::Find(args)) => nodes::find(client, &args).await,
         ApiCommand::Cordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Cordon).await,
         ApiCommand::Uncordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Serve).await,
         ApiCommand::Drain(args) => nodes::drain(client, &args).await,

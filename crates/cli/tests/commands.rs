@@ -62,6 +62,8 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula deploy --wait soon",
         "insula deploy --detach --plan",
         "insula init --region fra",
+        "insula init --region fra --datacenter fra1",
+        "insula node find n2",
         "insula --context x --socket y apps",
     ] {
         assert!(parse(line).is_err(), "{line}");
@@ -80,6 +82,9 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula deploy - --plan --json",
         "insula token create --api --role admin --ttl 90d",
         "insula node show fra-1",
+        "insula node reload",
+        "insula node find 192.0.2.7",
+        "insula init --region fra --datacenter fra1 --advertise 192.0.2.7 --advertise datacenter=10.0.0.7:7443",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("is refused"));
     }

@@ -11,7 +11,11 @@ use anyhow::{Context, Error, Result, bail};
 use insula_cli::{DataplaneArgs, DevArgs, Exit, InitArgs, JoinArgs, PlaceArgs, ServerArgs, dev_dir};
 use insula_env::Env;
 use insula_identity::JoinToken;
-use insula_server::{NodeConfig, config::RuntimeConfig, dataplane, dev, node};
+use insula_server::{
+    NodeConfig,
+    config::{Advertise, RuntimeConfig},
+    dataplane, dev, node,
+};
 use insula_types::{NodeName, RegionName};
 
 /// Where systemd finds units of the administrator.
@@ -110,7 +114,7 @@ fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {
         name,
         region,
         datacenter: place.datacenter.clone(),
-        advertise: place.advertise,
+        advertise: Advertise::new(place.advertise.clone()).context("--advertise")?,
         data_dir: place.data.clone(),
         listen: None,
         edge: insula_server::config::edge_default(),

@@ -69,7 +69,7 @@ impl Mesh {
             let endpoint = local_endpoint(&catalog, instance, &target.service, &target.port).ok_or(unknown)?;
             return Ok(Box::new(net::connect(endpoint, limits::DIAL).await.map_err(failed)?));
         }
-        let address = catalog.nodes.get(&node).ok_or(unknown)?.address;
+        let addresses: Vec<_> = catalog.nodes.get(&node).ok_or(unknown)?.addresses().collect();
         let lost = self.board.lost(node);
         let header = StreamHeader {
             service: target.service,
@@ -81,7 +81,7 @@ impl Mesh {
         };
         let opening = Opening { version: VERSION, purpose: Purpose::Stream(header) };
         let opened = tokio::select! {
-            opened = timeout(limits::DIAL, open(&*self.transport, node, address, &opening)) => {
+            opened = timeout(limits::DIAL, open(&*self.transport, node, &addresses, &opening)) => {
                 opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).and_then(|opened| opened)
             }
             () = lost.cancelled() => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the node stopped answering")),

@@ -102,7 +102,8 @@ impl Judge {
 #[derive(Clone)]
 pub(crate) struct Monitor {
     pub node: NodeId,
-    pub address: SocketAddr,
+    /// In the order in which they are tried.
+    pub addresses: Arc<[SocketAddr]>,
     pub transport: Arc<dyn Transport>,
     pub board: Arc<Board>,
     pub clock: Clock,
@@ -149,7 +150,7 @@ impl Monitor {
     /// Connects, while the judge goes on counting.
     async fn connect(&self, judge: &mut Judge, pings: &mut clock::Interval) -> io::Result<Stream> {
         let opening = Opening { version: VERSION, purpose: Purpose::Ping };
-        let connecting = clock::timeout(limits::DIAL, open(&*self.transport, self.node, self.address, &opening));
+        let connecting = clock::timeout(limits::DIAL, open(&*self.transport, self.node, &self.addresses, &opening));
         tokio::pin!(connecting);
         loop {
             tokio::select! {
@@ -235,10 +236,10 @@ impl Monitor {
 pub(crate) async fn open(
     transport: &dyn Transport,
     node: NodeId,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     opening: &Opening,
 ) -> io::Result<(Stream, Answer)> {
-    let mut stream = transport.connect(node, address).await?;
+    let mut stream = transport.connect(node, addresses).await?;
     insula_catalog::frame::write(&mut stream, opening, limits::HEADER_BYTES).await?;
     let answer = insula_catalog::frame::read(&mut stream, limits::HEADER_BYTES).await?;
     Ok((stream, answer))

@@ -90,14 +90,14 @@ impl Board {
 }
 
 /// Peers to watch: those with instances, and a few more, so that one dead peer does not look like our own isolation.
-fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, SocketAddr> {
+fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, Arc<[SocketAddr]>> {
     let mut watched = catalog.peers_in_use();
     // The next ones in the ring of ids, so that the witnesses spread over the region.
     let after = catalog.nodes.range(catalog.own..).chain(catalog.nodes.range(..catalog.own));
     watched.extend(
         after.filter(|(id, node)| **id != catalog.own && node.is_up).map(|(id, _)| *id).take(limits::WITNESSES),
     );
-    watched.into_iter().filter_map(|id| catalog.nodes.get(&id).map(|node| (id, node.address))).collect()
+    watched.into_iter().filter_map(|id| catalog.nodes.get(&id).map(|node| (id, node.addresses().collect()))).collect()
 }
 
 /// Starts and stops monitors as the catalog changes. Runs until the task group stops.
@@ -108,20 +108,20 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
         let catalog = catalogs.borrow_and_update().clone();
         board.cut(&catalog.tombstones);
         let wanted = to_watch(&catalog);
-        running.0.retain(|id, (address, group)| {
-            let stays = wanted.get(id) == Some(address);
+        running.0.retain(|id, (addresses, group)| {
+            let stays = wanted.get(id) == Some(addresses);
             if !stays {
                 group.stop();
             }
             stays
         });
         board.set_watched(wanted.keys().copied().collect());
-        for (node, address) in wanted {
+        for (node, addresses) in wanted {
             running.0.entry(node).or_insert_with(|| {
                 let group = env.tasks.child("peer");
                 let monitor = Monitor {
                     node,
-                    address,
+                    addresses: Arc::clone(&addresses),
                     transport: Arc::clone(&transport),
                     board: Arc::clone(&board),
                     clock: env.clock.clone(),
@@ -131,7 +131,7 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
                     let monitor = monitor.clone();
                     async move { monitor.run(&beat).await }
                 });
-                (address, group)
+                (addresses, group)
             });
         }
         if beat.idle(catalogs.changed()).await.is_err() {
@@ -142,7 +142,7 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
 
 /// The monitors that run; they stop with it.
 #[derive(Default)]
-struct Running(BTreeMap<NodeId, (SocketAddr, TaskGroup)>);
+struct Running(BTreeMap<NodeId, (Arc<[SocketAddr]>, TaskGroup)>);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -1,12 +1,13 @@
 //! How a peer is reached: over the port for nodes in production, over anything in tests.
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use insula_env::Beat;
+use insula_env::{Beat, Clock, clock::Instant, net};
 use insula_identity::Material;
 use insula_rpc::{ConnectError, Dispatcher, Protocol};
 use insula_types::NodeId;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -14,30 +15,64 @@ use crate::{Mesh, Stream, limits};
 
 /// Makes connections on which both ends know who the other is.
 pub trait Transport: Send + Sync + 'static {
-    /// Connects to the mesh of `node` at `address`; fails when another node answers there.
-    fn connect(&self, node: NodeId, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>>;
+    /// Connects to the mesh of `node` at one of its addresses, the first being preferred; fails when another node answers
+    /// there.
+    fn connect<'a>(&'a self, node: NodeId, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<Stream>>;
 }
 
+/// How long an address that answered instead of a preferred one is tried first.
+const FIRST_FOR: Duration = Duration::from_secs(30);
+
 /// Mutual TLS on the port between nodes.
-#[derive(Clone)]
 pub struct PortTransport {
     material: Material,
+    clock: Clock,
+    /// Which address answered last instead of a preferred one, and until when it goes first: a request does not wait for
+    /// what did not answer the one before.
+    answered: Mutex<BTreeMap<NodeId, (SocketAddr, Instant)>>,
 }
 
 impl PortTransport {
     /// A transport that shows this node's certificate.
-    pub fn new(material: Material) -> Self {
-        Self { material }
+    pub fn new(material: Material, clock: Clock) -> Self {
+        Self { material, clock, answered: Mutex::default() }
+    }
+
+    /// The addresses in the order in which they are tried.
+    fn ordered(&self, node: NodeId, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let now = self.clock.now();
+        let mut answered = self.answered.lock();
+        let first = answered.get(&node).filter(|(_, until)| now < *until).map(|(address, _)| *address);
+        if first.is_none() {
+            answered.remove(&node);
+        }
+        let mut ordered = addresses.to_vec();
+        ordered.sort_by_key(|address| Some(*address) != first);
+        ordered
     }
 }
 
 impl Transport for PortTransport {
-    fn connect(&self, node: NodeId, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect<'a>(&'a self, node: NodeId, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<Stream>> {
         async move {
-            let link = insula_rpc::connect(address, Protocol::Mesh, &self.material, Some(node), limits::DIAL)
-                .await
-                .map_err(|error| to_io(&error))?;
-            Ok(Box::new(link.stream) as Stream)
+            let attempt =
+                |address| insula_rpc::connect(address, Protocol::Mesh, &self.material, Some(node), limits::DIAL);
+            match net::first_of(&self.ordered(node, addresses), |address| Box::pin(attempt(address))).await {
+                Ok((address, link)) => {
+                    if addresses.first() != Some(&address) {
+                        let (mut answered, until) = (self.answered.lock(), self.clock.now() + FIRST_FOR);
+                        // Not longer for answering again: the preferred one gets another try.
+                        if answered.get(&node).is_none_or(|(first, _)| *first != address) {
+                            answered.insert(node, (address, until));
+                        }
+                    }
+                    Ok(Box::new(link.stream) as Stream)
+                }
+                Err(why) => {
+                    self.answered.lock().remove(&node);
+                    Err(why.map_or_else(|| io::ErrorKind::AddrNotAvailable.into(), |error| to_io(&error)))
+                }
+            }
         }
         .boxed()
     }

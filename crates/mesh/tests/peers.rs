@@ -20,9 +20,9 @@ const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv
 struct Plain(NodeId);
 
 impl Transport for Plain {
-    fn connect(&self, _node: NodeId, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect<'a>(&'a self, _node: NodeId, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<Stream>> {
         async move {
-            let mut stream = net::connect(address, Duration::from_secs(1)).await?;
+            let mut stream = net::connect(addresses[0], Duration::from_secs(1)).await?;
             stream.write_u64(self.0.get()).await?;
             Ok(Box::new(stream) as Stream)
         }
@@ -55,6 +55,7 @@ fn catalog(own: u64, revision: u64, addresses: &[SocketAddr], endpoint: SocketAd
             name: format!("n{}", place + 1).parse().expect("name"),
             datacenter: "fra1".parse().expect("name"),
             address: *address,
+            others: Vec::new(),
             is_up: true,
         };
         catalog.nodes.insert(node(place as u64 + 1), entry);

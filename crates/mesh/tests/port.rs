@@ -60,7 +60,8 @@ impl World {
         let port = Dispatcher::start(listener, &self._dir.path().join("port.sock"), &env).expect("port");
         let region: RegionName = authority.identity().region.clone();
         let holder = Holder::new(ClusterId::new(1), region, id);
-        let mesh = Mesh::start(Arc::clone(&holder), Arc::new(PortTransport::new(material.clone())), &env);
+        let mesh =
+            Mesh::start(Arc::clone(&holder), Arc::new(PortTransport::new(material.clone(), env.clock.clone())), &env);
         let serving = mesh.clone();
         env.tasks.critical("mesh", beat::QUICK, |beat| async move {
             let mut port = port;
@@ -81,6 +82,7 @@ impl Node {
                 name: format!("n{place}").parse().expect("name"),
                 datacenter: "fra1".parse().expect("name"),
                 address: other.address,
+                others: Vec::new(),
                 is_up: true,
             };
             catalog.nodes.insert(other.id, entry);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use insula_env::{
     Env,
     clock::{Instant, timeout},
+    net,
 };
 use insula_identity::Material;
 use insula_types::{NodeId, codec};
@@ -230,26 +231,31 @@ impl Peers {
                 self.connect_local(Caller { identity: own, address: SocketAddr::from(([127, 0, 0, 1], 0)) }, handler)
             );
         }
-        let addresses = self.0.book.get(node);
-        let mut why = Status::retryable(Code::Unavailable, format!("the address of {node} is not known"));
-        for address in addresses {
-            let Inner { protocol, material, settings, .. } = &*self.0;
-            let versions = protocol.versions();
-            let attempt =
-                dial(address, *protocol, &versions, material, Some(node), settings.ping_interval, settings.connect_max);
-            match Box::pin(attempt).await {
-                Ok(link) => {
-                    let (material, peer) = (material.clone(), link.caller.identity);
-                    let refused = async move {
-                        let refusal = material.refused(&peer).await;
-                        Status::retryable(Code::ConnectionLost, refusal.to_string())
-                    };
-                    return Ok(Connection::start_until(link.stream, *settings, &self.0.env, refused));
-                }
-                Err(error) => why = error.to_status(),
+        let Inner { protocol, material, settings, .. } = &*self.0;
+        let versions = protocol.versions();
+        let attempt = |address| {
+            Box::pin(dial(
+                address,
+                *protocol,
+                &versions,
+                material,
+                Some(node),
+                settings.ping_interval,
+                settings.connect_max,
+            ))
+        };
+        match net::first_of(&self.0.book.get(node), attempt).await {
+            Ok((_, link)) => {
+                let (material, peer) = (material.clone(), link.caller.identity);
+                let refused = async move {
+                    let refusal = material.refused(&peer).await;
+                    Status::retryable(Code::ConnectionLost, refusal.to_string())
+                };
+                Ok(Connection::start_until(link.stream, *settings, &self.0.env, refused))
             }
+            Err(Some(error)) => Err(error.to_status()),
+            Err(None) => Err(Status::retryable(Code::Unavailable, format!("the address of {node} is not known"))),
         }
-        Err(why)
     }
 
     fn connect_local(&self, own: Caller, handler: Arc<dyn Handler>) -> Connection {

@@ -16,7 +16,9 @@ use insula_rpc::{Code, Method, Status};
 use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
-use crate::methods::{AskLives, Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, WatchState};
+use crate::methods::{
+    AskLives, Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, TellAddresses, WatchState,
+};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<RenewCertificate>(Who::Member),
     // Tells only which life is led.
     rule::<AskLives>(Who::Member),
+    // A wrong word costs a connection: who answers at an address must prove to be the node.
+    rule::<TellAddresses>(Who::Member),
 ];
 
 /// What this node knows of a caller.
@@ -136,9 +140,10 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
     use RegionCommand as C;
     match command {
         C::Init { .. } => Proposer::Nobody,
-        C::ReportStatus { node, .. } | C::ReportTrust { node, .. } | C::UpdateNode { id: node, .. } => {
-            Proposer::Only(*node)
-        }
+        C::ReportStatus { node, .. }
+        | C::ReportTrust { node, .. }
+        | C::SetAddresses { node, .. }
+        | C::UpdateNode { id: node, .. } => Proposer::Only(*node),
         C::CreateJoinToken(_)
         | C::RemoveJoinToken { .. }
         | C::Cordon { .. }

@@ -19,9 +19,11 @@ use crate::{
     group::StateGroup,
     lives,
     logs::{LOG_BYTES_MAX, Logs},
+    members::Members,
     methods::{
         AskLives, Barrier, Led, Propose, ProposeRequest, ReadLogs, Renew, RenewCertificate, RenewCertificateRequest,
-        RenewCertificateResponse, StateName, TakeAuthority, TakeAuthorityRequest, WatchState,
+        RenewCertificateResponse, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse,
+        WatchState,
     },
 };
 
@@ -36,6 +38,7 @@ pub(crate) struct Calls {
     pub region: Arc<StateGroup<RegionState>>,
     pub global: Arc<StateGroup<GlobalState>>,
     pub control: Arc<Control>,
+    pub members: Members,
     pub directory: NodeDirectory,
     pub material: Material,
     pub logs: Arc<dyn Logs>,
@@ -88,6 +91,11 @@ impl Handler for Calls {
             AskLives::ID => {
                 decode_request::<AskLives>(&body)?;
                 Ok(encode_response::<AskLives>(&lives::lives(self.region.raft(), self.global.raft())))
+            }
+            TellAddresses::ID => {
+                let request = decode_request::<TellAddresses>(&body)?;
+                self.members.hear(request.known);
+                Ok(encode_response::<TellAddresses>(&TellAddressesResponse { known: self.members.tell() }))
             }
             other => Err(Status::unknown_method(other)),
         }

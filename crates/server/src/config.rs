@@ -1,5 +1,6 @@
 //! The configuration of a node: what `insula init` and `insula join` write and `insula server` reads.
 
+mod advertise;
 mod certificates;
 
 use std::{
@@ -11,7 +12,7 @@ use insula_identity::Lifetimes;
 use insula_types::{ByteSize, DatacenterName, NodeName, RegionName};
 use serde::{Deserialize, Serialize};
 
-pub use self::certificates::CertificatesConfig;
+pub use self::{advertise::Advertise, certificates::CertificatesConfig};
 use crate::Error;
 
 /// Where the port between nodes is, unless configured.
@@ -32,11 +33,11 @@ pub struct NodeConfig {
     pub region: RegionName,
     /// Data centre of the node.
     pub datacenter: DatacenterName,
-    /// Address and port at which other nodes reach this one.
-    pub advertise: SocketAddr,
+    /// Addresses and ports at which other nodes reach this one. `insula node reload` takes a change over.
+    pub advertise: Advertise,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
-    /// Where the port between nodes listens. Default: all addresses, port of `advertise`.
+    /// Where the port between nodes listens. Default: all addresses, port of the widest of `advertise`.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
     /// Where the edge listens for HTTP.
@@ -122,9 +123,22 @@ impl NodeConfig {
         format!("# Written by `insula init` or `insula join`; read when the server starts.\n{body}")
     }
 
+    /// Keys in which another configuration differs that count only when the server starts.
+    pub(crate) fn differs_for_good(&self, other: &Self) -> Vec<String> {
+        let values = |config: &Self| match toml::Value::try_from(config) {
+            Ok(toml::Value::Table(table)) => table,
+            // A configuration is a table.
+            _ => toml::Table::new(),
+        };
+        let (own, other) = (values(self), values(other));
+        let keys: std::collections::BTreeSet<_> = own.keys().chain(other.keys()).collect();
+        let differs = |key: &&String| own.get(*key) != other.get(*key) && key.as_str() != "advertise";
+        keys.into_iter().filter(differs).cloned().collect()
+    }
+
     /// Where the port between nodes listens.
     pub fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.advertise.port()))
+        self.listen.unwrap_or_else(|| self.advertise.listen())
     }
 
     /// How long certificates live.
@@ -230,9 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_need_a_restart_are_named() {
+        let config = NodeConfig::parse(TEXT).expect("complete");
+        let moved = NodeConfig::parse(&TEXT.replace("10.0.0.1", "10.0.0.2")).expect("complete");
+        assert_eq!(config.differs_for_good(&moved), Vec::<String>::new());
+        let other = format!("{TEXT}\nedge = \"0.0.0.0:8080\"\nlisten = \"0.0.0.0:1\"\n[runtime]\nmemory = \"1GiB\"");
+        let other = NodeConfig::parse(&other).expect("complete");
+        assert_eq!(config.differs_for_good(&other), ["edge", "listen", "runtime"]);
+    }
+
+    #[test]
     fn wrong_files_say_where() {
         let error = NodeConfig::parse(&format!("{TEXT}\ncolour = 1")).expect_err("unknown key").to_string();
         assert!(error.contains("unknown field `colour`") && error.contains("line 8"), "{error}");
+        let error = NodeConfig::parse(&TEXT.replace("10.0.0.1:7443", "10.0.0.1")).expect_err("no port").to_string();
+        assert!(error.contains("with port") && error.contains("line 5"), "{error}");
         let error = NodeConfig::parse(&TEXT.replace("n1", "N 1")).expect_err("bad name").to_string();
         assert!(error.contains("lower-case letters"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nmemory = \"lots\"")).expect_err("bad amount");

@@ -45,7 +45,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let file = CatalogFile::new(Arc::clone(&env.disk), paths.catalog());
     let holder = Holder::open(file, identity.cluster.clone(), identity.region.clone(), identity.node, &env);
     follow_tombstones(&env, &holder, tombstones);
-    let transport = Arc::new(PortTransport::new(material.clone()));
+    let transport = Arc::new(PortTransport::new(material.clone(), env.clock.clone()));
     let mesh = Mesh::start(Arc::clone(&holder), transport, &env);
     let edge = Edge::new(insula_edge::Config::default(), Arc::clone(&holder), Arc::new(mesh.clone()), &env);
 

@@ -67,7 +67,7 @@ fn config(place: &Place) -> NodeConfig {
         name: "dev".parse().expect("a label"),
         region: "dev".parse().expect("a label"),
         datacenter: "dev".parse().expect("a label"),
-        advertise: place.nodes,
+        advertise: place.nodes.into(),
         data_dir: place.data_dir.clone(),
         listen: Some(place.nodes),
         edge: place.edge,

@@ -7,6 +7,9 @@ use insula_types::{Agreed, Level, codec};
 /// An error of this crate. The caller is a person at a terminal or a service manager's log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Addresses that make no sense.
+    #[error("advertise")]
+    Addresses(#[source] insula_types::AddressError),
     /// The configuration file could not be read.
     #[error("read configuration {}: run `insula init` or `insula join` first", path.display())]
     ReadConfig {

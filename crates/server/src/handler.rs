@@ -10,7 +10,7 @@ mod instances;
 mod nodes;
 mod tokens;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_api::{
@@ -19,9 +19,9 @@ use insula_api::{
     handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Instance,
-        JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region,
-        RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
+        Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody,
+        Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
     },
 };
 use insula_catalog::link::Link;
@@ -32,7 +32,7 @@ use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode
 use insula_types::{AppName, InstanceId, NodeId, RequestId, TokenId};
 use tokio::sync::watch;
 
-use crate::{config::NodeConfig, group::StateGroup, logs::Logs};
+use crate::{config::NodeConfig, group::StateGroup, logs::Logs, whereabouts::Whereabouts};
 
 /// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
@@ -43,8 +43,12 @@ const READ_LIMIT: Duration = Duration::from_secs(4);
 pub struct NodeApi {
     /// This node.
     pub node: NodeId,
-    /// Its configuration.
+    /// Its configuration, as the server began with it.
     pub config: NodeConfig,
+    /// Where that was read.
+    pub config_path: PathBuf,
+    /// Where this node and the others are.
+    pub(crate) whereabouts: Whereabouts,
     /// The region's state.
     pub region: Store<RegionState>,
     /// The world's state.
@@ -258,6 +262,14 @@ impl Handler for NodeApi {
 
     async fn retire_root(&self, body: RootBody) -> Answer<Versioned<RootChanged>> {
         self.end_root(body).await
+    }
+
+    async fn reload(&self) -> Answer<Reloaded> {
+        self.take_over_configuration()
+    }
+
+    async fn find(&self, body: FindBody) -> Answer<Found> {
+        self.find_other(body).await
     }
 
     async fn status(&self) -> Answer<NodeStatus> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use insula_env::Disk;
-use insula_types::{ClusterId, Incarnation, NodeId, RegionName, codec};
+use insula_types::{Addresses, ClusterId, Incarnation, NodeId, RegionName, codec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Error, lives::New, methods::StateName};
@@ -28,6 +28,12 @@ pub struct Home {
     pub new: New,
     /// Other members and where they are reached; brought up to date while running.
     pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// Where this node is reached, as it said last.
+    #[serde(default)]
+    pub own: Option<Addresses>,
+    /// All that is known of where the others are reached.
+    #[serde(default)]
+    pub known: BTreeMap<NodeId, Addresses>,
 }
 
 impl Home {
@@ -47,6 +53,21 @@ impl Home {
         }
     }
 
+    /// Where the other members are reached, as far as this file knows.
+    pub(crate) fn others(&self) -> BTreeMap<NodeId, Addresses> {
+        let listed = |node: &NodeId, at: &SocketAddr| {
+            let known = self.known.get(node).filter(|known| known.widest() == *at);
+            known.cloned().unwrap_or_else(|| Addresses::single(*at))
+        };
+        self.peers.iter().map(|(node, at)| (*node, listed(node, at))).collect()
+    }
+
+    /// Notes where the other members are reached.
+    pub(crate) fn set_others(&mut self, others: BTreeMap<NodeId, Addresses>) {
+        self.peers = others.iter().map(|(node, addresses)| (*node, addresses.widest())).collect();
+        self.known = others;
+    }
+
     /// A node with files, both of whose groups are in this life.
     #[cfg(test)]
     pub(crate) fn for_tests(life: Incarnation) -> Self {
@@ -58,6 +79,8 @@ impl Home {
             has_state: true,
             new: New::new(),
             peers: BTreeMap::new(),
+            own: None,
+            known: BTreeMap::new(),
         }
     }
 }

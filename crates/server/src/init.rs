@@ -62,7 +62,7 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
     let root = RootAuthority::create(cluster.clone(), &lifetimes, now)?;
     let authority = root.issue_region(&config.region, &lifetimes, now)?;
     let key = directory.load_or_create_key(&env.rng)?;
-    let chain = authority.issue_node(&key.request()?, key.id(), &[config.advertise.ip()], &lifetimes, now)?;
+    let chain = authority.issue_node(&key.request()?, key.id(), &[config.advertise.widest().ip()], &lifetimes, now)?;
     let recovery_key = RecoveryKey::random(&env.rng);
     let api_token = ApiToken::new(&env.rng);
 
@@ -75,6 +75,8 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         has_state: false,
         new: Default::default(),
         peers: std::collections::BTreeMap::new(),
+        own: None,
+        known: Default::default(),
     };
     let created_ms = env.clock.wall_ms();
     let founding = Founding {
@@ -105,7 +107,7 @@ pub(crate) fn describe(config: &NodeConfig, id: NodeId) -> Node {
         name: config.name.clone(),
         region: config.region.clone(),
         datacenter: config.datacenter.clone(),
-        address: config.advertise,
+        address: config.advertise.widest(),
         capacity: capacity(config),
         version: level::version(),
         health: NodeHealth::Up,

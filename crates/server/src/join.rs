@@ -39,7 +39,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         &key,
         config.name.clone(),
         config.datacenter.clone(),
-        config.advertise,
+        config.advertise.widest(),
         capacity(config),
     )?;
     request.version = level::version();
@@ -58,6 +58,8 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         has_state: false,
         new: Default::default(),
         peers: response.peers.iter().copied().collect(),
+        own: None,
+        known: Default::default(),
     };
     ValueFile::new(paths.home(), env.disk.clone()).save(&home)?;
     directory.save_certificates(&response.chain(), &response.roots())?;

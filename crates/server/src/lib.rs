@@ -37,6 +37,7 @@ mod route;
 mod signals;
 mod supervisor;
 mod trust;
+mod whereabouts;
 mod work;
 
 pub use config::NodeConfig;

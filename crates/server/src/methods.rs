@@ -3,7 +3,7 @@
 use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
-use insula_types::{Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
+use insula_types::{Addresses, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -232,4 +232,30 @@ impl Method for AskLives {
     const NAME: &'static str = "ask-lives";
     type Request = AskLivesRequest;
     type Response = Lives;
+}
+
+/// Tells a node where the members of the region are reached, as far as the caller knows, and asks the same of it. Neither
+/// side takes more than the addresses of members it knows, each under the greatest number.
+#[derive(Debug)]
+pub struct TellAddresses;
+
+/// Request of [`TellAddresses`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TellAddressesRequest {
+    /// What the caller knows, itself included.
+    pub known: Vec<(NodeId, Addresses)>,
+}
+
+/// Response of [`TellAddresses`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TellAddressesResponse {
+    /// What the asked one knows, itself included.
+    pub known: Vec<(NodeId, Addresses)>,
+}
+
+impl Method for TellAddresses {
+    const ID: u16 = 9;
+    const NAME: &'static str = "tell-addresses";
+    type Request = TellAddressesRequest;
+    type Response = TellAddressesResponse;
 }

@@ -1,6 +1,10 @@
 //! `insula server`: control and agent of one node, and the supervision of its dataplane.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
@@ -25,7 +29,7 @@ use crate::{
     join::Joins,
     level,
     lives::{self, Census},
-    members,
+    members::{self, Members},
     membership::GroupMembership,
     mend::{self, Mend},
     methods::StateName,
@@ -33,7 +37,9 @@ use crate::{
     push::push_changes,
     renewal::{self, Renewal},
     route::Route,
-    signals, supervisor, work,
+    signals, supervisor,
+    whereabouts::Whereabouts,
+    work,
 };
 
 /// Number of the region group on the wire.
@@ -55,7 +61,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("server");
     watchdog::start(&env.tasks, "server", &config.data_dir);
-    let node = Node::open(config, &env).await?;
+    let node = Node::open(config, config_path, &env).await?;
     let dataplane = Link::start(node.config.paths().dataplane_socket(), &node.env);
     supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
     node.start(dataplane).await?;
@@ -106,11 +112,13 @@ enum Ending {
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) config: NodeConfig,
+    config_path: PathBuf,
     pub(crate) env: Env,
     directory: NodeDirectory,
     material: Material,
     home: Home,
     book: AddressBook,
+    members: Members,
     pub(crate) rpc: Peers,
     all_peers: Vec<Peers>,
     region_group: Arc<StateGroup<RegionState>>,
@@ -121,7 +129,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    async fn open(config: NodeConfig, env: &Env) -> Result<Self, Error> {
+    async fn open(config: NodeConfig, config_path: &Path, env: &Env) -> Result<Self, Error> {
         let paths = config.paths();
         let directory = NodeDirectory::new(&paths.data(), Arc::clone(&env.disk));
         let tombstones = Tombstones::default();
@@ -149,7 +157,7 @@ impl Node {
                 authorize::admits(is_removed, book.nodes().contains(&node))
             })
         };
-        book.set(members::addresses(&home.peers));
+        book.set(members::book(&home));
         let opening = Opening {
             env,
             paths: &paths,
@@ -176,7 +184,10 @@ impl Node {
             home_file.save(&home)?;
         }
 
-        members::start(env, id, &members, book.clone(), tombstones, (home.clone(), home_file));
+        let place = (id, config.datacenter.clone());
+        let reached = (book.clone(), all_peers.clone());
+        let known = Members::open(place, config.advertise.addresses(), &members, reached, (home.clone(), home_file))?;
+        known.start(env, tombstones);
         let time = || env.clock.clone();
         let route = Route::new(id, region_group.clone(), rpc.clone(), book.clone(), time(), &env.tasks);
         let global_route = Route::new(id, global_group.clone(), rpc.clone(), book.clone(), time(), &env.tasks);
@@ -185,11 +196,13 @@ impl Node {
         Ok(Self {
             id,
             config,
+            config_path: config_path.to_owned(),
             env: env.clone(),
             directory,
             material,
             home,
             book,
+            members: known,
             rpc,
             all_peers,
             region_group,
@@ -207,6 +220,20 @@ impl Node {
             peers: self.rpc.clone(),
             book: self.book.clone(),
             clock: self.env.clock.clone(),
+            rng: self.env.rng.fork(),
+        }
+    }
+
+    /// What it takes to find others, and to be found.
+    fn whereabouts(&self) -> Whereabouts {
+        Whereabouts {
+            node: self.id,
+            members: self.members.clone(),
+            region: self.region.clone(),
+            group: self.region_group.raft().clone(),
+            material: self.material.clone(),
+            book: self.book.clone(),
+            peers: self.rpc.clone(),
             rng: self.env.rng.fork(),
         }
     }
@@ -245,6 +272,7 @@ impl Node {
         start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
         self.tell_of_itself();
+        self.whereabouts().start(env);
         let renewal = Renewal {
             node: self.id,
             material: self.material.clone(),
@@ -252,7 +280,7 @@ impl Node {
             peers: self.rpc.clone(),
             book: self.book.clone(),
             dataplane,
-            address: self.config.advertise.ip(),
+            addresses: self.members.own(),
             lifetimes: self.config.lifetimes(),
             region: self.region.clone(),
             global: self.global.clone(),
@@ -274,6 +302,7 @@ impl Node {
             region,
             global,
             control: Arc::clone(control),
+            members: self.members.clone(),
             directory: self.directory.clone(),
             material: self.material.clone(),
             logs: Arc::clone(&work.logs),
@@ -316,6 +345,8 @@ impl Node {
         let api = Arc::new(NodeApi {
             node: self.id,
             config: self.config.clone(),
+            config_path: self.config_path.clone(),
+            whereabouts: self.whereabouts(),
             region: self.region.clone(),
             global: self.global.clone(),
             region_group: self.region_group.clone(),
@@ -375,7 +406,7 @@ impl Node {
         });
     }
 
-    /// Brings the region's record of this node up to date: its address, size and version may have changed.
+    /// Brings the region's record of this node up to date: its size and version may have changed.
     fn tell_of_itself(&self) {
         let node = describe(&self.config, self.id);
         let update = RegionCommand::UpdateNode {

@@ -10,8 +10,9 @@ use insula_identity::{CertificateDer, Credentials, Lifetimes, Material, NodeDire
 use insula_rpc::{AddressBook, Peers};
 use insula_state::{GlobalState, RegionCommand, RegionState, Store, region::NodeTrust};
 use insula_telemetry::chain;
-use insula_types::NodeId;
+use insula_types::{Addresses, NodeId};
 use serde_bytes::ByteBuf;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) struct Renewal {
     pub peers: Peers,
     pub book: AddressBook,
     pub dataplane: Link,
-    pub address: std::net::IpAddr,
+    pub addresses: watch::Receiver<Addresses>,
     pub lifetimes: Lifetimes,
     pub region: Store<RegionState>,
     pub global: Store<GlobalState>,
@@ -125,9 +126,10 @@ impl Renewal {
         let key = self.directory.load_key().map_err(text)?;
         let request = key.request().map_err(text)?;
         let certificates = match self.directory.load_region_authority().map_err(text)? {
-            Some(authority) => authority
-                .issue_node(&request, self.node, &[self.address], &self.lifetimes, time.wall())
-                .map_err(text)?,
+            Some(authority) => {
+                let address = self.addresses.borrow().widest().ip();
+                authority.issue_node(&request, self.node, &[address], &self.lifetimes, time.wall()).map_err(text)?
+            }
             None => self.ask(request, beat).await?,
         };
         let region = self.material.identity().region;

@@ -4,8 +4,8 @@ mod apply;
 mod command;
 
 use insula_types::{
-    Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement, RegionName,
-    RegionalDefinition, Revision,
+    Addresses, Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement,
+    RegionName, RegionalDefinition, Revision,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,8 @@ pub struct RegionState {
     pub trust: Table<NodeId, NodeTrust>,
     /// SHA-256 of nodes' public keys, in hexadecimal digits: a node is its key pair (rule R9).
     pub keys: Table<NodeId, String>,
+    /// Where nodes are reached that have said more than one address; see [`RegionState::addresses_of`].
+    pub addresses: Table<NodeId, Addresses>,
     /// What the programs of all nodes have agreed on; none while it is the first level.
     pub agreed: Option<Agreed>,
 }
@@ -97,6 +99,13 @@ impl RegionState {
     /// The node with that exact name.
     pub fn node_named(&self, name: &str) -> Option<&Node> {
         self.nodes.values().find(|node| node.name.as_str() == name)
+    }
+
+    /// Where a node is reached.
+    pub fn addresses_of(&self, node: &Node) -> Addresses {
+        // What an older program says of itself later is newer than the list.
+        let listed = self.addresses.get(&node.id).filter(|listed| listed.widest() == node.address);
+        listed.cloned().unwrap_or_else(|| Addresses::single(node.address))
     }
 
     /// The nodes whose programs know less than a level, in order of id. Those that are down count too: they come back.
@@ -151,6 +160,8 @@ pub enum RegionKey {
     NodeKey(NodeId),
     /// [`Agreed`].
     Level,
+    /// Where a node is reached.
+    Addresses(NodeId),
 }
 
 /// An object of the region.
@@ -181,6 +192,8 @@ pub enum RegionObject {
     NodeKey(String),
     /// What the programs have agreed on.
     Level(Agreed),
+    /// Where a node is reached.
+    Addresses(Addresses),
 }
 
 impl Domain for RegionState {
@@ -238,6 +251,7 @@ impl Domain for RegionState {
             Key::Event(id) => set!(events, id, Event),
             Key::Trust(id) => set!(trust, id, Trust),
             Key::NodeKey(id) => set!(keys, id, NodeKey),
+            Key::Addresses(id) => set!(addresses, id, Addresses),
         }
     }
 
@@ -264,6 +278,7 @@ impl Domain for RegionState {
         add!(events, Event);
         add!(trust, Trust);
         add!(keys, NodeKey);
+        add!(addresses, Addresses);
         all
     }
 
@@ -281,6 +296,7 @@ impl Domain for RegionState {
             RegionKey::Trust(_) => "trust of nodes",
             RegionKey::NodeKey(_) => "keys of nodes",
             RegionKey::Level => "level",
+            RegionKey::Addresses(_) => "addresses of nodes",
         }
     }
 

@@ -1,6 +1,7 @@
 //! The glossary as code: ids, names, specs and statuses, with their validation.
 //! No I/O, no async, no clock. Whatever passes a constructor here is valid; the rest of Insula trusts these types.
 
+pub mod address;
 pub mod codec;
 pub mod definition;
 pub mod id;
@@ -15,6 +16,7 @@ pub mod spec;
 pub mod status;
 pub mod text;
 
+pub use address::{AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
 pub use lease::{Granted, Load, Renewal};

@@ -11,8 +11,9 @@ use crate::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
-        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
-        RecoveryBody, Region, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Token, TokenRemoved, Versioned,
+        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
+        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Token,
+        TokenRemoved, Versioned,
     },
 };
 
@@ -265,6 +266,22 @@ impl Client {
     /// As every call here.
     pub async fn retire_root(&self, body: &RootBody) -> Result<Versioned<RootChanged>, ClientError> {
         self.json(self.call(Method::POST, "/v1/ca/retire-root").with_json(body)).await
+    }
+
+    /// Lets the node that answers take over what has changed in its configuration.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn reload(&self) -> Result<Reloaded, ClientError> {
+        self.json(self.call(Method::POST, "/v1/node/reload")).await
+    }
+
+    /// Lets the node that answers look for another one at an address.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn find(&self, address: std::net::SocketAddr) -> Result<Found, ClientError> {
+        self.json(self.call(Method::POST, "/v1/node/find").with_json(&FindBody { address })).await
     }
 
     /// How the node that answers is.

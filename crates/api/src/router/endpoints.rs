@@ -251,6 +251,22 @@ macro_rules! change_roots {
 }
 change_roots!(renew_region: RecoveryBody, add_root: RecoveryBody, activate_root: RootBody, retire_root: RootBody);
 
+pub(super) async fn reload(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.reload().await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn find(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.find(asked::json_body(body).await?).await
+    };
+    respond::json(answer.await)
+}
+
 pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
         asked.allow(Role::Viewer)?;

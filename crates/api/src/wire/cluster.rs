@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use insula_types::{ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, Term};
+use insula_types::{
+    ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, Scope, Term,
+};
 use serde::{Deserialize, Serialize};
 
 /// A node.
@@ -16,8 +18,11 @@ pub struct Node {
     pub region: RegionName,
     /// Its data centre.
     pub datacenter: DatacenterName,
-    /// Where other nodes reach it.
+    /// Where other nodes reach it: the address that reaches farthest.
     pub address: SocketAddr,
+    /// All its addresses, those for the nearest first.
+    #[serde(default)]
+    pub addresses: Vec<NodeAddress>,
     /// Whether its lease holds.
     pub state: NodeState,
     /// When its lease ended.
@@ -46,6 +51,43 @@ pub struct Node {
     pub version: String,
     /// When it joined.
     pub joined_ms: u64,
+}
+
+/// An address of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// Who can use it.
+    pub scope: Scope,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// What the node that answers took over from its configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Where it is reached now.
+    pub addresses: Vec<NodeAddress>,
+    /// Whether that is new.
+    pub is_moved: bool,
+    /// Keys of the configuration that have changed and count only after a restart of the server.
+    pub needs_restart: Vec<String>,
+}
+
+/// Where another node may be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindBody {
+    /// An address of its port for nodes.
+    pub address: SocketAddr,
+}
+
+/// A node was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name, when it is known as a member.
+    pub name: Option<NodeName>,
 }
 
 /// Says what a node shall do.

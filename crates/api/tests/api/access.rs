@@ -37,6 +37,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/v1/ca/activate-root", "admin"),
     ("POST", "/v1/ca/retire-root", "admin"),
     ("GET", "/v1/state/{state}/backup", "admin"),
+    ("POST", "/v1/node/reload", "admin"),
+    ("POST", "/v1/node/find", "admin"),
     ("GET", "/v1/status", "viewer"),
     ("GET", "/v1/doctor", "viewer"),
 ];

@@ -18,8 +18,9 @@ use insula_api::{
     handler::{NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus,
-        RecoveryBody, Region, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
+        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
+        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
+        Versioned,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -279,6 +280,14 @@ impl Handler for Fake {
     }
 
     async fn doctor(&self) -> Answer<Doctor> {
+        not_here()
+    }
+
+    async fn reload(&self) -> Answer<Reloaded> {
+        not_here()
+    }
+
+    async fn find(&self, _: FindBody) -> Answer<Found> {
         not_here()
     }
 }

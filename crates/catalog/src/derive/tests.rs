@@ -5,9 +5,9 @@ use insula_state::{
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    Capacity, ClusterId, Desired, DriverKind, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase,
-    Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision, RouteSpec, ServiceRef,
-    ServiceSpec,
+    Addresses, Capacity, ClusterId, Desired, DriverKind, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
+    NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision,
+    RouteSpec, ServiceRef, ServiceSpec,
 };
 use proptest::prelude::*;
 
@@ -178,4 +178,26 @@ proptest! {
         let bytes = insula_types::codec::encode(&catalog);
         prop_assert_eq!(insula_types::codec::decode::<Catalog>(&bytes).unwrap(), catalog);
     }
+}
+
+#[test]
+fn nodes_are_reached_by_the_nearest_address_that_is_meant_for_the_own_node() {
+    let mut state = state(Vec::new());
+    for number in 1..=3 {
+        let mut node = node(number, true);
+        node.address = "203.0.113.1:7443".parse().unwrap();
+        node.datacenter = if number == 3 { "fra2" } else { "fra1" }.parse().unwrap();
+        state.absorb(Revision(number), RegionKey::Node(node.id), Some(RegionObject::Node(node)));
+    }
+    let list = ["datacenter=10.0.0.1:7443", "203.0.113.1:7443"].map(|text| text.parse().unwrap()).to_vec();
+    let addresses = Addresses::new(1, list).unwrap();
+    state.absorb(Revision(4), RegionKey::Addresses(NodeId::new(1)), Some(RegionObject::Addresses(addresses)));
+    let reached = |own| {
+        let catalog = Catalog::derive(&state, Revision(4), NodeId::new(own)).expect("founded");
+        let of = |number| catalog.nodes[&NodeId::new(number)].addresses().map(|at| at.to_string()).collect::<Vec<_>>();
+        (of(1).join(" "), of(2).join(" "))
+    };
+    let far = "203.0.113.1:7443".to_owned();
+    assert_eq!(reached(2), ("10.0.0.1:7443 203.0.113.1:7443".to_owned(), far.clone()), "in the same data centre");
+    assert_eq!(reached(3), (far.clone(), far), "in another one");
 }

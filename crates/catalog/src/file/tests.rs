@@ -23,6 +23,7 @@ fn sample() -> Catalog {
         name: "n1".parse().unwrap(),
         datacenter: "fra1".parse().unwrap(),
         address: "[2001:db8::1]:7443".parse().unwrap(),
+        others: Vec::new(),
         is_up: true,
     };
     Catalog {

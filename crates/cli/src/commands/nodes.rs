@@ -2,15 +2,15 @@
 
 use insula_api::{
     Client,
-    wire::{Node, NodeDuty, NodeState},
+    wire::{Node, NodeAddress, NodeDuty, NodeState},
 };
 use insula_env::clock;
 
 use super::show::node_key;
 use crate::{
     Exit, Failure,
-    args::{DrainArgs, NodeRmArgs},
-    output::{confirm, say},
+    args::{DrainArgs, NodeFindArgs, NodeRmArgs},
+    output::{confirm, say, say_json},
 };
 
 pub async fn set_duty(client: &Client, key: &str, duty: NodeDuty) -> Result<(), Failure> {
@@ -87,6 +87,35 @@ pub async fn remove(client: &Client, args: &NodeRmArgs) -> Result<(), Failure> {
     }
     let gone = client.remove_node(&node, args.force).await?.value;
     say(&format!("node {} ({}) is removed for ever\n", gone.name, gone.id))
+}
+
+pub async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
+    let reloaded = client.reload().await?;
+    if json {
+        return say_json(&reloaded);
+    }
+    let verb = if reloaded.is_moved { "is reached now" } else { "is reached as before" };
+    let mut out = format!("this node {verb} at {}\n", addresses(&reloaded.addresses));
+    if !reloaded.needs_restart.is_empty() {
+        let keys = reloaded.needs_restart.join(", ");
+        out.push_str(&format!("changed and not in force before a restart of the server: {keys}\n"));
+    }
+    say(&out)
+}
+
+pub async fn find(client: &Client, args: &NodeFindArgs) -> Result<(), Failure> {
+    let found = client.find(args.address).await?;
+    if args.json.json {
+        return say_json(&found);
+    }
+    let name = found.name.map_or_else(|| found.node.to_string(), |name| format!("{name} ({})", found.node));
+    say(&format!("{} is node {name}; both know now what the other knew\n", args.address))
+}
+
+/// The addresses of a node in one line.
+pub fn addresses(list: &[NodeAddress]) -> String {
+    let one = |known: &NodeAddress| insula_types::NodeAddress { scope: known.scope, at: known.address }.to_string();
+    list.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// Asks again when, with this one, more than a third of the nodes are out of use (rule R8).

@@ -6,6 +6,7 @@ use insula_api::{
 };
 use insula_types::{AppName, InstanceId, Term};
 
+use super::nodes::addresses;
 use crate::{
     Failure,
     output::{age, say, say_json, utc, width},
@@ -216,7 +217,7 @@ fn node_text(node: &Node, now_ms: u64) -> String {
         ("datacenter", node.datacenter.to_string()),
         ("state", node_state(node, now_ms)),
         ("role", role(node).to_owned()),
-        ("address", node.address.to_string()),
+        ("address", if node.addresses.is_empty() { node.address.to_string() } else { addresses(&node.addresses) }),
         ("has", amount(node.capacity)),
         ("may give", amount(node.allocatable)),
         ("has given", amount(node.allocated)),

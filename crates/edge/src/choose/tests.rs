@@ -26,6 +26,7 @@ fn world() -> (Catalog, RouteTarget) {
             name: format!("n{number}").parse().unwrap(),
             datacenter: format!("dc{}", number.div_ceil(2)).parse().unwrap(),
             address: "127.0.0.1:7443".parse().unwrap(),
+            others: Vec::new(),
             is_up: true,
         };
         catalog.nodes.insert(node(number), entry);

@@ -262,6 +262,7 @@ impl World {
                 name: format!("n{number}").parse().expect("name"),
                 datacenter: format!("dc{number}").parse().expect("name"),
                 address: LOCALHOST,
+                others: Vec::new(),
                 is_up: true,
             };
             catalog.nodes.insert(node(number), entry);

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use insula_types::{ClusterId, Desired, NodeHealth};
+use insula_types::{Addresses, ClusterId, Desired, NodeHealth};
 
 use super::*;
 
@@ -36,6 +36,7 @@ const TABLE: &[(u16, &str)] = &[
     (ReadLogs::ID, "yyrnnnr"),
     (RenewCertificate::ID, "yyrnnnr"),
     (AskLives::ID, "yyrnnnr"),
+    (TellAddresses::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {
@@ -83,6 +84,8 @@ fn each_command_is_proposed_by_whom_the_table_says() {
         (C::ReportStatus { node: other, statuses: statuses() }, "nn"),
         (C::ReportTrust { node: me, trust: trust() }, "yy"),
         (C::ReportTrust { node: other, trust: trust() }, "nn"),
+        (C::SetAddresses { node: me, addresses: Addresses::single(([127, 0, 0, 1], 1).into()) }, "yy"),
+        (C::SetAddresses { node: other, addresses: Addresses::single(([127, 0, 0, 1], 1).into()) }, "nn"),
         (C::RemoveJoinToken { id: "t".into() }, "yy"),
         (C::BindKey { node: me, key_sha256: String::new() }, "yr"),
         (update(me), "yy"),

@@ -3,11 +3,11 @@
 use insula_api::{
     Answer, Code, Problem,
     handler::NodeKey,
-    wire::{GroupStatus, Leader, List, Node, NodeState, NodeStatus, NodeUse, Region, Versioned},
+    wire::{GroupStatus, Leader, List, Node, NodeAddress, NodeState, NodeStatus, NodeUse, Region, Versioned},
 };
 use insula_raft::{Group, GroupState};
 use insula_state::RegionState;
-use insula_types::{ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, Revision};
+use insula_types::{Addresses, ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, Revision};
 
 use super::NodeApi;
 
@@ -18,6 +18,11 @@ pub(super) fn find_node<'a>(region: &'a RegionState, key: &NodeKey) -> Answer<&'
         NodeKey::Name(name) => (region.node_named(name.as_str()), name.to_string()),
     };
     found.ok_or_else(|| Problem::new(Code::NoSuchNode, format!("{said}: `insula nodes` lists those there are")))
+}
+
+/// Addresses for callers of the API.
+pub(super) fn wire(addresses: &Addresses) -> Vec<NodeAddress> {
+    addresses.list().iter().map(|known| NodeAddress { scope: known.scope, address: known.at }).collect()
 }
 
 impl NodeApi {
@@ -52,6 +57,7 @@ impl NodeApi {
             region: node.region.clone(),
             datacenter: node.datacenter.clone(),
             address: node.address,
+            addresses: wire(&region.addresses_of(node)),
             state: if node.health.is_up() { NodeState::Up } else { NodeState::Down },
             down_since_ms: match node.health {
                 NodeHealth::Up => None,

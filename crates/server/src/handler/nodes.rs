@@ -3,12 +3,17 @@
 use insula_api::{
     Answer, Code, Problem, RemoveNodeRequest,
     handler::NodeKey,
-    wire::{Node, NodeDuty, NodeRemoved, Versioned},
+    wire::{FindBody, Found, Node, NodeDuty, NodeRemoved, Reloaded, Versioned},
 };
 use insula_state::{RegionCommand, region};
+use insula_telemetry::chain;
 use insula_types::RequestId;
 
-use super::{NodeApi, cluster::find_node};
+use super::{
+    NodeApi,
+    cluster::{find_node, wire},
+};
+use crate::{Error, config::NodeConfig, whereabouts::FindError};
 
 /// What the tombstone of a node says that was removed by command.
 const REASON: &str = "removed by command";
@@ -40,6 +45,29 @@ impl NodeApi {
         let command = RegionCommand::TakeOutNode { id: removed.id, reason: REASON.to_owned(), expected, is_forced };
         let committed = self.change(&self.region, request, &command).await.map_err(of_node)?;
         Ok(Versioned { revision: committed.revision, value: removed })
+    }
+}
+
+/// This node itself: what it takes over from its configuration while it runs, and who it is looking for.
+impl NodeApi {
+    pub(super) fn take_over_configuration(&self) -> Answer<Reloaded> {
+        let refused = |error: &Error| Problem::new(Code::InvalidRequest, chain(error));
+        let now = NodeConfig::read(&self.config_path).map_err(|error| refused(&error))?;
+        let addresses = now.advertise.addresses();
+        let is_moved = self.whereabouts.members.move_to(addresses.list()).map_err(|error| refused(&error))?;
+        Ok(Reloaded { addresses: wire(addresses), is_moved, needs_restart: self.config.differs_for_good(&now) })
+    }
+
+    pub(super) async fn find_other(&self, body: FindBody) -> Answer<Found> {
+        let node = self.whereabouts.find(body.address).await.map_err(|error| {
+            let code = match error {
+                FindError::Nobody(_) => Code::NodeUnreachable,
+                FindError::Useless { .. } => Code::Conflict,
+            };
+            Problem::new(code, error.to_string())
+        })?;
+        let name = self.region.read(|state| state.nodes.get(&node).map(|node| node.name.clone()));
+        Ok(Found { node, name })
     }
 }
 

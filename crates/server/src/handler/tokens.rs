@@ -53,7 +53,7 @@ impl NodeApi {
             return Err(Problem::new(Code::NoSuchRegion, detail));
         }
         let addresses = self.region.read(|region| {
-            let own = region.nodes.get(&self.node).map(|node| node.address).unwrap_or(self.config.advertise);
+            let own = region.nodes.get(&self.node).map(|node| node.address).unwrap_or(self.config.advertise.widest());
             let others = region.nodes.values().filter(|node| node.health.is_up()).map(|node| node.address);
             let others = others.filter(|address| *address != own);
             std::iter::once(own).chain(others).take(ADDRESSES_MAX).collect::<Vec<_>>()

@@ -1,9 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use insula_types::{
-    Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation, InstanceId,
-    InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition,
-    RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, ServiceRef, ServiceSpec, StopSpec,
+    Addresses, Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation,
+    InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol,
+    RegionalDefinition, RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, ServiceRef, ServiceSpec,
+    StopSpec,
 };
 
 use super::{File, variants};
@@ -20,14 +21,14 @@ const FILE: File = File(include_str!("region.txt"));
 variants!(command_name, COMMANDS, RegionCommand:
     Init, CreateJoinToken, Join, UpdateNode, SetNodeHealth, Cordon, RemoveNode, SetDefinition, RemoveDefinition, Place,
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
-    BindKey, RemoveJoinToken, RaiseLevel,
+    BindKey, RemoveJoinToken, RaiseLevel, SetAddresses,
 );
 variants!(key_name, KEYS, RegionKey:
-    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level,
+    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
 );
 // The objects have the names of their keys, so that listing them again would tell nothing but a new one.
 variants!(object_name, OBJECTS, RegionObject:
-    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level,
+    Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
 );
 
 const NODE: NodeId = NodeId::new(7);
@@ -136,6 +137,11 @@ fn agreed() -> Agreed {
     Agreed { level: Level(2), version: "0.1.0".into() }
 }
 
+fn addresses() -> Addresses {
+    let list = ["datacenter=10.0.0.1:7443", "region=[fd00::1]:7443", "203.0.113.1:7443"];
+    Addresses::new(4, list.map(|text| text.parse().expect("an address")).to_vec()).expect("good ones")
+}
+
 const DESIRED: [Desired; 3] = [Desired::Run, Desired::Drain, Desired::Stop];
 const PHASES: [Phase; 6] =
     [Phase::Pending, Phase::Pulling, Phase::Starting, Phase::Running, Phase::Backoff, Phase::Stopped];
@@ -193,6 +199,7 @@ fn later_commands() -> Vec<RegionCommand> {
         C::BindKey { node: NODE, key_sha256: "cc".into() },
         C::RemoveJoinToken { id: "t".into() },
         C::RaiseLevel(agreed()),
+        C::SetAddresses { node: NODE, addresses: addresses() },
     ];
     all.extend(duties.map(|duty| C::SetNodeDuty { id: NODE, duty }));
     all
@@ -226,6 +233,7 @@ fn later_rows() -> Vec<Row> {
         (K::Trust(NODE), O::Trust(trust())),
         (K::NodeKey(NODE), O::NodeKey("cc".into())),
         (K::Level, O::Level(agreed())),
+        (K::Addresses(NODE), O::Addresses(addresses())),
     ];
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }

@@ -1,8 +1,8 @@
 //! Decides on region commands.
 
 use insula_types::{
-    Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, RegionalDefinition,
-    Revision,
+    Addresses, Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement,
+    RegionalDefinition, Revision,
 };
 
 use super::{
@@ -53,6 +53,7 @@ impl<'a> Apply<'a> {
                 Ok(RegionReply::Done)
             }
             C::RaiseLevel(agreed) => self.raise_level(agreed),
+            C::SetAddresses { node, addresses } => self.set_addresses(*node, addresses),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => {
                 self.knows_enough(version)?;
@@ -238,14 +239,7 @@ impl<'a> Apply<'a> {
         if count > 0 {
             return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
         }
-        self.out.remove(RegionKey::Node(id));
-        if self.state.keys.contains(&id) {
-            self.out.remove(RegionKey::NodeKey(id));
-        }
-        if self.state.trust.contains(&id) {
-            self.out.remove(RegionKey::Trust(id));
-        }
-        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        self.forget_node(id, reason);
         Ok(RegionReply::Done)
     }
 
@@ -288,8 +282,13 @@ impl<'a> Apply<'a> {
             count => format!("node {} was removed with {count} instances on it: {reason}", node.name),
         };
         self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
-        self.out.remove(RegionKey::Node(id));
-        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        if self.state.level() >= Level(3) {
+            self.forget_node(id, reason);
+        } else {
+            // Programs of level 2 keep the rest.
+            self.out.remove(RegionKey::Node(id));
+            self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
+        }
         Ok(RegionReply::Done)
     }
 
@@ -404,6 +403,42 @@ impl<'a> Apply<'a> {
             self.out.put(RegionKey::Trust(node), RegionObject::Trust(trust.clone()));
         }
         Ok(RegionReply::Done)
+    }
+
+    fn set_addresses(&mut self, id: NodeId, addresses: &Addresses) -> Decision {
+        let node = self.node(id)?;
+        let addresses = addresses.clone().checked().map_err(|error| Rejection::invalid(error.to_string()))?;
+        if let Some(present) = self.state.addresses.get(&id) {
+            if present == &addresses && node.address == addresses.widest() {
+                return Ok(RegionReply::Done);
+            }
+            if present.edition() > addresses.edition() {
+                let (said, is) = (addresses.edition(), present.edition());
+                return Err(Rejection::conflict(format!("these are addresses number {said}, and {is} are known")));
+            }
+        }
+        let (from, to) = (node.address, addresses.widest());
+        if from != to {
+            let text = format!("node {} is reached at {to} now, no longer at {from}", node.name);
+            self.event(Event::new(self.at_ms, EventKind::Note, text).node(id));
+        }
+        self.out.put(RegionKey::Addresses(id), RegionObject::Addresses(addresses));
+        self.update_node(id, |node| node.address = to)
+    }
+
+    /// Forgets what is known of a node that is removed.
+    fn forget_node(&mut self, id: NodeId, reason: &str) {
+        self.out.remove(RegionKey::Node(id));
+        if self.state.keys.contains(&id) {
+            self.out.remove(RegionKey::NodeKey(id));
+        }
+        if self.state.trust.contains(&id) {
+            self.out.remove(RegionKey::Trust(id));
+        }
+        if self.state.addresses.contains(&id) {
+            self.out.remove(RegionKey::Addresses(id));
+        }
+        self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
     }
 
     /// Puts what users want to know of a new status into the events.

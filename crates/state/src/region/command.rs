@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    Agreed, AppName, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Placement,
-    RegionalDefinition, Revision,
+    Addresses, Agreed, AppName, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId,
+    Placement, RegionalDefinition, Revision,
 };
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +146,14 @@ pub enum RegionCommand {
     /// All nodes know a greater level than before: commands of it may be proposed from now on, and programs that know less
     /// may not come in. Refused while a node knows less. A level that has been reached already changes nothing.
     RaiseLevel(Agreed),
+    /// Where a node is reached now, as it says itself. A list with a smaller number than the present one is refused: it was
+    /// on its way when the node had moved already.
+    SetAddresses {
+        /// The node.
+        node: NodeId,
+        /// Its addresses.
+        addresses: Addresses,
+    },
 }
 
 impl RegionCommand {
@@ -172,6 +180,7 @@ impl RegionCommand {
             | Self::ReportTrust { .. }
             | Self::BindKey { .. }
             | Self::RemoveJoinToken { .. } => Level(2),
+            Self::SetAddresses { .. } => Level(3),
             // A program that knows the command and not what it agrees to must not apply it either.
             Self::RaiseLevel(agreed) => agreed.level.max(Level(2)),
             Self::Controlled { command, .. } => match &**command {

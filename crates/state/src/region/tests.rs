@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use insula_types::{Capacity, ClusterId, Incarnation, Node, NodeHealth, NodeId, RequestId, codec};
+use insula_types::{
+    Addresses, Agreed, Capacity, ClusterId, Incarnation, Level, Node, NodeHealth, NodeId, RequestId, codec,
+};
 
 use super::*;
 use crate::{Machine, Outcome, RejectionCode, Replica, event::EVENTS_MAX, seal};
@@ -204,4 +206,70 @@ fn a_node_is_one_key_for_life() {
     assert_eq!(code(region.at(0, &bind(2, "b"))), RejectionCode::NotFound);
     let short = RegionCommand::BindKey { node: NodeId::new(1), key_sha256: "a".into() };
     assert_eq!(code(region.at(0, &short)), RejectionCode::Invalid);
+}
+
+fn addresses(edition: u64, list: &str) -> RegionCommand {
+    let list = list.split_whitespace().map(|text| text.parse().expect("an address")).collect();
+    RegionCommand::SetAddresses { node: NodeId::new(1), addresses: Addresses::new(edition, list).expect("good ones") }
+}
+
+#[test]
+fn the_latest_word_of_a_node_on_where_it_is_counts() {
+    let mut region = Region::new();
+    let reached = |region: &Region| {
+        region.replica.read(|state| {
+            let node = state.nodes.get(&NodeId::new(1)).expect("a member").clone();
+            (node.address.to_string(), state.addresses_of(&node).list().len())
+        })
+    };
+    assert_eq!(reached(&region), ("10.0.0.1:7443".to_owned(), 1));
+    region.at(1, &addresses(4, "203.0.113.1:7443 datacenter=10.0.0.1:7443")).expect("newer");
+    assert_eq!(reached(&region), ("203.0.113.1:7443".to_owned(), 2));
+    let seen = region.machine.revision();
+    region.at(2, &addresses(4, "203.0.113.1:7443 datacenter=10.0.0.1:7443")).expect("said again");
+    assert_eq!(region.replica.read(|state| state.events.len()), 2, "it joined, and it moved");
+    assert_eq!(region.machine.revision(), seen);
+    let late = region.at(3, &addresses(3, "203.0.113.9:7443")).expect_err("on its way since before it moved");
+    assert_eq!(late.code, RejectionCode::Conflict);
+    assert_eq!(reached(&region), ("203.0.113.1:7443".to_owned(), 2));
+    // A program that knows but one address says where it is: that is newer than the list.
+    let Node { id, capacity, version, .. } = node(1, "n1");
+    let update =
+        RegionCommand::UpdateNode { id, address: "10.0.0.7:7443".parse().expect("an address"), capacity, version };
+    region.at(4, &update).expect("known");
+    assert_eq!(reached(&region), ("10.0.0.7:7443".to_owned(), 1));
+    let unknown =
+        RegionCommand::SetAddresses { node: NodeId::new(9), addresses: Addresses::single(([1, 1, 1, 1], 1).into()) };
+    assert_eq!(region.at(5, &unknown).expect_err("no member").code, RejectionCode::NotFound);
+}
+
+#[test]
+fn nothing_is_kept_of_a_removed_node_but_its_tombstone() {
+    for level in [2, 3] {
+        let mut region = Region::new();
+        region.token(1);
+        region.at(1, &join(7, 2, "n2")).expect("good");
+        let id = NodeId::new(2);
+        region.at(2, &RegionCommand::BindKey { node: id, key_sha256: "a".repeat(64) }).expect("a member");
+        if level == 3 {
+            let upgrade = |number: u64| {
+                let Node { id, address, capacity, .. } = node(number, "n");
+                RegionCommand::UpdateNode { id, address, capacity, version: "0.3.0+level.3".into() }
+            };
+            region.at(3, &upgrade(1)).expect("known");
+            region.at(3, &upgrade(2)).expect("known");
+            region.at(3, &RegionCommand::RaiseLevel(Agreed { level: Level(3), version: "0.3.0".into() })).expect("all");
+            let addresses = Addresses::single(([10, 0, 0, 2], 7443).into()).with_edition(1);
+            region.at(4, &RegionCommand::SetAddresses { node: id, addresses }).expect("a member");
+        }
+        let expected = region.replica.read(|state| state.nodes.revision(&id)).expect("a member");
+        let gone = RegionCommand::TakeOutNode { id, reason: "gone".into(), expected, is_forced: true };
+        region.at(5, &gone).expect("forced");
+        region.replica.read(|state| {
+            assert!(state.tombstones.contains(&id) && !state.nodes.contains(&id));
+            // Programs of level 2 keep the key; all voters do the same.
+            assert_eq!(state.keys.contains(&id), level == 2);
+            assert!(!state.addresses.contains(&id));
+        });
+    }
 }

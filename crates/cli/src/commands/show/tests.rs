@@ -43,6 +43,7 @@ fn node() -> Node {
         region: RegionName::new("fra").expect("a label"),
         datacenter: datacenter(),
         address: "192.0.2.7:7443".parse().expect("address"),
+        addresses: Vec::new(),
         state: NodeState::Down,
         down_since_ms: Some(NOW - 5000),
         is_cordoned: true,
