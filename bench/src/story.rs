@@ -6,6 +6,7 @@ mod certificates;
 mod deadlocks;
 mod drain;
 mod kills;
+mod moved;
 mod no_servers;
 mod outage;
 mod power_cut;
@@ -36,6 +37,8 @@ pub enum Story {
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
+    /// One of three nodes gets another address, then all of them change theirs at once
+    Moved,
     /// Three nodes go to a later version one after the other, and back
     Upgrade,
     /// Each of three nodes drained in turn, and given work again
@@ -80,6 +83,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
+        Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),

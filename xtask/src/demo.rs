@@ -40,6 +40,8 @@ enum Story {
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
     Restored,
+    /// One of three nodes gets another address, then all of them change theirs at once
+    Moved,
     /// Three nodes go to a later version one after the other, and back, under traffic and writes
     Upgrade,
     /// Each of three nodes drained in turn

@@ -48,7 +48,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// A member that has heard no leader for so long may have been taken out. Longer than an election near by.
 const UNLED_MAX: Duration = Duration::from_secs(3);
 /// How long one question to openraft may take before it counts as stalled.
-const CORE_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const CORE_LIMIT: Duration = Duration::from_secs(2);
 
 /// One node's part of one group. Clones share it.
 #[derive(Clone)]
@@ -175,6 +175,7 @@ impl Group {
             is_short: Arc::default(),
             config: Arc::clone(&config),
             env: env.clone(),
+            core: Arc::default(),
         };
         let me = config.node.get();
         let scope = Scope { tasks: env.tasks.clone(), rng: env.rng.fork() };
@@ -182,6 +183,8 @@ impl Group {
             .enter(Raft::new(me, settings, caller.clone(), log.clone(), rows))
             .await
             .map_err(|error| start(error.to_string()))?;
+        // Nobody else sets it.
+        let _ = caller.core.set(raft.clone());
 
         let (queue, proposals) = mpsc::channel(PROPOSALS_QUEUED_MAX);
         let (flush, flushes) = mpsc::channel(1);

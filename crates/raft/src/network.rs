@@ -3,14 +3,17 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use insula_env::{Env, clock::Instant};
+use insula_env::{
+    Env,
+    clock::{Instant, timeout},
+};
 use insula_types::{Incarnation, NodeId};
 use openraft::{
     EmptyNode, RaftNetwork, RaftNetworkFactory,
@@ -22,8 +25,9 @@ use openraft::{
 use crate::{
     config::{Config, SNAPSHOT_CHUNK_LIMIT, SNAPSHOT_INSTALL_LIMIT},
     contacts::{Contacts, age},
-    engine::{Snapshot, Types, Vote},
+    engine::{Raft, Snapshot, Types, Vote},
     error::TransportError,
+    group::CORE_LIMIT,
     store::{SnapshotData, chain},
     timing::Timing,
     transport::{Class, Transport},
@@ -41,6 +45,8 @@ pub(crate) enum CallError {
     Answer,
     #[error("send: no majority answers this leader, it keeps silent")]
     Mute,
+    #[error("take an answer: this node's disk is too slow at present")]
+    Busy,
 }
 
 /// Sends requests to one group on other nodes.
@@ -55,6 +61,8 @@ pub(crate) struct Caller {
     pub(crate) is_short: Arc<AtomicBool>,
     pub(crate) config: Arc<Config>,
     pub(crate) env: Env,
+    /// openraft itself, once it runs.
+    pub(crate) core: Arc<OnceLock<Raft>>,
 }
 
 impl Caller {
@@ -76,6 +84,19 @@ impl Caller {
 
     fn now(&self) -> Instant {
         self.env.clock.now()
+    }
+
+    /// Before openraft hears of a higher vote: lets it work off what is in its queue. Hearing of it ends openraft's task for
+    /// the peer at once; should an answer that still waits in the queue, or a command that waits for the disk, make it send
+    /// that peer a snapshot, it would find the task gone and stop the group (0.9.25, `Command::Replicate`). When openraft
+    /// does not come to it, the peer counts as not heard; it will say so again.
+    async fn let_core_catch_up(&self) -> Result<(), CallError> {
+        let Some(core) = self.core.get() else { return Ok(()) };
+        // The first may be answered in the same turn of the core as what came before it; the second one is not.
+        for _ in 0..2 {
+            timeout(CORE_LIMIT, core.with_raft_state(|_| ())).await.map_err(|_| CallError::Busy)?.ok();
+        }
+        Ok(())
     }
 }
 
@@ -136,7 +157,10 @@ impl RaftNetwork<Types> for Link {
             Ok(Answer::Appended) => Ok(AppendEntriesResponse::Success),
             Ok(Answer::AppendedTo(last)) => Ok(AppendEntriesResponse::PartialSuccess(last.map(Into::into))),
             Ok(Answer::Conflict) => Ok(AppendEntriesResponse::Conflict),
-            Ok(Answer::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            Ok(Answer::HigherVote(vote)) => {
+                self.caller.let_core_catch_up().await.map_err(|error| unreachable(&error))?;
+                Ok(AppendEntriesResponse::HigherVote(vote.into()))
+            }
             Ok(_) => Err(unreachable(&CallError::Answer)),
             Err(error) => Err(unreachable(&error)),
         }
@@ -163,11 +187,15 @@ impl RaftNetwork<Types> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
         let sending = self.send_snapshot(vote, (&snapshot.meta).into(), &snapshot.snapshot);
-        tokio::select! {
+        let sent = tokio::select! {
             biased;
-            closed = cancel => Err(closed.into()),
+            closed = cancel => return Err(closed.into()),
             sent = sending => sent,
+        };
+        if sent.as_ref().is_ok_and(|answer| answer.vote > vote) {
+            self.caller.let_core_catch_up().await.map_err(|error| Unreachable::new(&error))?;
         }
+        sent
     }
 
     fn backoff(&self) -> Backoff {

@@ -159,7 +159,8 @@ impl Peers {
         }
     }
 
-    /// Closes the connection to a node that is no peer any more, as soon as its calls have ended.
+    /// Uses the present connection to a node, or the attempt to make one, for nothing new: it is no peer any more, or it is
+    /// reached elsewhere. The connection is closed as soon as its calls have ended.
     pub fn forget(&self, node: NodeId) {
         self.0.slots.lock().remove(&node);
     }
@@ -199,18 +200,18 @@ impl Peers {
         let (tell, dialed) = watch::channel(None);
         slots.insert(node, Slot::Dialing(dialed.clone()));
         drop(slots);
-        let peers = self.clone();
+        let (peers, attempt) = (self.clone(), dialed.clone());
         self.0.env.tasks.spawn("rpc dial", async move {
             let outcome = peers.dial(node).await;
-            peers.settle(node, &outcome, wait);
+            peers.settle(node, &outcome, wait, &attempt);
             // Nobody may be waiting any more.
             let _ = tell.send(Some(outcome));
         });
         Ok(Way::Wait(dialed))
     }
 
-    /// Notes how an attempt went.
-    fn settle(&self, node: NodeId, outcome: &Dialed, wait: Duration) {
+    /// Notes how an attempt went, unless it was forgotten meanwhile.
+    fn settle(&self, node: NodeId, outcome: &Dialed, wait: Duration, attempt: &watch::Receiver<Option<Dialed>>) {
         let slot = match outcome {
             Ok(connection) => Slot::Open(connection.clone()),
             Err(why) => {
@@ -219,7 +220,10 @@ impl Peers {
                 Slot::Failed { why: why.clone(), retry_at, wait }
             }
         };
-        self.0.slots.lock().insert(node, slot);
+        let mut slots = self.0.slots.lock();
+        if matches!(slots.get(&node), Some(Slot::Dialing(present)) if present.same_channel(attempt)) {
+            slots.insert(node, slot);
+        }
     }
 
     async fn dial(&self, node: NodeId) -> Dialed {

@@ -246,3 +246,25 @@ async fn a_peer_that_breaks_the_protocol_is_cut() {
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     }
 }
+
+#[tokio::test]
+async fn a_node_that_has_moved_is_reached_at_once() {
+    let world = World::new(1);
+    let settings = Settings { connect_max: Duration::from_millis(400), ..Settings::default() };
+    let (one, two) = (world.node().await, world.node().await);
+    let before = insula_env::net::bind(([127, 0, 0, 1], 0).into()).await.expect("a listener");
+    let book = AddressBook::default();
+    book.insert(two.id(), vec![before.local_addr().expect("address")]);
+    let peers = Peers::with_settings(one.material.clone(), book.clone(), Protocol::Rpc, world.env.clone(), settings);
+    let call = peers.call::<WhoAmI>(two.id(), &(), Duration::from_millis(100)).await;
+    assert!(call.is_err(), "nobody speaks there");
+    let (mut attempt, _) = before.accept().await.expect("the attempt");
+
+    book.insert(two.id(), vec![two.address]);
+    peers.forget(two.id());
+    assert_eq!(peers.call::<WhoAmI>(two.id(), &(), LIMIT).await.expect("answer"), one.id());
+    // The attempt of before ends, and does no harm.
+    tokio::io::copy(&mut attempt, &mut tokio::io::sink()).await.ok();
+    assert!(peers.is_connected(two.id()));
+    assert_eq!(peers.call::<WhoAmI>(two.id(), &(), LIMIT).await.expect("answer"), one.id());
+}

@@ -34,7 +34,7 @@ struct Inner {
     datacenter: DatacenterName,
     region: Arc<Replica<RegionState>>,
     book: AddressBook,
-    /// Told when an address has changed: what was not reached may be reached now.
+    /// Told when an address has changed: connections are made anew.
     peers: Vec<Peers>,
     home: Mutex<Home>,
     file: ValueFile,
@@ -208,7 +208,7 @@ impl Members {
         for (node, addresses) in &present {
             if before.get(node).is_some_and(|known| known != addresses) {
                 info!(%node, addresses = %text(addresses.list()), "a member is reached elsewhere");
-                self.0.peers.iter().for_each(|peers| peers.wake(*node));
+                self.0.peers.iter().for_each(|peers| peers.forget(*node));
             }
         }
         home.set_others(present);

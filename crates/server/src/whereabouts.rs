@@ -186,7 +186,7 @@ impl Whereabouts {
         let known = self.book.get(node);
         self.book
             .insert(node, std::iter::once(address).chain(known.iter().copied().filter(|at| *at != address)).collect());
-        self.peers.wake(node);
+        self.peers.forget(node);
         if let Err(status) = self.exchange_with(node).await {
             self.book.insert(node, known);
             return Err(useless(format!("which does not say where it is: {status}")));

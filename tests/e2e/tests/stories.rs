@@ -71,6 +71,11 @@ fn an_app_outlives_the_loss_of_all_states() {
 }
 
 #[test]
+fn nodes_are_reached_elsewhere() {
+    tell_it(Story::Moved, "moved");
+}
+
+#[test]
 fn nodes_go_to_a_later_version_and_back() {
     tell_it(Story::Upgrade, "upgrade");
 }
