@@ -96,7 +96,7 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::{Clock, clock};
 
     fn at(port: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 1], port))
@@ -105,13 +105,14 @@ mod tests {
     /// What each port does: answers or fails after so many milliseconds.
     async fn race(ports: &[(u16, u64, bool)]) -> (Result<u16, Option<u16>>, u64) {
         let addresses: Vec<_> = ports.iter().map(|(port, ..)| at(*port)).collect();
-        let begun = tokio::time::Instant::now();
+        let clock = Clock::simulated(0);
+        let begun = clock.now();
         let won = first_of(&addresses, |address| async move {
             let (port, after, works) = *ports.iter().find(|(port, ..)| *port == address.port()).expect("one of them");
             clock::sleep(Duration::from_millis(after)).await;
             if works { Ok(()) } else { Err(port) }
         });
-        (won.await.map(|(address, ())| address.port()), begun.elapsed().as_millis() as u64)
+        (won.await.map(|(address, ())| address.port()), (clock.now() - begun).as_millis() as u64)
     }
 
     #[tokio::test(start_paused = true)]

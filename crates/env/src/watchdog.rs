@@ -2,7 +2,7 @@
 //! thread, and started anew. Where that does not help, because its thread is blocked, the process ends with
 //! [`EXIT_CODE`], and whoever supervises it starts it again.
 //!
-//! It runs on a thread of its own, so that it works when all others are blocked. What it decides is in [`Core`], without
+//! It runs on a thread of its own, so that it works when all others are blocked. What it decides is in `Core`, without
 //! a clock: a simulation runs no watchdog.
 
 mod core;

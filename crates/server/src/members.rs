@@ -37,7 +37,8 @@ struct Inner {
     /// Told when an address has changed: connections are made anew.
     peers: Vec<Peers>,
     home: Mutex<Home>,
-    file: ValueFile,
+    /// Held while the file is written, which may take long: nobody who only asks waits for that.
+    file: Mutex<ValueFile>,
     own: watch::Sender<Addresses>,
     /// Counts what was heard from others before the state had it.
     heard: watch::Sender<u64>,
@@ -69,7 +70,7 @@ impl Members {
             book,
             peers,
             home: Mutex::new(home),
-            file,
+            file: Mutex::new(file),
             own: watch::channel(own).0,
             heard: watch::channel(0).0,
         }));
@@ -132,11 +133,10 @@ impl Members {
     }
 
     fn set_own(&self, own: Addresses) -> Result<(), Error> {
-        let mut home = self.0.home.lock();
-        let changed = Home { own: Some(own.clone()), ..home.clone() };
-        self.0.file.save(&changed)?;
-        *home = changed;
-        drop(home);
+        let file = self.0.file.lock();
+        let changed = Home { own: Some(own.clone()), ..self.0.home.lock().clone() };
+        file.save(&changed)?;
+        self.0.home.lock().own = Some(own.clone());
         self.0.own.send_replace(own);
         Ok(())
     }
@@ -161,18 +161,18 @@ impl Members {
                 newer.insert(node, addresses);
             }
         }
-        if self.take(newer) {
+        if self.take(&newer) {
             self.0.heard.send_modify(|count| *count += 1);
         }
     }
 
     /// What the state says now.
     fn refresh(&self) {
-        self.take(BTreeMap::new());
+        self.take(&BTreeMap::new());
     }
 
     /// Puts together what the state says, what was known, and what was heard just now. Says whether the last was of use.
-    fn take(&self, heard: BTreeMap<NodeId, Addresses>) -> bool {
+    fn take(&self, heard: &BTreeMap<NodeId, Addresses>) -> bool {
         let mut home = self.0.home.lock();
         let before = home.others();
         let (stated, places) = self.0.region.read(|state| {
@@ -212,7 +212,11 @@ impl Members {
             }
         }
         home.set_others(present);
-        if let Err(error) = self.0.file.save(&*home) {
+        drop(home);
+        let file = self.0.file.lock();
+        // What is there now: another change may have come meanwhile.
+        let kept = self.0.home.lock().clone();
+        if let Err(error) = file.save(&kept) {
             warn!(error = %chain(&error), "the list of members was not kept; a restart uses the older one");
         }
         is_news

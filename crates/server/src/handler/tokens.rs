@@ -8,8 +8,8 @@ use insula_api::{
     },
 };
 use insula_identity::{ApiToken, JoinToken, root_hash};
-use insula_state::{Domain, GlobalCommand, RegionCommand, Store, global, region};
-use insula_types::{RequestId, Revision, TokenId};
+use insula_state::{GlobalCommand, RegionCommand, global, region};
+use insula_types::{RequestId, TokenId};
 
 use super::NodeApi;
 use crate::trust;
@@ -69,7 +69,6 @@ impl NodeApi {
             uses_left: body.uses,
         };
         let committed = self.change(&self.region, request, &RegionCommand::CreateJoinToken(stored)).await?;
-        shown_once(&self.region, committed.revision, |region| region.join_tokens.contains(&token.id.to_string()))?;
         let value = JoinTokenCreated {
             token: token.reveal(),
             id: token.id.to_string(),
@@ -123,7 +122,6 @@ impl NodeApi {
             expires_ms,
         };
         let committed = self.change(&self.global, request, &GlobalCommand::PutApiToken(stored)).await?;
-        shown_once(&self.global, committed.revision, |global| global.api_tokens.contains(&token.id.to_string()))?;
         let context = insula_api::Context {
             addresses: vec![self.config.api.to_string()],
             // All that are trusted, so that it lives through a replacement that is under way.
@@ -134,15 +132,6 @@ impl NodeApi {
             ApiTokenCreated { token: token.reveal(), context: context.reveal(), id: token.id.to_string(), expires_ms };
         Ok(Versioned { revision: committed.revision, value })
     }
-}
-
-/// A request that was answered before made the token of that time; the one that was drawn now is in no state.
-fn shown_once<D: Domain>(store: &Store<D>, made: Revision, is_stored: impl FnOnce(&D) -> bool) -> Answer<()> {
-    let said = "this request has made a token already, which was shown then and cannot be shown again: \
-                `insula token list` names it, end it and ask anew";
-    // A copy that lags knows nothing of it either way.
-    let is_known = store.replica().read_at(|state, revision| revision < made || is_stored(state));
-    if is_known { Ok(()) } else { Err(Problem::new(Code::Conflict, said)) }
 }
 
 fn api_token(token: &global::ApiToken) -> Token {
