@@ -58,6 +58,7 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
         let losses = super::kills::losses(stage, node.edge(), calm_ms);
         println!("   edge of {}: {} requests since, {} lost", node.name, losses.sent, losses.lost);
         if losses.lost > 0 {
+            losses.shown.iter().for_each(|line| println!("   lost: {line}"));
             broken.push(format!("the edge of {} lost {} requests after all was back", node.name, losses.lost));
         }
     }

@@ -143,6 +143,7 @@ impl Control {
                 self.pause(ROUND_GAP).await;
                 continue;
             }
+            self.look(self.env.clock.now());
             match self.round(&mut memory, &mut epoch, &mut is_global_fresh, beat).await {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -174,12 +175,20 @@ impl Control {
         self.look_until(self.env.clock.now() + time).await;
     }
 
+    /// Looks at the leases, unless no majority confirms that this node leads: it takes no renewals then, and must not blame
+    /// the nodes for that. To the table it was paused, and everyone who held a lease gets a full one.
+    fn look(&self, now: clock::Instant) {
+        if (self.confirmed)()
+            && let Some(leases) = self.leases.lock().as_mut()
+        {
+            leases.look(now);
+        }
+    }
+
     async fn look_until(&self, until: clock::Instant) {
         loop {
             let now = self.env.clock.now();
-            if let Some(leases) = self.leases.lock().as_mut() {
-                leases.look(now);
-            }
+            self.look(now);
             if now >= until {
                 return;
             }

@@ -1,6 +1,13 @@
 //! The running service over a proposer that applies at once, on one or two nodes, in virtual time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use insula_env::{Clock, Env, RealDisk, Rng, TaskGroup, clock};
@@ -26,6 +33,8 @@ struct Seat {
     leadership: watch::Sender<Leadership>,
     /// Commands hang while it is cut off, and are committed when it is not any more.
     is_cut: watch::Sender<bool>,
+    /// Whether a majority confirms that it leads.
+    is_confirmed: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -82,11 +91,19 @@ impl Bench {
         let replica = Arc::clone(&group.plain.lock().replica);
         let seats = (1..=3).map(|id| {
             let (leadership, is_cut) = (watch::channel(Leadership::default()).0, watch::channel(false).0);
-            let seat = Arc::new(Seat { group: group.clone(), leadership, is_cut });
+            let is_confirmed = Arc::new(AtomicBool::new(true));
+            let confirmed = Arc::clone(&is_confirmed);
+            let seat = Arc::new(Seat { group: group.clone(), leadership, is_cut, is_confirmed });
             let region =
                 Store::<RegionState>::new(Arc::clone(&replica), seat.clone(), env.clock.clone(), env.rng.fork());
             let global = Store::<GlobalState>::new(Replica::new(), Arc::new(Away), env.clock.clone(), env.rng.fork());
-            let control = Control::start(&env, NodeId::new(id), region, global, Arc::new(|| true));
+            let control = Control::start(
+                &env,
+                NodeId::new(id),
+                region,
+                global,
+                Arc::new(move || confirmed.load(Ordering::Relaxed)),
+            );
             (seat, control)
         });
         let seats = seats.collect();
@@ -189,6 +206,20 @@ async fn a_new_leader_gives_everyone_a_full_lease() {
     clock::sleep(Duration::from_millis(2400)).await;
     assert_eq!(bench.up(), 3, "nobody could renew for a minute, and nobody is blamed");
     bench.live(1, &[2, 3], Duration::from_secs(2)).await;
+    assert_eq!(bench.up(), 2, "but one that stays silent is down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_reached_for_a_while_blames_nobody() {
+    let bench = Bench::new();
+    bench.commit(&RegionCommand::SetDefinition(definition(1, 3)));
+    bench.live(0, &[1, 2, 3], Duration::from_secs(4)).await;
+    bench.seats[0].0.is_confirmed.store(false, Ordering::Relaxed);
+    bench.live(0, &[1, 2, 3], Duration::from_secs(6)).await;
+    bench.seats[0].0.is_confirmed.store(true, Ordering::Relaxed);
+    clock::sleep(Duration::from_millis(2400)).await;
+    assert_eq!(bench.up(), 3, "it took no renewals");
+    bench.live(0, &[1, 2], Duration::from_secs(2)).await;
     assert_eq!(bench.up(), 2, "but one that stays silent is down");
 }
 
