@@ -55,7 +55,7 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
         broken.push(format!("placements changed: {placed:?}, then {now:?}"));
     }
     for node in &stage.nodes {
-        let losses = super::kills::losses(stage, node.edge(), calm_ms);
+        let losses = super::kills::later_losses(stage, node.edge(), calm_ms);
         println!("   edge of {}: {} requests since, {} lost", node.name, losses.sent, losses.lost);
         if losses.lost > 0 {
             losses.shown.iter().for_each(|line| println!("   lost: {line}"));

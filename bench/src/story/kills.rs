@@ -82,6 +82,11 @@ pub(super) fn told(before: &BTreeMap<String, u32>, now: &BTreeMap<String, u32>, 
     format!("{same} of {} run on as the same process", stage.instances.len())
 }
 
+/// What an edge lost of the requests that began after a moment.
+pub(super) fn later_losses(stage: &Stage, edge: SocketAddr, since_ms: u64) -> outage::Losses {
+    stage.traffic.with(|records| outage::later_losses(records, edge, since_ms))
+}
+
 pub(super) fn losses(stage: &Stage, edge: SocketAddr, since_ms: u64) -> outage::Losses {
     stage.traffic.with(|records| outage::losses(records, edge, since_ms))
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     HOST,
-    kills::{losses, told},
+    kills::{later_losses, losses, told},
     stage::{Stage, now_ms},
     step,
 };
@@ -100,7 +100,7 @@ pub(super) fn tell(stage: &mut Stage, rate: u32, interrupt: &Interrupt) -> Resul
     }
     let seen_ms = gone_ms + UNSEEN.as_millis() as u64;
     for (node, edge) in stage.nodes.iter().zip(&edges) {
-        let (all, late) = (losses(stage, *edge, gone_ms), losses(stage, *edge, seen_ms));
+        let (all, late) = (losses(stage, *edge, gone_ms), later_losses(stage, *edge, seen_ms));
         println!("   edge of {}: {} requests, {} lost, {} of them late", node.name, all.sent, all.lost, late.lost);
         if late.lost > 0 {
             late.shown.iter().for_each(|line| println!("   lost: {line}"));

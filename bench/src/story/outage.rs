@@ -96,9 +96,18 @@ pub(crate) struct Losses {
     pub(crate) shown: Vec<String>,
 }
 
-/// Looks at the requests to an edge that ended since a moment.
+/// Looks at the requests to an edge that ended since a moment, those that were under way then included.
 pub(crate) fn losses(records: &[Record], edge: SocketAddr, since_ms: u64) -> Losses {
-    let is_it = |record: &&Record| record.target == edge && record.is_sent() && record.end_ms >= since_ms;
+    losses_among(records, edge, since_ms, |record| record.end_ms >= since_ms)
+}
+
+/// Looks at the requests to an edge that began after a moment.
+pub(crate) fn later_losses(records: &[Record], edge: SocketAddr, since_ms: u64) -> Losses {
+    losses_among(records, edge, since_ms, |record| record.start_ms >= since_ms)
+}
+
+fn losses_among(records: &[Record], edge: SocketAddr, since_ms: u64, among: impl Fn(&Record) -> bool) -> Losses {
+    let is_it = |record: &&Record| record.target == edge && record.is_sent() && among(record);
     let mut losses = Losses::default();
     for record in records.iter().filter(is_it) {
         losses.sent += 1;
