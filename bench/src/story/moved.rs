@@ -96,6 +96,7 @@ pub(super) fn tell(stage: &mut Stage, rate: u32, interrupt: &Interrupt) -> Resul
     let now = stage.workloads()?;
     println!("   instances: {}", told(&workloads, &now, stage));
     if now != workloads {
+        print!("{}", stage.lab.on("n1", &["events"], "")?);
         broken.push(format!("instances changed: {workloads:?}, then {now:?}"));
     }
     let seen_ms = gone_ms + UNSEEN.as_millis() as u64;
