@@ -8,11 +8,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use insula_cli::{Cli, Command};
 
-/// Short requests allocate and free small things all the time: with the C library's allocator that takes a sixth of the
-/// processor time of a write.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
