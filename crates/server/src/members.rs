@@ -46,23 +46,25 @@ struct Inner {
 
 impl Members {
     /// What `home` knows, and the addresses of the node's configuration: under another number when they are others than
-    /// before.
-    ///
-    /// # Errors
-    /// [`Error::File`] when the new list cannot be kept.
+    /// before. A disk that takes no writes keeps no node from starting: the next start gives the same list the same number.
     pub(crate) fn open(
         (node, datacenter): (NodeId, DatacenterName),
         configured: &Addresses,
         region: &Arc<Replica<RegionState>>,
         (book, peers): (AddressBook, Vec<Peers>),
         (mut home, file): (Home, ValueFile),
-    ) -> Result<Self, Error> {
-        let own = match home.own.take() {
-            Some(own) if own.list() == configured.list() => own,
-            before => configured.clone().with_edition(before.map_or(0, |before| before.edition()) + 1),
+    ) -> Self {
+        let before = home.own.clone();
+        let own = match &before {
+            Some(own) if own.list() == configured.list() => own.clone(),
+            before => configured.clone().with_edition(before.as_ref().map_or(0, Addresses::edition) + 1),
         };
         home.own = Some(own.clone());
-        file.save(&home)?;
+        if home.own != before
+            && let Err(error) = file.save(&home)
+        {
+            warn!(error = %chain(&error), "this node's addresses were not kept");
+        }
         let members = Self(Arc::new(Inner {
             node,
             datacenter,
@@ -75,7 +77,7 @@ impl Members {
             heard: watch::channel(0).0,
         }));
         members.refresh();
-        Ok(members)
+        members
     }
 
     /// Follows the region's members.
@@ -319,8 +321,7 @@ mod tests {
             let home = self.file().load().expect("readable").expect("there");
             let place = (NodeId::new(1), "fra1".parse().expect("a name"));
             let reached = (self.book.clone(), Vec::new());
-            let members = Members::open(place, &listed(0, configured), &self.region, reached, (home, self.file()));
-            members.expect("kept")
+            Members::open(place, &listed(0, configured), &self.region, reached, (home, self.file()))
         }
 
         fn way(&self) -> String {
@@ -340,6 +341,21 @@ mod tests {
         assert!(!members.move_to(listed(0, "10.0.0.9:7443").list()).expect("kept"), "said again");
         assert!(members.move_to(listed(0, "10.0.0.1:7443").list()).expect("kept"));
         assert_eq!(numbered("10.0.0.1:7443"), 3, "and it is kept");
+    }
+
+    #[test]
+    fn a_node_starts_although_its_disk_takes_no_writes() {
+        let world = World::new();
+        let home: Home = world.file().load().expect("readable").expect("there");
+        let nowhere = ValueFile::new(world.dir.path().join("home/below/a/file"), Arc::new(RealDisk));
+        let place = (NodeId::new(1), "fra1".parse().expect("a name"));
+        let reached = (world.book.clone(), Vec::new());
+        let members =
+            Members::open(place, &listed(0, "10.0.0.1:7443"), &world.region, reached, (home.clone(), nowhere));
+        assert_eq!(members.own().borrow().edition(), 1);
+        assert!(members.move_to(listed(0, "10.0.0.9:7443").list()).is_err(), "a move that is not kept does not count");
+        assert_eq!(*members.own().borrow(), listed(1, "10.0.0.1:7443"));
+        assert_eq!(world.file().load::<Home>().expect("readable"), Some(home));
     }
 
     #[test]

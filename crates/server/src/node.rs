@@ -186,7 +186,7 @@ impl Node {
 
         let place = (id, config.datacenter.clone());
         let reached = (book.clone(), all_peers.clone());
-        let known = Members::open(place, config.advertise.addresses(), &members, reached, (home.clone(), home_file))?;
+        let known = Members::open(place, config.advertise.addresses(), &members, reached, (home.clone(), home_file));
         known.start(env, tombstones);
         let time = || env.clock.clone();
         let route = Route::new(id, region_group.clone(), rpc.clone(), book.clone(), time(), &env.tasks);

@@ -191,6 +191,11 @@ impl Whereabouts {
             self.book.insert(node, known);
             return Err(useless(format!("which does not say where it is: {status}")));
         }
+        // Other ones may do as well, like one that is meant for this node; those from before do not.
+        if !known.contains(&address) && self.book.get(node) == known {
+            let why = "which gives other addresses for itself: change `advertise` there and run `insula node reload`";
+            return Err(useless(why.into()));
+        }
         Ok(node)
     }
 }
