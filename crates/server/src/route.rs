@@ -30,6 +30,9 @@ pub(crate) struct Route<D: Domain> {
     clock: Clock,
     /// Who led when last asked; where to begin on a node that does not vote.
     hint: Mutex<Option<NodeId>>,
+    /// Who did not answer, the latest last. They are asked after the others: a question with a short limit, like a lease's
+    /// renewal, would else spend all of it on the same dead node each time.
+    silent: Mutex<Vec<NodeId>>,
     leadership: watch::Receiver<Leadership>,
 }
 
@@ -49,7 +52,7 @@ impl<D: Domain> Route<D> {
         tasks: &TaskGroup,
     ) -> Arc<Self> {
         let leadership = follow_leadership(&group, tasks);
-        Arc::new(Self { node, group, peers, book, clock, hint: Mutex::default(), leadership })
+        Arc::new(Self { node, group, peers, book, clock, hint: Mutex::default(), silent: Mutex::default(), leadership })
     }
 
     /// Asks `here` when this node leads, else `M` of whoever does, until `limit`.
@@ -69,6 +72,8 @@ impl<D: Domain> Route<D> {
                 break;
             }
             asked.push(node);
+            // Until it answers; also when this question is given up meanwhile.
+            self.note(node, true);
             last = if node == self.node {
                 here(left).await
             } else {
@@ -79,6 +84,7 @@ impl<D: Domain> Route<D> {
                     Err(error) => Led::Unavailable(error.to_string()),
                 }
             };
+            self.note(node, matches!(last, Led::Unknown(_) | Led::Unavailable(_)));
             match &last {
                 // Both are a leader's word.
                 Led::Done(_) | Led::NotYet(_) => {
@@ -106,7 +112,15 @@ impl<D: Domain> Route<D> {
     /// A node that may know the leader and was not asked yet.
     fn another(&self, asked: &[NodeId]) -> Option<NodeId> {
         let voters = self.group.raft().voters().into_iter();
-        voters.chain([self.node]).chain(self.book.nodes()).find(|node| !asked.contains(node))
+        next_of(voters.chain([self.node]).chain(self.book.nodes()), asked, &self.silent.lock())
+    }
+
+    fn note(&self, node: NodeId, is_silent: bool) {
+        let mut silent = self.silent.lock();
+        silent.retain(|known| *known != node);
+        if is_silent && node != self.node {
+            silent.push(node);
+        }
     }
 
     /// Asks the region's leader something else than a change; see [`crate::methods`].
@@ -161,6 +175,12 @@ impl<D: Domain> Proposer for Route<D> {
     }
 }
 
+/// The first that was not asked yet; of those that did not answer lately, the one for which that is longest ago.
+fn next_of(known: impl Iterator<Item = NodeId>, asked: &[NodeId], silent: &[NodeId]) -> Option<NodeId> {
+    let rank = |node: &NodeId| silent.iter().position(|silent| silent == node).map_or(0, |at| at + 1);
+    known.filter(|node| !asked.contains(node)).min_by_key(rank)
+}
+
 /// Raft's word on who leads, in the words of `state`.
 fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> watch::Receiver<Leadership> {
     let convert = |now: &insula_raft::Leadership| Leadership { leader: now.leader, term: now.term, is_me: now.is_me };
@@ -175,4 +195,24 @@ fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> wat
         // The group is gone: whoever waits for leadership sees the channel close.
     });
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_asked_last() {
+        let node = NodeId::new;
+        let next = |asked: &[u64], silent: &[u64]| {
+            let of = |ids: &[u64]| ids.iter().copied().map(node).collect::<Vec<_>>();
+            next_of([1, 2, 3, 1].map(node).into_iter(), &of(asked), &of(silent)).map(NodeId::get)
+        };
+        assert_eq!(next(&[], &[]), Some(1));
+        assert_eq!(next(&[], &[1]), Some(2));
+        assert_eq!(next(&[2], &[1]), Some(3));
+        assert_eq!(next(&[2, 3], &[1]), Some(1), "and yet it is asked");
+        assert_eq!(next(&[], &[3, 1, 2]), Some(3), "silent for longest");
+        assert_eq!(next(&[1, 2, 3], &[]), None);
+    }
 }
