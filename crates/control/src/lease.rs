@@ -31,12 +31,14 @@ struct Lease {
 pub struct LeaseTable {
     leases: BTreeMap<NodeId, Lease>,
     looked_at: Instant,
+    /// Whether renewals were refused at some time since it was looked at.
+    is_doubted: bool,
 }
 
 impl LeaseTable {
     /// The table of a new leader: everyone in `up` holds a full lease from `now`.
     pub fn begin(now: Instant, up: impl IntoIterator<Item = NodeId>) -> Self {
-        let mut table = Self { leases: BTreeMap::new(), looked_at: now };
+        let mut table = Self { leases: BTreeMap::new(), looked_at: now, is_doubted: false };
         for node in up {
             table.grant(now, node);
         }
@@ -65,9 +67,15 @@ impl LeaseTable {
         renewals == RENEWALS_UNTIL_UP || before.is_none_or(|lease| lease.acknowledged != acknowledged)
     }
 
-    /// To be called often. After a stall of the leader itself, everyone who held a lease gets a full one again.
+    /// Nobody can renew: the leader is not sure that it leads. However short that was, the nodes have to find it again.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
+    /// To be called often. After a stall of the leader itself, or doubt, everyone who held a lease gets a full one again.
     pub fn look(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.looked_at) > STALL {
+        let is_doubted = std::mem::take(&mut self.is_doubted);
+        if is_doubted || now.saturating_duration_since(self.looked_at) > STALL {
             let looked_at = self.looked_at;
             for lease in self.leases.values_mut().filter(|lease| lease.ends > looked_at) {
                 lease.ends = lease.ends.max(now + LEASE);

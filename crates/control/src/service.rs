@@ -176,12 +176,10 @@ impl Control {
     }
 
     /// Looks at the leases, unless no majority confirms that this node leads: it takes no renewals then, and must not blame
-    /// the nodes for that. To the table it was paused, and everyone who held a lease gets a full one.
+    /// the nodes for that.
     fn look(&self, now: clock::Instant) {
-        if (self.confirmed)()
-            && let Some(leases) = self.leases.lock().as_mut()
-        {
-            leases.look(now);
+        if let Some(leases) = self.leases.lock().as_mut() {
+            if (self.confirmed)() { leases.look(now) } else { leases.doubt() }
         }
     }
 
@@ -261,10 +259,10 @@ impl Control {
 
     fn decide(&self, memory: &mut Memory, is_global_fresh: bool) -> Vec<RegionCommand> {
         let now = self.env.clock.now();
+        self.look(now);
         let leases = {
             let mut leases = self.leases.lock();
-            let Some(leases) = leases.as_mut() else { return Vec::new() };
-            leases.look(now);
+            let Some(leases) = leases.as_mut().filter(|_| (self.confirmed)()) else { return Vec::new() };
             self.region.read(|state| {
                 leases.keep(|node| state.nodes.contains(&node));
                 for node in state.nodes.values().filter(|node| node.health.is_up()) {
