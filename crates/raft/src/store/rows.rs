@@ -4,7 +4,7 @@
 //! before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the log goes on
 //! from there.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use insula_types::codec;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
@@ -50,8 +50,9 @@ pub(crate) struct RowStore<M> {
 /// Changes that only the log has so far.
 #[derive(Default)]
 struct Unwritten {
-    /// The newest value of each row that changed; none: it is gone.
-    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// The newest value of each row that changed; none: it is gone. Put in order only when they are written:
+    /// comparing the keys of tens of thousands of them was 4 % of the processor time of a command.
+    rows: HashMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
     entries: u64,
 }
@@ -160,6 +161,8 @@ impl<M: StateMachine> RowStore<M> {
         self.file
             .write("apply to", Durability::Immediate, move |transaction| {
                 let mut table = transaction.open_table(ROWS)?;
+                let mut rows: Vec<_> = rows.into_iter().collect();
+                rows.sort_unstable();
                 for (key, value) in rows {
                     match value {
                         Some(value) => table.insert(key.as_slice(), value.as_slice())?,
