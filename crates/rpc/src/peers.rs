@@ -11,7 +11,7 @@ use insula_env::{
 use insula_identity::Material;
 use insula_types::{NodeId, codec};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::debug;
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 
 /// Shortest and longest wait between attempts to connect to one node.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Attempts that one call waits for: they are given up when the node is reached elsewhere, and when this side stops.
+const ATTEMPTS_MAX: usize = 4;
 /// Bytes that wait inside a connection of this node to itself.
 const LOCAL_BUFFER: usize = 64 * 1024;
 
@@ -44,8 +46,8 @@ struct Inner {
 
 /// The way to one node.
 enum Slot {
-    /// Being connected; the channel tells how it went.
-    Dialing(watch::Receiver<Option<Dialed>>),
+    /// Being connected; the channel tells how it went. The attempt ends with the slot.
+    Dialing(watch::Receiver<Option<Dialed>>, #[expect(dead_code, reason = "held")] oneshot::Sender<()>),
     Open(Connection),
     /// Not reached; not tried again before a time.
     Failed {
@@ -160,23 +162,30 @@ impl Peers {
     }
 
     /// Uses the present connection to a node, or the attempt to make one, for nothing new: it is no peer any more, or it is
-    /// reached elsewhere. The connection is closed as soon as its calls have ended.
+    /// reached elsewhere. The connection is closed as soon as its calls have ended; who waits for the attempt gets another.
     pub fn forget(&self, node: NodeId) {
         self.0.slots.lock().remove(&node);
     }
 
     async fn connection(&self, node: NodeId, limit: Duration) -> Result<Connection, Status> {
-        let mut dialed = match self.slot(node)? {
-            Way::Open(connection) => return Ok(connection),
-            Way::Wait(dialed) => dialed,
+        let attempts = async {
+            for _ in 0..ATTEMPTS_MAX {
+                let mut dialed = match self.slot(node)? {
+                    Way::Open(connection) => return Ok(connection),
+                    Way::Wait(dialed) => dialed,
+                };
+                // Without a word when it was forgotten.
+                if let Ok(outcome) = dialed.wait_for(Option::is_some).await
+                    && let Some(outcome) = &*outcome
+                {
+                    return outcome.clone();
+                }
+            }
+            Err(Status::retryable(Code::Unavailable, "this side is stopping"))
         };
-        let outcome = timeout(limit, dialed.wait_for(Option::is_some))
+        timeout(limit, attempts)
             .await
-            .map_err(|_| Status::retryable(Code::Unavailable, format!("no connection to {node} within {limit:?}")))?;
-        match outcome.as_deref() {
-            Ok(Some(outcome)) => outcome.clone(),
-            Ok(None) | Err(_) => Err(Status::retryable(Code::Unavailable, "this side is stopping")),
-        }
+            .map_err(|_| Status::retryable(Code::Unavailable, format!("no connection to {node} within {limit:?}")))?
     }
 
     /// The connection, or the attempt to make one; starts an attempt when it is time for one.
@@ -186,7 +195,7 @@ impl Peers {
         match slots.get(&node) {
             Some(Slot::Open(connection)) if connection.is_usable() => return Ok(Way::Open(connection.clone())),
             // When the sender is gone without a word, the attempt was stopped; make another.
-            Some(Slot::Dialing(dialed)) if dialed.has_changed().is_ok() || dialed.borrow().is_some() => {
+            Some(Slot::Dialing(dialed, _)) if dialed.has_changed().is_ok() || dialed.borrow().is_some() => {
                 return Ok(Way::Wait(dialed.clone()));
             }
             Some(Slot::Failed { why, retry_at, wait: waited }) => {
@@ -195,14 +204,19 @@ impl Peers {
                 }
                 wait = (*waited * 2).min(BACKOFF.1);
             }
-            Some(Slot::Open(_) | Slot::Dialing(_)) | None => {}
+            Some(Slot::Open(_) | Slot::Dialing(..)) | None => {}
         }
         let (tell, dialed) = watch::channel(None);
-        slots.insert(node, Slot::Dialing(dialed.clone()));
+        let (held, is_forgotten) = oneshot::channel();
+        slots.insert(node, Slot::Dialing(dialed.clone(), held));
         drop(slots);
         let (peers, attempt) = (self.clone(), dialed.clone());
         self.0.env.tasks.spawn("rpc dial", async move {
-            let outcome = peers.dial(node).await;
+            let outcome = tokio::select! {
+                biased;
+                outcome = peers.dial(node) => outcome,
+                _ = is_forgotten => return,
+            };
             peers.settle(node, &outcome, wait, &attempt);
             // Nobody may be waiting any more.
             let _ = tell.send(Some(outcome));
@@ -221,7 +235,7 @@ impl Peers {
             }
         };
         let mut slots = self.0.slots.lock();
-        if matches!(slots.get(&node), Some(Slot::Dialing(present)) if present.same_channel(attempt)) {
+        if matches!(slots.get(&node), Some(Slot::Dialing(present, _)) if present.same_channel(attempt)) {
             slots.insert(node, slot);
         }
     }

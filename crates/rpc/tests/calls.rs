@@ -260,9 +260,11 @@ async fn a_node_that_has_moved_is_reached_at_once() {
     assert!(call.is_err(), "nobody speaks there");
     let (mut attempt, _) = before.accept().await.expect("the attempt");
 
-    book.insert(two.id(), vec![two.address]);
-    peers.forget(two.id());
-    assert_eq!(peers.call::<WhoAmI>(two.id(), &(), LIMIT).await.expect("answer"), one.id());
+    let waiting = tokio::join!(peers.call::<WhoAmI>(two.id(), &(), LIMIT), async {
+        book.insert(two.id(), vec![two.address]);
+        peers.forget(two.id());
+    });
+    assert_eq!(waiting.0.expect("who waits for the attempt gets another"), one.id());
     // The attempt of before ends, and does no harm.
     tokio::io::copy(&mut attempt, &mut tokio::io::sink()).await.ok();
     assert!(peers.is_connected(two.id()));

@@ -234,6 +234,7 @@ impl Node {
             material: self.material.clone(),
             book: self.book.clone(),
             peers: self.rpc.clone(),
+            clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
         }
     }

@@ -1,10 +1,10 @@
 //! Tells others where this node is, and hears where they are: through the region's state, and directly for as long as
 //! nobody leads. The rules are in [`crate::members`].
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
-use futures::{StreamExt, stream};
-use insula_env::{Beat, Env, Rng, beat, clock};
+use futures::{StreamExt, stream::FuturesUnordered};
+use insula_env::{Beat, Clock, Env, Rng, beat, clock};
 use insula_identity::Material;
 use insula_raft::Group;
 use insula_rpc::{AddressBook, Peers, Protocol, Status};
@@ -43,6 +43,7 @@ pub(crate) struct Whereabouts {
     pub material: Material,
     pub book: AddressBook,
     pub peers: Peers,
+    pub clock: Clock,
     pub rng: Rng,
 }
 
@@ -124,32 +125,46 @@ impl Whereabouts {
     }
 
     /// Exchanges what is known with others: with all when this node has moved, or has heard of one that did and nobody
-    /// leads; else with one now and then.
+    /// leads; else with one now and then. News do not wait for those that do not answer.
     async fn exchange(&self, beat: &Beat) {
         let (mut own, mut heard) = (self.members.own(), self.members.heard());
+        let (mut waiting, mut calls) = (VecDeque::new(), FuturesUnordered::new());
         let mut turn = 0_usize;
+        let mut next = self.next();
         loop {
-            let wait = if self.is_alone() { ALONE_EVERY } else { EVERY };
+            while calls.len() < CALLS_MAX
+                && let Some(other) = waiting.pop_front()
+            {
+                calls.push(self.exchange_with(other));
+            }
             let tell_all = beat.idle(async {
                 tokio::select! {
-                    ended = own.changed() => ended.is_ok(),
-                    ended = heard.changed() => ended.is_ok() && self.is_alone(),
-                    () = clock::sleep(self.rng.jitter(wait)) => false,
+                    ended = own.changed() => Some(ended.is_ok()),
+                    ended = heard.changed() => Some(ended.is_ok() && self.is_alone()),
+                    () = clock::sleep_until(next) => Some(false),
+                    Some(outcome) = calls.next() => {
+                        outcome.unwrap_or_else(|error| debug!(%error, "addresses were not exchanged"));
+                        None
+                    }
                 }
             });
-            let tell_all = tell_all.await;
+            let Some(tell_all) = tell_all.await else { continue };
             let others: Vec<NodeId> = self.book.nodes().into_iter().filter(|other| *other != self.node).collect();
-            turn = turn.wrapping_add(1);
-            let one = others.get(turn % others.len().max(1)).copied();
-            let told = if tell_all { others } else { one.into_iter().collect() };
-            let mut calls =
-                stream::iter(told.into_iter().map(|other| self.exchange_with(other))).buffer_unordered(CALLS_MAX);
-            while let Some(outcome) = beat.idle(calls.next()).await {
-                if let Err(error) = outcome {
-                    debug!(%error, "addresses were not exchanged");
-                }
+            if tell_all {
+                calls.clear();
+                waiting = others.into();
+            } else if waiting.is_empty() {
+                turn = turn.wrapping_add(1);
+                waiting.extend(others.get(turn % others.len().max(1)));
             }
+            next = self.next();
         }
+    }
+
+    /// When to exchange with another node without news.
+    fn next(&self) -> clock::Instant {
+        let wait = if self.is_alone() { ALONE_EVERY } else { EVERY };
+        self.clock.now() + self.rng.jitter(wait)
     }
 
     /// Whether nothing new can come by the state.
