@@ -204,6 +204,11 @@ impl Drop for Lab {
 
 /// Runs to the end with that input; what it wrote, or an error with what it complained about.
 pub(crate) fn output(command: &mut Command, input: &str) -> Result<String> {
+    Ok(output_and_complaints(command, input)?.0)
+}
+
+/// The same, and what it wrote to its standard error.
+pub(crate) fn output_and_complaints(command: &mut Command, input: &str) -> Result<(String, String)> {
     let what = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = hears(command).spawn().with_context(|| format!("start {what}"))?;
@@ -212,9 +217,7 @@ pub(crate) fn output(command: &mut Command, input: &str) -> Result<String> {
         stdin.write_all(input.as_bytes()).ok();
     }
     let output = child.wait_with_output().with_context(|| format!("wait for {what}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        bail!("{what} failed ({}): {}{said}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(said)
+    let [said, complaints] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "{what} failed ({}): {complaints}{said}", output.status);
+    Ok((said, complaints))
 }

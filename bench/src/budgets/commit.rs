@@ -18,7 +18,7 @@ use super::{
     processes::{TICKS_PER_SECOND, beside, pss_mib, ticks},
 };
 use crate::{
-    lab::{Lab, LabNode, output},
+    lab::{Lab, LabNode, output_and_complaints},
     report::percentile,
     writes::Write,
 };
@@ -167,13 +167,14 @@ fn turn(lab: &Lab, target: Target<'_>, load: Load, seconds: &str, processes: &[u
     };
     let used = || processes.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>();
     let before = used()?;
-    let said = output(&mut command, "")?;
+    let (said, complaints) = output_and_complaints(&mut command, "")?;
     let used_us = (used()? - before) as f64 / TICKS_PER_SECOND * 1e6;
     let writes = said.lines().map(serde_json::from_str).collect::<Result<Vec<Write>, _>>()?;
     let mut took_us: Vec<u64> = writes.iter().filter(|write| write.is_ok).map(|write| write.took_us).collect();
     ensure!(!took_us.is_empty(), "{} confirmed no write", node.name);
     let failed = writes.len() - took_us.len();
-    ensure!(failed == 0, "{failed} of {} writes on {} failed", writes.len(), node.name);
+    let why = complaints.lines().next().unwrap_or_default();
+    ensure!(failed == 0, "{failed} of {} of {load} on {} failed: {why}", writes.len(), node.name);
     took_us.sort_unstable();
     let end_us = |write: &Write| write.start_ms * 1000 + write.took_us;
     let first_us = writes.iter().map(|write| write.start_ms * 1000).min().unwrap_or_default();
