@@ -160,7 +160,7 @@ impl Group {
         let start = |why: String| OpenError::Start { path: path.clone(), why };
         let settings = Arc::new(configure(&config));
         let (durable, is_durable) = channel::channel(None);
-        let rows = RowStore::open(&env.disk, &config, machine, durable).await?;
+        let rows = RowStore::open(&env.disk, &config, machine, durable, &env.tasks).await?;
         let log = LogStore::open(&env.disk, &config, is_durable, &env.rng).await?;
         let (applied, stage) = (rows.published(), rows.stage());
         if log.purged() > *applied.borrow() {

@@ -1,17 +1,18 @@
 //! The state: the machine's rows in `state.redb`, each change with the log position that it comes from.
 //!
-//! Changes wait in memory, since the log has them; they are written together now and then, before a snapshot, and
-//! before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the log goes on
-//! from there.
+//! Changes wait in memory, since the log has them; they are written together now and then, while others are applied, before
+//! a snapshot, and before the log is dropped ([`RowStore::durable`]). After a crash the state is an earlier one, and the
+//! log goes on from there.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
+use insula_env::TaskGroup;
 use insula_types::codec;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
 use parking_lot::Mutex;
 use redb::{Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     file::{Commit, File, failed, fatal},
@@ -28,7 +29,7 @@ use crate::{
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// The state is written after so many entries: what a start has to apply again at most.
-const WRITE_EVERY: u64 = 1000;
+pub(super) const WRITE_EVERY: u64 = 1000;
 /// Or after so many bytes of rows.
 const WRITE_BYTES: usize = 4 << 20;
 
@@ -41,10 +42,13 @@ pub(crate) struct RowStore<M> {
     membership: StoredMembership,
     has_snapshot: bool,
     unwritten: Unwritten,
+    /// How the write under way went; one at a time, since a later one must not be overtaken.
+    writing: Option<oneshot::Receiver<Result<(), StoreError>>>,
     /// A write failed: what it held is only in the log now, so nothing later may be written.
     is_broken: bool,
     published: watch::Sender<Option<Position>>,
     durable: watch::Sender<Option<Position>>,
+    tasks: TaskGroup,
 }
 
 /// Changes that only the log has so far.
@@ -85,6 +89,7 @@ impl<M: StateMachine> RowStore<M> {
         config: &Config,
         machine: M,
         durable: watch::Sender<Option<Position>>,
+        tasks: &TaskGroup,
     ) -> Result<Self, StoreError> {
         let file = open_state(disk, &config.directory).await?;
         let meta = file.read("read", read_meta).await?;
@@ -97,9 +102,11 @@ impl<M: StateMachine> RowStore<M> {
             membership: meta.membership,
             has_snapshot: meta.has_snapshot,
             unwritten: Unwritten::default(),
+            writing: None,
             is_broken: false,
             published: watch::Sender::new(at),
             durable,
+            tasks: tasks.clone(),
         };
         store.load().await?;
         Ok(store)
@@ -152,16 +159,22 @@ impl<M: StateMachine> RowStore<M> {
 
     /// Writes what has changed, with the position that it belongs to; durable when this returns.
     async fn write(&mut self) -> Result<(), StoreError> {
-        if std::mem::replace(&mut self.is_broken, true) {
-            return Err(failed("apply to", self.file.path(), "an earlier write failed"));
-        }
-        let rows = std::mem::take(&mut self.unwritten).rows;
+        self.begin_write().await?;
+        self.end_write().await
+    }
+
+    /// Begins to write what has changed, after the write before has ended.
+    async fn begin_write(&mut self) -> Result<(), StoreError> {
+        self.end_write().await?;
+        let mut rows: Vec<_> = std::mem::take(&mut self.unwritten).rows.into_iter().collect();
         let (applied, membership) = (self.applied.map(Position::from), wire::StoredMembership::from(&self.membership));
         let has_snapshot = self.has_snapshot;
-        self.file
-            .write("apply to", Durability::Immediate, move |transaction| {
+        let (file, durable) = (self.file.clone(), self.durable.clone());
+        let (tell, told) = oneshot::channel();
+        self.writing = Some(told);
+        self.tasks.spawn("state write", async move {
+            let write = file.write("apply to", Durability::Immediate, move |transaction| {
                 let mut table = transaction.open_table(ROWS)?;
-                let mut rows: Vec<_> = rows.into_iter().collect();
                 rows.sort_unstable();
                 for (key, value) in rows {
                     match value {
@@ -170,10 +183,45 @@ impl<M: StateMachine> RowStore<M> {
                     };
                 }
                 put_position(transaction, applied, &membership, has_snapshot)
-            })
-            .await?;
+            });
+            let outcome = write.await;
+            if outcome.is_ok() {
+                advance(&durable, applied);
+            }
+            // The store may be gone.
+            let _ = tell.send(outcome);
+        });
+        Ok(())
+    }
+
+    /// Waits for the write under way, if there is one.
+    async fn end_write(&mut self) -> Result<(), StoreError> {
+        let Some(writing) = self.writing.take() else { return self.unbroken() };
+        // Until it is known to have gone well; also when this wait is given up.
+        self.is_broken = true;
+        writing.await.map_err(|_| failed("apply to", self.file.path(), "this group is stopping"))??;
         self.is_broken = false;
-        advance(&self.durable, self.applied.map(Into::into));
+        Ok(())
+    }
+
+    /// Notes how the write under way went, if it has ended.
+    fn look_at_write(&mut self) -> Result<(), StoreError> {
+        match self.writing.as_mut().map(oneshot::Receiver::try_recv) {
+            None | Some(Err(oneshot::error::TryRecvError::Empty)) => self.unbroken(),
+            Some(outcome) => {
+                self.writing = None;
+                self.is_broken = true;
+                outcome.map_err(|_| failed("apply to", self.file.path(), "this group is stopping"))??;
+                self.is_broken = false;
+                Ok(())
+            }
+        }
+    }
+
+    fn unbroken(&self) -> Result<(), StoreError> {
+        if self.is_broken {
+            return Err(failed("apply to", self.file.path(), "an earlier write failed"));
+        }
         Ok(())
     }
 
@@ -287,9 +335,8 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
     {
         let replies = entries.into_iter().map(|entry| self.apply_entry(&entry));
         let replies = replies.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
-        if self.unwritten.is_due() {
-            self.write().await.map_err(|error| fatal(&error))?;
-        }
+        let written = if self.unwritten.is_due() { self.begin_write().await } else { self.look_at_write() };
+        written.map_err(|error| fatal(&error))?;
         advance(&self.published, self.applied.map(Into::into));
         Ok(replies)
     }
@@ -305,6 +352,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotData>) -> Result<(), StorageError> {
         let fatal = |error: StoreError| fatal(&error);
+        self.end_write().await.map_err(fatal)?;
         if let Source::View(_) = &snapshot.0 {
             self.copy_to_stage(&snapshot).await.map_err(fatal)?;
         }

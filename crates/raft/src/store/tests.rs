@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use insula_env::{Clock, Disk, Rng, memory::MemoryDisk};
+use insula_env::{Clock, Disk, Rng, TaskGroup, memory::MemoryDisk};
 use insula_types::{Incarnation, NodeId};
 use openraft::{
     RaftLogReader, RaftSnapshotBuilder,
@@ -11,7 +11,7 @@ use openraft::{
 };
 use tokio::sync::watch;
 
-use super::*;
+use super::{rows::WRITE_EVERY, *};
 use crate::{
     config::{Config, GroupId},
     engine::{Batch, Entry, LogId, StorageError, Types, Vote},
@@ -42,7 +42,9 @@ fn memory() -> MemoryDisk {
 
 async fn rows(disk: &MemoryDisk) -> RowStore<Keeper> {
     let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    RowStore::open(&disk, &config(), Keeper, watch::channel(None).0).await.expect("open the state")
+    RowStore::open(&disk, &config(), Keeper, watch::channel(None).0, &TaskGroup::new("store"))
+        .await
+        .expect("open the state")
 }
 
 async fn log(disk: &MemoryDisk) -> LogStore {
@@ -199,11 +201,43 @@ async fn the_state_on_disk_never_skips_what_could_not_be_written() {
     disk.fail_syncs(true);
     state.get_snapshot_builder().await.build_snapshot().await.expect_err("not written");
     disk.fail_syncs(false);
-    state.apply([entry(1, 3)]).await.expect("apply");
+    state.apply([entry(1, 3)]).await.expect_err("the group has to stop");
     state.get_snapshot_builder().await.build_snapshot().await.expect_err("would leave a gap");
     drop(state);
     disk.lose_power(1);
     assert_eq!(applied(&mut rows(&disk).await).await, Some(1), "the log goes on from here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_are_applied_while_the_state_is_written() {
+    let clock = Clock::simulated(0);
+    let disk = MemoryDisk::new(clock.clone(), Rng::from_seed(1));
+    let (durable, is_durable) = watch::channel(None);
+    let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    let opened = RowStore::open(&opener, &config(), Keeper, durable, &TaskGroup::new("store")).await;
+    let mut state = opened.expect("open the state");
+    let stall = std::time::Duration::from_secs(5);
+    disk.stall_until(clock.now() + stall);
+    let due = |from: u64| (from..from + WRITE_EVERY).map(|index| entry(1, index));
+    state.apply(due(1)).await.expect("apply");
+    tokio::task::yield_now().await;
+    let applied = futures::FutureExt::now_or_never(state.apply([entry(1, WRITE_EVERY + 1)]));
+    applied.expect("no wait for the disk").expect("apply");
+    assert_eq!(*is_durable.borrow(), None);
+    insula_env::clock::sleep(2 * stall).await;
+    assert_eq!(*is_durable.borrow(), Some(Position { term: 1, index: WRITE_EVERY }));
+
+    disk.fail_syncs(true);
+    state.apply(due(WRITE_EVERY + 2)).await.expect("apply");
+    insula_env::clock::sleep(2 * stall).await;
+    disk.fail_syncs(false);
+    for _ in 0..2 {
+        state
+            .apply([entry(1, 2 * WRITE_EVERY + 2)])
+            .await
+            .expect_err("it has failed, and what comes would leave a gap");
+    }
+    assert_eq!(*is_durable.borrow(), Some(Position { term: 1, index: WRITE_EVERY }));
 }
 
 #[tokio::test]
