@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use insula_env::{TaskGroup, clock::sleep};
+use insula_env::{
+    TaskGroup,
+    clock::{sleep, timeout},
+};
 use insula_raft::Timers;
 use insula_state::{ProposeError, RegionCommand, RejectionCode};
 use insula_types::NodeId;
@@ -22,6 +25,10 @@ use crate::{
 
 /// How long the leader may take to give way.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+/// How long disk work takes in a storm: a vote that is given before it is synced is alone with its fate for so long.
+const STORM_DISK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
+/// Between two looks at a vote: much less than the disk takes in a storm.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Wait before an operator's command is tried again.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
@@ -66,18 +73,7 @@ impl Harm {
                 sleep(time).await;
                 self.isolate(machine, false);
             }
-            Fault::Storm { one, other, between, pauses } => {
-                self.part(one, other, true);
-                self.machines.keys().for_each(|machine| self.power_off(*machine));
-                self.start_all();
-                for pause in pauses {
-                    sleep(pause).await;
-                    self.power_off(between);
-                    self.start(between);
-                }
-                sleep(RETRY_WAIT).await;
-                self.part(one, other, false);
-            }
+            Fault::Storm { one, other, between, pauses } => self.storm([one, other], between, pauses).await,
             Fault::SlowDisk { machine, longest, time } => {
                 let disk = &self.machines[&machine].disk;
                 disk.set_delay(longest / 2, longest);
@@ -155,6 +151,52 @@ impl Harm {
                 }
             }
             Fault::Forget { machine, behind, time } => self.forget(machine, behind, time).await,
+        }
+    }
+
+    /// Whenever the third has helped to elect one of two, it loses power, and hears that one no more: if the vote was not
+    /// synced before it was given, the other is elected for the same term.
+    async fn storm(&self, two: [u64; 2], between: u64, pauses: Vec<Duration>) {
+        self.part(two[0], two[1], true);
+        self.machines.keys().for_each(|machine| self.power_off(*machine));
+        self.start_all();
+        let disk = &self.machines[&between].disk;
+        disk.set_delay(STORM_DISK.0, STORM_DISK.1);
+        let mut hidden = None;
+        for pause in pauses {
+            let elected = timeout(pause, self.voted(two, between)).await.ok().flatten();
+            if let Some(before) = hidden.take() {
+                self.part(before, between, false);
+            }
+            self.power_off(between);
+            if let Some(elected) = elected {
+                self.checks.count("elections with a vote that was lost");
+                self.part(elected, between, true);
+                hidden = Some(elected);
+            }
+            self.start(between);
+        }
+        if let Some(before) = hidden {
+            self.part(before, between, false);
+        }
+        disk.set_delay(DISK_DELAY.0, DISK_DELAY.1);
+        sleep(RETRY_WAIT).await;
+        self.part(two[0], two[1], false);
+    }
+
+    /// Waits until a machine comes into a new term; who of two has brought it there, and has its vote by now.
+    async fn voted(&self, two: [u64; 2], between: u64) -> Option<u64> {
+        let term = |machine| self.machines[&machine].process().map(|process| process.group.metrics().term);
+        let mut before = None;
+        loop {
+            let now = term(between);
+            if before.is_some() && now > before {
+                sleep(LOOK_EVERY).await;
+                let [is_one, is_other] = two.map(|machine| term(machine) >= now);
+                return (is_one != is_other).then_some(if is_one { two[0] } else { two[1] });
+            }
+            before = now;
+            sleep(LOOK_EVERY).await;
         }
     }
 

@@ -37,7 +37,8 @@ pub(crate) enum Fault {
     Cut { from: u64, to: u64, time: Duration },
     /// Nobody hears a machine, and it hears nobody.
     Isolate { machine: u64, time: Duration },
-    /// Two machines do not hear each other, everything starts anew, and a third that hears both loses power now and then.
+    /// Two machines do not hear each other, everything starts anew, and a third that hears both loses power when it has
+    /// voted for one of them, or after a while.
     Storm { one: u64, other: u64, between: u64, pauses: Vec<Duration> },
     /// Disk work takes long.
     SlowDisk { machine: u64, longest: Duration, time: Duration },
@@ -169,7 +170,7 @@ fn one(rng: &Rng, of: u64) -> Fault {
         42..52 => Fault::Isolate { machine, time: ms(200..8000) },
         52..58 if of >= 3 => {
             let between = (1..=of).find(|third| *third != machine && *third != to).unwrap_or(machine);
-            let pauses = (0..rng.range(2, 6)).map(|_| ms(10..400)).collect();
+            let pauses = (0..rng.range(2, 6)).map(|_| ms(10..3000)).collect();
             Fault::Storm { one: machine, other: to, between, pauses }
         }
         52..65 => Fault::SlowDisk { machine, longest: ms(20..300), time: ms(500..8000) },

@@ -8,7 +8,9 @@ use std::{
 
 use insula_control::{level::untold, wanted_voters};
 use insula_env::{Clock, Rng, TaskGroup, clock::sleep, clock::timeout};
-use insula_state::{Domain, GlobalCommand, LEVEL, RegionCommand, RegionState, global::ClusterMeta, region::RegionMeta};
+use insula_state::{
+    Domain, GlobalCommand, LEVEL, ProposeError, RegionCommand, RegionState, global::ClusterMeta, region::RegionMeta,
+};
 use insula_types::{
     Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, Level, Node, NodeHealth, NodeId, RegionName,
 };
@@ -119,7 +121,7 @@ impl World {
             self.clients.global.propose(&init, START_LIMIT).await.expect("the global state takes it");
             let meta = RegionMeta { cluster: ClusterId::new(1), region: region(), incarnation: Incarnation(1) };
             let init = RegionCommand::Init { meta, node: Box::new(founder) };
-            first.region.propose(&init, START_LIMIT).await.expect("a new region takes its first node");
+            first.region.propose(&init, START_LIMIT).await?;
             let token = insula_state::region::JoinToken {
                 id: "join".to_owned(),
                 secret_hash: "7".into(),
@@ -127,7 +129,7 @@ impl World {
                 uses_left: 100,
             };
             let token = RegionCommand::CreateJoinToken(token);
-            first.region.propose(&token, START_LIMIT).await.expect("the region makes a token");
+            first.region.propose(&token, START_LIMIT).await?;
             for number in 2..=self.founders {
                 self.machines[&number].start();
             }
@@ -137,14 +139,15 @@ impl World {
             {
                 sleep(LOOK_EVERY).await;
             }
+            Ok::<_, ProposeError>(())
         };
-        let is_up = timeout(START_LIMIT, up).await.is_ok();
-        if is_up {
-            self.checks.trace().event("the region is up");
-        } else {
-            self.checks.violation(format!("the region did not come up within {START_LIMIT:?}"));
+        let is_up = timeout(START_LIMIT, up).await;
+        match &is_up {
+            Ok(Ok(())) => self.checks.trace().event("the region is up"),
+            Ok(Err(error)) => self.checks.violation(format!("the region was not founded: {error}")),
+            Err(_) => self.checks.violation(format!("the region did not come up within {START_LIMIT:?}")),
         }
-        is_up
+        matches!(is_up, Ok(Ok(())))
     }
 
     /// Whether those vote who shall, as the leader sees it.
