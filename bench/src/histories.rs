@@ -60,7 +60,8 @@ impl Planted {
         match self {
             Self::AckBeforeFsync => vec![Fault::PowerCutAll],
             Self::VoteNotSynced => vec![Fault::PowerCutElecting],
-            Self::StaleLeaderReads => vec![Fault::Isolate],
+            // Cut off it soon notices; paused, it first answers what waits.
+            Self::StaleLeaderReads => vec![Fault::Isolate, Fault::Pause],
             Self::LossyBatch => vec![Fault::KillServer],
             Self::ReusedId => vec![Fault::Forget],
         }

@@ -189,7 +189,9 @@ impl Stage {
         }
         interrupt.sleep(STALL_OF_ALL)?;
         run(&["stop", target])?;
-        run(&["exec", target, "--", "rm", "-r", "/var/lib/insula/state"])?;
+        for state in ["region", "global"] {
+            run(&["exec", target, "--", "rm", "-r", &format!("/var/lib/insula/state/{state}")])?;
+        }
         away.iter().try_for_each(|node| run(&["kill", node]))?;
         run(&["heal"])?;
         run(&["start", target])?;

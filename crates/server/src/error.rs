@@ -54,6 +54,16 @@ pub enum Error {
         #[source]
         source: codec::DecodeError,
     },
+    /// The node has an identity, and the file that says what it has is gone: its replicated states are, most likely.
+    #[error(
+        "start the node: {} is gone, and with it what this node has voted for and confirmed: remove the node from the \
+         region (`insula node rm`), empty its data directory and join as a new node",
+        path.display()
+    )]
+    Homeless {
+        /// The file.
+        path: PathBuf,
+    },
     /// A backup cannot be used.
     #[error("use {}", path.display())]
     Archive {

@@ -136,11 +136,7 @@ impl Node {
         let material = Material::new(&directory.load()?, env.clock.clone(), Arc::new(tombstones.clone()))?;
         let id = material.identity().node;
         let home_file = ValueFile::new(paths.home(), Arc::clone(&env.disk));
-        let mut home: Home = home_file.load()?.ok_or_else(|| Error::File {
-            attempt: "read",
-            path: paths.home(),
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
+        let mut home: Home = home_file.load()?.ok_or_else(|| Error::Homeless { path: paths.home() })?;
         crate::restore::refuse_half_done(&paths, &env.disk)?;
 
         let book = AddressBook::default();
