@@ -49,11 +49,9 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
             }
         }
     }
-    let now = stage.workloads()?;
-    println!("   instances: {}", told(&workloads, &now, stage));
-    if now != workloads {
-        broken.push(format!("instances changed: {workloads:?}, then {now:?}"));
-    }
+    // Told, not promised: a server that hangs for longer than its lease is down to the others, and its instances are
+    // replaced.
+    println!("   instances: {}", told(&workloads, &stage.workloads()?, stage));
     Ok(broken)
 }
 
