@@ -191,8 +191,9 @@ impl Report {
                 let text = |word: &Option<String>| word.clone().unwrap_or_default();
                 (record.end_ms - cut.at_ms, text(&record.instance), text(&record.node))
             }),
-            shown: surviving
+            shown: before
                 .iter()
+                .chain(&surviving)
                 .filter(|record| !record.is_ok())
                 .take(SHOWN_MAX)
                 .map(|record| record.show(cut.at_ms))
