@@ -17,6 +17,9 @@ const TOLERANCE: u64 = 2;
 const DELAYED_MS: u64 = 250;
 /// So long without a delayed request, and the edges are over it; what is delayed later has other reasons.
 const QUIET_MS: u64 = 1000;
+/// A lab's power cut takes the disk first and the links some milliseconds later: what a node says in between is not
+/// looked at.
+const DYING_MS: u64 = 50;
 /// Failures that are shown.
 const SHOWN_MAX: usize = 5;
 
@@ -149,7 +152,8 @@ impl Report {
     /// Reads the records.
     pub(crate) fn new(records: &[Record], cut: &Cut) -> Self {
         let is_after = |record: &&Record| record.is_sent() && record.end_ms >= cut.at_ms;
-        let before: Vec<_> = records.iter().filter(|record| record.is_sent() && record.end_ms < cut.at_ms).collect();
+        let is_before = |record: &&Record| record.is_sent() && record.end_ms + DYING_MS < cut.at_ms;
+        let before: Vec<_> = records.iter().filter(is_before).collect();
         let count = |records: &[&Record]| (records.len(), records.iter().filter(|record| !record.is_ok()).count());
         let (dead_edge, mut surviving): (Vec<_>, Vec<_>) =
             records.iter().filter(is_after).partition(|record| record.target == cut.edge);
