@@ -17,9 +17,6 @@ const TOLERANCE: u64 = 2;
 const DELAYED_MS: u64 = 250;
 /// So long without a delayed request, and the edges are over it; what is delayed later has other reasons.
 const QUIET_MS: u64 = 1000;
-/// A lab's power cut takes the disk first and the links some milliseconds later: what a node says in between is not
-/// looked at.
-const DYING_MS: u64 = 50;
 /// Failures that are shown.
 const SHOWN_MAX: usize = 5;
 
@@ -46,6 +43,9 @@ impl Record {
 
 /// A power cut.
 pub(crate) struct Cut {
+    /// When it began, wall time. A lab takes the disk first and the links some milliseconds later: what the node says in
+    /// between is not looked at.
+    pub(crate) begun_ms: u64,
     /// When the node fell silent, wall time.
     pub(crate) at_ms: u64,
     /// Which node.
@@ -152,7 +152,7 @@ impl Report {
     /// Reads the records.
     pub(crate) fn new(records: &[Record], cut: &Cut) -> Self {
         let is_after = |record: &&Record| record.is_sent() && record.end_ms >= cut.at_ms;
-        let is_before = |record: &&Record| record.is_sent() && record.end_ms + DYING_MS < cut.at_ms;
+        let is_before = |record: &&Record| record.is_sent() && record.end_ms < cut.begun_ms;
         let before: Vec<_> = records.iter().filter(is_before).collect();
         let count = |records: &[&Record]| (records.len(), records.iter().filter(|record| !record.is_ok()).count());
         let (dead_edge, mut surviving): (Vec<_>, Vec<_>) =
@@ -275,6 +275,7 @@ mod tests {
 
     fn cut() -> Cut {
         Cut {
+            begun_ms: 9_980,
             at_ms: 10_000,
             node: "n3".to_owned(),
             edge: SocketAddr::from(([10, 0, 0, 1], 3)),

@@ -26,10 +26,11 @@ pub(super) fn tell(stage: &mut Stage, node: Option<&str>, interrupt: &Interrupt)
     };
     let edge = stage.node(&victim)?.edge();
     step(&format!("power cut of {victim}"));
+    let begun_ms = now_ms();
     let said = stage.lab.run(&["poweroff", &victim])?;
     let mut numbers = said.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
     let at_ms = numbers.next().with_context(|| format!("insula lab poweroff said {said:?}"))?;
-    let cut = Cut { at_ms, node: victim, edge, instances: stage.instances.clone() };
+    let cut = Cut { begun_ms, at_ms, node: victim, edge, instances: stage.instances.clone() };
     watch(stage, &cut, interrupt)?;
     let records = stage.traffic.stop()?;
     let report = Report::new(&records, &cut);
