@@ -181,7 +181,12 @@ impl Peers {
                     return outcome.clone();
                 }
             }
-            Err(Status::retryable(Code::Unavailable, "this side is stopping"))
+            Err(Status::retryable(
+                Code::Unavailable,
+                format!(
+                    "{ATTEMPTS_MAX} attempts to reach {node} were given up: its address changes, or this side is stopping"
+                ),
+            ))
         };
         timeout(limit, attempts)
             .await

@@ -170,7 +170,7 @@ impl Harm {
             }
             self.power_off(between);
             if let Some(elected) = elected {
-                self.checks.count("elections with a vote that was lost");
+                self.checks.count("power cuts after a vote");
                 self.part(elected, between, true);
                 hidden = Some(elected);
             }
