@@ -464,3 +464,23 @@ impl Opening<'_> {
         StateGroup::open(state, config, self.env, self.transport.clone(), again.1).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_has_lost_what_it_has_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("directory");
+        let text = format!(
+            "name = \"n1\"\nregion = \"fra\"\ndatacenter = \"fra1\"\nadvertise = \"127.0.0.1:7443\"\ndata_dir = {:?}",
+            dir.path()
+        );
+        let (config, env) = (NodeConfig::parse(&text).expect("complete"), Env::real("test"));
+        crate::init::init(&config, &env).expect("initialized");
+        std::fs::remove_file(config.paths().home()).expect("there was one");
+        let error = Node::open(config, Path::new("insula.toml"), &env).await.err().expect("refused");
+        assert!(matches!(error, Error::Homeless { .. }), "{error}");
+        assert!(error.to_string().contains("insula node rm"), "{error}");
+    }
+}

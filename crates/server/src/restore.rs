@@ -163,17 +163,14 @@ pub(crate) fn refuse_half_done(paths: &Paths, disk: &Arc<dyn Disk>) -> Result<()
 /// Reads a backup and looks at the node; changes nothing.
 ///
 /// # Errors
-/// [`Error::Running`], [`Error::Archive`] and [`Error::NotHere`] when it cannot be restored here, [`Error::File`].
+/// [`Error::Running`], [`Error::Archive`] and [`Error::NotHere`] when it cannot be restored here, [`Error::Homeless`], [`Error::File`].
 pub async fn plan(config: &NodeConfig, file: &Path, env: &Env) -> Result<Plan, Error> {
     let (paths, disk) = (config.paths(), &env.disk);
     refuse_running(&paths, disk).await?;
     let directory = NodeDirectory::new(&paths.data(), Arc::clone(disk));
     let node = directory.load_key()?.id();
-    let home: Home = ValueFile::new(paths.home(), Arc::clone(disk)).load()?.ok_or_else(|| Error::File {
-        attempt: "read",
-        path: paths.home(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })?;
+    let home: Home =
+        ValueFile::new(paths.home(), Arc::clone(disk)).load()?.ok_or_else(|| Error::Homeless { path: paths.home() })?;
     let parts = read(file)?;
     let no = |why: String| Error::NotHere { path: file.to_owned(), why };
     for part in &parts {
