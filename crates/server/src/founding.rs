@@ -57,10 +57,11 @@ async fn found(
     let meta = founding.cluster.clone();
     let region_name = founding.region.region.clone();
     commit(global, &GlobalCommand::Init { meta, region: region_name, agreed: level::first() }).await?;
-    commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
     // The file may have been left by an older program.
     let node = Box::new(Node { version: level::version(), ..founding.node.clone() });
     commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await?;
+    // With the token, callers come: they find a region.
+    commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
     // These two wait for the level, should an older program have begun.
     commit(global, &first_root(material)?).await?;
     commit(region, &RegionCommand::BindKey { node: founding.node.id, key_sha256: key_sha256.to_owned() }).await

@@ -100,6 +100,15 @@ impl NodeApi {
         Ok(())
     }
 
+    /// Refuses to change anything before the first start has founded the cluster: what builds on that would fail in ways
+    /// that nobody understands. Of a node that has just joined, the copies may show it late.
+    fn is_founded(&self) -> Answer<()> {
+        if self.region.read(|region| region.meta.is_some()) && self.global.read(|global| global.meta.is_some()) {
+            return Ok(());
+        }
+        Err(Problem::new(Code::NoLeader, "this node does not know the state of its region yet: try again in a moment"))
+    }
+
     /// Commits a command, under the caller's request id when it gave one, and waits until this node shows it.
     async fn change<D: Domain>(
         &self,
@@ -107,6 +116,7 @@ impl NodeApi {
         request: Option<RequestId>,
         command: &D::Command,
     ) -> Answer<insula_state::Committed<D::Reply>> {
+        self.is_founded()?;
         let request = request.unwrap_or_else(|| RequestId(self.rng.next(), self.rng.next()));
         let committed = store.propose_as(request, command, CHANGE_LIMIT).await.map_err(|error| problem(&error))?;
         // Who writes and then reads here shall see it; a copy that lags shows it soon.
