@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use insula_api::{Code, Problem};
 use insula_env::{TaskGroup, clock};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::record::Outcome;
 use crate::writes::Insula;
@@ -115,8 +115,16 @@ impl Caller {
         self.connections.insert(node, connection);
         Ok(match serde_json::from_slice(&body) {
             Ok(answer) if head.status.is_success() => Ok(answer),
-            _ => Err(serde_json::from_slice(&body).unwrap_or_else(|_| strange(head.status))),
+            _ => refused(serde_json::from_slice(&body).unwrap_or_else(|_| strange(head.status))),
         })
+    }
+}
+
+/// What an answer says that is no success. A token whose answer was lost was made all the same.
+fn refused(problem: Problem) -> Result<Value, Problem> {
+    match problem.revision {
+        Some(revision) if problem.code == Code::AlreadyDone => Ok(json!({ "revision": revision })),
+        _ => Err(problem),
     }
 }
 

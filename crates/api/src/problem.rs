@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::StatusCode;
-use insula_types::DefinitionProblem;
+use insula_types::{DefinitionProblem, Revision};
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, for programs. Codes are only ever added; a text that this version does not know reads as
@@ -41,6 +41,9 @@ pub enum Code {
     ReleaseChanged,
     /// Something else has changed or owns it.
     Conflict,
+    /// It was done before, under the same idempotency key, and its answer cannot be given again: it had a secret that is
+    /// kept nowhere. `revision` says when.
+    AlreadyDone,
     /// The events asked for are no longer kept; begin with the state as it is.
     EventsGone,
     /// The body is larger than allowed.
@@ -81,7 +84,7 @@ impl Code {
             | Self::NoSuchRegion
             | Self::NoSuchToken => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::RouteTaken | Self::Conflict | Self::NotYet => StatusCode::CONFLICT,
+            Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
             Self::EventsGone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -112,6 +115,7 @@ impl Code {
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",
             Self::Conflict => "something else has changed or owns it",
+            Self::AlreadyDone => "it was done before",
             Self::EventsGone => "the events asked for are no longer kept",
             Self::BodyTooLarge => "the body is too large",
             Self::Busy => "too much at once",
@@ -149,6 +153,9 @@ pub struct Problem {
     /// Where a definition is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<DefinitionProblem>,
+    /// The state's revision after what was done before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
 }
 
 impl Problem {
@@ -161,6 +168,7 @@ impl Problem {
             detail: detail.into(),
             may_pass: code.may_pass(),
             problems: Vec::new(),
+            revision: None,
         }
     }
 }

@@ -102,10 +102,13 @@ impl From<Problem> for Failure {
 const fn exit_of(code: Code) -> Exit {
     match code {
         Code::InvalidRequest | Code::InvalidDefinition | Code::BodyTooLarge => Exit::Usage,
-        Code::NoSuchApp | Code::NoSuchService | Code::NoSuchInstance | Code::NoSuchNode | Code::NoSuchRegion => {
-            Exit::NotFound
-        }
-        Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::NotYet => Exit::Conflict,
+        Code::NoSuchApp
+        | Code::NoSuchService
+        | Code::NoSuchInstance
+        | Code::NoSuchNode
+        | Code::NoSuchRegion
+        | Code::NoSuchToken => Exit::NotFound,
+        Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,
         _ => Exit::Failed,

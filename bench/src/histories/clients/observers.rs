@@ -94,7 +94,7 @@ pub(super) async fn members(world: World) {
         let call = Call::change(Method::POST, "/v1/tokens/api", &world.key(), &body);
         let first = world.rng.range(0, world.nodes.len() as u64 - 1) as usize;
         let Some(node) = world.nodes.get(first).copied() else { return };
-        // Not sent again: each attempt would draw another secret.
+        // Not sent again: only the first answer has the secret.
         let (span, answer) = world.timed(caller.attempt(node, &call)).await;
         let outcome = match answer {
             Outcome::Ok(Ok(answer)) => {

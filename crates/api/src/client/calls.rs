@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::{HeaderValue, Method, header};
 use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId};
 
+use serde::{Serialize, de::DeserializeOwned};
+
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
 use crate::{
+    Code,
     handler::StateKey,
     router::WAIT_MAX,
     wire::{
@@ -16,6 +19,9 @@ use crate::{
         TokenRemoved, Versioned,
     },
 };
+
+/// Tokens that are made at most until the answer with one arrives.
+const TOKENS_MAX: usize = 3;
 
 impl Client {
     /// All apps.
@@ -201,7 +207,7 @@ impl Client {
     /// # Errors
     /// As every call here.
     pub async fn create_join_token(&self, body: &JoinTokenBody) -> Result<Versioned<JoinTokenCreated>, ClientError> {
-        self.json(self.call(Method::POST, "/v1/tokens/join").with_json(body)).await
+        self.token("/v1/tokens/join", body).await
     }
 
     /// Makes a token for the API.
@@ -209,7 +215,18 @@ impl Client {
     /// # Errors
     /// As every call here.
     pub async fn create_api_token(&self, body: &ApiTokenBody) -> Result<Versioned<ApiTokenCreated>, ClientError> {
-        self.json(self.call(Method::POST, "/v1/tokens/api").with_json(body)).await
+        self.token("/v1/tokens/api", body).await
+    }
+
+    /// Makes a token. When only the answer to an attempt before was lost, that token is known to nobody: another is made.
+    async fn token<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        for _ in 1..TOKENS_MAX {
+            match self.json(self.call(Method::POST, path).with_json(body)).await {
+                Err(ClientError::Problem(problem)) if problem.code == Code::AlreadyDone => {}
+                made => return made,
+            }
+        }
+        self.json(self.call(Method::POST, path).with_json(body)).await
     }
 
     /// All tokens: the API's, and those to join the region with.

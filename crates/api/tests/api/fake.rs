@@ -55,7 +55,9 @@ pub struct Fake {
     pub apps: Mutex<BTreeMap<AppName, (ReleaseNumber, AppDefinition)>>,
     /// How many changes are still refused for want of a leader.
     pub leaderless: AtomicUsize,
-    /// Request ids of the deploys that came.
+    /// How many tokens were made before, and their answers lost.
+    pub made_before: AtomicUsize,
+    /// Request ids of the deploys and join tokens that came.
     pub requests: Mutex<Vec<Option<RequestId>>>,
     /// How reads were to be done.
     pub reads: Mutex<Vec<ReadOptions>>,
@@ -214,8 +216,13 @@ impl Handler for Fake {
     async fn create_join_token(
         &self,
         body: JoinTokenBody,
-        _: Option<RequestId>,
+        request: Option<RequestId>,
     ) -> Answer<Versioned<JoinTokenCreated>> {
+        self.requests.lock().push(request);
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.made_before.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Err(Problem::new(Code::AlreadyDone, "its answer was lost"));
+        }
         let region = RegionName::new("fra").expect("a label");
         let token = "insula-join-1.x".to_owned();
         versioned(JoinTokenCreated { token, id: "x".to_owned(), region, expires_ms: body.ttl_ms, uses: body.uses })

@@ -3,13 +3,13 @@
 mod access;
 mod fake;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use fake::{DEFINITION, Fake, World, definition};
 use insula_api::{
     Client, ClientError, Code,
     handler::StateKey,
-    wire::{EventCursor, NodeDuty},
+    wire::{EventCursor, JoinTokenBody, NodeDuty},
 };
 use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
 
@@ -53,7 +53,7 @@ async fn tokens_decide_what_a_caller_may_do() {
     viewer.plan(&definition()).await.expect("a viewer may see what would change");
     assert_eq!(code(viewer.deploy(&definition(), None).await), Code::Forbidden);
     assert_eq!(code(viewer.delete_app(&shop(), None).await), Code::Forbidden);
-    let body = insula_api::wire::JoinTokenBody { region: None, ttl_ms: 1000, uses: 1 };
+    let body = JoinTokenBody { region: None, ttl_ms: 1000, uses: 1 };
     assert_eq!(code(world.client("deployer-token").create_join_token(&body).await), Code::Forbidden);
     world.client("admin-token").create_join_token(&body).await.expect("an admin may");
     world.stop().await;
@@ -88,6 +88,18 @@ async fn a_change_is_repeated_under_one_key_until_there_is_a_leader() {
     assert_eq!(requests.len(), 4);
     assert!(requests[0].is_some() && requests[0] == requests[1] && requests[1] == requests[2], "{requests:?}");
     assert_ne!(requests[2], requests[3], "another call is another request");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_whose_answer_was_lost_is_made_again_under_another_key() {
+    let world = World::start(Fake { made_before: 2.into(), ..Fake::default() }).await;
+    let body = JoinTokenBody { region: None, ttl_ms: 60_000, uses: 1 };
+    world.local().create_join_token(&body).await.expect("made in the end");
+    let requests = world.fake.requests.lock().clone();
+    assert_eq!(requests.iter().collect::<BTreeSet<_>>().len(), 3, "{requests:?}");
+    world.fake.made_before.store(3, Ordering::SeqCst);
+    assert_eq!(code(world.local().create_join_token(&body).await), Code::AlreadyDone, "not for ever");
     world.stop().await;
 }
 

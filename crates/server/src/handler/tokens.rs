@@ -8,8 +8,8 @@ use insula_api::{
     },
 };
 use insula_identity::{ApiToken, JoinToken, root_hash};
-use insula_state::{GlobalCommand, RegionCommand, global, region};
-use insula_types::{RequestId, TokenId};
+use insula_state::{Domain, GlobalCommand, RegionCommand, Replica, global, region};
+use insula_types::{RequestId, Revision, TokenId};
 
 use super::NodeApi;
 use crate::trust;
@@ -68,7 +68,9 @@ impl NodeApi {
             expires_ms,
             uses_left: body.uses,
         };
+        let id = stored.id.clone();
         let committed = self.change(&self.region, request, &RegionCommand::CreateJoinToken(stored)).await?;
+        shall_show(self.region.replica(), committed.revision, |region| region.join_tokens.contains(&id))?;
         let value = JoinTokenCreated {
             token: token.reveal(),
             id: token.id.to_string(),
@@ -88,18 +90,24 @@ impl NodeApi {
         })
     }
 
+    /// A token that this node does not see may have been removed by the same request, whose answer was lost: the states
+    /// are asked all the same.
     pub(super) async fn end_token(&self, id: TokenId, request: Option<RequestId>) -> Answer<Versioned<TokenRemoved>> {
         let id = id.to_string();
-        let (kind, revision) = if self.global.read(|global| global.api_tokens.contains(&id)) {
+        let is_missing = |problem: &Problem| problem.code == Code::NoSuchApp;
+        let mut ended = Err(Problem::new(Code::NoSuchApp, ""));
+        if !self.region.read(|region| region.join_tokens.contains(&id)) {
             let command = GlobalCommand::RemoveApiToken { id: id.clone() };
-            (TokenKind::Api, self.change(&self.global, request, &command).await?.revision)
-        } else if self.region.read(|region| region.join_tokens.contains(&id)) {
+            ended = self.change(&self.global, request, &command).await.map(|done| (TokenKind::Api, done.revision));
+        }
+        if ended.as_ref().is_err_and(is_missing) {
             let command = RegionCommand::RemoveJoinToken { id: id.clone() };
-            (TokenKind::Join, self.change(&self.region, request, &command).await?.revision)
-        } else {
-            let detail = format!("{id}: `insula token list` lists those there are");
-            return Err(Problem::new(Code::NoSuchToken, detail));
-        };
+            ended = self.change(&self.region, request, &command).await.map(|done| (TokenKind::Join, done.revision));
+        }
+        let (kind, revision) = ended.map_err(|problem| match is_missing(&problem) {
+            true => Problem::new(Code::NoSuchToken, format!("{id}: `insula token list` lists those there are")),
+            false => problem,
+        })?;
         Ok(Versioned { revision, value: TokenRemoved { id, kind } })
     }
 
@@ -121,7 +129,9 @@ impl NodeApi {
             secret_hash: token.secret_hash(),
             expires_ms,
         };
+        let id = stored.id.clone();
         let committed = self.change(&self.global, request, &GlobalCommand::PutApiToken(stored)).await?;
+        shall_show(self.global.replica(), committed.revision, |global| global.api_tokens.contains(&id))?;
         let context = insula_api::Context {
             addresses: vec![self.config.api.to_string()],
             // All that are trusted, so that it lives through a replacement that is under way.
@@ -132,6 +142,19 @@ impl NodeApi {
             ApiTokenCreated { token: token.reveal(), context: context.reveal(), id: token.id.to_string(), expires_ms };
         Ok(Versioned { revision: committed.revision, value })
     }
+}
+
+/// Refuses to show a token that is not stored: the request was carried out before, with a token of its own. A copy of the
+/// state that is not so far yet cannot tell.
+fn shall_show<D: Domain>(replica: &Replica<D>, since: Revision, is_stored: impl FnOnce(&D) -> bool) -> Answer<()> {
+    replica.read_at(|state, revision| {
+        if revision < since || is_stored(state) {
+            return Ok(());
+        }
+        let detail = "the token was made, and its answer is not kept: remove the token that is listed and not known to you \
+                      (`insula token list`, `insula token rm`), and make another under another Idempotency-Key";
+        Err(Problem { revision: Some(since), ..Problem::new(Code::AlreadyDone, detail) })
+    })
 }
 
 fn api_token(token: &global::ApiToken) -> Token {
@@ -158,5 +181,22 @@ fn join_token(token: &region::JoinToken) -> Token {
         role: None,
         uses_left: Some(token.uses_left),
         expires_ms: token.expires_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_state::{RegionState, Update};
+
+    use super::*;
+
+    #[test]
+    fn only_a_token_that_is_stored_is_shown() {
+        let replica = Replica::<RegionState>::new();
+        assert!(replica.follow(Update::Reset { revision: Revision(7), objects: Vec::new() }));
+        shall_show(&replica, Revision(7), |_| true).expect("stored");
+        shall_show(&replica, Revision(8), |_| false).expect("this copy cannot tell");
+        let problem = shall_show(&replica, Revision(6), |_| false).expect_err("another one was stored");
+        assert_eq!((problem.code, problem.revision), (Code::AlreadyDone, Some(Revision(6))));
     }
 }
