@@ -1,14 +1,16 @@
 //! What a group replicates for: a state machine that takes commands as bytes and keeps its state as rows.
 
+use bytes::Bytes;
+
 /// A deterministic state machine: the same commands in the same order give the same replies and rows on every node.
 /// No clock, no randomness, no order of hashing may reach its results.
 pub trait StateMachine: Send + 'static {
-    /// Applies one committed command.
+    /// Applies the commands of one committed entry, in order.
     ///
     /// # Errors
-    /// [`UnknownCommand`] when this version cannot read it. The group then stops on this node (rule R2): skipping it
+    /// [`UnknownCommand`] when this version cannot read one. The group then stops on this node (rule R2): skipping it
     /// would let the copies drift apart.
-    fn apply(&mut self, command: &[u8]) -> Result<Applied, UnknownCommand>;
+    fn apply(&mut self, commands: &[Bytes]) -> Result<Applied, UnknownCommand>;
 
     /// Replaces the whole state by these rows: at start, and when a snapshot is installed. Rows come in the order of
     /// their keys, each with a value.
@@ -18,12 +20,12 @@ pub trait StateMachine: Send + 'static {
     fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError>;
 }
 
-/// What a command did.
+/// What the commands of an entry did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The answer for whoever proposed it.
-    pub reply: Vec<u8>,
-    /// The rows that changed.
+    /// For each the answer for whoever proposed it.
+    pub replies: Vec<Vec<u8>>,
+    /// The rows that changed. Of those with the same key the last counts.
     pub rows: Vec<Row>,
 }
 

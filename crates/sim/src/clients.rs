@@ -182,7 +182,8 @@ impl Proposer for Global {
         sleep(Duration::from_millis(5)).await;
         self.check()?;
         let sealed = seal(request, self.clock.wall_ms(), command);
-        self.machine.lock().apply(&sealed).map(|applied| applied.reply).map_err(|_| ProposeError::Unreadable)
+        let applied = self.machine.lock().apply(&sealed).map_err(|_| ProposeError::Unreadable)?;
+        applied.replies.into_iter().next().ok_or(ProposeError::Unreadable)
     }
 
     async fn barrier(&self, _limit: Duration) -> Result<(), ProposeError> {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use insula_agent::{CallError, Renewer, Reporter};
 use insula_control::{HandOverError, MembershipError};
 use insula_env::{Clock, Rng, clock::timeout};
@@ -44,10 +45,11 @@ impl<D: Domain> Glue<D> {
 }
 
 impl<D: Domain> StateMachine for Glue<D> {
-    fn apply(&mut self, command: &[u8]) -> Result<insula_raft::Applied, UnknownCommand> {
-        let applied = self.machine.apply(command).map_err(|error| UnknownCommand { why: self.told(&error) })?;
+    fn apply(&mut self, commands: &[Bytes]) -> Result<insula_raft::Applied, UnknownCommand> {
+        let commands = commands.iter().map(AsRef::as_ref);
+        let applied = self.machine.apply_all(commands).map_err(|error| UnknownCommand { why: self.told(&error) })?;
         let rows = applied.rows.into_iter().map(|row| Row { key: row.key, value: row.value }).collect();
-        Ok(insula_raft::Applied { reply: applied.reply, rows })
+        Ok(insula_raft::Applied { replies: applied.replies, rows })
     }
 
     fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError> {

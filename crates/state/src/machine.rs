@@ -26,12 +26,12 @@ pub struct Row {
     pub value: Option<Vec<u8>>,
 }
 
-/// What applying one command gave.
-#[derive(Debug)]
+/// What applying the commands of an entry gave.
+#[derive(Debug, Default)]
 pub struct Applied {
-    /// An encoded [`Outcome`].
-    pub reply: Vec<u8>,
-    /// What to store, atomically.
+    /// An encoded [`Outcome`] for each.
+    pub replies: Vec<Vec<u8>>,
+    /// What to store, atomically. Of rows with the same key the last counts.
     pub rows: Vec<Row>,
 }
 
@@ -144,16 +144,44 @@ impl<D: Domain> Machine<D> {
         Self { known, ..self }
     }
 
-    /// Applies one command from the log.
+    /// Applies one command from the log: an entry with nothing else.
     ///
     /// # Errors
-    /// [`MachineError::Command`] when it cannot be decoded, [`MachineError::TooOld`] when it is of a level that this program
-    /// does not know; nothing has changed then.
+    /// As [`apply_all`](Self::apply_all).
     pub fn apply(&mut self, sealed: &[u8]) -> Result<Applied, MachineError> {
+        self.apply_all([sealed])
+    }
+
+    /// Applies the commands of an entry of the log, in order. Whoever follows the state is told once for all of them.
+    ///
+    /// # Errors
+    /// [`MachineError::Command`] when one cannot be decoded, [`MachineError::TooOld`] when one is of a level that this
+    /// program does not know. That one and those after it have changed nothing, and nobody is told of those before it: the
+    /// group has to stop.
+    pub fn apply_all<'a>(&mut self, sealed: impl IntoIterator<Item = &'a [u8]>) -> Result<Applied, MachineError> {
+        let (mut applied, mut batches) = (Applied::default(), Vec::new());
+        for sealed in sealed {
+            let reply = self.apply_one(sealed, &mut applied.rows, &mut batches)?;
+            applied.replies.push(reply);
+        }
+        if !applied.rows.is_empty() {
+            applied.rows.push(Row { key: META_KEY.to_vec(), value: Some(codec::encode(&self.meta)) });
+        }
+        self.replica.publish(batches, &self.state);
+        Ok(applied)
+    }
+
+    /// Applies a command; gives its outcome, and adds its rows and what watches shall show of it.
+    fn apply_one(
+        &mut self,
+        sealed: &[u8],
+        rows: &mut Vec<Row>,
+        batches: &mut Vec<Batch<D>>,
+    ) -> Result<Vec<u8>, MachineError> {
         let wrong = |source| MachineError::Command { domain: D::NAME, source };
         let envelope: Envelope = codec::decode(sealed).map_err(wrong)?;
         if let Some(reply) = self.requests.get(&envelope.request) {
-            return Ok(Applied { reply: reply.clone(), rows: Vec::new() });
+            return Ok(reply.clone());
         }
         let command: D::Command = codec::decode(&envelope.command).map_err(wrong)?;
         if D::needs(&command) > self.known {
@@ -165,7 +193,6 @@ impl<D: Domain> Machine<D> {
         let decided = self.state.apply(&command, at_ms, next, &mut changes);
         let changes = if decided.is_ok() { changes.into_vec() } else { Vec::new() };
 
-        let mut rows: Vec<Row> = Vec::with_capacity(changes.len() + 2);
         self.meta.at_ms = at_ms;
         if !changes.is_empty() {
             self.meta.revision = next;
@@ -173,12 +200,11 @@ impl<D: Domain> Machine<D> {
             for change in &changes {
                 self.state.absorb(next, change.key.clone(), change.object.clone());
             }
-            self.replica.publish(Batch { revision: next, changes }, &self.state);
+            batches.push(Batch { revision: next, changes });
         }
         let reply = codec::encode(&Outcome { revision: self.meta.revision, result: decided });
-        self.remember(envelope.request, reply.clone(), &mut rows);
-        rows.push(Row { key: META_KEY.to_vec(), value: Some(codec::encode(&self.meta)) });
-        Ok(Applied { reply, rows })
+        self.remember(envelope.request, reply.clone(), rows);
+        Ok(reply)
     }
 
     fn remember(&mut self, request: RequestId, outcome: Vec<u8>, rows: &mut Vec<Row>) {

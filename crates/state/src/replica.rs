@@ -117,6 +117,9 @@ impl<D: Domain> Replica<D> {
 
     /// Waits until reads reflect `revision` or a later one.
     pub async fn wait_for(&self, revision: Revision) {
+        if self.revision() >= revision {
+            return;
+        }
         let mut changed = self.changed();
         // The sender lives as long as `self`.
         let _ = changed.wait_for(|now| *now >= revision).await;
@@ -128,13 +131,17 @@ impl<D: Domain> Replica<D> {
         Watch { replica: Arc::clone(self), changed: self.changed(), at: from, resets }
     }
 
-    /// Takes over a batch of the log, unless this copy shows it already; `state` is the log's state after it.
-    pub(crate) fn publish(&self, batch: Batch<D>, state: &D) {
+    /// Takes over batches of the log, in their order, but for those that this copy shows already; `state` is the log's state
+    /// after the last. Who follows this copy is told once.
+    pub(crate) fn publish(&self, batches: Vec<Batch<D>>, state: &D) {
+        let Some(last) = batches.last().map(|batch| batch.revision) else { return };
         let mut inner = self.inner.write();
-        if batch.revision == inner.revision.next() {
-            inner.absorb(batch);
-        } else if batch.revision > inner.revision {
-            inner.reset(batch.revision, copy(state));
+        for batch in batches {
+            if batch.revision == inner.revision.next() {
+                inner.absorb(batch);
+            } else if batch.revision > inner.revision {
+                inner.reset(last, copy(state));
+            }
         }
         let revision = inner.revision;
         drop(inner);

@@ -97,8 +97,9 @@ async fn the_leader_raises_the_region_and_tells_the_world() {
     let applied = Arc::clone(&plain);
     let apply = Box::new(move |request, command| applied.lock().apply_bytes(request, 0, command));
     let of_region = Arc::new(Alone { apply, is_leader: lead(false) });
-    let apply =
-        Box::new(move |request, command| world.lock().apply(&seal(request, 0, command)).expect("decodes").reply);
+    let apply = Box::new(move |request, command| {
+        world.lock().apply(&seal(request, 0, command)).expect("decodes").replies[0].clone()
+    });
     let of_world = Arc::new(Alone { apply, is_leader: lead(false) });
     let replica = Arc::clone(&plain.lock().replica);
     let region = Store::<RegionState>::new(Arc::clone(&replica), of_region.clone(), clock.clone(), env.rng.fork());

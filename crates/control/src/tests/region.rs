@@ -90,7 +90,7 @@ impl Plain {
     }
 
     pub(super) fn apply_bytes(&mut self, request: RequestId, at_ms: u64, command: Vec<u8>) -> Vec<u8> {
-        self.machine.apply(&seal(request, at_ms, command)).expect("decodes").reply
+        self.machine.apply(&seal(request, at_ms, command)).expect("decodes").replies[0].clone()
     }
 
     pub(super) fn apply(&mut self, at_ms: u64, command: &RegionCommand) -> Result<RegionReply, String> {

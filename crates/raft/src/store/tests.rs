@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use insula_env::{Clock, Disk, Rng, TaskGroup, memory::MemoryDisk};
 use insula_types::{Incarnation, NodeId};
 use openraft::{
@@ -24,8 +25,9 @@ use crate::{
 struct Keeper;
 
 impl StateMachine for Keeper {
-    fn apply(&mut self, command: &[u8]) -> Result<Applied, UnknownCommand> {
-        Ok(Applied { reply: Vec::new(), rows: vec![Row { key: command.to_vec(), value: Some(Vec::new()) }] })
+    fn apply(&mut self, commands: &[Bytes]) -> Result<Applied, UnknownCommand> {
+        let rows = commands.iter().map(|command| Row { key: command.to_vec(), value: Some(Vec::new()) });
+        Ok(Applied { replies: vec![Vec::new(); commands.len()], rows: rows.collect() })
     }
     fn load(&mut self, _rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError> {
         Ok(())
@@ -69,7 +71,7 @@ fn the_suite_of_openraft_passes() {
 }
 
 fn entry(term: u64, index: u64) -> Entry {
-    let batch = Batch::new(Arc::from([bytes::Bytes::from(vec![index as u8; 700])]));
+    let batch = Batch::new(Arc::from([Bytes::from(vec![index as u8; 700])]));
     Entry { log_id: LogId::from(Position { term, index }), payload: openraft::EntryPayload::Normal(batch) }
 }
 
@@ -145,7 +147,7 @@ async fn messages_to_followers_are_bounded_and_never_empty() {
     let disk = memory();
     let mut store = log(&disk).await;
     let large = |index| {
-        let batch = Batch::new(Arc::from([bytes::Bytes::from(vec![1; 400 << 10])]));
+        let batch = Batch::new(Arc::from([Bytes::from(vec![1; 400 << 10])]));
         Entry { log_id: LogId::from(Position { term: 1, index }), payload: openraft::EntryPayload::Normal(batch) }
     };
     // More than memory keeps, so that old ones come from the file.

@@ -25,13 +25,17 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 pub struct Notes(pub Arc<Mutex<BTreeMap<String, String>>>);
 
 impl StateMachine for Notes {
-    fn apply(&mut self, command: &[u8]) -> Result<Applied, UnknownCommand> {
-        let text = String::from_utf8_lossy(command).into_owned();
-        let (key, value) =
-            text.split_once('=').ok_or_else(|| UnknownCommand { why: format!("{text:?} is no assignment") })?;
-        let before = self.0.lock().insert(key.to_owned(), value.to_owned());
-        let rows = vec![Row { key: key.into(), value: Some(value.into()) }];
-        Ok(Applied { reply: before.unwrap_or_default().into_bytes(), rows })
+    fn apply(&mut self, commands: &[Bytes]) -> Result<Applied, UnknownCommand> {
+        let mut applied = Applied::default();
+        for command in commands {
+            let text = String::from_utf8_lossy(command).into_owned();
+            let (key, value) =
+                text.split_once('=').ok_or_else(|| UnknownCommand { why: format!("{text:?} is no assignment") })?;
+            let before = self.0.lock().insert(key.to_owned(), value.to_owned());
+            applied.rows.push(Row { key: key.into(), value: Some(value.into()) });
+            applied.replies.push(before.unwrap_or_default().into_bytes());
+        }
+        Ok(applied)
     }
 
     fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), LoadError> {

@@ -49,7 +49,7 @@ impl World {
         self.requests += 1;
         let sealed = seal(RequestId(0, self.requests), 0, codec::encode(command));
         let outcome: Outcome<GlobalReply> =
-            codec::decode(&self.machine.apply(&sealed).expect("decodes").reply).expect("an outcome");
+            codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
     }
 }

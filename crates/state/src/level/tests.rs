@@ -33,7 +33,7 @@ impl<D: Domain> Proposer for Alone<D> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = inner.machine.apply(&seal(request, 0, command)).map_err(|_| ProposeError::Unreadable)?;
         inner.rows.extend(applied.rows);
-        Ok(applied.reply)
+        Ok(applied.replies[0].clone())
     }
 
     async fn barrier(&self, _: Duration) -> Result<(), ProposeError> {

@@ -27,7 +27,7 @@ fn deploy(app: &str) -> GlobalCommand {
 
 fn run(machine: &mut Machine<GlobalState>, request: u64, command: &GlobalCommand) -> (Outcome<GlobalReply>, Vec<Row>) {
     let applied = machine.apply(&seal(RequestId(0, request), request, codec::encode(command))).expect("decodes");
-    (codec::decode(&applied.reply).expect("an outcome"), applied.rows)
+    (codec::decode(&applied.replies[0]).expect("an outcome"), applied.rows)
 }
 
 /// A stand-in for the disk: rows put and removed in order.
@@ -54,6 +54,30 @@ fn a_command_takes_effect_once_and_only_changes_count() {
     let (refused, _) = run(&mut machine, 4, &init());
     assert_eq!(refused.result.expect_err("founded already").code, RejectionCode::Conflict);
     assert_eq!(refused.revision, Revision(2));
+}
+
+#[test]
+fn the_commands_of_an_entry_do_what_they_do_alone() {
+    let commands = [init(), deploy("shop"), deploy("shop"), deploy("blog")];
+    let sealed: Vec<_> = commands
+        .iter()
+        .enumerate()
+        .map(|(at, command)| seal(RequestId(0, at as u64 % 3), 7, codec::encode(command)))
+        .collect();
+    let (one_by_one, mut machine) = machine();
+    let mut disk = BTreeMap::new();
+    let mut replies = Vec::new();
+    for sealed in &sealed {
+        let applied = machine.apply(sealed).expect("decodes");
+        store(&mut disk, applied.rows);
+        replies.extend(applied.replies);
+    }
+    let (together, mut machine) = self::machine();
+    let applied = machine.apply_all(sealed.iter().map(Vec::as_slice)).expect("decodes");
+    let mut disk_together = BTreeMap::new();
+    store(&mut disk_together, applied.rows);
+    assert_eq!((applied.replies, disk_together), (replies, disk));
+    assert_eq!((together.digest(), together.revision()), (one_by_one.digest(), machine.revision()));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Region {
         self.requests += 1;
         let sealed = seal(RequestId(0, self.requests), at_ms, codec::encode(command));
         let outcome: Outcome<RegionReply> =
-            codec::decode(&self.machine.apply(&sealed).expect("decodes").reply).expect("an outcome");
+            codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
     }
 
