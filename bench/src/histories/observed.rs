@@ -101,8 +101,12 @@ impl Observed {
         for record in recent {
             match record {
                 Record::Status { span, node, group, leader, has_stopped, .. } if span.start_us > since_us => {
-                    let says = leader.as_deref().filter(|_| !has_stopped);
-                    leaders.entry((node.clone(), *group)).or_insert(says.map(str::to_owned));
+                    let says = match leader {
+                        _ if *has_stopped => Err("says that its storage has failed"),
+                        Some(leader) => Ok(leader.clone()),
+                        None => Err("knows no leader"),
+                    };
+                    leaders.entry((node.clone(), *group)).or_insert(says);
                 }
                 other => {
                     if let (Some((group, _)), Some(at)) = (other.confirmed(), begun_us(other))
@@ -116,9 +120,9 @@ impl Observed {
         for group in [Group::Region, Group::Global] {
             let mut named = Vec::new();
             for node in nodes {
-                match leaders.get(&(node.clone(), group)) {
-                    Some(Some(leader)) => named.push(leader),
-                    _ => return Some(format!("{node} does not say who leads the {group:?} group")),
+                match leaders.get(&(node.clone(), group)).unwrap_or(&Err("does not answer")) {
+                    Ok(leader) => named.push(leader),
+                    Err(why) => return Some(format!("of the {group:?} group {node} {why}")),
                 }
             }
             if named.windows(2).any(|pair| pair[0] != pair[1]) {
