@@ -178,6 +178,9 @@ impl Run {
             self.stage.suffer(fault, &target, interrupt).with_context(|| format!("{fault:?} of {target}"))?;
             let healed_us = self.now_us();
             if let Err(error) = self.back(healed_us, interrupt) {
+                for node in &self.stage.nodes {
+                    eprint!("── last on the console of {node}\n{}", self.stage.lab.last_words(node));
+                }
                 // Why it is not well may be told by what was seen.
                 return match self.judge(u64::MAX) {
                     Some(found) => Ok(Some(found)),

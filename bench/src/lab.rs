@@ -1,6 +1,7 @@
 //! The programs that a measurement drives, as a person at a terminal would: `insula lab …`, and `insula …` on its nodes.
 
 use std::{
+    fs,
     io::Write,
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
@@ -82,6 +83,11 @@ impl LabNode {
     }
 }
 
+/// Where labs are, unless `insula lab` is told otherwise.
+const LABS: &str = "/var/lib/insula-lab";
+/// Lines of a console that are shown of a node that is not well.
+const LAST_LINES: usize = 30;
+
 /// A lab of one region; taken down when dropped, unless it was [kept](Lab::keep).
 #[derive(Debug)]
 pub struct Lab {
@@ -132,6 +138,20 @@ impl Lab {
     /// Takes it down; Ctrl-C does not reach it.
     fn down(&self) -> Result<String> {
         output(self.command(&["down"]).process_group(0), "")
+    }
+
+    /// What a node's processes said last on its console, to read; why not, when it cannot be read.
+    #[must_use]
+    pub fn last_words(&self, node: &str) -> String {
+        let path = Path::new(LABS).join(&self.name).join("nodes").join(node).join("console.log");
+        match fs::read(&path) {
+            Ok(said) => {
+                let said = String::from_utf8_lossy(&said);
+                let lines: Vec<_> = said.lines().collect();
+                lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).map(|line| format!("   {line}\n")).collect()
+            }
+            Err(error) => format!("   {}: {error}\n", path.display()),
+        }
     }
 
     /// `insula …` on a node, with that input.
