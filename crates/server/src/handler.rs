@@ -102,7 +102,7 @@ impl NodeApi {
 
     /// Refuses to change anything before the first start has founded the cluster: what builds on that would fail in ways
     /// that nobody understands. Of a node that has just joined, the copies may show it late.
-    fn is_founded(&self) -> Answer<()> {
+    fn refuse_unfounded(&self) -> Answer<()> {
         if self.region.read(|region| region.meta.is_some()) && self.global.read(|global| global.meta.is_some()) {
             return Ok(());
         }
@@ -116,7 +116,7 @@ impl NodeApi {
         request: Option<RequestId>,
         command: &D::Command,
     ) -> Answer<insula_state::Committed<D::Reply>> {
-        self.is_founded()?;
+        self.refuse_unfounded()?;
         let request = request.unwrap_or_else(|| RequestId(self.rng.next(), self.rng.next()));
         let committed = store.propose_as(request, command, CHANGE_LIMIT).await.map_err(|error| problem(&error))?;
         // Who writes and then reads here shall see it; a copy that lags shows it soon.

@@ -163,7 +163,8 @@ pub(crate) fn refuse_half_done(paths: &Paths, disk: &Arc<dyn Disk>) -> Result<()
 /// Reads a backup and looks at the node; changes nothing.
 ///
 /// # Errors
-/// [`Error::Running`], [`Error::Archive`] and [`Error::NotHere`] when it cannot be restored here, [`Error::Homeless`], [`Error::File`].
+/// [`Error::Running`], [`Error::Archive`], [`Error::NotHere`] and [`Error::Homeless`] when it cannot be restored here,
+/// [`Error::File`].
 pub async fn plan(config: &NodeConfig, file: &Path, env: &Env) -> Result<Plan, Error> {
     let (paths, disk) = (config.paths(), &env.disk);
     refuse_running(&paths, disk).await?;

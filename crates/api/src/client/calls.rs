@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
 use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId};
-
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};

@@ -247,7 +247,7 @@ impl<M: StateMachine> RowStore<M> {
 }
 
 /// The rows in the order of their keys; of those with the same key the last.
-fn newest(mut rows: Vec<Row>) -> Vec<Row> {
+pub(super) fn newest(mut rows: Vec<Row>) -> Vec<Row> {
     rows.sort_by(|one, other| one.key.cmp(&other.key));
     // The later one has the same key: its value takes the place of the earlier one's.
     rows.dedup_by(|later, earlier| {

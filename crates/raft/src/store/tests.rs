@@ -12,7 +12,10 @@ use openraft::{
 };
 use tokio::sync::watch;
 
-use super::{rows::WRITE_EVERY, *};
+use super::{
+    rows::{WRITE_EVERY, newest},
+    *,
+};
 use crate::{
     config::{Config, GroupId},
     engine::{Batch, Entry, LogId, StorageError, Types, Vote},
@@ -68,6 +71,14 @@ impl StoreBuilder<Types, LogStore, RowStore<Keeper>> for Builder {
 #[test]
 fn the_suite_of_openraft_passes() {
     Suite::test_all(Builder).expect("conforms");
+}
+
+#[test]
+fn of_rows_with_the_same_key_the_last_is_written() {
+    let row = |key: &str, value: Option<&str>| Row { key: key.into(), value: value.map(Into::into) };
+    let rows = vec![row("b", Some("1")), row("a", Some("1")), row("b", None), row("a", Some("2")), row("b", Some("3"))];
+    assert_eq!(newest(rows), [row("a", Some("2")), row("b", Some("3"))]);
+    assert_eq!(newest(vec![row("a", Some("1")), row("a", None)]), [row("a", None)], "gone in the end");
 }
 
 fn entry(term: u64, index: u64) -> Entry {

@@ -81,6 +81,18 @@ fn the_commands_of_an_entry_do_what_they_do_alone() {
 }
 
 #[test]
+fn a_copy_that_misses_something_takes_over_all_of_an_entry_at_once() {
+    let (full, mut machine) = machine();
+    for (request, command) in [init(), deploy("shop"), deploy("blog"), deploy("wiki")].iter().enumerate() {
+        run(&mut machine, request as u64, command);
+    }
+    let behind = Replica::new();
+    let batch = |revision| Batch { revision: Revision(revision), changes: Vec::new() };
+    behind.publish(vec![batch(3), batch(4)], &machine.state);
+    assert_eq!((behind.revision(), behind.digest()), (full.revision(), full.digest()));
+}
+
+#[test]
 fn stored_rows_give_the_same_state_and_the_same_memory_of_requests() {
     let (replica, mut machine) = machine();
     let mut disk = BTreeMap::new();
@@ -114,6 +126,10 @@ fn unreadable_commands_and_rows_are_errors_and_change_nothing() {
     machine.apply(b"\xc1 no envelope").expect_err("garbage");
     let unknown = seal(RequestId(9, 9), 0, codec::encode("FromTheFuture"));
     machine.apply(&unknown).expect_err("a command of a newer version");
+    let known = seal(RequestId(9, 8), 0, codec::encode(&deploy("shop")));
+    let (told, mut other) = self::machine();
+    other.apply_all([known.as_slice(), unknown.as_slice()]).expect_err("behind one that is known");
+    assert_eq!(told.revision(), Revision(0), "nobody is told of half an entry");
     machine.load([(b"o?".to_vec(), b"\xc1".to_vec())]).expect_err("a damaged row");
     assert_eq!(replica.digest(), before);
     assert_eq!(machine.revision(), Revision(1));
