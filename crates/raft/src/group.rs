@@ -37,7 +37,7 @@ use crate::{
     machine::StateMachine,
     network::Caller,
     runtime::Scope,
-    store::{LogStore, RowStore, Stage},
+    store::{Ahead, LogStore, RowStore, Stage},
     timing::Timing,
     transport::Transport,
     wire::Position,
@@ -160,8 +160,9 @@ impl Group {
         let start = |why: String| OpenError::Start { path: path.clone(), why };
         let settings = Arc::new(configure(&config));
         let (durable, is_durable) = channel::channel(None);
-        let rows = RowStore::open(&env.disk, &config, machine, durable, &env.tasks).await?;
-        let log = LogStore::open(&env.disk, &config, is_durable, &env.rng).await?;
+        let ahead = Ahead::new(env.clock.clone());
+        let rows = RowStore::open(&env.disk, &config, machine, durable, ahead.clone(), &env.tasks).await?;
+        let log = LogStore::open(&env.disk, &config, is_durable, ahead.clone(), &env.rng).await?;
         let (applied, stage) = (rows.published(), rows.stage());
         if log.purged() > *applied.borrow() {
             return Err(OpenError::Gone { path });
@@ -171,6 +172,7 @@ impl Group {
             transport,
             contacts: Arc::new(Contacts::default()),
             timing: Arc::clone(&timing),
+            ahead,
             handed_over: Arc::default(),
             is_short: Arc::default(),
             config: Arc::clone(&config),

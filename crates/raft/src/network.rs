@@ -28,7 +28,7 @@ use crate::{
     engine::{Raft, Snapshot, Types, Vote},
     error::TransportError,
     group::CORE_LIMIT,
-    store::{SnapshotData, chain},
+    store::{Ahead, SnapshotData, chain},
     timing::Timing,
     transport::{Class, Transport},
     wire::{self, Answer, Refusal, Request},
@@ -45,6 +45,8 @@ pub(crate) enum CallError {
     Answer,
     #[error("send: no majority answers this leader, it keeps silent")]
     Mute,
+    #[error("send: the disk of this leader hangs, it keeps silent")]
+    Stalled,
     #[error("take an answer: this node's disk is too slow at present")]
     Busy,
 }
@@ -55,6 +57,8 @@ pub(crate) struct Caller {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) contacts: Arc<Contacts>,
     pub(crate) timing: Arc<Timing>,
+    /// What this node leads with and has yet to write.
+    pub(crate) ahead: Ahead,
     /// The term in which this node campaigns because the leader asked it to.
     pub(crate) handed_over: Arc<AtomicU64>,
     /// This node's disk is nearly full.
@@ -135,16 +139,20 @@ impl RaftNetwork<Types> for Link {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed> {
-        let Caller { contacts, timing, .. } = &self.caller;
+        let Caller { contacts, timing, ahead, .. } = &self.caller;
         if contacts.is_mute() {
             return Err(unreachable(&CallError::Mute));
+        }
+        // A leader that cannot write is of no use: its followers shall miss it as if it were gone (rule R18).
+        if ahead.since(self.caller.now()) > timing.now().election_min {
+            return Err(unreachable(&CallError::Stalled));
         }
         let (sent, limit) = (self.caller.now(), contacts.patience(self.target, timing.heartbeat()));
         let request = Request::Append {
             vote: rpc.vote.into(),
             previous: rpc.prev_log_id.map(Into::into),
             entries: rpc.entries.iter().map(Into::into).collect(),
-            commit: rpc.leader_commit.map(Into::into),
+            commit: ahead.held_back(rpc.leader_commit).map(Into::into),
             timers: Some(timing.announced()),
         };
         let answered = self.caller.call(self.target, &request, Class::Append, limit).await;

@@ -1,6 +1,7 @@
 //! The two files of a group: `log.redb` (votes and entries, every append synced) and `state.redb` (the state machine's
 //! rows, synced before the log that made them is dropped). One writer each. An error of either stops the group.
 
+mod ahead;
 mod file;
 mod log;
 mod mask;
@@ -8,6 +9,7 @@ mod restore;
 mod rows;
 mod snapshot;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use log::LogStore;
 pub use restore::{Found, look, restore};
 pub(crate) use rows::RowStore;

@@ -98,9 +98,15 @@ pub(super) async fn members(world: World) {
         let (span, answer) = world.timed(caller.attempt(node, &call)).await;
         let outcome = match answer {
             Outcome::Ok(Ok(answer)) => {
-                let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-                acknowledged.push((text("id"), text("context")));
-                Outcome::Ok(())
+                let text = |key: &str| answer.get(key).and_then(Value::as_str).map(str::to_owned);
+                match (text("id"), text("context")) {
+                    (Some(id), Some(context)) => {
+                        acknowledged.push((id, context));
+                        Outcome::Ok(())
+                    }
+                    // Made by a request that was given up meanwhile, whose answer had the secret.
+                    _ => Outcome::Unknown,
+                }
             }
             Outcome::Ok(Err(problem)) if matches!(problem.code, Code::NoLeader | Code::Unauthorized) => Outcome::Failed,
             Outcome::Failed => Outcome::Failed,

@@ -69,11 +69,17 @@ impl Watcher {
     /// Until the group ends; then says why.
     pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>, beat: Beat) {
         let mut changes = self.raft.server_metrics();
+        let mut failure;
         loop {
             let asked = self.now();
             let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await;
-            // The log's syncs hold openraft up, and so its heartbeats: part of what the timers must allow for.
-            self.caller.contacts.appended(self.me(), age(self.now(), asked));
+            // The log's syncs hold up openraft, or an entry's way to its commit: part of what the timers must allow for.
+            let (now, ahead) = (self.now(), &self.caller.ahead);
+            self.caller.contacts.appended(self.me(), age(now, asked).max(ahead.since(now)));
+            failure = ahead.error();
+            if failure.is_some() {
+                break;
+            }
             let wake = match seen {
                 Ok(Ok(seen)) => self.step(&seen).await,
                 Ok(Err(_)) => break,
@@ -98,6 +104,7 @@ impl Watcher {
         }
         self.publish(None, None, false);
         let why = match &self.raft.metrics().borrow().running_state {
+            _ if failure.is_some() => failure.map(|error| chain_text(&error)).unwrap_or_default(),
             Err(openraft::error::Fatal::StorageError(error)) => error.to_string(),
             Err(openraft::error::Fatal::Stopped) if is_stopping.load(Ordering::Relaxed) => String::new(),
             Err(fatal) => fatal.to_string(),
@@ -158,6 +165,11 @@ impl Watcher {
             }
         };
         self.leading = Some((seen.term, since));
+        if self.caller.ahead.since(now) > timers.election_max {
+            // It keeps silent (`network`), so others will elect one whose disk works.
+            self.publish(Some(seen.term), None, false);
+            return now + timers.heartbeat;
+        }
         let heard = self.caller.contacts.quorum(self.me(), &seen.voters, since, now);
         let is_alone = age(now, heard) > timers.election_max;
         if self.caller.contacts.mute(is_alone) {

@@ -5,8 +5,8 @@
 //! against an adversary. Entries hold tenants' bytes, so what is written is masked with a key that only the file knows
 //! (docs/adr/2026-11-21-one-sync-per-append.md).
 //!
-//! openraft waits for each append before it does anything else, so there is one write at a time and nothing to group
-//! here; commands are grouped before they become entries (`group::propose`).
+//! openraft waits for each append before it does anything else. A follower's is on the disk then; a leader's is written
+//! while it is sent (`ahead`), one write at a time, which takes all entries that wait.
 
 use std::{
     collections::BTreeMap,
@@ -28,13 +28,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{
+    ahead::Ahead,
     file::{Commit, File, failed, fatal},
     mask::Mask,
 };
 use crate::{
     config::{APPEND_BYTES, Config, Timers},
     engine::{Entry, LogId, StorageError, Types, Vote},
-    error::{OpenError, StoreError, chain_text},
+    error::{OpenError, StoreError},
+    runtime::Runtime,
     wire::{self, Position},
 };
 
@@ -52,6 +54,8 @@ struct Shared {
     file: File,
     mask: Mask,
     view: Mutex<View>,
+    me: u64,
+    ahead: Ahead,
     /// Up to which entry the state is on the disk; the log may be dropped so far and no further.
     durable: watch::Receiver<Option<Position>>,
 }
@@ -62,6 +66,9 @@ struct View {
     /// The newest entries, without a gap up to the last, with their sizes.
     tail: BTreeMap<u64, (Entry, usize)>,
     tail_bytes: usize,
+    /// What a leader has yet to write; whether it is writing.
+    unwritten: Vec<Written>,
+    is_writing: bool,
     purged: Option<LogId>,
     last: Option<LogId>,
     vote: Option<Vote>,
@@ -70,12 +77,16 @@ struct View {
     timers: Option<Timers>,
 }
 
+/// An entry as it is in the file: its index, and its masked bytes.
+type Written = (u64, Vec<u8>);
+
 impl LogStore {
     /// Opens the log, or makes an empty one for this incarnation.
     pub(crate) async fn open(
         disk: &Arc<dyn insula_env::Disk>,
         config: &Config,
         durable: watch::Receiver<Option<Position>>,
+        ahead: Ahead,
         rng: &Rng,
     ) -> Result<Self, OpenError> {
         let file = open_log(disk, &config.directory).await?;
@@ -119,7 +130,7 @@ impl LogStore {
         if found != wanted {
             return Err(OpenError::OtherIncarnation { path: config.directory.clone(), found, wanted });
         }
-        Ok(Self(Arc::new(Shared { file, mask, view: Mutex::new(view), durable })))
+        Ok(Self(Arc::new(Shared { file, mask, view: Mutex::new(view), me, ahead, durable })))
     }
 
     /// The life of the group that a log in a directory belongs to; none when it is of none yet.
@@ -236,10 +247,15 @@ impl LogStore {
         read.await.map_err(|error| fatal(&error))
     }
 
-    /// Makes entries readable, and gives what shall be written for them.
-    fn hold(&self, entries: impl IntoIterator<Item = Entry>) -> (Vec<(u64, Vec<u8>)>, Option<Position>) {
+    /// Whether what is appended now are this node's own entries, as the leader that the vote names.
+    fn leads(&self) -> bool {
+        self.0.view.lock().vote.is_some_and(|vote| vote.committed && vote.leader_id.voted_for == Some(self.0.me))
+    }
+
+    /// Makes entries readable, and lets them wait to be written; true when somebody has to begin.
+    fn hold(&self, entries: impl IntoIterator<Item = Entry>) -> bool {
         let mut view = self.0.view.lock();
-        let mut rows = Vec::new();
+        self.0.ahead.begin(view.last);
         for entry in entries {
             if let EntryPayload::Normal(batch) = &entry.payload {
                 batch.set_appended();
@@ -249,55 +265,67 @@ impl LogStore {
             view.last = Some(entry.log_id);
             view.tail_bytes += bytes.len();
             view.tail.insert(entry.log_id.index, (entry.clone(), bytes.len()));
-            rows.push((entry.log_id.index, bytes));
+            view.unwritten.push((entry.log_id.index, bytes));
         }
-        (rows, view.committed.map(Into::into))
+        !std::mem::replace(&mut view.is_writing, true)
     }
 
-    /// Drops from memory what is too much; all of it is on the disk by now.
+    /// Writes what waits, until nothing does.
+    async fn write_held(self) {
+        loop {
+            let (rows, last, committed) = {
+                let mut view = self.0.view.lock();
+                if view.unwritten.is_empty() {
+                    view.is_writing = false;
+                    self.0.ahead.reach(view.last, true);
+                    return;
+                }
+                (std::mem::take(&mut view.unwritten), view.last, view.committed.map(Into::into))
+            };
+            if let Err(error) = self.write_entries(rows, committed).await {
+                // Says so for ever: whoever wants to write after this has to fail too.
+                self.0.ahead.fail(error);
+                return;
+            }
+            self.0.ahead.reach(last, false);
+            self.trim();
+        }
+    }
+
+    /// Waits until all that was appended is on the disk.
+    async fn settle(&self) -> Result<(), StorageError> {
+        self.0.ahead.wait(None).await.map_err(|error| fatal(&error))
+    }
+
+    /// Drops from memory what is too much and on the disk.
     fn trim(&self) {
         let mut view = self.0.view.lock();
-        while view.tail_bytes > TAIL_BYTES {
+        let written = self.0.ahead.held_back(view.last).map_or(0, |last| last.index);
+        while view.tail_bytes > TAIL_BYTES && view.tail.keys().next().is_some_and(|first| *first <= written) {
             let Some((_, (_, size))) = view.tail.pop_first() else { break };
             view.tail_bytes -= size;
         }
     }
 
-    async fn write_entries(
-        &self,
-        rows: Vec<(u64, Vec<u8>)>,
-        committed: Option<Position>,
-        durability: Durability,
-    ) -> Result<(), StoreError> {
-        self.0
-            .file
-            .write("append to", durability, move |transaction| {
-                let mut table = transaction.open_table(ENTRIES)?;
-                for (index, bytes) in &rows {
-                    table.insert(index, bytes.as_slice())?;
-                }
-                // Only a hint for the next start, so it rides on this write instead of costing one of its own.
-                put(transaction, "committed", &committed)
-            })
-            .await
-    }
-
-    #[cfg(not(feature = "planted-ack-before-fsync"))]
-    async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
-        let written = self.write_entries(rows, committed, Durability::Immediate).await;
-        self.trim();
-        callback.log_io_completed(written.map_err(|error| std::io::Error::other(chain_text(&error))));
-    }
-
-    /// The planted bug: says "on the disk" before it is. The simulation must notice.
-    #[cfg(feature = "planted-ack-before-fsync")]
-    async fn flush(&self, rows: Vec<(u64, Vec<u8>)>, committed: Option<Position>, callback: LogFlushed<Types>) {
-        let written = self.write_entries(rows, committed, Durability::None).await;
-        self.trim();
-        callback.log_io_completed(written.map_err(|error| std::io::Error::other(chain_text(&error))));
-        let file = self.0.file.clone();
-        let late = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
-        drop(<crate::runtime::Runtime as openraft::AsyncRuntime>::spawn(late));
+    async fn write_entries(&self, rows: Vec<Written>, committed: Option<Position>) -> Result<(), StoreError> {
+        // The planted bug: says "on the disk" before it is. The simulation must notice.
+        let is_late = cfg!(feature = "planted-ack-before-fsync");
+        let durability = if is_late { Durability::None } else { Durability::Immediate };
+        let append = self.0.file.write("append to", durability, move |transaction| {
+            let mut table = transaction.open_table(ENTRIES)?;
+            for (index, bytes) in &rows {
+                table.insert(index, bytes.as_slice())?;
+            }
+            // Only a hint for the next start, so it rides on this write instead of costing one of its own.
+            put(transaction, "committed", &committed)
+        });
+        append.await?;
+        if is_late {
+            let file = self.0.file.clone();
+            let sync = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
+            drop(<Runtime as openraft::AsyncRuntime>::spawn(sync));
+        }
+        Ok(())
     }
 }
 
@@ -390,6 +418,7 @@ impl RaftLogStorage<Types> for LogStore {
         let saved = wire::Vote::from(*vote);
         let durability =
             if cfg!(feature = "planted-vote-not-synced") { Durability::None } else { Durability::Immediate };
+        self.settle().await?;
         self.0
             .file
             .write("save a vote in", durability, move |transaction| put(transaction, "vote", &saved))
@@ -419,12 +448,25 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let (rows, committed) = self.hold(entries);
-        self.flush(rows, committed, callback).await;
+        if let Some(error) = self.0.ahead.error() {
+            return Err(fatal(&error));
+        }
+        if self.leads() {
+            if self.hold(entries) {
+                drop(<Runtime as openraft::AsyncRuntime>::spawn(self.clone().write_held()));
+            }
+        } else {
+            self.settle().await?;
+            self.hold(entries);
+            self.clone().write_held().await;
+            self.settle().await?;
+        }
+        callback.log_io_completed(Ok(()));
         Ok(())
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.settle().await?;
         let mask = self.0.mask.clone();
         let last = self
             .0
@@ -445,6 +487,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.settle().await?;
         // openraft drops the log as soon as it has handed a received snapshot to the state machine. Were the power
         // lost between the two, there would be a gap that nothing can fill.
         let mut durable = self.0.durable.clone();

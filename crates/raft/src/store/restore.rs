@@ -2,12 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use insula_env::{Disk, Rng};
+use insula_env::{Clock, Disk, Rng};
 use insula_types::Incarnation;
 use redb::Durability;
 use tokio::sync::watch;
 
 use super::{
+    ahead::Ahead,
     log::LogStore,
     rows::{all_rows, open_state, put_position},
     snapshot::ROWS,
@@ -44,7 +45,10 @@ pub async fn restore(config: &Config, disk: &Arc<dyn Disk>, rng: &Rng, rows: Vec
     // The log makes a group of it, so it comes last.
     let (_, durable) = watch::channel(None);
     let config = Config { must_exist: false, ..config.clone() };
-    LogStore::open(disk, &config, durable, rng).await?.begin_after(BEGIN, config.node.get()).await?;
+    LogStore::open(disk, &config, durable, Ahead::new(Clock::real()), rng)
+        .await?
+        .begin_after(BEGIN, config.node.get())
+        .await?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    ahead::Ahead,
     file::{Commit, File, failed, fatal},
     snapshot::{ROWS, STAGED, SnapshotData, Source, Stage, View},
 };
@@ -46,6 +47,8 @@ pub(crate) struct RowStore<M> {
     writing: Option<oneshot::Receiver<Result<(), StoreError>>>,
     /// A write failed: what it held is only in the log now, so nothing later may be written.
     is_broken: bool,
+    /// What is not on the disk of the log yet, and so must not be applied.
+    ahead: Ahead,
     published: watch::Sender<Option<Position>>,
     durable: watch::Sender<Option<Position>>,
     tasks: TaskGroup,
@@ -87,6 +90,7 @@ impl<M: StateMachine> RowStore<M> {
         config: &Config,
         machine: M,
         durable: watch::Sender<Option<Position>>,
+        ahead: Ahead,
         tasks: &TaskGroup,
     ) -> Result<Self, StoreError> {
         let file = open_state(disk, &config.directory).await?;
@@ -102,6 +106,7 @@ impl<M: StateMachine> RowStore<M> {
             unwritten: Unwritten::default(),
             writing: None,
             is_broken: false,
+            ahead,
             published: watch::Sender::new(at),
             durable,
             tasks: tasks.clone(),
@@ -343,7 +348,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for RowStore<M> {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let replies = entries.into_iter().map(|entry| self.apply_entry(&entry));
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let last = entries.last().map(|entry| entry.log_id);
+        self.ahead.wait(last).await.map_err(|error| fatal(&error))?;
+        let replies = entries.iter().map(|entry| self.apply_entry(entry));
         let replies = replies.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
         let written = if self.unwritten.is_due() { self.begin_write().await } else { self.look_at_write() };
         written.map_err(|error| fatal(&error))?;

@@ -45,9 +45,13 @@ fn memory() -> MemoryDisk {
     MemoryDisk::new(Clock::real(), Rng::from_seed(1))
 }
 
+fn level() -> Ahead {
+    Ahead::new(Clock::real())
+}
+
 async fn rows(disk: &MemoryDisk) -> RowStore<Keeper> {
     let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    RowStore::open(&disk, &config(), Keeper, watch::channel(None).0, &TaskGroup::new("store"))
+    RowStore::open(&disk, &config(), Keeper, watch::channel(None).0, level(), &TaskGroup::new("store"))
         .await
         .expect("open the state")
 }
@@ -56,7 +60,7 @@ async fn log(disk: &MemoryDisk) -> LogStore {
     let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
     // The suite purges a log without applying it: let the state seem to be on disk.
     let (_, durable) = watch::channel(Some(Position { term: u64::MAX, index: u64::MAX }));
-    LogStore::open(&disk, &config(), durable, &Rng::from_seed(1)).await.expect("open the log")
+    LogStore::open(&disk, &config(), durable, level(), &Rng::from_seed(1)).await.expect("open the log")
 }
 
 struct Builder;
@@ -153,6 +157,78 @@ async fn a_failing_sync_confirms_nothing() {
     store.save_vote(&Vote::new(1, 1)).await.expect_err("not confirmed");
 }
 
+/// The log and the state of node 1, which leads in term 2.
+async fn led(disk: &MemoryDisk) -> (LogStore, RowStore<Keeper>, Ahead) {
+    let (opener, ahead) = (Arc::new(disk.clone()) as Arc<dyn Disk>, level());
+    let (durable, is_durable) = watch::channel(None);
+    let tasks = TaskGroup::new("store");
+    let state = RowStore::open(&opener, &config(), Keeper, durable, ahead.clone(), &tasks).await;
+    let log = LogStore::open(&opener, &config(), is_durable, ahead.clone(), &Rng::from_seed(1)).await;
+    let mut log = log.expect("open the log");
+    log.save_vote(&Vote::new_committed(2, 1)).await.expect("vote");
+    (log, state.expect("open the state"), ahead)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_sends_what_it_writes_but_applies_only_what_it_has_written() {
+    let clock = Clock::simulated(0);
+    let disk = MemoryDisk::new(clock.clone(), Rng::from_seed(1));
+    let (mut log, mut state, ahead) = led(&disk).await;
+    let stall = std::time::Duration::from_secs(5);
+    let begun = clock.now();
+    disk.stall_until(begun + stall);
+    for index in 1..=3 {
+        log.blocking_append([entry(2, index)]).await.expect("does not wait");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.limited_get_log_entries(1, 4).await.expect("read").len(), 3, "can be sent");
+    assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
+    let last = Some(LogId::from(Position { term: 2, index: 3 }));
+    assert_eq!(ahead.held_back(last), None, "nobody is told that it is committed");
+    insula_env::clock::sleep(stall / 2).await;
+    assert_eq!(ahead.since(clock.now()), stall / 2);
+    state.apply([entry(2, 1), entry(2, 2), entry(2, 3)]).await.expect("apply");
+    assert!(begun.elapsed() >= stall, "waits for the disk");
+    assert_eq!(ahead.held_back(last), last);
+    drop((log, state));
+    disk.lose_power(1);
+    let (log, ..) = led(&disk).await;
+    assert_eq!(ids(&log).await, [(2, 1), (2, 2), (2, 3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_is_written_before_the_log_is_changed_otherwise() {
+    let clock = Clock::simulated(0);
+    let disk = MemoryDisk::new(clock.clone(), Rng::from_seed(1));
+    let (mut log, ..) = led(&disk).await;
+    disk.stall_until(clock.now() + std::time::Duration::from_secs(5));
+    log.blocking_append((1..=6).map(|index| entry(2, index))).await.expect("append");
+    // Another leads now, who knows only the first two.
+    log.save_vote(&Vote::new_committed(3, 2)).await.expect("vote");
+    log.truncate(LogId::from(Position { term: 2, index: 3 })).await.expect("truncate");
+    log.blocking_append([entry(3, 3)]).await.expect("append");
+    disk.lose_power(1);
+    let expected = [(2, 1), (2, 2), (3, 3)];
+    assert_eq!(ids(&log).await, expected);
+    drop(log);
+    assert_eq!(ids(&self::log(&disk).await).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_write_applies_nothing_and_appends_nothing() {
+    let disk = memory();
+    let (mut log, mut state, ahead) = led(&disk).await;
+    log.blocking_append([entry(2, 1)]).await.expect("append");
+    state.apply([entry(2, 1)]).await.expect("apply");
+    disk.fail_syncs(true);
+    log.blocking_append([entry(2, 2)]).await.expect("not known yet");
+    state.apply([entry(2, 2)]).await.expect_err("not on the disk");
+    disk.fail_syncs(false);
+    log.blocking_append([entry(2, 3)]).await.expect_err("would leave a gap");
+    log.save_vote(&Vote::new(3, 2)).await.expect_err("the group has to stop");
+    assert!(ahead.error().is_some());
+}
+
 #[tokio::test]
 async fn messages_to_followers_are_bounded_and_never_empty() {
     let disk = memory();
@@ -192,7 +268,7 @@ async fn the_log_is_not_dropped_before_the_state_is_on_disk() {
     let disk = memory();
     let (durable, is_durable) = watch::channel(None);
     let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    let mut store = LogStore::open(&opener, &config(), is_durable, &Rng::from_seed(1)).await.expect("open");
+    let mut store = LogStore::open(&opener, &config(), is_durable, level(), &Rng::from_seed(1)).await.expect("open");
     store.blocking_append((1..=5).map(|index| entry(1, index))).await.expect("append");
     let upto = Position { term: 1, index: 4 };
     let purge = store.purge(LogId::from(upto));
@@ -227,7 +303,7 @@ async fn entries_are_applied_while_the_state_is_written() {
     let disk = MemoryDisk::new(clock.clone(), Rng::from_seed(1));
     let (durable, is_durable) = watch::channel(None);
     let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    let opened = RowStore::open(&opener, &config(), Keeper, durable, &TaskGroup::new("store")).await;
+    let opened = RowStore::open(&opener, &config(), Keeper, durable, level(), &TaskGroup::new("store")).await;
     let mut state = opened.expect("open the state");
     let stall = std::time::Duration::from_secs(5);
     disk.stall_until(clock.now() + stall);
@@ -266,7 +342,7 @@ async fn files_whose_making_was_cut_short_are_made_anew_and_foreign_ones_are_not
         drop(file);
         let opener = Arc::new(disk.clone()) as Arc<dyn Disk>;
         let (_, durable) = watch::channel(None);
-        let opened = LogStore::open(&opener, &config(), durable, &Rng::from_seed(1)).await;
+        let opened = LogStore::open(&opener, &config(), durable, level(), &Rng::from_seed(1)).await;
         assert_eq!(opened.is_ok(), is_taken, "{:?}", opened.err());
     }
 }
