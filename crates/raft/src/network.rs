@@ -143,8 +143,14 @@ impl RaftNetwork<Types> for Link {
         if contacts.is_mute() {
             return Err(unreachable(&CallError::Mute));
         }
+        // What carries no entries may be there to say what is committed, which is said once: it waits until that is true.
+        let patience = timing.now().election_min;
+        let news = rpc.leader_commit.filter(|_| rpc.entries.is_empty());
+        if news.is_some() && timeout(patience, ahead.wait(news)).await.is_err() {
+            return Err(unreachable(&CallError::Stalled));
+        }
         // A leader that cannot write is of no use: its followers shall miss it as if it were gone (rule R18).
-        if ahead.since(self.caller.now()) > timing.now().election_min {
+        if ahead.since(self.caller.now()) > patience {
             return Err(unreachable(&CallError::Stalled));
         }
         let (sent, limit) = (self.caller.now(), contacts.patience(self.target, timing.heartbeat()));

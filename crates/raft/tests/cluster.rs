@@ -216,6 +216,23 @@ async fn many_commands_share_few_syncs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn followers_apply_a_command_when_the_leader_does_though_its_disk_is_the_slowest() {
+    let cluster = Cluster::start(3, usual).await;
+    let leader = cluster.leader().await;
+    let delay = Duration::from_millis(5);
+    cluster.nodes[&leader].disk.set_delay(delay, delay);
+    for round in 0..20 {
+        cluster.write(&format!("a={round}")).await;
+        let confirmed = Clock::real().now();
+        for node in cluster.nodes.keys() {
+            cluster.sees(*node, "a", &round.to_string()).await;
+        }
+        let took = Clock::real().now() - confirmed;
+        assert!(took <= Duration::from_millis(20), "round {round}: not before the next heartbeat: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_sync_stops_the_group_and_nothing_else() {
     let mut cluster = Cluster::start(3, usual).await;
     let leader = cluster.leader().await;

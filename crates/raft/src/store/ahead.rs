@@ -74,7 +74,7 @@ impl Ahead {
     }
 
     /// Waits until this entry of the log is on the disk. None: until all are.
-    pub(super) async fn wait(&self, entry: Option<LogId>) -> Result<(), Arc<StoreError>> {
+    pub(crate) async fn wait(&self, entry: Option<LogId>) -> Result<(), Arc<StoreError>> {
         let is_there = |state: &State| if entry.is_some() { state.has(entry) } else { state.missing.is_none() };
         let mut state = self.state.subscribe();
         match state.wait_for(|state| is_there(state) || state.error.is_some()).await {
