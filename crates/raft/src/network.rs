@@ -45,7 +45,7 @@ pub(crate) enum CallError {
     Answer,
     #[error("send: no majority answers this leader, it keeps silent")]
     Mute,
-    #[error("send: the disk of this leader hangs, it keeps silent")]
+    #[error("send: the disk of this leader hangs or fails, it keeps silent")]
     Stalled,
     #[error("take an answer: this node's disk is too slow at present")]
     Busy,
@@ -146,7 +146,7 @@ impl RaftNetwork<Types> for Link {
         // What carries no entries may be there to say what is committed, which is said once: it waits until that is true.
         let patience = timing.now().election_min;
         let news = rpc.leader_commit.filter(|_| rpc.entries.is_empty());
-        if news.is_some() && timeout(patience, ahead.wait(news)).await.is_err() {
+        if news.is_some() && !matches!(timeout(patience, ahead.wait(news)).await, Ok(Ok(()))) {
             return Err(unreachable(&CallError::Stalled));
         }
         // A leader that cannot write is of no use: its followers shall miss it as if it were gone (rule R18).

@@ -233,6 +233,25 @@ async fn followers_apply_a_command_when_the_leader_does_though_its_disk_is_the_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_hangs_in_a_write_gives_way() {
+    let cluster = Cluster::start(3, usual).await;
+    cluster.write("a=1").await;
+    let leader = cluster.leader().await;
+    let begun = Clock::real().now();
+    let stall = Duration::from_secs(15);
+    cluster.nodes[&leader].disk.stall_until(begun + stall);
+    let outcome = cluster.nodes[&leader].group.propose(b"a=2".to_vec(), SHORT).await;
+    assert_eq!(outcome, Err(ProposeError::Unknown), "the others may have it");
+    let others: Vec<u64> = cluster.nodes.keys().copied().filter(|node| *node != leader).collect();
+    cluster.leader_among(&others).await;
+    assert!(begun.elapsed() < stall / 3, "{:?}", begun.elapsed());
+    cluster.write("a=3").await;
+    assert!(begun.elapsed() < stall / 3, "{:?}", begun.elapsed());
+    cluster.sees(leader, "a", "3").await;
+    assert!(begun.elapsed() >= stall);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_sync_stops_the_group_and_nothing_else() {
     let mut cluster = Cluster::start(3, usual).await;
     let leader = cluster.leader().await;

@@ -69,20 +69,18 @@ impl Watcher {
     /// Until the group ends; then says why.
     pub(super) async fn run(mut self, state: Sender<GroupState>, is_stopping: Arc<AtomicBool>, beat: Beat) {
         let mut changes = self.raft.server_metrics();
-        let mut failure;
-        loop {
+        let failure = loop {
             let asked = self.now();
             let seen = timeout(CORE_LIMIT, Seen::ask(&self.raft)).await;
             // The log's syncs hold up openraft, or an entry's way to its commit: part of what the timers must allow for.
             let (now, ahead) = (self.now(), &self.caller.ahead);
             self.caller.contacts.appended(self.me(), age(now, asked).max(ahead.since(now)));
-            failure = ahead.error();
-            if failure.is_some() {
-                break;
+            if let Some(error) = ahead.error() {
+                break Some(error);
             }
             let wake = match seen {
                 Ok(Ok(seen)) => self.step(&seen).await,
-                Ok(Err(_)) => break,
+                Ok(Err(_)) => break None,
                 Err(_) => {
                     // Stalled, most likely by its disk: whatever it was, it does not lead now.
                     self.publish(None, None, false);
@@ -99,16 +97,16 @@ impl Watcher {
                 }
             });
             if is_over.await {
-                break;
+                break None;
             }
-        }
+        };
         self.publish(None, None, false);
-        let why = match &self.raft.metrics().borrow().running_state {
-            _ if failure.is_some() => failure.map(|error| chain_text(&error)).unwrap_or_default(),
-            Err(openraft::error::Fatal::StorageError(error)) => error.to_string(),
-            Err(openraft::error::Fatal::Stopped) if is_stopping.load(Ordering::Relaxed) => String::new(),
-            Err(fatal) => fatal.to_string(),
-            Ok(()) => "it panicked, see the log above".to_owned(),
+        let why = match (failure, &self.raft.metrics().borrow().running_state) {
+            (Some(error), _) => chain_text(&error),
+            (None, Err(openraft::error::Fatal::StorageError(error))) => error.to_string(),
+            (None, Err(openraft::error::Fatal::Stopped)) if is_stopping.load(Ordering::Relaxed) => String::new(),
+            (None, Err(fatal)) => fatal.to_string(),
+            (None, Ok(())) => "it panicked, see the log above".to_owned(),
         };
         if why.is_empty() {
             state.send_replace(GroupState::Stopped);
