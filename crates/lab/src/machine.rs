@@ -82,6 +82,8 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     command.arg("--dir").arg(files.node(name)).arg("--program").arg(program);
     command.env_clear().env(MEMBER_VARIABLE, files.dir()).env("HOME", "/root");
     command.env("PATH", init::PATH).current_dir("/");
+    // What its programs log is for whoever looks into the lab to say.
+    command.envs(std::env::vars_os().filter(|(name, _)| name == "INSULA_LOG"));
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(console);
     let what = || format!("boot {name}");
     let mut child = command.spawn().attempt(what)?;

@@ -128,7 +128,7 @@ pub(crate) struct Link {
 
 type Failed = RPCError<u64, EmptyNode, RaftError<u64>>;
 
-/// Any failure makes openraft wait for [`Link::backoff`] before the next attempt, so that it never spins.
+/// Such a failure makes openraft wait for [`Link::backoff`] before the next attempt, so that it never spins.
 fn unreachable(error: &CallError) -> Failed {
     RPCError::Unreachable(Unreachable::new(error))
 }
@@ -176,6 +176,10 @@ impl RaftNetwork<Types> for Link {
                 Ok(AppendEntriesResponse::HigherVote(vote.into()))
             }
             Ok(_) => Err(unreachable(&CallError::Answer)),
+            // It has waited already: the peer may have it by now, and say so when it is asked again.
+            Err(error @ CallError::Transport(TransportError::Late { .. })) => {
+                Err(RPCError::Network(NetworkError::new(&error)))
+            }
             Err(error) => Err(unreachable(&error)),
         }
     }
@@ -257,5 +261,76 @@ impl Link {
             Ok(_) => Err(Unreachable::new(&CallError::Answer).into()),
             Err(error) => Err(Unreachable::new(&error).into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use insula_env::clock::sleep;
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+    use crate::{GroupId, engine::LogId};
+
+    /// Counts what is sent; nobody answers.
+    #[derive(Default)]
+    struct Nobody(AtomicU64);
+
+    #[async_trait]
+    impl Transport for Nobody {
+        async fn send(
+            &self,
+            target: NodeId,
+            _group: GroupId,
+            _message: Bytes,
+            _class: Class,
+            limit: Duration,
+        ) -> Result<Bytes, TransportError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            sleep(limit).await;
+            Err(TransportError::Late { target })
+        }
+    }
+
+    /// A follower that is fed a long log hears entries all the time: it would keep faith for as long as that takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_disk_hangs_sends_not_even_entries() {
+        let env = Env::real("raft");
+        let config = Config::new(NodeId::new(1), GroupId(1), Incarnation(1), "group");
+        let nobody = Arc::new(Nobody::default());
+        let ahead = Ahead::new(env.clock.clone());
+        let caller = Caller {
+            transport: Arc::clone(&nobody) as Arc<dyn Transport>,
+            contacts: Arc::default(),
+            timing: Arc::new(Timing::new(config.timers)),
+            ahead: ahead.clone(),
+            handed_over: Arc::default(),
+            is_short: Arc::default(),
+            config: Arc::new(config.clone()),
+            env,
+            core: Arc::default(),
+        };
+        let at = |index| LogId::new(CommittedLeaderId::new(1, 1), index);
+        let mut link = Link { caller, target: 2 };
+        let mut sent = async |count: usize, commit: u64| {
+            let before = nobody.0.load(Ordering::Relaxed);
+            let entry = openraft::Entry { log_id: at(2), payload: openraft::EntryPayload::Blank };
+            let rpc = AppendEntriesRequest {
+                vote: Vote::new_committed(1, 1),
+                prev_log_id: Some(at(1)),
+                entries: vec![entry; count],
+                leader_commit: Some(at(commit)),
+            };
+            let option = RPCOption::new(Duration::from_secs(1));
+            link.append_entries(rpc, option).await.expect_err("nobody answers");
+            nobody.0.load(Ordering::Relaxed) > before
+        };
+        ahead.begin(Some(at(1)));
+        assert!(sent(1, 1).await && sent(0, 1).await, "it writes while it sends");
+        sleep(config.timers.election_min).await;
+        assert!(!sent(1, 1).await && !sent(0, 1).await && !sent(0, 2).await, "the write takes too long");
+        ahead.reach(Some(at(2)), true);
+        assert!(sent(1, 1).await && sent(0, 2).await);
     }
 }

@@ -233,6 +233,20 @@ async fn followers_apply_a_command_when_the_leader_does_though_its_disk_is_the_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_takes_as_long_as_the_disks_and_no_longer() {
+    let cluster = Cluster::start(3, usual).await;
+    cluster.write("a=1").await;
+    let leader = cluster.leader().await;
+    let (begun, stall) = (Clock::real().now(), Timers::default().heartbeat * 5 / 4);
+    for node in cluster.nodes.values() {
+        node.disk.stall_until(begun + stall);
+    }
+    cluster.nodes[&leader].group.propose(b"a=2".to_vec(), SHORT).await.expect("written");
+    let took = begun.elapsed();
+    assert!(took >= stall && took < stall * 6 / 5, "{took:?} for a stall of {stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_whose_disk_hangs_in_a_write_gives_way() {
     let cluster = Cluster::start(3, usual).await;
     cluster.write("a=1").await;

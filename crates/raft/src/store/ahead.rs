@@ -48,9 +48,13 @@ impl Ahead {
         Self { clock, state: watch::Sender::new(State::default()) }
     }
 
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     /// Entries after this one are in the log, and not on the disk, unless that was so already.
-    pub(super) fn begin(&self, after: Option<LogId>) {
-        let since = self.clock.now();
+    pub(crate) fn begin(&self, after: Option<LogId>) {
+        let since = self.now();
         self.state.send_if_modified(|state| {
             state.missing.get_or_insert(Missing { after, since });
             false
@@ -58,8 +62,8 @@ impl Ahead {
     }
 
     /// Entries up to `last` are on the disk; `is_all`: there are no others.
-    pub(super) fn reach(&self, last: Option<LogId>, is_all: bool) {
-        let since = self.clock.now();
+    pub(crate) fn reach(&self, last: Option<LogId>, is_all: bool) {
+        let since = self.now();
         self.state.send_modify(|state| state.missing = (!is_all).then_some(Missing { after: last, since }));
     }
 

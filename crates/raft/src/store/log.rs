@@ -14,6 +14,7 @@ use std::{
     ops::{Bound, RangeBounds},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use insula_env::Rng;
@@ -34,6 +35,7 @@ use super::{
 };
 use crate::{
     config::{APPEND_BYTES, Config, Timers},
+    contacts::age,
     engine::{Entry, LogId, StorageError, Types, Vote},
     error::{OpenError, StoreError},
     runtime::Runtime,
@@ -45,6 +47,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// Entries kept in memory, by their size on disk.
 const TAIL_BYTES: usize = 4 << 20;
+/// An append or a vote that takes longer than this is worth a line: elections and commits wait for it.
+const SLOW: Duration = Duration::from_millis(250);
 
 /// The log of a group. Clones share it.
 #[derive(Clone)]
@@ -307,6 +311,17 @@ impl LogStore {
         }
     }
 
+    /// Says so when a write is slow.
+    async fn timed<T>(&self, write: impl Future<Output = T>) -> T {
+        let begun = self.0.ahead.now();
+        let output = write.await;
+        let took = age(self.0.ahead.now(), begun);
+        if took > SLOW {
+            tracing::warn!(file = %self.0.file.path().display(), ?took, "the disk is slow");
+        }
+        output
+    }
+
     async fn write_entries(&self, rows: Vec<Written>, committed: Option<Position>) -> Result<(), StoreError> {
         // The planted bug: says "on the disk" before it is. The simulation must notice.
         let is_late = cfg!(feature = "planted-ack-before-fsync");
@@ -319,7 +334,7 @@ impl LogStore {
             // Only a hint for the next start, so it rides on this write instead of costing one of its own.
             put(transaction, "committed", &committed)
         });
-        append.await?;
+        self.timed(append).await?;
         if is_late {
             let file = self.0.file.clone();
             let sync = async move { file.write("sync", Durability::Immediate, |_| Ok(())).await };
@@ -419,11 +434,8 @@ impl RaftLogStorage<Types> for LogStore {
         let durability =
             if cfg!(feature = "planted-vote-not-synced") { Durability::None } else { Durability::Immediate };
         self.settle().await?;
-        self.0
-            .file
-            .write("save a vote in", durability, move |transaction| put(transaction, "vote", &saved))
-            .await
-            .map_err(|error| fatal(&error))?;
+        let save = self.0.file.write("save a vote in", durability, move |transaction| put(transaction, "vote", &saved));
+        self.timed(save).await.map_err(|error| fatal(&error))?;
         self.0.view.lock().vote = Some(*vote);
         Ok(())
     }
