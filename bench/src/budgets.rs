@@ -4,6 +4,7 @@
 
 mod calm;
 mod commit;
+mod disk;
 mod failover;
 mod idle;
 mod probe;

@@ -1,20 +1,15 @@
 //! Writes confirmed by a majority of three nodes, and linearizable reads: Insula's API beside etcd on the same nodes and
 //! disks, in turns.
 
-use std::{
-    fmt,
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
-    thread::sleep,
-    time::Duration,
-};
+use std::{fmt, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use insula_env::Clock;
 
 use super::{
-    Line, ms,
+    Line,
+    disk::sync_us,
+    ms,
     processes::{TICKS_PER_SECOND, beside, pss_mib, ticks},
 };
 use crate::{
@@ -40,8 +35,6 @@ const LOADS: [Load; 5] = [
 ];
 /// How long etcd may take to elect.
 const ETCD_WITHIN: Duration = Duration::from_secs(30);
-/// Syncs that are timed.
-const SYNCS: usize = 300;
 /// Budgets: three syncs, and a fixed time for nearly all.
 const SYNCS_BUDGET: f64 = 3.0;
 const P99_MS_BUDGET: f64 = 50.0;
@@ -86,7 +79,7 @@ struct Turn {
 /// Measures both in turns.
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     let nodes = lab.nodes()?;
-    let sync_us = sync_us(&nodes)?;
+    let sync_us = sync_us(nodes.first().context("the lab has no node")?)?;
     eprintln!("writing to Insula and to etcd in turns …");
     let context = lab.context()?;
     start_etcd(lab, &nodes)?;
@@ -191,24 +184,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Half of the syncs of a small append to a node's disk are faster.
-fn sync_us(nodes: &[LabNode]) -> Result<u64> {
-    let server = nodes.first().and_then(|node| node.server).context("no server runs")?;
-    let path = format!("/proc/{server}/root/var/lib/insula/sync-probe");
-    let mut times_us = Vec::new();
-    let mut file = File::create(Path::new(&path)).with_context(|| format!("make {path}"))?;
-    let clock = Clock::real();
-    for _ in 0..SYNCS {
-        file.write_all(&[7; 512])?;
-        let begun = clock.now();
-        file.sync_data()?;
-        times_us.push(begun.elapsed().as_micros() as u64);
-    }
-    fs::remove_file(&path)?;
-    times_us.sort_unstable();
-    Ok(percentile(&times_us, 50))
 }
 
 /// Starts etcd on every node, its data on the disk that Insula's is on, with its own defaults.
