@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         eprintln!("usage: insula-shim DIRECTORY (of an instance; it is started by the node agent)");
         return ExitCode::from(2);
     };
+    if directory == Path::new("--hold") {
+        return hold();
+    }
     // SAFETY: this process has one thread, so the child may do anything.
     match unsafe { fork() } {
         Ok(ForkResult::Parent { .. }) => ExitCode::SUCCESS,
@@ -38,6 +41,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Only exists, until its input ends: the agent needs a process in a user namespace to set that up.
+fn hold() -> ExitCode {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+    ExitCode::SUCCESS
 }
 
 /// The shim proper, in a session of its own. The starter reads one line, whatever happens.

@@ -17,6 +17,7 @@ use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::Sysca
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
+    sched::{CloneFlags, setns},
     sys::{
         prctl,
         resource::{Resource, setrlimit},
@@ -60,7 +61,15 @@ pub fn start(directory: &Path) -> Result<Started, String> {
     let (stdout, stdout_end) = output_pipe()?;
     let (stderr, stderr_end) = output_pipe()?;
     let pid = match &config.work {
-        Work::Container { id, .. } => start_container(&directory, id, stdout_end, stderr_end)?,
+        Work::Container { id, output_owner, netns, .. } => {
+            if let Some((user, group)) = *output_owner {
+                for end in [&stdout_end, &stderr_end] {
+                    std::os::unix::fs::fchown(end, Some(user), Some(group))
+                        .map_err(|error| format!("give a pipe to the container's user: {error}"))?;
+                }
+            }
+            start_container(&directory, id, netns.as_deref(), stdout_end, stderr_end)?
+        }
         Work::Process { .. } => start_process(&config.work, stdout_end, stderr_end)?,
     };
     let running = Running { version: VERSION, pid, start_ticks: files::start_ticks(pid), started_ms: files::now_ms() };
@@ -80,7 +89,13 @@ fn output_pipe() -> Result<(File, OwnedFd), String> {
 
 /// Runs libcontainer in a child that ends once the container runs, so that its heap is not kept for the life of the
 /// instance. The container's first process becomes our child (CLONE_PARENT).
-fn start_container(directory: &Path, id: &str, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
+fn start_container(
+    directory: &Path,
+    id: &str,
+    netns: Option<&str>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<i32, String> {
     let (result, result_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     // SAFETY: this process has one thread, so the child may do anything.
     let creator = match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
@@ -89,7 +104,8 @@ fn start_container(directory: &Path, id: &str, stdout: OwnedFd, stderr: OwnedFd)
             // Rust ignores this signal; programs expect it.
             // SAFETY: the default action is no handler of ours.
             unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.ok();
-            let text = match create(directory, id, stdout, stderr) {
+            let entered = netns.map_or(Ok(()), enter);
+            let text = match entered.and_then(|()| create(directory, id, stdout, stderr)) {
                 Ok(pid) => pid.to_string(),
                 Err(error) => error,
             };
@@ -107,6 +123,13 @@ fn start_container(directory: &Path, id: &str, stdout: OwnedFd, stderr: OwnedFd)
         (Ok(_), Err(_)) => Err(text),
         (Err(error), _) => Err(format!("read from the container's creator: {error}")),
     }
+}
+
+/// Moves this process into a network namespace.
+fn enter(netns: &str) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("enter the network namespace {netns}: {error}");
+    let file = File::open(netns).map_err(|error| failed(&error))?;
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| failed(&error))
 }
 
 fn wait_for(child: Pid) {

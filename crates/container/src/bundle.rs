@@ -8,14 +8,14 @@ use oci_spec::{
     image::ImageConfiguration,
     runtime::{
         Arch, Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-        LinuxDeviceCgroupBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-        LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
+        LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+        LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
         LinuxSyscallBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
         RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 
-use crate::{cgroup, user};
+use crate::{cgroup, user, users::RANGE_LEN};
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
@@ -121,7 +121,9 @@ pub(crate) struct Source<'a> {
     pub image: &'a ImageConfiguration,
     /// Mounted already: names in the image are looked up there.
     pub rootfs: &'a Path,
-    pub netns: PathBuf,
+    pub sysfs: PathBuf,
+    /// The id on the node of its root; none: it has no user namespace.
+    pub users: Option<u32>,
     pub cgroup: &'a str,
     /// `NAME=value`, before what the image says.
     pub env: Vec<String>,
@@ -145,6 +147,9 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
         return Err("neither the definition nor the image says what to run: give a command".to_owned());
     }
     let (uid, gid) = user::resolve(source.rootfs, image.user().as_deref().unwrap_or_default())?;
+    if source.users.is_some() && uid.max(gid) >= RANGE_LEN {
+        return Err(format!("its user is {uid}:{gid}: an app has the ids up to {}", RANGE_LEN - 1));
+    }
     let mut env = vec![PATH.to_owned()];
     for variable in image.env().iter().flatten().chain(&source.env) {
         let name = variable.split('=').next().unwrap_or_default();
@@ -197,9 +202,13 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
     if cgroup::is_unified() {
         namespaces.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Cgroup).build()?);
     }
-    let network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(source.netns.clone());
-    namespaces.push(network.build()?);
-    let linux = LinuxBuilder::default()
+    let mut linux = LinuxBuilder::default();
+    if let Some(first) = source.users {
+        namespaces.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User).build()?);
+        let range = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(first).size(RANGE_LEN).build()?;
+        linux = linux.uid_mappings(vec![range]).gid_mappings(vec![range]);
+    }
+    let linux = linux
         .namespaces(namespaces)
         .cgroups_path(source.cgroup)
         .resources(resources(source.service)?)
@@ -212,7 +221,7 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
         .hostname(source.id)
         .root(RootBuilder::default().path(source.rootfs).readonly(false).build()?)
         .process(process)
-        .mounts(mounts()?)
+        .mounts(mounts(&source.sysfs)?)
         .linux(linux)
         .build()
 }
@@ -249,14 +258,15 @@ fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
         .build()
 }
 
-fn mounts() -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(sysfs: &Path) -> Result<Vec<Mount>, OciSpecError> {
+    let sysfs = sysfs.to_string_lossy();
     let table: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ("/sys", "bind", &sysfs, &["bind", "nosuid", "noexec", "nodev", "ro"]),
     ];
     let mount = |(destination, kind, source, options): (&str, &str, &str, &[&str])| {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();

@@ -34,6 +34,7 @@ use crate::{
         protocol::{Request, Stop},
     },
     signal,
+    users::{self, Users},
 };
 
 /// How long an instance may take to vanish after KILL, its last output and its exit file included.
@@ -50,6 +51,8 @@ struct Inner {
     kept_logs: PathBuf,
     images: Images,
     shim: PathBuf,
+    /// Containers have user namespaces of their own.
+    has_users: bool,
     ended: watch::Sender<u64>,
     state: Mutex<State>,
 }
@@ -61,6 +64,7 @@ struct State {
     ports: BTreeMap<InstanceId, BTreeSet<u16>>,
     locks: BTreeMap<InstanceId, Arc<tokio::sync::Mutex<()>>>,
     watched: BTreeSet<InstanceId>,
+    users: Users,
 }
 
 impl NodeRuntime {
@@ -94,7 +98,20 @@ impl NodeRuntime {
         let store = Store::open(&images)?;
         let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone());
         let (ended, _) = watch::channel(0);
-        let inner = Inner { env, config, instances, kept_logs, images, shim, ended, state: Mutex::default() };
+        let has_users = config.network.is_some() && {
+            let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
+            if let Err(error) = &tried {
+                tracing::warn!(%error, "no user namespaces: root in a container is root on this node");
+            }
+            tried.is_ok()
+        };
+        if has_users {
+            // Passed through by the users of apps; each then gets into the directories of its own instances.
+            std::fs::set_permissions(&instances, Permissions::from_mode(0o711))
+                .map_err(Error::file("open", &instances))?;
+        }
+        let inner =
+            Inner { env, config, instances, kept_logs, images, shim, has_users, ended, state: Mutex::default() };
         let runtime = Self(Arc::new(inner));
         runtime.sweep().await?;
         if let Some(network) = &runtime.0.config.network {

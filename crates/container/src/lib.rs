@@ -17,6 +17,7 @@ mod runtime;
 mod shim;
 mod signal;
 mod user;
+mod users;
 
 pub use config::{Config, NetworkConfig, Subnet};
 pub use driver::NodeRuntime;

@@ -19,7 +19,7 @@ use rtnetlink::{
     packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
 };
 use rustix::{
-    mount::{UnmountFlags, mount_bind, unmount},
+    mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use tokio::sync::oneshot;
@@ -75,18 +75,18 @@ pub(crate) async fn ensure_bridge(config: &NetworkConfig) -> NetResult<()> {
     .await
 }
 
-/// Makes the namespace and connects it. `netns` is the file that keeps it.
+/// Makes the namespace and connects it. `netns` is the file that keeps it, `sysfs` where its `/sys` is mounted.
 pub(crate) async fn connect(
     config: &NetworkConfig,
     instance: InstanceId,
-    netns: &Path,
+    (netns, sysfs): (&Path, &Path),
     address: Ipv4Addr,
 ) -> Result<(), Error> {
     let failed = |attempt: &str| {
         let attempt = attempt.to_owned();
         move |source: Source| Error::Network { instance, attempt, source }
     };
-    let inside = make_namespace(netns).await.map_err(failed("make its namespace"))?;
+    let inside = make_namespace(netns, sysfs).await.map_err(failed("make its namespace"))?;
     let file = File::open(netns).map_err(|error| failed("open its namespace")(error.into()))?;
     with_netlink(netlink(), |netlink| add_veth(netlink, config, instance, &file))
         .await
@@ -98,8 +98,8 @@ pub(crate) async fn connect(
 
 /// Makes a network namespace and keeps it by a bind mount. Done in a thread of its own, which stays in the new
 /// namespace and ends; the netlink connection opened there belongs to that namespace wherever it is used.
-async fn make_namespace(netns: &Path) -> NetResult<(impl Future<Output = ()> + use<>, Handle)> {
-    let netns = netns.to_owned();
+async fn make_namespace(netns: &Path, sysfs: &Path) -> NetResult<(impl Future<Output = ()> + use<>, Handle)> {
+    let (netns, sysfs) = (netns.to_owned(), sysfs.to_owned());
     let runtime = tokio::runtime::Handle::current();
     let (done, result) = oneshot::channel();
     let work = move || -> io::Result<_> {
@@ -107,6 +107,10 @@ async fn make_namespace(netns: &Path) -> NetResult<(impl Future<Output = ()> + u
         // SAFETY: the flag gives this thread another network namespace; no memory or descriptor is concerned.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
         mount_bind("/proc/thread-self/ns/net", &netns)?;
+        // Shows the devices of the namespace in which it is mounted; root of a user namespace may not mount it there.
+        fs::create_dir_all(&sysfs)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+        mount("sysfs", &sysfs, "sysfs", flags, None)?;
         // Ports below 1024 are no privilege where nobody else listens.
         fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
         let _context = runtime.enter();

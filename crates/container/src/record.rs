@@ -25,6 +25,9 @@ pub(crate) struct Record {
     pub ports: BTreeMap<PortName, u16>,
     /// Its cgroup, from the root of a hierarchy.
     pub cgroup: Option<String>,
+    /// The id on the node of its root, where it has a user namespace.
+    #[serde(default)]
+    pub users: Option<u32>,
 }
 
 impl Record {
@@ -63,6 +66,14 @@ impl Home {
     }
     pub fn netns(&self) -> PathBuf {
         self.join("netns")
+    }
+    /// Images' layers with their owners shifted, while the root is mounted.
+    pub fn shifted(&self) -> PathBuf {
+        self.join("shifted")
+    }
+    /// `/sys` as seen from its network namespace.
+    pub fn sysfs(&self) -> PathBuf {
+        self.join("sys")
     }
 
     /// Reads one of its JSON files; none when there is no such file, or when a power cut left it incomplete.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{os::unix::fs::MetadataExt, time::Duration};
 
 use insula_container::{Exit, ObservedState, Runtime};
 use insula_types::{ByteSize, InstanceId};
@@ -141,6 +141,46 @@ fn a_container_sees_its_environment_and_little_else() {
         let ignored = log.split("SigIgn:\t").nth(1).unwrap().lines().next().unwrap();
         let ignored = u64::from_str_radix(ignored, 16).unwrap();
         assert_eq!(ignored & 1 << (libc::SIGPIPE - 1), 0, "programs rely on SIGPIPE");
+        agent.crash();
+    });
+}
+
+#[test]
+fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
+    with_root("users", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let script = "ls -ln /www/index.html; touch /made && chown 33:33 /made; echo done; exec sleep 1000";
+        let mut owners = Vec::new();
+        for (instance, app) in [(1, "shop"), (2, "blog"), (3, "shop")] {
+            let mut config = container(instance, &image, &["sh", "-c", script]);
+            config.service.app = app.parse().unwrap();
+            let running = agent.runtime.start(&config).await.unwrap();
+            let log = eventually("it is done", async || {
+                Some(log_text(&agent.runtime, config.instance).await).filter(|log| log.contains("F done"))
+            })
+            .await;
+            let listed = log.lines().find(|line| line.contains("index.html")).unwrap();
+            assert!(listed.split_whitespace().skip(5).take(2).eq(["0", "0"]), "the image's owners: {listed}");
+            let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+            let owner: u32 = status.split("Uid:\t").nth(1).unwrap().split('\t').next().unwrap().parse().unwrap();
+            let made = std::fs::metadata(world.home(config.instance).join("upper/made")).unwrap();
+            assert_eq!((made.uid(), made.gid()), (owner + 33, owner + 33));
+            owners.push(owner);
+        }
+        assert_eq!(owners, [0x7000_0000, 0x7001_0000, 0x7000_0000]);
+        agent.crash();
+
+        // A range is its app's for as long as one instance of it is there, also for the next agent.
+        let agent = world.open().await;
+        agent.runtime.stop(InstanceId::new(1), "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.remove(InstanceId::new(1)).await.unwrap();
+        let mut config = container(4, &image, &["sleep", "1000"]);
+        config.service.app = "news".parse().unwrap();
+        let running = agent.runtime.start(&config).await.unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+        assert!(status.contains(&format!("Uid:\t{}\t", 0x7002_0000)), "{status}");
         agent.crash();
     });
 }

@@ -60,6 +60,9 @@ impl NodeRuntime {
             {
                 let mut state = self.0.state.lock();
                 state.addresses.extend(record.address.map(|address| (instance, address)));
+                if let Some(first) = record.users {
+                    state.users.keep(&record.config.service.app, instance, first);
+                }
                 if !record.is_container() {
                     state.ports.insert(instance, record.ports.values().copied().collect());
                 }

@@ -40,7 +40,9 @@ impl NodeRuntime {
         let (kept, now) = (self.0.kept_logs.clone(), self.0.env.clock.wall());
         blocking(&*self.0.env.disk, move || {
             let attempt = || {
-                network::unmount_all(&home.rootfs())?;
+                for mounted in [home.rootfs(), home.shifted(), home.sysfs()] {
+                    network::unmount_all(&mounted)?;
+                }
                 network::release(&home.netns())?;
                 if let Some(name) = home.path().file_name() {
                     logs::keep(home.path(), &kept.join(name))?;
@@ -54,6 +56,7 @@ impl NodeRuntime {
         let mut state = self.0.state.lock();
         state.addresses.remove(&instance);
         state.ports.remove(&instance);
+        state.users.release(instance);
         Ok(())
     }
 

@@ -4,11 +4,20 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use insula_types::{DriverKind, InstanceId, PortName};
-use rustix::mount::{MountFlags, mount};
+use insula_types::{AppName, DriverKind, InstanceId, PortName};
+use rustix::{
+    fs::CWD,
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string,
+        fsmount, fsopen, mount, move_mount,
+    },
+};
 use tracing::{info, warn};
 
 use super::NodeRuntime;
@@ -22,7 +31,7 @@ use crate::{
         self,
         protocol::{self, Stop, VERSION, Work},
     },
-    signal,
+    signal, users,
 };
 
 /// Ports for processes: below what Linux gives to outgoing connections (32768 and up).
@@ -97,23 +106,55 @@ impl NodeRuntime {
             refuse("this node has no network for containers: use the process driver, or start insula as root")
         })?;
         let address = self.reserve_address(instance)?;
+        let users = self.reserve_users(config)?;
         let ports = config.spec.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
         let cgroup = format!("/{}/{instance}", self.0.config.cgroup_parent.trim_matches('/'));
-        let record = Record { config: config.clone(), address: Some(address), ports, cgroup: Some(cgroup.clone()) };
+        let record =
+            Record { config: config.clone(), address: Some(address), ports, cgroup: Some(cgroup.clone()), users };
         home.write("instance.json", &record)?;
+        if let Some(first) = users {
+            users::let_in(home.path(), first).map_err(Error::file("open", home.path()))?;
+        }
 
-        let work = Work::Container {
-            id: instance.to_string(),
-            oom_counter: Some(cgroup::oom_counter(&cgroup).to_string_lossy().into_owned()),
-        };
-        let (job_home, job_record) = (home.clone(), record.clone());
+        let oom_counter = Some(cgroup::oom_counter(&cgroup).to_string_lossy().into_owned());
+        let (runtime, job_home, job_record) = (self.clone(), home.clone(), record.clone());
         let root = blocking(&*self.0.env.disk, move || {
-            mount_root(&job_home, &image)?;
+            let namespace =
+                users.map(|first| runtime.user_namespace(&job_record.config.service.app, first)).transpose()?;
+            mount_root(&job_home, &image, runtime.0.images.layers(), users.zip(namespace.as_deref()))?;
             write_bundle(&job_home, &job_record, &image, &cgroup)
         });
-        let netns = home.netns();
-        let (root, network) = tokio::join!(root, network::connect(network, instance, &netns, address));
-        root.and(network).map(|()| (record, work))
+        let (netns, sysfs) = (home.netns(), home.sysfs());
+        let (root, network) = tokio::join!(root, network::connect(network, instance, (&netns, &sysfs), address));
+        network?;
+        let work = Work::Container {
+            id: instance.to_string(),
+            oom_counter,
+            output_owner: Some(root?),
+            netns: Some(netns.to_string_lossy().into_owned()),
+        };
+        Ok((record, work))
+    }
+
+    /// The first id of the range of the instance's app; none where apps have no users of their own.
+    fn reserve_users(&self, config: &InstanceConfig) -> Result<Option<u32>, Error> {
+        if !self.0.has_users {
+            return Ok(None);
+        }
+        let instance = config.instance;
+        let first = self.0.state.lock().users.take(&config.service.app, instance);
+        first.ok_or(Error::State { instance, why: "gets no users: the node's ranges are used up" }).map(Some)
+    }
+
+    /// The user namespace that shifts to an app's range. Blocks when it has to be made.
+    fn user_namespace(&self, app: &AppName, first: u32) -> Result<Arc<OwnedFd>, Error> {
+        if let Some(known) = self.0.state.lock().users.namespace(app) {
+            return Ok(known);
+        }
+        let shim = &self.0.shim;
+        let made = Arc::new(users::namespace(shim, first).map_err(Error::file("make a user namespace by", shim))?);
+        self.0.state.lock().users.set_namespace(app, &made);
+        Ok(made)
     }
 
     fn make_process(&self, config: &InstanceConfig, home: &Home) -> Result<(Record, Work), Error> {
@@ -122,7 +163,7 @@ impl NodeRuntime {
             return Err(Error::Config { instance, why: "a process needs a command".to_owned() });
         }
         let ports = self.reserve_ports(instance, config.spec.ports.iter().map(|port| port.name.clone()).collect())?;
-        let record = Record { config: config.clone(), address: None, ports, cgroup: None };
+        let record = Record { config: config.clone(), address: None, ports, cgroup: None, users: None };
         home.write("instance.json", &record)?;
         let own = ["PATH", "HOME", "USER", "LANG"];
         let mut env: BTreeMap<String, String> =
@@ -188,46 +229,86 @@ fn environment(record: &Record) -> BTreeMap<String, String> {
     env
 }
 
-/// The image's layers below, the instance's own directory above.
-fn mount_root(home: &Home, image: &Image) -> Result<(), Error> {
-    let [root, upper, work] = ["rootfs", "upper", "work"].map(|name| home.join(name));
+/// The image's layers below, the instance's own directory above. Where the app has users of its own, the owners of the
+/// layers are shifted to those; what the instance writes has them on the disk, since the kernel writes above in our name.
+fn mount_root(home: &Home, image: &Image, layers: &Path, users: Option<(u32, &OwnedFd)>) -> Result<(), Error> {
+    let [root, upper, work] = [home.rootfs(), home.join("upper"), home.join("work")];
     for directory in [&root, &upper, &work] {
         fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
     }
     // The root directory's mode and owner are those of the upper one.
     if let Some(top) = image.layers.last() {
-        copy_mode(top, &upper).map_err(Error::file("set up", &upper))?;
+        copy_mode(top, &upper, users.map_or(0, |(first, _)| first)).map_err(Error::file("set up", &upper))?;
     }
-    let lower: Vec<String> = image.layers.iter().rev().map(|layer| layer.to_string_lossy().into_owned()).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
-    if options.len() > MOUNT_OPTIONS_LEN_MAX {
-        let source = std::io::Error::other("the image has too many layers for one mount: build it with fewer");
-        return Err(Error::file("mount", root)(source));
+    let (shifted, mut below) = (home.shifted(), layers.to_owned());
+    if let Some((_, users)) = users {
+        fs::create_dir_all(&shifted).map_err(Error::file("make", &shifted))?;
+        users::mount_shifted(layers, &shifted, users).map_err(Error::file("mount", &shifted))?;
+        below.clone_from(&shifted);
     }
-    let options = std::ffi::CString::new(options).map_err(|error| Error::file("mount", &root)(error.into()))?;
-    mount("overlay", &root, "overlay", MountFlags::NODEV, options.as_c_str())
-        .map_err(|error| Error::file("mount overlay on", root)(error.into()))
+    let lower: Vec<PathBuf> = image
+        .layers
+        .iter()
+        .rev()
+        .map(|layer| layer.strip_prefix(layers).map_or_else(|_| layer.clone(), |name| below.join(name)))
+        .collect();
+    let mounted = mount_overlay(&lower, &upper, &work, &root);
+    // overlayfs holds what it needs of it.
+    network::unmount_all(&shifted).map_err(Error::file("unmount", &shifted))?;
+    mounted.map_err(Error::file("mount overlay on", root))
 }
 
-fn copy_mode(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Layers from the top down.
+fn mount_overlay(layers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> std::io::Result<()> {
+    let filesystem = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        // One by one since Linux 6.5; before, all have to fit into one page of options.
+        match fsconfig_set_string(&filesystem, "lowerdir+", layer) {
+            Err(Errno::INVAL) => return mount_overlay_at_once(layers, upper, work, at),
+            other => other?,
+        }
+    }
+    fsconfig_set_string(&filesystem, "upperdir", upper)?;
+    fsconfig_set_string(&filesystem, "workdir", work)?;
+    fsconfig_create(&filesystem)?;
+    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    Ok(move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn mount_overlay_at_once(layers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> std::io::Result<()> {
+    let lower: Vec<String> = layers.iter().map(|layer| layer.to_string_lossy().into_owned()).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    if options.len() > MOUNT_OPTIONS_LEN_MAX {
+        return Err(std::io::Error::other("the image has too many layers for one mount: build it with fewer"));
+    }
+    let options = std::ffi::CString::new(options)?;
+    Ok(mount("overlay", at, "overlay", MountFlags::NODEV, options.as_c_str())?)
+}
+
+fn copy_mode(from: &Path, to: &Path, first: u32) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    std::os::unix::fs::chown(to, Some(first + meta.uid()), Some(first + meta.gid()))?;
     fs::set_permissions(to, meta.permissions())
 }
 
-fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(), Error> {
+/// Gives the user and group of its first process, as ids of the node.
+fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(u32, u32), Error> {
     let instance = record.config.instance;
     let source = bundle::Source {
         id: &instance.to_string(),
         service: &record.config.spec,
         image: &image.config,
         rootfs: &home.rootfs(),
-        netns: home.netns(),
+        sysfs: home.sysfs(),
+        users: record.users,
         cgroup,
         env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
     };
     let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;
     fs::create_dir_all(home.join("bundle")).map_err(Error::file("make", home.join("bundle")))?;
-    home.write("bundle/config.json", &spec)
+    home.write("bundle/config.json", &spec)?;
+    let root = record.users.unwrap_or_default();
+    let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
+    Ok((root + user.uid(), root + user.gid()))
 }

@@ -1,6 +1,12 @@
 //! Brings images from their registry into the store, and reads them from there.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use insula_env::Disk;
@@ -62,6 +68,11 @@ pub(crate) struct Image {
 impl Images {
     pub fn new(store: Store, disk: Arc<dyn Disk>, insecure_registries: Vec<String>) -> Self {
         Self { store: Arc::new(store), disk, insecure_registries, pulls: Mutex::default() }
+    }
+
+    /// Below it are the unpacked layers of all images.
+    pub fn layers(&self) -> &Path {
+        self.store.layers()
     }
 
     /// The image, if all of it is present.
@@ -202,7 +213,7 @@ impl Images {
         reference: &Reference,
         blob: &OciDescriptor,
         size: u64,
-        temporary: &std::path::Path,
+        temporary: &Path,
     ) -> Result<(), Error> {
         let image = reference.to_string();
         let mut stream = client

@@ -37,6 +37,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Below it are the unpacked layers.
+    pub fn layers(&self) -> &Path {
+        &self.layers
+    }
+
     /// Where the blob is, or would be. The digest has been checked to be one.
     pub fn blob(&self, digest: &str) -> PathBuf {
         self.blobs.join(digest.trim_start_matches("sha256:"))

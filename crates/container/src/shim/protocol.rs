@@ -44,6 +44,14 @@ pub enum Work {
         id: String,
         /// A file with a line `oom_kill N` that counts processes killed for lack of memory; read at the end.
         oom_counter: Option<String>,
+        /// Who is to own the pipes that it writes to, user and group as the node has them: programs open
+        /// `/dev/stdout` anew.
+        #[serde(default)]
+        output_owner: Option<(u32, u32)>,
+        /// A file that keeps the network namespace that it starts in. Not in the bundle: libcontainer would enter it from
+        /// within the user namespace, which may not.
+        #[serde(default)]
+        netns: Option<String>,
     },
     /// A command as the same user, in a session of its own.
     Process {

@@ -6,6 +6,7 @@ pub mod image;
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
@@ -66,6 +67,8 @@ fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dir = tempfile::Builder::new().prefix(&format!("insula-{name}-")).tempdir().unwrap();
+    // As a data directory is: the users of apps pass it.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     runtime.block_on(async {
         if has_network {
             loopback_up().await;
