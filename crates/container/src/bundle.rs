@@ -7,15 +7,14 @@ use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Arch, Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-        LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-        LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
-        LinuxSyscallBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
-        RootBuilder, Spec, SpecBuilder, UserBuilder,
+        Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroupBuilder,
+        LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
+        LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
+        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 
-use crate::{cgroup, user, users::RANGE_LEN};
+use crate::{cgroup, seccomp, user, users::RANGE_LEN};
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
@@ -58,55 +57,6 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// System calls that no instance needs and that widen the way into the kernel; what Docker's profile withholds.
-const DENIED_CALLS: [&str; 45] = [
-    "acct",
-    "add_key",
-    "bpf",
-    "clock_adjtime",
-    "clock_settime",
-    "delete_module",
-    "finit_module",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
-    "fspick",
-    "init_module",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "ioperm",
-    "iopl",
-    "kexec_file_load",
-    "kexec_load",
-    "keyctl",
-    "lookup_dcookie",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "move_pages",
-    "nfsservctl",
-    "open_by_handle_at",
-    "open_tree",
-    "perf_event_open",
-    "pivot_root",
-    "quotactl",
-    "quotactl_fd",
-    "reboot",
-    "request_key",
-    "setns",
-    "settimeofday",
-    "swapoff",
-    "swapon",
-    "sysfs",
-    "umount2",
-    "unshare",
-    "uselib",
-    "userfaultfd",
-    "ustat",
-    "vhangup",
-];
 
 /// Open files of one process. Not every root may go beyond its own limit (CAP_SYS_RESOURCE).
 pub(crate) fn open_files_max() -> u64 {
@@ -212,7 +162,7 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
         .namespaces(namespaces)
         .cgroups_path(source.cgroup)
         .resources(resources(source.service)?)
-        .seccomp(seccomp()?)
+        .seccomp(seccomp::profile()?)
         .masked_paths(MASKED.map(str::to_owned))
         .readonly_paths(READ_ONLY.map(str::to_owned))
         .build()?;
@@ -241,21 +191,6 @@ fn resources(service: &ServiceSpec) -> Result<LinuxResources, OciSpecError> {
         resources = resources.unified([("memory.oom.group".to_owned(), "1".to_owned())]);
     }
     resources.build()
-}
-
-fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
-    let denied = LinuxSyscallBuilder::default()
-        .names(DENIED_CALLS.map(str::to_owned))
-        .action(LinuxSeccompAction::ScmpActErrno)
-        .errno_ret(rustix::io::Errno::PERM.raw_os_error() as u32)
-        .build()?;
-    let native = if cfg!(target_arch = "aarch64") { Arch::ScmpArchAarch64 } else { Arch::ScmpArchX86_64 };
-    // Only the machine's own kind: each further one costs milliseconds at every start.
-    LinuxSeccompBuilder::default()
-        .default_action(LinuxSeccompAction::ScmpActAllow)
-        .architectures(vec![native])
-        .syscalls(vec![denied])
-        .build()
 }
 
 fn mounts(sysfs: &Path) -> Result<Vec<Mount>, OciSpecError> {

@@ -14,6 +14,7 @@ mod logs;
 mod network;
 mod record;
 mod runtime;
+mod seccomp;
 mod shim;
 mod signal;
 mod user;

@@ -124,6 +124,22 @@ pub fn busybox() -> Vec<Layer> {
     vec![layer(&lower, &Pack::Gzip), layer(&upper, &Pack::Zstd)]
 }
 
+/// Busybox and this machine's perl, which can call whatever the kernel has.
+pub fn perl() -> Vec<Layer> {
+    let used = ["libm.so.6", "libc.so.6", "libcrypt.so.1"].map(|name| format!("lib/x86_64-linux-gnu/{name}"));
+    let names = ["usr/bin/perl".to_owned(), "lib64/ld-linux-x86-64.so.2".to_owned()].into_iter().chain(used);
+    let files: Vec<(String, Vec<u8>)> = names
+        .map(|name| {
+            let bytes = std::fs::read(format!("/{name}")).unwrap_or_else(|error| panic!("/{name}: {error}"));
+            (name, bytes)
+        })
+        .collect();
+    let mut layers = busybox();
+    let files: Vec<File<'_>> = files.iter().map(|(name, bytes)| File::Plain(name, 0o755, bytes.clone())).collect();
+    layers.push(layer(&files, &Pack::Plain));
+    layers
+}
+
 /// Serves what is put in, at the paths of the OCI distribution specification.
 pub struct Registry {
     pub address: std::net::SocketAddr,
