@@ -27,6 +27,7 @@ pub(crate) const BUILD: &[Package] = &[
 /// For tests and the demo, beside those for building.
 pub(crate) const LAB: &[Package] = &[
     package("iproute2", "/usr/share/doc/iproute2/copyright", "network namespaces of the lab"),
+    package("nftables", "/usr/sbin/nft", "the firewall of instances"),
     package("busybox-static", "/usr/share/doc/busybox-static/copyright", "the content of test images"),
     package("docker-registry", "/usr/bin/docker-registry", "a real image registry"),
     package("e2fsprogs", "/usr/share/doc/e2fsprogs/copyright", "the disks of the lab's nodes"),

@@ -1,9 +1,11 @@
 //! The runtime of a real node: containers and processes, each under its shim.
 //!
 //! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
-//! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`, `remove`.
+//! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`,
+//! `protect`, `remove`.
 
 mod observe;
+mod protect;
 mod remove;
 mod start;
 
@@ -23,6 +25,7 @@ use insula_types::InstanceId;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use self::protect::Written;
 use crate::{
     Config, Error, ImageInfo, ImageRef, InstanceConfig, Observed, Running, Runtime,
     disk::blocking,
@@ -53,6 +56,7 @@ struct Inner {
     shim: PathBuf,
     /// Containers have user namespaces of their own.
     has_users: bool,
+    firewall: tokio::sync::Mutex<Written>,
     ended: watch::Sender<u64>,
     state: Mutex<State>,
 }
@@ -110,8 +114,8 @@ impl NodeRuntime {
             std::fs::set_permissions(&instances, Permissions::from_mode(0o711))
                 .map_err(Error::file("open", &instances))?;
         }
-        let inner =
-            Inner { env, config, instances, kept_logs, images, shim, has_users, ended, state: Mutex::default() };
+        let (firewall, state) = Default::default();
+        let inner = Inner { env, config, instances, kept_logs, images, shim, has_users, firewall, ended, state };
         let runtime = Self(Arc::new(inner));
         runtime.sweep().await?;
         if let Some(network) = &runtime.0.config.network {
@@ -120,6 +124,7 @@ impl NodeRuntime {
                 .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
         }
         runtime.take_over().await?;
+        runtime.keep_firewall();
         Ok(runtime)
     }
 

@@ -9,6 +9,7 @@ pub mod config;
 mod disk;
 mod driver;
 mod error;
+mod firewall;
 pub mod image;
 mod logs;
 mod network;

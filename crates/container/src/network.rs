@@ -15,7 +15,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, future::Either};
 use insula_types::InstanceId;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
 };
 use rustix::{
@@ -29,7 +29,7 @@ use crate::{Error, config::NetworkConfig, error::Source};
 /// Name of the interface inside.
 const INSIDE: &str = "eth0";
 /// What the names of our interfaces on the node begin with; the instance's digits follow. At most 15 bytes in all.
-const VETH_PREFIX: &str = "ins-";
+pub(crate) const VETH_PREFIX: &str = "ins-";
 
 /// `ENODEV`: what netlink says of a link that is not there.
 const NO_DEVICE: i32 = 19;
@@ -54,7 +54,7 @@ fn netlink() -> io::Result<(impl Future<Output = ()>, Handle)> {
 }
 
 /// Name of the node's end of the pair.
-fn veth(instance: InstanceId) -> String {
+pub(crate) fn veth(instance: InstanceId) -> String {
     format!("{VETH_PREFIX}{}", instance.to_string().trim_start_matches("i-"))
 }
 
@@ -131,7 +131,10 @@ async fn add_veth(netlink: Handle, config: &NetworkConfig, instance: InstanceId,
         .controller(bridge)
         .up()
         .build();
-    Ok(netlink.link().add(pair).execute().await?)
+    netlink.link().add(pair).execute().await?;
+    // Ports that are isolated reach the bridge itself, and not each other.
+    let port = link_index(&netlink, &veth(instance)).await?.ok_or("its interface vanished")?;
+    Ok(netlink.link().set_port(LinkBridgePort::new(port).isolated(true).build()).execute().await?)
 }
 
 async fn set_up_inside(netlink: Handle, config: &NetworkConfig, address: Ipv4Addr) -> NetResult<()> {

@@ -4,8 +4,14 @@
 
 mod support;
 
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Child, Command},
+};
+
 use insula_container::{Exit, Runtime};
-use support::{container, end, image::perl, log_text, with_root};
+use support::{container, end, eventually, image::perl, log_text, with_root};
 
 const EPERM: i32 = 1;
 const ESRCH: i32 = 3;
@@ -93,4 +99,106 @@ fn attempts_to_escape_are_refused() {
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         agent.crash();
     });
+}
+
+/// Where another instance, the node, a cloud and the world answer.
+const NEIGHBOUR: (&str, u16) = ("10.77.0.2", 80);
+const NODE: (&str, u16) = ("10.77.0.1", 7480);
+const METADATA: (&str, u16) = ("169.254.169.254", 80);
+const WORLD: (&str, u16) = ("10.99.0.2", 80);
+
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
+
+#[test]
+fn instances_reach_the_world_and_neither_each_other_nor_the_node() {
+    with_root("reach", async |world| {
+        let image = world.registry.push(&perl());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let neighbour = agent.runtime.start(&container(1, &image, &[])).await.unwrap();
+        let address = neighbour.endpoints[&"http".parse().unwrap()];
+        assert_eq!(address.to_string(), format!("{}:{}", NEIGHBOUR.0, NEIGHBOUR.1));
+        let outside = outside();
+        let _node = TcpListener::bind(NODE).unwrap();
+        for reachable in [NEIGHBOUR, NODE, METADATA, WORLD] {
+            eventually(reachable.0, async || (connect("", reachable) == 0).then_some(())).await;
+        }
+
+        let tries = [WORLD, NODE, METADATA, NEIGHBOUR].map(connecting).concat();
+        let second = container(2, &image, &["perl", "-e", &(tries + "sleep 1000")]);
+        agent.runtime.start(&second).await.unwrap();
+        let log = eventually("all are tried", async || {
+            Some(log_text(&agent.runtime, second.instance).await).filter(|log| log.lines().count() == 4)
+        })
+        .await;
+        let seen: Vec<i32> = log.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(seen, [0, ECONNREFUSED, EHOSTUNREACH, EHOSTUNREACH]);
+
+        // Nor does anybody outside reach an instance, or one that says to be another.
+        let netns = format!("nsenter --net=/proc/{}/ns/net", outside.0.id());
+        sh(&format!("{netns} ip route add 10.77.0.0/28 via 10.99.0.1"));
+        assert_eq!(connect(&netns, NEIGHBOUR), EHOSTUNREACH);
+        let netns = format!("nsenter --net={}", world.home(second.instance).join("netns").display());
+        assert_eq!(connect(&netns, WORLD), 0);
+        sh(&format!("{netns} ip addr add 10.77.0.9/28 dev eth0"));
+        sh(&format!("{netns} ip route replace default via 10.77.0.1 src 10.77.0.9"));
+        assert_ne!(connect(&netns, WORLD), 0);
+
+        // Whatever others do to the rules.
+        sh("nft flush ruleset");
+        eventually("they are put back", async || {
+            (connect(&netns, NODE) != 0 && connect(&netns, WORLD) != 0).then_some(())
+        })
+        .await;
+        sh("nft flush chain inet insula0 to_node");
+        sh(&format!("{netns} ip addr del 10.77.0.9/28 dev eth0"));
+        eventually("also a part of them", async || (connect(&netns, NODE) == ECONNREFUSED).then_some(())).await;
+        sh("ip link del out0");
+        agent.crash();
+    });
+}
+
+/// perl that says with which error it connects, or fails to.
+fn connecting((address, port): (&str, u16)) -> String {
+    let address = address.replace('.', ",");
+    format!(
+        "$SIG{{ALRM}} = sub {{}}; alarm 5; socket(S, 2, 1, 0); $! = 0; \
+        print connect(S, pack('S n C4 x8', 2, {port}, {address})) ? 0 : $! + 0, \"\\n\"; alarm 0; close S; $| = 1;"
+    )
+}
+
+/// With which error the node connects, or where a command leads.
+fn connect(enter: &str, to: (&str, u16)) -> i32 {
+    sh(&format!("{enter} perl -e '{}'", connecting(to).replace('\'', "'\\''"))).trim().parse().unwrap()
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A machine one hop behind the node, with a web server, which also answers where clouds tell their secrets.
+fn outside() -> Server {
+    let serve = "until ip link show up0 >/dev/null 2>&1; do sleep 0.05; done; ip addr add 10.99.0.2/24 dev up0; \
+        ip addr add 169.254.169.254/32 dev lo; ip link set lo up; ip link set up0 up; exec busybox httpd -f -p 80 -h /etc";
+    let server = Server(Command::new("unshare").args(["--net", "sh", "-c", serve]).spawn().unwrap());
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let path = format!("/proc/{}/ns/net", server.0.id());
+    while fs::read_link(&path).is_ok_and(|namespace| namespace == own) {
+        std::thread::yield_now();
+    }
+    sh(&format!("ip link add out0 type veth peer name up0 netns {}", server.0.id()));
+    sh("ip addr add 10.99.0.1/24 dev out0; ip link set out0 up; ip route add 169.254.169.254/32 dev out0");
+    server
+}
+
+fn sh(script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -114,9 +114,9 @@ impl NodeRuntime {
             note(instance, outcome);
         }
         if let Some(network) = &self.0.config.network {
-            network::remove_bridge(&network.bridge)
-                .await
-                .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
+            let failed = |source| Error::Bridge { bridge: network.bridge.clone(), source };
+            network::remove_bridge(&network.bridge).await.map_err(failed)?;
+            self.remove_firewall().await.map_err(|error| failed(error.into()))?;
         }
         let parent = &self.0.config.cgroup_parent;
         cgroup::remove(parent).await.map_err(Error::file("remove the cgroup", parent))?;

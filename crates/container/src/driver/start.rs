@@ -125,8 +125,9 @@ impl NodeRuntime {
             write_bundle(&job_home, &job_record, &image, &cgroup)
         });
         let (netns, sysfs) = (home.netns(), home.sysfs());
-        let (root, network) = tokio::join!(root, network::connect(network, instance, (&netns, &sysfs), address));
-        network?;
+        let network = network::connect(network, instance, (&netns, &sysfs), address);
+        let (root, network, admitted) = tokio::join!(root, network, self.admit(instance));
+        network.and(admitted)?;
         let work = Work::Container {
             id: instance.to_string(),
             oom_counter,

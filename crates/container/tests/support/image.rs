@@ -11,8 +11,8 @@ use insula_env::net;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-const APPLETS: [&str; 14] =
-    ["sh", "httpd", "sleep", "cat", "echo", "id", "ls", "kill", "dd", "true", "false", "touch", "mount", "seq"];
+const APPLETS: [&str; 15] =
+    ["wget", "sh", "httpd", "sleep", "cat", "echo", "id", "ls", "kill", "dd", "true", "false", "touch", "mount", "seq"];
 
 /// One entry of a layer.
 pub enum File<'a> {

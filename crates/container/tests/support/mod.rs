@@ -156,6 +156,8 @@ impl World {
             let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
             let names = links.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim);
             found.extend(names.filter(|name| *name != "lo").map(|name| format!("link {name}")));
+            let tables = std::process::Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
+            found.extend(String::from_utf8(tables).unwrap().lines().map(str::to_owned));
         }
         found
     }

@@ -1,0 +1,115 @@
+//! Keeps the firewall as it has to be: with the instances that there are, and whatever others do to it.
+
+use std::{io, time::Duration};
+
+use insula_env::{Beat, beat, clock};
+use insula_types::InstanceId;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_NETFILTER};
+use tracing::warn;
+
+use super::NodeRuntime;
+use crate::{Error, disk::blocking, firewall};
+
+/// Where the kernel tells of changes to nftables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
+const CHANGES: u32 = 7;
+/// Changes come in bursts, and a tool that fights for its own rules must not make us fight.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is known of the rules in the kernel.
+#[derive(Debug, Default)]
+pub(super) enum Written {
+    #[default]
+    Unknown,
+    Rules(String),
+    /// The runtime is at its end.
+    Removed,
+}
+
+impl NodeRuntime {
+    /// Lets the firewall know the instances that there are now. Starts at the same time share one change.
+    pub(super) async fn admit(&self, instance: InstanceId) -> Result<(), Error> {
+        self.renew_firewall().await.map_err(|error| Error::Network {
+            instance,
+            attempt: "protect others from it".to_owned(),
+            source: error.into(),
+        })
+    }
+
+    async fn renew_firewall(&self) -> io::Result<()> {
+        let Some(network) = &self.0.config.network else { return Ok(()) };
+        let mut written = self.0.firewall.lock().await;
+        let rules = firewall::rules(network, &self.0.state.lock().addresses);
+        if matches!(&*written, Written::Rules(known) if *known == rules) || matches!(&*written, Written::Removed) {
+            return Ok(());
+        }
+        *written = Written::Unknown;
+        let (bridge, wanted) = (network.bridge.clone(), rules.clone());
+        blocking(&*self.0.env.disk, move || firewall::apply(&bridge, &wanted)).await?;
+        *written = Written::Rules(rules);
+        Ok(())
+    }
+
+    /// Puts the rules back when somebody else has changed them.
+    async fn check_firewall(&self) -> io::Result<()> {
+        let Some(network) = &self.0.config.network else { return Ok(()) };
+        let mut written = self.0.firewall.lock().await;
+        if let Written::Rules(rules) = &*written {
+            let (bridge, rules) = (network.bridge.clone(), rules.clone());
+            if blocking(&*self.0.env.disk, move || firewall::is_in_place(&bridge, &rules)).await {
+                return Ok(());
+            }
+            warn!(table = %network.bridge, "somebody changed our tables of nftables, they are put back");
+            *written = Written::Unknown;
+        }
+        drop(written);
+        self.renew_firewall().await
+    }
+
+    /// Takes the rules away, for good.
+    pub(super) async fn remove_firewall(&self) -> io::Result<()> {
+        let Some(network) = &self.0.config.network else { return Ok(()) };
+        let mut written = self.0.firewall.lock().await;
+        *written = Written::Removed;
+        let bridge = network.bridge.clone();
+        match blocking(&*self.0.env.disk, move || firewall::remove(&bridge)).await {
+            // Without the program there are none.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts what keeps it.
+    pub(super) fn keep_firewall(&self) {
+        if self.0.config.network.is_none() {
+            return;
+        }
+        let runtime = self.clone();
+        self.0.env.tasks.supervise("keep the firewall", beat::DISK, move |beat| {
+            let runtime = runtime.clone();
+            async move {
+                if let Err(error) = runtime.watch_firewall(beat).await {
+                    warn!(%error, "the firewall of instances cannot be kept; none is started meanwhile");
+                }
+            }
+        });
+    }
+
+    /// Until something fails.
+    async fn watch_firewall(&self, beat: Beat) -> io::Result<()> {
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_mut().add_membership(CHANGES)?;
+        let mut buffer = Vec::with_capacity(1 << 16);
+        loop {
+            beat.alive();
+            self.check_firewall().await?;
+            // What was changed meanwhile waits in the socket. Too much of it (`ENOBUFS`) is news as well.
+            buffer.clear();
+            beat.idle(socket.recv(&mut buffer)).await.or_else(|error| match error.raw_os_error() {
+                Some(libc::ENOBUFS) => Ok(()),
+                _ => Err(error),
+            })?;
+            clock::sleep(SETTLE).await;
+        }
+    }
+}

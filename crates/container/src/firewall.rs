@@ -1,0 +1,156 @@
+//! What instances can reach: the world, and what asks them. Not each other, not the node's own ports, not the addresses at
+//! which clouds give a machine its secrets; and nobody outside reaches them but through the edge.
+//!
+//! Two tables of nftables are ours, named like the bridge: `inet` for what is routed, `bridge` for who may say to be whom.
+//! They are always written as a whole, in one transaction, from what instances there are. When somebody else changes rules,
+//! they are looked at again (rule R19).
+//!
+//! ```text
+//!   instance ─ veth ─ [bridge: is it its own address?] ─ insula0 ─┬─ to_node: refused, but for answers
+//!                                                                 └─ through: not to instances, not to metadata ─ out: masqueraded
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    net::Ipv4Addr,
+    process::{Command, Stdio},
+};
+
+use insula_types::InstanceId;
+
+use crate::{
+    config::NetworkConfig,
+    network::{VETH_PREFIX, veth},
+};
+
+/// Where clouds and their agents answer: link-local, and Amazon's in IPv6.
+const METADATA_V4: &str = "169.254.0.0/16";
+const METADATA_V6: &str = "fd00:ec2::/32";
+
+/// Both tables, written as `nft -s list` shows them.
+pub(crate) fn rules(config: &NetworkConfig, instances: &BTreeMap<InstanceId, Ipv4Addr>) -> String {
+    let (bridge, gateway, subnet) = (&config.bridge, config.subnet.gateway(), config.subnet);
+    let refuse = "reject with icmpx admin-prohibited";
+    // What the edge says to an instance needs no memory of its connections: only what begins one is refused.
+    let mut text = format!(
+        r#"table inet {bridge} {{
+	chain untracked_in {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname "{bridge}" ip daddr {gateway} meta l4proto tcp notrack
+	}}
+
+	chain untracked_out {{
+		type filter hook output priority raw; policy accept;
+		oifname "{bridge}" ip saddr {gateway} meta l4proto tcp notrack
+	}}
+
+	chain to_node {{
+		type filter hook input priority filter; policy accept;
+		iifname != "{bridge}" accept
+		tcp flags syn / fin,syn,rst,ack reject with tcp reset
+		ct state established,related,untracked accept
+		{refuse}
+	}}
+
+	chain through {{
+		type filter hook forward priority filter; policy accept;
+		oifname "{bridge}" ct state established,related accept
+		oifname "{bridge}" {refuse}
+		iifname "{bridge}" ip daddr {METADATA_V4} {refuse}
+		iifname "{bridge}" ip6 daddr {METADATA_V6} {refuse}
+	}}
+
+	chain out {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr {subnet} oifname != "{bridge}" masquerade
+	}}
+}}
+table bridge {bridge} {{
+	set sources {{
+		type ifname . ipv4_addr
+"#
+    );
+    let element = |(instance, address): (&InstanceId, &Ipv4Addr)| format!("\"{}\" . {address}", veth(*instance));
+    let elements: Vec<String> = instances.iter().map(element).collect();
+    if !elements.is_empty() {
+        writeln!(text, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     ")).ok();
+    }
+    text + &format!(
+        r#"	}}
+
+	chain from_instances {{
+		type filter hook prerouting priority filter; policy accept;
+		iifname != "{VETH_PREFIX}*" accept
+		iifname . ip saddr @sources accept
+		iifname . arp saddr ip @sources accept
+		drop
+	}}
+}}
+"#
+    )
+}
+
+/// Puts the rules in place of those that are there. Blocks.
+pub(crate) fn apply(bridge: &str, rules: &str) -> io::Result<()> {
+    // The world is reached through the node.
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    nft(&["-f", "-"], &(removal(bridge) + rules)).map(drop)
+}
+
+/// Takes both tables away; fine when they are not there. Blocks.
+pub(crate) fn remove(bridge: &str) -> io::Result<()> {
+    nft(&["-f", "-"], &removal(bridge)).map(drop)
+}
+
+/// Whether the tables are as they were written. Blocks.
+pub(crate) fn is_in_place(bridge: &str, rules: &str) -> bool {
+    let list = |family| nft(&["-s", "list", "table", family, bridge], "");
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    // A table that is gone cannot be listed.
+    let there = list("inet").and_then(|inet| Ok(inet + &list("bridge")?));
+    there.is_ok_and(|there| words(&there) == words(rules))
+}
+
+/// nftables has no "delete if it is there" before 1.0.8: made first, it is.
+fn removal(bridge: &str) -> String {
+    let family = |family| format!("table {family} {bridge}\ndelete table {family} {bridge}\n");
+    family("inet") + &family("bridge")
+}
+
+fn nft(arguments: &[&str], input: &str) -> io::Result<String> {
+    let mut command = Command::new("nft");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), "there is no program nft: apt-get install nftables"),
+        _ => error,
+    })?;
+    // It reads all of it before it says anything; one that ended early says why.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        written?;
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("nft: {}", said.lines().next().unwrap_or("it says nothing"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_name_each_instance_with_its_address() {
+        let config = NetworkConfig { bridge: "insula0".to_owned(), subnet: "10.77.0.0/28".parse().expect("valid") };
+        let none = rules(&config, &BTreeMap::new());
+        assert!(none.contains("ip saddr 10.77.0.0/28 oifname != \"insula0\" masquerade") && !none.contains("elements"));
+        let address = |last| Ipv4Addr::new(10, 77, 0, last);
+        let two = BTreeMap::from([(InstanceId::new(1), address(2)), (InstanceId::new(2), address(3))]);
+        let two = rules(&config, &two);
+        assert!(two.contains("{ \"ins-00000001\" . 10.77.0.2,\n"), "{two}");
+        assert!(two.contains("\"ins-00000002\" . 10.77.0.3 }\n"), "{two}");
+    }
+}
