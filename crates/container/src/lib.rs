@@ -12,6 +12,7 @@ mod error;
 mod firewall;
 pub mod image;
 mod logs;
+mod names;
 mod network;
 mod record;
 mod runtime;

@@ -117,7 +117,8 @@ fn a_container_sees_its_environment_and_little_else() {
         agent.runtime.ensure_image(&image).await.unwrap();
         let script = "echo pid $$ in $PWD $GREETING $FROM_IMAGE $INSULA_APP/$INSULA_SERVICE $INSULA_INSTANCE \
             $INSULA_NODE $INSULA_DATACENTER $INSULA_REGION $PORT $PORT_HTTP; \
-            ls /old /removed; cat /proc/self/status; mount -t tmpfs x /tmp; ls /sys/class/net; echo done";
+            ls /old /removed; cat /proc/self/status; mount -t tmpfs x /tmp; ls /sys/class/net; \
+            cat /etc/hostname /etc/hosts; ls /etc/resolv.conf; echo mine >> /etc/hosts && echo done";
         let config = container(1, &image, &["sh", "-c", script]);
         agent.runtime.start(&config).await.unwrap();
         assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(0));
@@ -133,6 +134,9 @@ fn a_container_sees_its_environment_and_little_else() {
             "CapEff:\t00000000a80405fb",
             "mount: permission denied",
             "stdout F eth0",
+            "stdout F i-00000001",
+            "stdout F 10.77.0.2 i-00000001",
+            "stdout F /etc/resolv.conf",
             "stdout F done",
         ] {
             assert!(log.contains(expected), "{expected:?} in {log}");

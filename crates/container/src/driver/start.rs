@@ -25,7 +25,7 @@ use crate::{
     Error, ImageRef, InstanceConfig, ObservedState, Running, bundle, cgroup,
     disk::blocking,
     image::Image,
-    network,
+    names, network,
     record::{DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self,
@@ -295,13 +295,17 @@ fn copy_mode(from: &Path, to: &Path, first: u32) -> std::io::Result<()> {
 
 /// Gives the user and group of its first process, as ids of the node.
 fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(u32, u32), Error> {
-    let instance = record.config.instance;
+    let (instance, root) = (record.config.instance, record.users.unwrap_or_default());
+    if let Some(address) = record.address {
+        names::write(&home.etc(), instance, address, root).map_err(Error::file("write", home.etc()))?;
+    }
     let source = bundle::Source {
         id: &instance.to_string(),
         service: &record.config.spec,
         image: &image.config,
         rootfs: &home.rootfs(),
         sysfs: home.sysfs(),
+        etc: home.etc(),
         users: record.users,
         cgroup,
         env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -309,7 +313,6 @@ fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Re
     let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;
     fs::create_dir_all(home.join("bundle")).map_err(Error::file("make", home.join("bundle")))?;
     home.write("bundle/config.json", &spec)?;
-    let root = record.users.unwrap_or_default();
     let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
     Ok((root + user.uid(), root + user.gid()))
 }
