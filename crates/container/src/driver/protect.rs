@@ -1,6 +1,6 @@
 //! Keeps the firewall as it has to be: with the instances that there are, and whatever others do to it.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, time::Duration};
 
 use insula_env::{Beat, beat, clock};
 use insula_types::InstanceId;
@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(super) enum Written {
     #[default]
     Unknown,
-    Rules(String),
+    For(BTreeMap<InstanceId, Ipv4Addr>),
     /// The runtime is at its end.
     Removed,
 }
@@ -38,14 +38,27 @@ impl NodeRuntime {
     async fn renew_firewall(&self) -> io::Result<()> {
         let Some(network) = &self.0.config.network else { return Ok(()) };
         let mut written = self.0.firewall.lock().await;
-        let rules = firewall::rules(network, &self.0.state.lock().addresses);
-        if matches!(&*written, Written::Rules(known) if *known == rules) || matches!(&*written, Written::Removed) {
-            return Ok(());
+        let now = self.0.state.lock().addresses.clone();
+        let known = match std::mem::take(&mut *written) {
+            Written::Removed => {
+                *written = Written::Removed;
+                return Ok(());
+            }
+            Written::For(known) => Some(known),
+            Written::Unknown => None,
+        };
+        if known.as_ref() != Some(&now) {
+            let (network, wanted) = (network.clone(), now.clone());
+            let work = move || {
+                let changed = known.map(|known| firewall::change(&network.bridge, &known, &wanted));
+                match changed {
+                    Some(Ok(())) => Ok(()),
+                    _ => firewall::apply(&network.bridge, &firewall::rules(&network, &wanted)),
+                }
+            };
+            blocking(&*self.0.env.disk, work).await?;
         }
-        *written = Written::Unknown;
-        let (bridge, wanted) = (network.bridge.clone(), rules.clone());
-        blocking(&*self.0.env.disk, move || firewall::apply(&bridge, &wanted)).await?;
-        *written = Written::Rules(rules);
+        *written = Written::For(now);
         Ok(())
     }
 
@@ -53,8 +66,8 @@ impl NodeRuntime {
     async fn check_firewall(&self) -> io::Result<()> {
         let Some(network) = &self.0.config.network else { return Ok(()) };
         let mut written = self.0.firewall.lock().await;
-        if let Written::Rules(rules) = &*written {
-            let (bridge, rules) = (network.bridge.clone(), rules.clone());
+        if let Written::For(instances) = &*written {
+            let (bridge, rules) = (network.bridge.clone(), firewall::rules(network, instances));
             if blocking(&*self.0.env.disk, move || firewall::is_in_place(&bridge, &rules)).await {
                 return Ok(());
             }
