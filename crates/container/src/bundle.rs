@@ -14,7 +14,7 @@ use oci_spec::{
     },
 };
 
-use crate::{cgroup, names, seccomp, user, users::RANGE_LEN};
+use crate::{cgroup, seccomp, user, users::RANGE_LEN};
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
@@ -72,8 +72,6 @@ pub(crate) struct Source<'a> {
     /// Mounted already: names in the image are looked up there.
     pub rootfs: &'a Path,
     pub sysfs: PathBuf,
-    /// Where the [`names::FILES`] are.
-    pub etc: PathBuf,
     /// The id on the node of its root; none: it has no user namespace.
     pub users: Option<u32>,
     pub cgroup: &'a str,
@@ -173,7 +171,7 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
         .hostname(source.id)
         .root(RootBuilder::default().path(source.rootfs).readonly(false).build()?)
         .process(process)
-        .mounts(mounts(source)?)
+        .mounts(mounts(&source.sysfs)?)
         .linux(linux)
         .build()
 }
@@ -195,8 +193,8 @@ fn resources(service: &ServiceSpec) -> Result<LinuxResources, OciSpecError> {
     resources.build()
 }
 
-fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
-    let sysfs = source.sysfs.to_string_lossy();
+fn mounts(sysfs: &Path) -> Result<Vec<Mount>, OciSpecError> {
+    let sysfs = sysfs.to_string_lossy();
     let table: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -205,19 +203,9 @@ fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         ("/sys", "bind", &sysfs, &["bind", "nosuid", "noexec", "nodev", "ro"]),
     ];
-    let mut mounts = Vec::new();
-    for (destination, kind, from, options) in table {
-        mounts.push(mount(destination, kind, from, options)?);
-    }
-    for name in names::FILES {
-        let from = source.etc.join(name);
-        let options = ["bind", "nosuid", "noexec", "nodev"];
-        mounts.push(mount(&format!("/etc/{name}"), "bind", &from.to_string_lossy(), &options)?);
-    }
-    Ok(mounts)
-}
-
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
-    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-    MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build()
+    let mount = |(destination, kind, source, options): (&str, &str, &str, &[&str])| {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build()
+    };
+    table.into_iter().map(mount).collect()
 }

@@ -71,10 +71,6 @@ impl Home {
     pub fn shifted(&self) -> PathBuf {
         self.join("shifted")
     }
-    /// Files of `/etc` that are ours to write.
-    pub fn etc(&self) -> PathBuf {
-        self.join("etc")
-    }
     /// `/sys` as seen from its network namespace.
     pub fn sysfs(&self) -> PathBuf {
         self.join("sys")

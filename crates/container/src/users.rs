@@ -40,14 +40,14 @@ const RANGES: u32 = 0x1000_0000 / RANGE_LEN;
 #[derive(Debug, Default)]
 pub(crate) struct Users {
     by_app: BTreeMap<AppName, Range>,
+    /// What shifts to a range, by its first id; made when it is first needed.
+    namespaces: BTreeMap<u32, Arc<OwnedFd>>,
 }
 
 #[derive(Debug)]
 struct Range {
     first: u32,
     instances: BTreeSet<InstanceId>,
-    /// Shifts to it; made when the agent first needs it.
-    namespace: Option<Arc<OwnedFd>>,
 }
 
 impl Users {
@@ -64,7 +64,7 @@ impl Users {
 
     /// Notes that an instance that is here already has this range.
     pub fn keep(&mut self, app: &AppName, instance: InstanceId, first: u32) {
-        let none = || Range { first, instances: BTreeSet::new(), namespace: None };
+        let none = || Range { first, instances: BTreeSet::new() };
         self.by_app.entry(app.clone()).or_insert_with(none).instances.insert(instance);
     }
 
@@ -76,16 +76,14 @@ impl Users {
         });
     }
 
-    /// The user namespace of an app's range, if it has been made.
-    pub fn namespace(&self, app: &AppName) -> Option<Arc<OwnedFd>> {
-        self.by_app.get(app)?.namespace.clone()
+    /// The user namespace of a range, if it has been made.
+    pub fn namespace(&self, first: u32) -> Option<Arc<OwnedFd>> {
+        self.namespaces.get(&first).cloned()
     }
 
-    /// Keeps the user namespace of an app's range for its next instance.
-    pub fn set_namespace(&mut self, app: &AppName, namespace: &Arc<OwnedFd>) {
-        if let Some(range) = self.by_app.get_mut(app) {
-            range.namespace = Some(Arc::clone(namespace));
-        }
+    /// Keeps the user namespace of a range, for the next instance and the next app that gets it.
+    pub fn set_namespace(&mut self, first: u32, namespace: &Arc<OwnedFd>) {
+        self.namespaces.insert(first, Arc::clone(namespace));
     }
 
     fn is_taken(&self, first: u32) -> bool {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use insula_types::{AppName, DriverKind, InstanceId, PortName};
+use insula_types::{DriverKind, InstanceId, PortName};
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -119,8 +119,7 @@ impl NodeRuntime {
         let oom_counter = Some(cgroup::oom_counter(&cgroup).to_string_lossy().into_owned());
         let (runtime, job_home, job_record) = (self.clone(), home.clone(), record.clone());
         let root = blocking(&*self.0.env.disk, move || {
-            let namespace =
-                users.map(|first| runtime.user_namespace(&job_record.config.service.app, first)).transpose()?;
+            let namespace = users.map(|first| runtime.user_namespace(first)).transpose()?;
             mount_root(&job_home, &image, runtime.0.images.layers(), users.zip(namespace.as_deref()))?;
             write_bundle(&job_home, &job_record, &image, &cgroup)
         });
@@ -148,13 +147,13 @@ impl NodeRuntime {
     }
 
     /// The user namespace that shifts to an app's range. Blocks when it has to be made.
-    fn user_namespace(&self, app: &AppName, first: u32) -> Result<Arc<OwnedFd>, Error> {
-        if let Some(known) = self.0.state.lock().users.namespace(app) {
+    fn user_namespace(&self, first: u32) -> Result<Arc<OwnedFd>, Error> {
+        if let Some(known) = self.0.state.lock().users.namespace(first) {
             return Ok(known);
         }
         let shim = &self.0.shim;
         let made = Arc::new(users::namespace(shim, first).map_err(Error::file("make a user namespace by", shim))?);
-        self.0.state.lock().users.set_namespace(app, &made);
+        self.0.state.lock().users.set_namespace(first, &made);
         Ok(made)
     }
 
@@ -297,7 +296,8 @@ fn copy_mode(from: &Path, to: &Path, first: u32) -> std::io::Result<()> {
 fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(u32, u32), Error> {
     let (instance, root) = (record.config.instance, record.users.unwrap_or_default());
     if let Some(address) = record.address {
-        names::write(&home.etc(), instance, address, root).map_err(Error::file("write", home.etc()))?;
+        let etc = home.rootfs().join("etc");
+        names::write(&home.rootfs(), instance, address, root).map_err(Error::file("write names in", etc))?;
     }
     let source = bundle::Source {
         id: &instance.to_string(),
@@ -305,7 +305,6 @@ fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Re
         image: &image.config,
         rootfs: &home.rootfs(),
         sysfs: home.sysfs(),
-        etc: home.etc(),
         users: record.users,
         cgroup,
         env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
