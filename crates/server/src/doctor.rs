@@ -132,6 +132,7 @@ pub(crate) struct Kernel {
     pub has_cgroups: bool,
     pub has_overlay: bool,
     pub is_forwarding: bool,
+    pub has_nft: bool,
     pub open_files: u64,
 }
 
@@ -145,6 +146,7 @@ pub(crate) fn kernel(kernel: &Kernel) -> Check {
     let needs = [
         (kernel.has_cgroups, "no control groups below /sys/fs/cgroup", "mount them: containers cannot be limited"),
         (kernel.has_overlay, "no overlay file system", "load the module overlay: images cannot be mounted"),
+        (kernel.has_nft, "no program nft", "apt-get install nftables: no container starts without its firewall"),
         (kernel.is_forwarding, "net.ipv4.ip_forward is 0", "set it to 1: containers reach nothing outside"),
     ];
     if let Some((_, found, advice)) = needs.iter().find(|(holds, ..)| !holds) {

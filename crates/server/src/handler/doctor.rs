@@ -102,6 +102,8 @@ fn kernel() -> Kernel {
         has_cgroups: read("/proc/self/mounts").lines().any(|line| line.split(' ').nth(2).is_some_and(is_cgroup)),
         has_overlay: read("/proc/filesystems").lines().any(|line| line.ends_with("\toverlay")),
         is_forwarding: read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
+        has_nft: std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|at| at.join("nft").is_file())),
         open_files: limit.unwrap_or(u64::MAX),
     }
 }
