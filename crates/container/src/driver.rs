@@ -110,6 +110,14 @@ impl NodeRuntime {
             tried.is_ok()
         };
         if has_users {
+            // Those that an earlier version made were protected by the directory that they are in.
+            for instance in record::instances(&instances)? {
+                let home = Home::new(&instances, instance);
+                let protect = std::fs::metadata(home.path())
+                    .map(|found| Permissions::from_mode(found.permissions().mode() & 0o710))
+                    .and_then(|mode| std::fs::set_permissions(home.path(), mode));
+                protect.map_err(Error::file("protect", home.path()))?;
+            }
             // Passed through by the users of apps; each then gets into the directories of its own instances.
             std::fs::set_permissions(&instances, Permissions::from_mode(0o711))
                 .map_err(Error::file("open", &instances))?;

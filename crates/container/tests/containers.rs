@@ -3,11 +3,14 @@
 
 mod support;
 
-use std::{os::unix::fs::MetadataExt, time::Duration};
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    time::Duration,
+};
 
 use insula_container::{Exit, ObservedState, Runtime};
 use insula_types::{ByteSize, InstanceId};
-use support::{container, end, eventually, get, image::busybox, log_text, observed, with_root};
+use support::{container, end, eventually, get, image::busybox, log_text, observed, process, with_root};
 
 #[test]
 fn a_container_serves_and_outlives_the_agent() {
@@ -174,10 +177,18 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
             owners.push(owner);
         }
         assert_eq!(owners, [0x7000_0000, 0x7001_0000, 0x7000_0000]);
+        // Nor do others on the node get at the environment in its record.
+        let plain = process(5, &["sleep", "1000"]);
+        agent.runtime.start(&plain).await.unwrap();
+        let mode = |instance| std::fs::metadata(world.home(instance)).unwrap().mode() & 0o777;
+        assert_eq!([mode(InstanceId::new(1)), mode(plain.instance)], [0o710, 0o700]);
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(world.home(plain.instance), open).unwrap();
         agent.crash();
 
         // A range is its app's for as long as one instance of it is there, also for the next agent.
         let agent = world.open().await;
+        assert_eq!(mode(plain.instance) & 0o007, 0, "as an earlier version made it");
         agent.runtime.stop(InstanceId::new(1), "SIGKILL", Duration::ZERO).await.unwrap();
         agent.runtime.remove(InstanceId::new(1)).await.unwrap();
         let mut config = container(4, &image, &["sleep", "1000"]);

@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, DirBuilder},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -57,7 +57,11 @@ impl NodeRuntime {
                     });
                 }
             },
-            None => fs::create_dir_all(self.home(instance).path())
+            // Its record has the environment in it, which may hold secrets.
+            None => DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(self.home(instance).path())
                 .map_err(Error::file("make", self.home(instance).path()))?,
         }
         match self.make(config).await {
