@@ -59,11 +59,12 @@ fn drains(lab: &Lab, probe: &Probe) -> Result<Vec<Line>> {
         |what: String, gap_ms: u64, budget| Line { what, measured: ms(gap_ms * 1000), budget, unit: "ms", peer: None };
     let all = |percent| format!("leader drained: longest time without a write, p{percent} of {TIMES}");
     let quiet = format!("  p100 of the {} with no sync of the disk over {QUIET_MS} ms", quiet_ms.len());
-    Ok(vec![
+    let mut lines = vec![
         line(all(50), percentile(&gaps_ms, 50), None),
         line(all(100), percentile(&gaps_ms, 100), Some(GAP_MS_BUDGET)),
-        line(quiet, quiet_ms.last().copied().unwrap_or_default(), Some(GAP_MS_BUDGET)),
-    ])
+    ];
+    lines.extend(quiet_ms.last().map(|gap_ms| line(quiet, *gap_ms, Some(GAP_MS_BUDGET))));
+    Ok(lines)
 }
 
 /// The longest time between two confirmations, of whatever node: from when to when.

@@ -1,5 +1,6 @@
-//! The two files of a group: `log.redb` (votes and entries; what is confirmed or applied is on the disk) and `state.redb` (the state machine's
-//! rows, synced before the log that made them is dropped). One writer each. An error of either stops the group.
+//! The two files of a group: `log.redb` (votes and entries; what is confirmed or applied is on the disk) and `state.redb`
+//! (the state machine's rows, synced before the log that made them is dropped). One writer each. An error of either stops
+//! the group.
 
 mod ahead;
 mod file;
