@@ -135,6 +135,9 @@ fn instances_reach_the_world_and_neither_each_other_nor_the_node() {
         let seen: Vec<i32> = log.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!(seen, [0, ECONNREFUSED, EHOSTUNREACH, EHOSTUNREACH]);
 
+        // Also where the kernel does not show the firewall what a bridge passes on (without br_netfilter).
+        assert!(sh("ip -d link show ins-00000001").contains("isolated on"));
+
         // Nor does anybody outside reach an instance, or one that says to be another.
         let netns = format!("nsenter --net=/proc/{}/ns/net", outside.0.id());
         sh(&format!("{netns} ip route add 10.77.0.0/28 via 10.99.0.1"));
