@@ -198,6 +198,22 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
+    fn what_containers_need_is_told_when_it_is_missing() {
+        let all = Kernel {
+            release: "6.1.0".to_owned(),
+            is_root: true,
+            has_cgroups: true,
+            has_overlay: true,
+            is_forwarding: true,
+            has_nft: true,
+            open_files: OPEN_FILES,
+        };
+        assert_eq!(kernel(&all).grade, Grade::Ok);
+        let without_nft = kernel(&Kernel { has_nft: false, ..all });
+        assert_eq!((without_nft.grade, without_nft.found.as_str()), (Grade::Bad, "Linux 6.1.0: no program nft"));
+    }
+
+    #[test]
     fn numbers_are_graded() {
         let grades = |checks: &[Check]| checks.iter().map(|check| check.grade).collect::<Vec<_>>();
         let (ok, warn, bad) = (Grade::Ok, Grade::Warn, Grade::Bad);
