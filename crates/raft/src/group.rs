@@ -174,6 +174,7 @@ impl Group {
             timing: Arc::clone(&timing),
             ahead,
             handed_over: Arc::default(),
+            term: Arc::default(),
             is_short: Arc::default(),
             config: Arc::clone(&config),
             env: env.clone(),

@@ -47,6 +47,8 @@ pub(crate) enum CallError {
     Mute,
     #[error("send: the disk of this leader hangs or fails, it keeps silent")]
     Stalled,
+    #[error("send: this node leads no more")]
+    Former,
     #[error("take an answer: this node's disk is too slow at present")]
     Busy,
 }
@@ -61,6 +63,10 @@ pub(crate) struct Caller {
     pub(crate) ahead: Ahead,
     /// The term in which this node campaigns because the leader asked it to.
     pub(crate) handed_over: Arc<AtomicU64>,
+    /// The newest term that this node has noticed. openraft 0.9.25 keeps the tasks of a former leader; one whose entries
+    /// have been dropped from the log meanwhile sends empty appends for ever, and a follower that comes back and knows
+    /// nothing newer would keep faith with that leader.
+    pub(crate) term: Arc<AtomicU64>,
     /// This node's disk is nearly full.
     pub(crate) is_short: Arc<AtomicBool>,
     pub(crate) config: Arc<Config>,
@@ -142,6 +148,9 @@ impl RaftNetwork<Types> for Link {
         let Caller { contacts, timing, ahead, .. } = &self.caller;
         if contacts.is_mute() {
             return Err(unreachable(&CallError::Mute));
+        }
+        if rpc.vote.leader_id.term < self.caller.term.load(Ordering::Relaxed) {
+            return Err(unreachable(&CallError::Former));
         }
         // What carries no entries may be there to say what is committed, which is said once: it waits until that is true.
         let patience = timing.now().election_min;
@@ -293,42 +302,66 @@ mod tests {
         }
     }
 
-    /// A follower that is fed a long log hears entries all the time: it would keep faith for as long as that takes.
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_whose_disk_hangs_sends_not_even_entries() {
+    fn caller(nobody: &Arc<Nobody>, ahead: &Ahead, term: &Arc<AtomicU64>) -> Caller {
         let env = Env::real("raft");
         let config = Config::new(NodeId::new(1), GroupId(1), Incarnation(1), "group");
-        let nobody = Arc::new(Nobody::default());
-        let ahead = Ahead::new(env.clock.clone());
-        let caller = Caller {
-            transport: Arc::clone(&nobody) as Arc<dyn Transport>,
+        Caller {
+            transport: Arc::clone(nobody) as Arc<dyn Transport>,
             contacts: Arc::default(),
             timing: Arc::new(Timing::new(config.timers)),
             ahead: ahead.clone(),
             handed_over: Arc::default(),
+            term: Arc::clone(term),
             is_short: Arc::default(),
-            config: Arc::new(config.clone()),
+            config: Arc::new(config),
             env,
             core: Arc::default(),
+        }
+    }
+
+    fn at(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(1, 1), index)
+    }
+
+    /// Whether the leader of the first term sends so many entries, and what is committed.
+    async fn sends(link: &mut Link, nobody: &Nobody, count: usize, commit: u64) -> bool {
+        let before = nobody.0.load(Ordering::Relaxed);
+        let entry = openraft::Entry { log_id: at(2), payload: openraft::EntryPayload::Blank };
+        let rpc = AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(at(1)),
+            entries: vec![entry; count],
+            leader_commit: Some(at(commit)),
         };
-        let at = |index| LogId::new(CommittedLeaderId::new(1, 1), index);
+        let option = RPCOption::new(Duration::from_secs(1));
+        link.append_entries(rpc, option).await.expect_err("nobody answers");
+        nobody.0.load(Ordering::Relaxed) > before
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_former_leader_sends_nothing() {
+        let (nobody, term) = (Arc::new(Nobody::default()), Arc::new(AtomicU64::new(0)));
+        let caller = caller(&nobody, &Ahead::new(insula_env::Clock::real()), &term);
         let mut link = Link { caller, target: 2 };
-        let mut sent = async |count: usize, commit: u64| {
-            let before = nobody.0.load(Ordering::Relaxed);
-            let entry = openraft::Entry { log_id: at(2), payload: openraft::EntryPayload::Blank };
-            let rpc = AppendEntriesRequest {
-                vote: Vote::new_committed(1, 1),
-                prev_log_id: Some(at(1)),
-                entries: vec![entry; count],
-                leader_commit: Some(at(commit)),
-            };
-            let option = RPCOption::new(Duration::from_secs(1));
-            link.append_entries(rpc, option).await.expect_err("nobody answers");
-            nobody.0.load(Ordering::Relaxed) > before
-        };
+        for (noticed, is_sent) in [(0, true), (1, true), (2, false)] {
+            term.store(noticed, Ordering::Relaxed);
+            assert_eq!(sends(&mut link, &nobody, 1, 1).await, is_sent, "entries, term {noticed}");
+            assert_eq!(sends(&mut link, &nobody, 0, 1).await, is_sent, "heartbeat, term {noticed}");
+        }
+    }
+
+    /// A follower that is fed a long log hears entries all the time: it would keep faith for as long as that takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_disk_hangs_sends_not_even_entries() {
+        let nobody = Arc::new(Nobody::default());
+        let ahead = Ahead::new(insula_env::Clock::real());
+        let caller = caller(&nobody, &ahead, &Arc::default());
+        let election_min = caller.config.timers.election_min;
+        let mut link = Link { caller, target: 2 };
+        let mut sent = async |count: usize, commit: u64| sends(&mut link, &nobody, count, commit).await;
         ahead.begin(Some(at(1)));
         assert!(sent(1, 1).await && sent(0, 1).await, "it writes while it sends");
-        sleep(config.timers.election_min).await;
+        sleep(election_min).await;
         assert!(!sent(1, 1).await && !sent(0, 1).await && !sent(0, 2).await, "the write takes too long");
         ahead.reach(Some(at(2)), true);
         assert!(sent(1, 1).await && sent(0, 2).await);

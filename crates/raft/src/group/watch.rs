@@ -127,6 +127,7 @@ impl Watcher {
 
     /// Does what is to be done now; gives when to look again at the latest.
     async fn step(&mut self, seen: &Seen) -> Instant {
+        self.caller.term.fetch_max(seen.term, Ordering::Relaxed);
         if self.drawn_for != Some(seen.state()) {
             self.drawn_for = Some(seen.state());
             self.spread = self.caller.env.rng.range(0, 1000) as f64 / 1000.0;
