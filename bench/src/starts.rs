@@ -67,7 +67,7 @@ pub async fn measure(image: &str, dir: &Path, count: u64) -> Result<Starts> {
         insecure_registries: vec![registry],
         log_bytes_max: 1 << 20,
     };
-    let runtime = NodeRuntime::open(env, config).await?;
+    let runtime = NodeRuntime::open(env, config, None).await?;
     let measured = start_all(&runtime, image, count).await;
     runtime.remove_all().await?;
     measured

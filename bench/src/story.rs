@@ -7,6 +7,7 @@ mod deadlocks;
 mod drain;
 mod kills;
 mod moved;
+mod no_registry;
 mod no_servers;
 mod outage;
 mod power_cut;
@@ -33,6 +34,8 @@ pub enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The image registry stopped, then the power cut of the only node that runs an app
+    NoRegistry,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -81,6 +84,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
+        Story::NoRegistry => on_stage(&|stage| no_registry::tell(stage, telling.rate, interrupt)),
         Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),

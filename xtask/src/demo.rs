@@ -36,6 +36,8 @@ enum Story {
     Kills,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
+    /// The image registry stopped, then the power cut of the only node that runs an app
+    NoRegistry,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them

@@ -6,6 +6,7 @@
 //! not run containers (`container`), and knows no network: reports and renewals leave through traits.
 
 mod backoff;
+pub mod copies;
 pub mod core;
 mod instance;
 mod kept;

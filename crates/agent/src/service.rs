@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    Action, Core, Event, Prober, Reporter, kept,
+    Action, Core, Event, Prober, Reporter, copies, kept,
     renew::changed,
     report::{self, Statuses},
 };
 
 /// How long a pull may take: a large image on a slow line. After that it begins anew, keeping what is there.
-const PULL_LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const PULL_LIMIT: Duration = Duration::from_secs(900);
 /// How long a start, a removal or a look may take. They are local; longer means that something hangs.
 const LOCAL_LIMIT: Duration = Duration::from_secs(60);
 /// What a stop may take beyond its grace.
@@ -63,6 +63,7 @@ impl Agent {
     pub fn start(env: &Env, parts: Parts) -> Self {
         let (shown, statuses) = watch::channel(Statuses::new());
         report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
+        copies::start(env, parts.node, parts.region.clone(), Arc::clone(&parts.runtime));
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
         env.tasks.supervise("agent", beat::QUICK, move |beat| {
@@ -258,7 +259,7 @@ async fn pull(runtime: &dyn Runtime, placement: &Placement) -> Result<(), String
 }
 
 /// Bounds a call of the runtime, and puts its error into words.
-async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Duration,
     attempt: &str,
     call: impl Future<Output = Result<T, insula_container::Error>>,

@@ -11,7 +11,7 @@ mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::Permissions,
+    fs::{File, Permissions},
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use self::protect::Written;
 use crate::{
-    Config, Error, ImageInfo, ImageRef, InstanceConfig, Observed, Running, Runtime,
+    Config, Error, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -72,11 +72,12 @@ struct State {
 }
 
 impl NodeRuntime {
-    /// Opens the node's runtime: removes what a crash left half-made, takes over what runs. Tasks run in `env.tasks`.
+    /// Opens the node's runtime: removes what a crash left half-made, takes over what runs. Tasks run in `env.tasks`. Images
+    /// come from `peers` first, when there are any, and from their registries second.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Network`]: the data directory or the bridge cannot be used.
-    pub async fn open(env: Env, config: Config) -> Result<Self, Error> {
+    pub async fn open(env: Env, config: Config, peers: Option<Arc<dyn ImagePeers>>) -> Result<Self, Error> {
         let mut config = config;
         let make = |path: PathBuf| {
             std::fs::create_dir_all(&path).and_then(|()| path.canonicalize()).map_err(Error::file("make", path))
@@ -100,7 +101,7 @@ impl NodeRuntime {
         let shim_dir = config.data_dir.join("shim");
         let shim = shim::install(&shim_dir).map_err(Error::file("install the shim in", shim_dir))?;
         let store = Store::open(&images)?;
-        let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone());
+        let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone(), peers);
         let (ended, _) = watch::channel(0);
         let has_users = config.network.is_some() && {
             let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
@@ -142,6 +143,16 @@ impl NodeRuntime {
     /// [`Error::Reference`], [`Error::Pull`].
     pub async fn resolve_tag(&self, reference: &str) -> Result<ImageRef, Error> {
         self.0.images.resolve_tag(reference).await
+    }
+
+    /// Whether all of an image is here.
+    pub fn has_image(&self, image: &ImageRef) -> bool {
+        self.0.images.load(image).is_ok_and(|found| found.is_some())
+    }
+
+    /// A manifest, configuration or layer as it was fetched, by its digest, for other nodes; none: it is not here.
+    pub fn open_blob(&self, digest: &str) -> Option<File> {
+        self.0.images.open_blob(digest)
     }
 
     fn home(&self, instance: InstanceId) -> Home {

@@ -1,10 +1,14 @@
 //! Images: named by digest, fetched once, kept by content, unpacked once per layer.
 
+mod download;
+mod origin;
+mod peers;
 mod pull;
 mod reference;
 mod store;
 mod unpack;
 
+pub use peers::{ImagePeers, PeerBytes, PeerError};
 pub(crate) use pull::{Image, Images};
 pub use reference::ImageRef;
 pub(crate) use store::Store;

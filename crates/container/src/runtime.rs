@@ -68,6 +68,8 @@ pub struct ImageInfo {
     pub size_bytes: u64,
     /// Bytes that had to be fetched now.
     pub pulled_bytes: u64,
+    /// Of them, bytes that other nodes gave.
+    pub from_nodes_bytes: u64,
 }
 
 /// Everything needed to run one instance. Two equal configurations have the same [`InstanceConfig::hash`].

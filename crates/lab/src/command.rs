@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -134,6 +134,12 @@ enum Verb {
         #[arg(long, default_value = "v1")]
         tag: String,
     },
+    /// Stop the image registry, or start it again with the images that it had
+    Registry {
+        /// Which
+        #[arg(value_enum)]
+        power: RegistryPower,
+    },
     /// Shape the link between two regions (not yet)
     #[command(hide = true)]
     Link {
@@ -142,6 +148,12 @@ enum Verb {
     },
     /// Fill, stall, wipe or mend the disks of nodes
     Disk(DiskFault),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RegistryPower {
+    Off,
+    On,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +251,8 @@ impl LabCommand {
                 Err(open()?.exec(&place, program, arguments))
             }
             Verb::Image { image, tag } => say(&image::push(&open()?, &image::tiny(&tag)?, &image, &tag)?),
+            Verb::Registry { power: RegistryPower::Off } => open()?.stop_registry(),
+            Verb::Registry { power: RegistryPower::On } => open()?.start_registry(),
             Verb::Link { .. } => Err(Error::NotYet("links between regions")),
             Verb::Disk(fault) => fault.run(&open()?),
         }

@@ -55,7 +55,7 @@ fn digest(bytes: &[u8]) -> String {
 pub fn tiny(version: &str) -> Result<Image, Error> {
     let busybox = BUSYBOX.iter().find_map(|path| fs::read(path).ok());
     let busybox = busybox.ok_or(Error::Missing { program: "busybox", package: "busybox-static" })?;
-    let tar = tree(&busybox).attempt(|| "pack the image's layer".to_owned())?;
+    let tar = tree(&busybox, version).attempt(|| "pack the image's layer".to_owned())?;
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     let layer = packer.write_all(&tar).and_then(|()| packer.finish()).attempt(|| "compress the layer".to_owned())?;
     let config = json!({
@@ -90,7 +90,7 @@ pub fn tiny(version: &str) -> Result<Image, Error> {
     Ok(Image { layer, config, manifest })
 }
 
-fn tree(busybox: &[u8]) -> std::io::Result<Vec<u8>> {
+fn tree(busybox: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let header = |kind, mode, size| {
         let mut header = tar::Header::new_gnu();
@@ -111,6 +111,8 @@ fn tree(busybox: &[u8]) -> std::io::Result<Vec<u8>> {
         ("bin/busybox", 0o755, busybox),
         ("start", 0o755, START.as_bytes()),
         ("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\n"),
+        // Versions share no layer, as those of real apps do not.
+        ("etc/version", 0o644, version.as_bytes()),
     ] {
         tar.append_data(&mut header(tar::EntryType::Regular, mode, bytes.len() as u64), path, bytes)?;
     }

@@ -268,6 +268,29 @@ impl Lab {
         self.change(|state| machine::resume(state.node_mut(node)?))
     }
 
+    /// Ends the image registry; what connects to it is refused. Fine when it is not running.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_registry(&self) -> Result<(), Error> {
+        self.change(|state| state.registry.take().map_or(Ok(()), Process::end))
+    }
+
+    /// Starts the image registry again, with the images that it had. Fine when it is running.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn start_registry(&self) -> Result<(), Error> {
+        self.change(|state| {
+            if state.registry.is_some_and(Process::is_alive) {
+                return Ok(());
+            }
+            let services = state.services.ok_or_else(|| Error::NotFound("the lab has no services".to_owned()))?;
+            state.registry = Some(services::start_registry(&self.files, services)?);
+            Ok(())
+        })
+    }
+
     /// Stops a node's server and keeps it stopped, as the service manager would; its other processes go on.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! | `join` | anybody who shows a join token's secret; see [`crate::join`] |
 //! | `mesh` | nodes of the region; each stream is authorized by the receiver; see `insula_mesh` |
 //! | `raft`, `bulk` | members of the region ([`admits`]): a leader knows of a new voter before others do |
-//! | `rpc` | as [`RULES`] says, and for `propose` as [`may_propose`] says of each command |
+//! | `rpc`, streams of `bulk` | as [`RULES`] says, and for `propose` as [`may_propose`] says of each command |
 //!
 //! Nodes of other regions and removed nodes may ask nothing. Everything that is decided for users, whose roles the API of
 //! the asking node has checked, may come from every member: a node is trusted with the roles of its users. What only
@@ -17,7 +17,8 @@ use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskLives, Barrier, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, TellAddresses, WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, TellAddresses,
+    WatchState,
 };
 
 /// Who may call a method.
@@ -57,6 +58,9 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<AskLives>(Who::Member),
     // A wrong word costs a connection: who answers at an address must prove to be the node.
     rule::<TellAddresses>(Who::Member),
+    // Every member may have to run any image of the region. Also over `bulk`.
+    rule::<FetchBlob>(Who::Member),
+    rule::<AskImages>(Who::Member),
 ];
 
 /// What this node knows of a caller.

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use insula_container::NodeRuntime;
 use insula_control::Control;
-use insula_env::clock;
+use insula_env::{Disk, clock};
 use insula_identity::{Lifetimes, Material, NodeDirectory, RegionAuthority};
 use insula_rpc::{Caller, Code, Handler, Method, Status, StreamSink, decode_request, encode_response};
 use insula_state::{Domain, GlobalState, RegionState};
@@ -17,13 +18,13 @@ use serde_bytes::ByteBuf;
 use crate::{
     authorize::{self, Standing},
     group::StateGroup,
-    lives,
+    images, lives,
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        AskLives, Barrier, Led, Propose, ProposeRequest, ReadLogs, Renew, RenewCertificate, RenewCertificateRequest,
-        RenewCertificateResponse, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse,
-        WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, Propose, ProposeRequest, ReadLogs, Renew,
+        RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, StateName, TakeAuthority,
+        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Calls {
     pub directory: NodeDirectory,
     pub material: Material,
     pub logs: Arc<dyn Logs>,
+    pub runtime: NodeRuntime,
+    pub disk: Arc<dyn Disk>,
     pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
 }
@@ -97,19 +100,33 @@ impl Handler for Calls {
                 self.members.hear(request.known);
                 Ok(encode_response::<TellAddresses>(&TellAddressesResponse { known: self.members.tell() }))
             }
+            AskImages::ID => {
+                let request = decode_request::<AskImages>(&body)?;
+                if request.images.len() > ASK_IMAGES_MAX {
+                    let why = format!("{} images are named, and {ASK_IMAGES_MAX} may be", request.images.len());
+                    return Err(Status::new(Code::InvalidArgument, why));
+                }
+                Ok(encode_response::<AskImages>(&images::present(&self.runtime, request.images)))
+            }
             other => Err(Status::unknown_method(other)),
         }
     }
 
     async fn stream(&self, caller: &Caller, method: u16, body: Bytes, sink: StreamSink) -> Result<(), Status> {
         self.check(caller, method)?;
-        if method != WatchState::ID {
-            return Err(Status::unknown_method(method));
-        }
-        let request = decode_request::<WatchState>(&body)?;
-        match request.state {
-            StateName::Region => stream_updates(&self.region, request.from, sink).await,
-            StateName::Global => stream_updates(&self.global, request.from, sink).await,
+        match method {
+            WatchState::ID => {
+                let request = decode_request::<WatchState>(&body)?;
+                match request.state {
+                    StateName::Region => stream_updates(&self.region, request.from, sink).await,
+                    StateName::Global => stream_updates(&self.global, request.from, sink).await,
+                }
+            }
+            FetchBlob::ID => {
+                let request = decode_request::<FetchBlob>(&body)?;
+                images::send(&self.runtime, &self.disk, &request, sink).await
+            }
+            other => Err(Status::unknown_method(other)),
         }
     }
 }

@@ -32,7 +32,7 @@ use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode
 use insula_types::{AppName, InstanceId, NodeId, RequestId, TokenId};
 use tokio::sync::watch;
 
-use crate::{config::NodeConfig, group::StateGroup, logs::Logs, whereabouts::Whereabouts};
+use crate::{config::NodeConfig, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
 
 /// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
@@ -59,6 +59,8 @@ pub struct NodeApi {
     pub global_group: Arc<StateGroup<GlobalState>>,
     /// Reads logs, here or on other nodes.
     pub logs: Arc<dyn Logs>,
+    /// Counts the copies of images.
+    pub(crate) census: Census,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
     /// Its files; on voters with the CA's keys.
@@ -168,7 +170,7 @@ impl Handler for NodeApi {
 
     async fn app_status(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<AppStatus>> {
         self.prepare(&self.region, read).await?;
-        self.status_of(app)
+        self.status_of(app).await
     }
 
     async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {

@@ -17,6 +17,7 @@ mod founding;
 mod group;
 mod handler;
 mod home;
+mod images;
 mod init;
 mod join;
 mod level;

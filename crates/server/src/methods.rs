@@ -259,3 +259,45 @@ impl Method for TellAddresses {
     type Request = TellAddressesRequest;
     type Response = TellAddressesResponse;
 }
+
+/// Reads a part of an image (manifest, configuration, layer) as the node has fetched it; answers with a stream of its bytes.
+/// Asked over `bulk`, so that it delays nobody.
+#[derive(Debug)]
+pub struct FetchBlob;
+
+/// Request of [`FetchBlob`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FetchBlobRequest {
+    /// Which part, `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// From which byte on.
+    pub offset: u64,
+}
+
+impl Method for FetchBlob {
+    const ID: u16 = 10;
+    const NAME: &'static str = "fetch-blob";
+    type Request = FetchBlobRequest;
+    type Response = ByteBuf;
+}
+
+/// Asks which images a node has, whole; answers with those of the request that are there.
+#[derive(Debug)]
+pub struct AskImages;
+
+/// Most images that one request may name.
+pub const ASK_IMAGES_MAX: usize = 256;
+
+/// Request of [`AskImages`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskImagesRequest {
+    /// Their references, with digests; at most [`ASK_IMAGES_MAX`].
+    pub images: Vec<String>,
+}
+
+impl Method for AskImages {
+    const ID: u16 = 11;
+    const NAME: &'static str = "ask-images";
+    type Request = AskImagesRequest;
+    type Response = Vec<String>;
+}

@@ -25,6 +25,7 @@ use crate::{
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
+    images::Bulk,
     init::{capacity, describe},
     join::Joins,
     level,
@@ -120,6 +121,8 @@ pub(crate) struct Node {
     book: AddressBook,
     members: Members,
     pub(crate) rpc: Peers,
+    /// For what is large: snapshots, and parts of images.
+    pub(crate) bulk: Peers,
     all_peers: Vec<Peers>,
     region_group: Arc<StateGroup<RegionState>>,
     global_group: Arc<StateGroup<GlobalState>>,
@@ -143,7 +146,7 @@ impl Node {
         let peers = |protocol| Peers::new(material.clone(), book.clone(), protocol, env.clone());
         let (rpc, raft, bulk) = (peers(Protocol::Rpc), peers(Protocol::Raft), peers(Protocol::Bulk));
         let all_peers = vec![rpc.clone(), raft.clone(), bulk.clone()];
-        let transport = Arc::new(RpcTransport::new(raft, bulk));
+        let transport = Arc::new(RpcTransport::new(raft, bulk.clone()));
 
         let members: Arc<Replica<RegionState>> = Replica::new();
         let admit = {
@@ -200,6 +203,7 @@ impl Node {
             book,
             members: known,
             rpc,
+            bulk,
             all_peers,
             region_group,
             global_group,
@@ -303,9 +307,13 @@ impl Node {
             directory: self.directory.clone(),
             material: self.material.clone(),
             logs: Arc::clone(&work.logs),
+            runtime: work.runtime.clone(),
+            disk: Arc::clone(&self.env.disk),
             lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
         };
+        let calls = Arc::new(calls);
+        let bulk = Bulk { groups: Arc::clone(&groups), calls: Arc::clone(&calls) };
         let joins = Joins {
             home: self.home.clone(),
             directory: self.directory.clone(),
@@ -321,9 +329,9 @@ impl Node {
             source,
         })?;
         let server = PortServer::new(self.material.clone(), Settings::default())
-            .with(Protocol::Raft, groups.clone())
-            .with(Protocol::Bulk, groups)
-            .with(Protocol::Rpc, Arc::new(calls))
+            .with(Protocol::Raft, groups)
+            .with(Protocol::Bulk, Arc::new(bulk))
+            .with(Protocol::Rpc, calls)
             .with_join(Arc::new(joins))
             .on_connection({
                 let peers = self.all_peers.clone();
@@ -349,6 +357,7 @@ impl Node {
             region_group: self.region_group.clone(),
             global_group: self.global_group.clone(),
             logs: Arc::clone(&work.logs),
+            census: work.census.clone(),
             material: self.material.clone(),
             directory: self.directory.clone(),
             rpc: self.rpc.clone(),

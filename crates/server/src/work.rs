@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::{
     Error,
     config::NodeConfig,
+    images::{Census, RegionImages},
     logs::Logs,
     machine_size,
     methods::{Led, LogsRequest, ReadLogs, Renew},
@@ -36,6 +37,9 @@ const DEV_GRACE: Duration = Duration::from_secs(2);
 
 /// What other parts need of it.
 pub(crate) struct Work {
+    pub runtime: NodeRuntime,
+    /// Counts the copies of images.
+    pub census: Census,
     pub logs: Arc<dyn Logs>,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
     pub clock_ahead_ms: watch::Receiver<Option<i64>>,
@@ -47,7 +51,10 @@ pub(crate) struct Work {
 /// [`Error::Runtime`].
 pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link) -> Result<Work, Error> {
     let (env, config) = (&node.env, &node.config);
-    let runtime = NodeRuntime::open(env.clone(), settings(config)?).await?;
+    let region = Arc::clone(node.region.replica());
+    let images = RegionImages { node: node.id, bulk: node.bulk.clone(), region: Arc::clone(&region) };
+    let runtime = NodeRuntime::open(env.clone(), settings(config)?, Some(Arc::new(images))).await?;
+    let census = Census { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
     let parts = Parts {
         node: node.id,
         labels: NodeLabels {
@@ -76,8 +83,8 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
-    let logs = NodeLogs { node: node.id, runtime, peers: node.rpc.clone() };
-    Ok(Work { logs: Arc::new(logs), clock_ahead_ms })
+    let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
+    Ok(Work { runtime, census, logs: Arc::new(logs), clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
@@ -102,7 +109,7 @@ fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
 /// [`Error::Runtime`], at the first that cannot be stopped.
 pub(crate) async fn stop_all(config: &NodeConfig, env: &Env) -> Result<(), Error> {
     let env = Env { tasks: insula_env::TaskGroup::new("stop"), ..env.clone() };
-    let runtime = NodeRuntime::open(env.clone(), settings(config)?).await?;
+    let runtime = NodeRuntime::open(env.clone(), settings(config)?, None).await?;
     for observed in runtime.list().await? {
         if matches!(observed.state, ObservedState::Running(_)) {
             runtime.stop(observed.instance, "SIGTERM", DEV_GRACE).await?;

@@ -61,6 +61,11 @@ fn edges_serve_without_any_server() {
 }
 
 #[test]
+fn an_app_is_replaced_without_a_registry() {
+    tell_it(Story::NoRegistry, "no-registry");
+}
+
+#[test]
 fn a_whole_region_is_switched_off_and_on() {
     tell_it(Story::Blackout, "blackout");
 }

@@ -114,8 +114,22 @@ pub struct AppStatus {
     pub release: ReleaseNumber,
     /// Its services in the order of their names.
     pub services: Vec<ServiceStatus>,
+    /// The images of the release, and on how many nodes they are.
+    #[serde(default)]
+    pub images: Vec<ImageCopies>,
     /// What is not as it shall be, each in one sentence; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// On how many nodes of the region an image is: what is on two outlives the loss of one, without any registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageCopies {
+    /// Its reference, with digest.
+    pub image: String,
+    /// Nodes that have it.
+    pub copies: u32,
+    /// Nodes that shall have it, at least: two, where there are so many.
+    pub wanted: u32,
 }
 
 /// How one service is.
@@ -136,9 +150,16 @@ pub struct ServiceStatus {
 }
 
 impl AppStatus {
-    /// Whether everything that shall run is ready, in the release that shall run, and nothing else runs.
+    /// Whether everything that shall run is ready, in the release that shall run, and nothing else runs; and whether all of
+    /// it could be started again without a registry should a node be lost.
     #[must_use]
     pub fn is_settled(&self) -> bool {
+        self.is_ready() && self.images.iter().all(|image| image.copies >= image.wanted)
+    }
+
+    /// Whether everything that shall run is ready, in the release that shall run, and nothing else runs.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
         let is_settled = |service: &ServiceStatus| {
             service.release == self.release
                 && service.ready_of_release == service.scale

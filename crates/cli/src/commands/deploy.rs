@@ -119,7 +119,8 @@ async fn settle(
                 return Ok(status.value);
             }
             progress.show(&status.value);
-            wait = Some(status.revision);
+            // Copies of images come without a change of the state.
+            wait = (!status.value.is_ready()).then_some(status.revision);
             last = Some(status.value);
             clock::sleep(LOOK_EVERY).await;
         }
@@ -172,7 +173,11 @@ fn summary(status: &AppStatus) -> String {
     let service = |service: &insula_api::wire::ServiceStatus| {
         format!("{} {} of {} ready", service.service, service.ready_of_release, service.scale)
     };
-    status.services.iter().map(service).collect::<Vec<_>>().join(", ")
+    let missing = status.images.iter().filter(|image| image.copies < image.wanted).map(|image| {
+        let name = image.image.split_once('@').map_or(image.image.as_str(), |(name, _)| name);
+        format!("{} on {} of {} nodes", clean(name), image.copies, image.wanted)
+    });
+    status.services.iter().map(service).chain(missing).collect::<Vec<_>>().join(", ")
 }
 
 /// What a deploy changes, for people.

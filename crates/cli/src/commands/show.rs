@@ -98,6 +98,12 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
         ]);
     }
     let mut out = table.render(width);
+    for image in &status.images {
+        out.push_str(&format!("\n{} on {} of {} nodes", clean(&image.image), image.copies, image.wanted));
+    }
+    if !status.images.is_empty() {
+        out.push('\n');
+    }
     problems(&mut out, &status.problems);
     out
 }

@@ -1,14 +1,15 @@
-//! Brings images from their registry into the store, and reads them from there.
+//! Brings images into the store, from other nodes or from their registry, and reads them from there.
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    ops::Add,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use insula_env::Disk;
 use oci_client::{
     Reference,
@@ -18,19 +19,17 @@ use oci_client::{
 };
 use oci_spec::image::ImageConfiguration;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{
-    ImageRef,
+    ImagePeers, ImageRef,
+    download::Download,
+    origin::{DOCUMENT_BYTES_MAX, Origin, content, failed},
     reference::check_digest,
-    store::{Store, digest_of},
+    store::Store,
 };
 use crate::{Error, ImageInfo, disk::blocking};
 
-/// Manifest or configuration, at most: registries refuse manifests above 4 MiB (OCI distribution specification).
-const DOCUMENT_BYTES_MAX: usize = 4 << 20;
 /// Compressed layer, at most.
 const BLOB_BYTES_MAX: u64 = 16 << 30;
 /// Layers of an image, at most: overlayfs takes 500, one mount call's page of options far fewer.
@@ -38,12 +37,8 @@ const LAYERS_MAX: usize = 128;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Longest silence of a registry.
 const READ_MAX: Duration = Duration::from_secs(30);
-const MANIFEST_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+/// Layers of an image that are fetched and unpacked at the same time: one line and one disk are busy with so many.
+const LAYERS_AT_ONCE: usize = 3;
 
 /// Images of one node.
 #[derive(Debug)]
@@ -51,8 +46,43 @@ pub(crate) struct Images {
     store: Arc<Store>,
     disk: Arc<dyn Disk>,
     insecure_registries: Vec<String>,
-    /// Pulls that are under way, by digest.
-    pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    peers: Option<Arc<dyn ImagePeers>>,
+    /// Images and blobs that are being fetched.
+    gates: Gates,
+}
+
+/// Lets one at a time do what is about a digest.
+#[derive(Debug, Default)]
+struct Gates(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Gates {
+    async fn pass<R>(&self, digest: &str, work: impl Future<Output = R>) -> R {
+        let gate = Arc::clone(self.0.lock().entry(digest.to_owned()).or_default());
+        let held = gate.lock().await;
+        let result = work.await;
+        drop(held);
+        let mut gates = self.0.lock();
+        // Ours and the map's: nobody else waits.
+        if Arc::strong_count(&gate) == 2 {
+            gates.remove(digest);
+        }
+        result
+    }
+}
+
+/// Bytes that were fetched.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pulled {
+    bytes: u64,
+    /// Of them, from other nodes.
+    from_nodes: u64,
+}
+
+impl Add for Pulled {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, from_nodes: self.from_nodes + other.from_nodes }
+    }
 }
 
 /// An image that is present: what is needed to start from it.
@@ -66,8 +96,13 @@ pub(crate) struct Image {
 }
 
 impl Images {
-    pub fn new(store: Store, disk: Arc<dyn Disk>, insecure_registries: Vec<String>) -> Self {
-        Self { store: Arc::new(store), disk, insecure_registries, pulls: Mutex::default() }
+    pub fn new(
+        store: Store,
+        disk: Arc<dyn Disk>,
+        insecure_registries: Vec<String>,
+        peers: Option<Arc<dyn ImagePeers>>,
+    ) -> Self {
+        Self { store: Arc::new(store), disk, insecure_registries, peers, gates: Gates::default() }
     }
 
     /// Below it are the unpacked layers of all images.
@@ -90,19 +125,18 @@ impl Images {
 
     /// Makes the image present; callers of the same image wait for one pull.
     pub async fn ensure(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
-        let gate = Arc::clone(self.pulls.lock().entry(image.digest().to_owned()).or_default());
-        let held = gate.lock().await;
-        let result = match self.load(image)? {
-            Some(present) => Ok(present.info(0)),
-            None => self.pull(image).await,
+        let ensure = async {
+            match self.load(image)? {
+                Some(present) => Ok(present.info(Pulled::default())),
+                None => self.pull(image).await,
+            }
         };
-        drop(held);
-        let mut pulls = self.pulls.lock();
-        // Ours and the map's: nobody else waits.
-        if Arc::strong_count(&gate) == 2 {
-            pulls.remove(image.digest());
-        }
-        result
+        self.gates.pass(image.digest(), ensure).await
+    }
+
+    /// A manifest, configuration or layer as it was fetched, for other nodes; none: it is not here.
+    pub fn open_blob(&self, digest: &str) -> Option<File> {
+        check_digest(digest).ok().and_then(|digest| File::open(self.store.blob(digest)).ok())
     }
 
     /// The digest that a registry now gives for a reference with a tag, or with none (`latest`).
@@ -122,48 +156,50 @@ impl Images {
 
     async fn pull(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
         info!(%image, "image pull begins");
-        let client = self.client(image.registry());
-        let reference = image.to_oci();
-        let mut manifest = self.fetch_manifest(&client, &reference, image.digest()).await?;
+        let origin = Origin::new(image, self.client(image.registry()), self.peers.as_deref());
+        let mut manifest = self.document(&origin, image.digest()).await?;
         if let Some(platform) = platform_digest(image.digest(), &manifest)? {
-            manifest = self.fetch_manifest(&client, &reference, &platform).await?;
+            manifest = self.document(&origin, &platform).await?;
         }
         let manifest = parse_manifest(image.digest(), &manifest)?;
         if manifest.config.size < 0 || manifest.config.size as usize > DOCUMENT_BYTES_MAX {
             return Err(content(&manifest.config.digest, "the configuration is too large"));
         }
-        let mut pulled = self.fetch_blob(&client, &reference, &manifest.config).await?;
+        let mut pulled = self.fetch_blob(&origin, &manifest.config).await?;
         let config = self
             .store
             .read_blob(&manifest.config.digest)
             .ok_or_else(|| content(&manifest.config.digest, "the configuration is damaged"))?;
         let assembled = self.assemble(&manifest, &config)?;
+        let mut layers = Vec::new();
         for (blob, diff_id) in &assembled.layer_blobs {
-            pulled += self.ensure_layer(&client, &reference, blob, diff_id).await?;
+            layers.push(self.ensure_layer(&origin, blob, diff_id));
         }
-        info!(%image, pulled_bytes = pulled, layers = assembled.layers.len(), "image is present");
+        let mut layers = stream::iter(layers).buffer_unordered(LAYERS_AT_ONCE);
+        while let Some(layer) = layers.next().await {
+            pulled = pulled + layer?;
+        }
+        drop(layers);
+        info!(
+            %image, pulled_bytes = pulled.bytes, from_nodes_bytes = pulled.from_nodes, layers = assembled.layers.len(),
+            "image is present"
+        );
         Ok(assembled.info(pulled))
     }
 
     /// Fetches and unpacks one layer. A blob on our own disk that has gone bad is fetched again, once.
-    async fn ensure_layer(
-        &self,
-        client: &Client,
-        reference: &Reference,
-        blob: &OciDescriptor,
-        diff_id: &str,
-    ) -> Result<u64, Error> {
+    async fn ensure_layer(&self, origin: &Origin<'_>, blob: &OciDescriptor, diff_id: &str) -> Result<Pulled, Error> {
         if self.store.layer(diff_id).exists() {
-            return Ok(0);
+            return Ok(Pulled::default());
         }
-        let pulled = self.fetch_blob(client, reference, blob).await?;
+        let pulled = self.fetch_blob(origin, blob).await?;
         match self.unpack(&blob.digest, diff_id).await {
             Err(Error::Content { why, .. }) => {
                 self.store.remove_blob(&blob.digest);
-                if pulled > 0 {
+                if pulled.bytes > 0 {
                     return Err(content(&blob.digest, &why));
                 }
-                let pulled = self.fetch_blob(client, reference, blob).await?;
+                let pulled = self.fetch_blob(origin, blob).await?;
                 self.unpack(&blob.digest, diff_id).await.map(|()| pulled)
             }
             other => other.map(|()| pulled),
@@ -175,69 +211,43 @@ impl Images {
         blocking(&*self.disk, move || store.unpack(&digest, &diff_id)).await
     }
 
-    async fn fetch_manifest(&self, client: &Client, reference: &Reference, digest: &str) -> Result<Vec<u8>, Error> {
+    async fn document(&self, origin: &Origin<'_>, digest: &str) -> Result<Vec<u8>, Error> {
         if let Some(bytes) = self.store.read_blob(digest) {
             return Ok(bytes);
         }
-        let by_digest = Reference::with_digest(
-            reference.registry().to_owned(),
-            reference.repository().to_owned(),
-            digest.to_owned(),
-        );
-        let (bytes, _) = client
-            .pull_manifest_raw(&by_digest, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
-            .await
-            .map_err(failed(&by_digest.to_string(), "fetch its manifest"))?;
-        if bytes.len() > DOCUMENT_BYTES_MAX || digest_of(&bytes) != digest {
-            return Err(content(digest, "the registry sent a manifest with another digest"));
-        }
+        let bytes = origin.document(digest).await?;
         self.store.write_blob(digest, &bytes)?;
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
-    /// Streams a blob to disk, hashing it on the way. Returns the bytes fetched: 0 when it was here.
-    async fn fetch_blob(&self, client: &Client, reference: &Reference, blob: &OciDescriptor) -> Result<u64, Error> {
-        let path = self.store.blob(&blob.digest);
+    /// Brings a blob to the disk; pulls of other images that need it too wait for this one.
+    async fn fetch_blob(&self, origin: &Origin<'_>, blob: &OciDescriptor) -> Result<Pulled, Error> {
         let size = u64::try_from(blob.size).ok().filter(|size| *size <= BLOB_BYTES_MAX);
         let size = size.ok_or_else(|| content(&blob.digest, "its size is out of bounds"))?;
-        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == size) {
-            return Ok(0);
-        }
-        let temporary = Temporary(self.store.temporary(&path));
-        self.stream_blob(client, reference, blob, size, &temporary.0).await.map(|()| size)
-    }
-
-    async fn stream_blob(
-        &self,
-        client: &Client,
-        reference: &Reference,
-        blob: &OciDescriptor,
-        size: u64,
-        temporary: &Path,
-    ) -> Result<(), Error> {
-        let image = reference.to_string();
-        let mut stream = client
-            .pull_blob_stream(reference, blob)
-            .await
-            .map_err(failed(&image, &format!("fetch {}", blob.digest)))?;
-        let mut file = tokio::fs::File::create(temporary).await.map_err(Error::file("create", temporary))?;
-        let (mut hash, mut written) = (Sha256::new(), 0);
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| damaged_or_failed(&image, &blob.digest, error))?;
-            written += chunk.len() as u64;
-            if written > size {
-                return Err(content(&blob.digest, "the registry sent more than its size"));
+        let fetch = async {
+            if std::fs::metadata(self.store.blob(&blob.digest)).is_ok_and(|meta| meta.len() == size) {
+                return Ok(Pulled::default());
             }
-            hash.update(&chunk);
-            file.write_all(&chunk).await.map_err(Error::file("write", temporary))?;
-        }
-        if written != size || format!("sha256:{}", hex::encode(hash.finalize())) != blob.digest {
-            return Err(content(&blob.digest, "the registry sent other bytes"));
-        }
-        file.flush().await.map_err(Error::file("write", temporary))?;
-        let file = file.into_std().await;
-        let (store, temporary, digest) = (Arc::clone(&self.store), temporary.to_owned(), blob.digest.clone());
-        blocking(&*self.disk, move || store.keep_blob(&file, &temporary, &digest)).await
+            let mut download = Download::open(self.store.partial(&blob.digest), &blob.digest, size).await?;
+            let is_new = download.written() == 0;
+            let fetched = match download.fault() {
+                None => Ok(0),
+                Some(_) => origin.blob(&mut download, &blob.digest).await,
+            };
+            let from_nodes = match fetched {
+                Ok(from_nodes) => from_nodes,
+                Err(error) => {
+                    download.leave().await;
+                    return Err(error);
+                }
+            };
+            debug!(digest = %blob.digest, size, from_nodes, is_new, "blob fetched");
+            let (file, partial) = download.into_file().await?;
+            let (store, digest) = (Arc::clone(&self.store), blob.digest.clone());
+            blocking(&*self.disk, move || store.keep_blob(&file, &partial, &digest)).await?;
+            Ok(Pulled { bytes: size, from_nodes })
+        };
+        self.gates.pass(&blob.digest, fetch).await
     }
 
     /// Plain HTTP only where the configuration says so, and on loopback.
@@ -276,18 +286,9 @@ impl Images {
 }
 
 impl Image {
-    fn info(&self, pulled_bytes: u64) -> ImageInfo {
+    fn info(&self, pulled: Pulled) -> ImageInfo {
         let size_bytes = self.layer_blobs.iter().map(|(blob, _)| blob.size.max(0) as u64).sum();
-        ImageInfo { size_bytes, pulled_bytes }
-    }
-}
-
-/// A file that goes when its download fails or is given up; one that was renamed is not there any more.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).ok();
+        ImageInfo { size_bytes, pulled_bytes: pulled.bytes, from_nodes_bytes: pulled.from_nodes }
     }
 }
 
@@ -310,19 +311,4 @@ fn parse_manifest(digest: &str, document: &[u8]) -> Result<OciImageManifest, Err
 
 fn parse(digest: &str, document: &[u8]) -> Result<OciManifest, Error> {
     serde_json::from_slice(document).map_err(|error| content(digest, &format!("it is no manifest: {error}")))
-}
-
-fn content(digest: &str, why: &str) -> Error {
-    Error::Content { digest: digest.to_owned(), why: why.to_owned() }
-}
-
-fn failed<E: std::error::Error + Send + Sync + 'static>(image: &str, attempt: &str) -> impl FnOnce(E) -> Error {
-    let (image, attempt) = (image.to_owned(), attempt.to_owned());
-    move |source| Error::Pull { image, attempt, source: source.into() }
-}
-
-/// The client checks digests, too, and says so through the stream.
-fn damaged_or_failed(image: &str, digest: &str, error: io::Error) -> Error {
-    let is_digest = error.get_ref().is_some_and(|inner| inner.is::<oci_client::errors::DigestError>());
-    if is_digest { content(digest, &error.to_string()) } else { failed(image, &format!("fetch {digest}"))(error) }
 }

@@ -7,6 +7,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
@@ -16,6 +17,10 @@ use crate::Error;
 
 /// Begins the name of what is not complete; removed when the store is opened.
 const TEMPORARY: &str = ".new-";
+
+/// Begins the name of a blob that is being fetched; removed when the store is opened a day after it last grew.
+const PARTIAL: &str = ".part-";
+const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The directory of images of one node. One process at a time.
 #[derive(Debug)]
@@ -50,6 +55,12 @@ impl Store {
     /// Where the unpacked layer is, or would be.
     pub fn layer(&self, diff_id: &str) -> PathBuf {
         self.layers.join(diff_id.trim_start_matches("sha256:")).join("fs")
+    }
+
+    /// Where a blob is while it is being fetched. It stays when the fetching breaks off, also over a restart: the next
+    /// attempt goes on from there.
+    pub fn partial(&self, digest: &str) -> PathBuf {
+        self.blobs.join(format!("{PARTIAL}{}", digest.trim_start_matches("sha256:")))
     }
 
     /// A small blob (manifest or configuration), if it is here and whole.
@@ -125,7 +136,13 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
 fn clean(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+        let name = entry.file_name();
+        let is_old = || {
+            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+            io::Result::Ok(age > PARTIAL_KEPT)
+        };
+        let begins = |with: &str| name.as_encoded_bytes().starts_with(with.as_bytes());
+        if begins(TEMPORARY) || begins(PARTIAL) && is_old()? {
             let path = entry.path();
             if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }

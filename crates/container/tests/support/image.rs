@@ -146,13 +146,23 @@ pub struct Registry {
     content: Mutex<BTreeMap<String, Vec<u8>>>,
     /// Requests for blobs and manifests so far.
     asked: Mutex<Vec<String>>,
+    /// Blobs break off after so many bytes.
+    cut: Mutex<Option<usize>>,
+    /// Bytes of blobs that were sent.
+    sent: Mutex<usize>,
 }
 
 impl Registry {
     pub async fn start() -> Arc<Self> {
         let listener = net::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let registry = Arc::new(Self { address, content: Mutex::default(), asked: Mutex::default() });
+        let registry = Arc::new(Self {
+            address,
+            content: Mutex::default(),
+            asked: Mutex::default(),
+            cut: Mutex::default(),
+            sent: Mutex::default(),
+        });
         let serving = Arc::clone(&registry);
         #[allow(clippy::disallowed_methods, reason = "ends with the test's runtime")]
         tokio::spawn(async move {
@@ -167,8 +177,11 @@ impl Registry {
         let mut stream = BufReader::new(stream);
         let mut request = String::new();
         stream.read_line(&mut request).await.ok();
-        let mut line = String::new();
+        let (mut line, mut from) = (String::new(), 0);
         while stream.read_line(&mut line).await.is_ok_and(|read| read > 2) {
+            if let Some(range) = line.to_ascii_lowercase().trim_end().strip_prefix("range: bytes=") {
+                from = range.trim_end_matches('-').parse().unwrap();
+            }
             line.clear();
         }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -176,6 +189,7 @@ impl Registry {
         self.asked.lock().unwrap().push(path.clone());
         let (status, body) = match (path.as_str(), found) {
             ("/v2/", _) => ("200 OK", Vec::new()),
+            (_, Some(body)) if from > 0 => ("206 Partial Content", body[from..].to_vec()),
             (_, Some(body)) => ("200 OK", body),
             (_, None) => ("404 Not Found", b"{\"errors\":[]}".to_vec()),
         };
@@ -184,8 +198,28 @@ impl Registry {
              Content-Type: application/vnd.oci.image.manifest.v1+json\r\n\r\n",
             body.len()
         );
-        let body = if request.starts_with("HEAD") { &[][..] } else { &body };
+        let mut body = if request.starts_with("HEAD") { &[][..] } else { &body };
+        if path.contains("/blobs/") {
+            body = &body[..self.cut.lock().unwrap().unwrap_or(usize::MAX).min(body.len())];
+            *self.sent.lock().unwrap() += body.len();
+        }
         stream.write_all(&[head.as_bytes(), body].concat()).await.ok();
+        stream.flush().await.ok();
+    }
+
+    /// Forgets everything, as if it were gone.
+    pub fn clear(&self) {
+        self.content.lock().unwrap().clear();
+    }
+
+    /// Lets each blob break off after so many bytes, or no more.
+    pub fn cut_after(&self, bytes: Option<usize>) {
+        *self.cut.lock().unwrap() = bytes;
+    }
+
+    /// Bytes of blobs that were sent so far.
+    pub fn sent(&self) -> usize {
+        *self.sent.lock().unwrap()
     }
 
     pub fn asked(&self) -> usize {

@@ -15,7 +15,8 @@ use std::{
 
 use futures::FutureExt;
 use insula_container::{
-    Config, ImageRef, InstanceConfig, NetworkConfig, NodeLabels, NodeRuntime, Observed, ObservedState, Runtime,
+    Config, ImagePeers, ImageRef, InstanceConfig, NetworkConfig, NodeLabels, NodeRuntime, Observed, ObservedState,
+    Runtime,
 };
 use insula_env::{Env, clock, net};
 use insula_types::{
@@ -117,8 +118,13 @@ impl Agent {
 
 impl World {
     pub async fn open(&self) -> Agent {
+        self.open_beside(None).await
+    }
+
+    /// Opens it beside other nodes.
+    pub async fn open_beside(&self, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
         let env = Env::real("test");
-        let runtime = NodeRuntime::open(env.clone(), self.config.clone()).await.unwrap();
+        let runtime = NodeRuntime::open(env.clone(), self.config.clone(), peers).await.unwrap();
         Agent { runtime, env }
     }
 

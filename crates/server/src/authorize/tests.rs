@@ -37,6 +37,8 @@ const TABLE: &[(u16, &str)] = &[
     (RenewCertificate::ID, "yyrnnnr"),
     (AskLives::ID, "yyrnnnr"),
     (TellAddresses::ID, "yyrnnnr"),
+    (FetchBlob::ID, "yyrnnnr"),
+    (AskImages::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {

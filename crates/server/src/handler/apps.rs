@@ -1,10 +1,10 @@
 //! Apps: what runs, and how it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
-    wire::{App, AppStatus, AppSummary, Deleted, DeployAnswer, List, Scaled, ServiceStatus, Versioned},
+    wire::{App, AppStatus, AppSummary, Deleted, DeployAnswer, ImageCopies, List, Scaled, ServiceStatus, Versioned},
 };
 use insula_state::{GlobalCommand, GlobalState, global::GlobalReply};
 use insula_types::{
@@ -13,6 +13,7 @@ use insula_types::{
 };
 
 use super::NodeApi;
+use crate::images::Copies;
 
 /// Most problems told with a status.
 const PROBLEMS_MAX: usize = 10;
@@ -145,8 +146,15 @@ impl NodeApi {
         Ok(Versioned { revision: committed.revision, value })
     }
 
-    pub(super) fn status_of(&self, name: &AppName) -> Answer<Versioned<AppStatus>> {
+    pub(super) async fn status_of(&self, name: &AppName) -> Answer<Versioned<AppStatus>> {
         let app = self.global.read(|global| global.apps.get(name).cloned()).ok_or_else(|| no_such_app(name))?;
+        let images = self.region.read(|region| {
+            let services = region.definitions.get(name).map(|definition| definition.services.values());
+            services.into_iter().flatten().filter_map(|service| service.spec.image.clone()).collect::<BTreeSet<_>>()
+        });
+        let counted = self.census.count(images.into_iter().collect()).await.into_iter();
+        let images: Vec<_> =
+            counted.map(|Copies { image, present, wanted }| ImageCopies { image, copies: present, wanted }).collect();
         self.region.replica().read_at(|region, revision| {
             let mine = || region.placements.values().filter(|placement| placement.service.app == *name);
             let deployed = region.definitions.get(name).map_or(ReleaseNumber(0), |definition| definition.release);
@@ -185,7 +193,7 @@ impl NodeApi {
             let short = services.iter().any(|service| service.running < service.scale);
             let missing = missing.filter(|_| short).map(|event| event.text.clone());
             let problems = words.chain(missing).take(PROBLEMS_MAX).collect();
-            let value = AppStatus { app: name.clone(), release: app.release, services, problems };
+            let value = AppStatus { app: name.clone(), release: app.release, services, images, problems };
             Ok(Versioned { revision, value })
         })
     }

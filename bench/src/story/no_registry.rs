@@ -1,0 +1,83 @@
+//! The image registry is gone, and the only node that runs an app loses its power: another node has the image.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{
+    outage::{self, Cut},
+    stage::{Stage, now_ms},
+    step,
+};
+use crate::{interrupt::Interrupt, lab::LabNode, traffic::Traffic};
+
+/// The app of which one instance runs.
+const DEFINITION: &str = r#"
+app = "solo"
+
+[services.web]
+image = "IMAGE"
+scale = 1
+ports = [{ name = "http", port = 8080, protocol = "http" }]
+routes = [{ host = "solo.example", path = "/" }]
+resources = { cpu = "50m", memory = "32MiB", pids = 32 }
+health = { http = "/healthz", interval = "500ms", timeout = "400ms", grace = "10s" }
+"#;
+const HOST: &str = "solo.example";
+/// From the power cut to the first answer of the instance that takes its place; the check tolerates twice that.
+const BUDGET: Duration = Duration::from_secs(8);
+
+/// Tells it; gives the promises that were broken.
+pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
+    let Stage { lab, nodes, .. } = stage;
+    step("deploy solo: one instance, done when two nodes have its image");
+    let image = lab.run(&["image", "solo", "--tag", "alone"])?.trim().to_owned();
+    let begun_ms = now_ms();
+    print!("{}", lab.on("n1", &["deploy", "-", "--wait", "2m"], &DEFINITION.replace("IMAGE", &image))?);
+    println!("   {:.1} s", now_ms().saturating_sub(begun_ms) as f64 / 1000.0);
+    print!("{}", lab.on("n1", &["status", "solo"], "")?);
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let placed = lab.items("n1", &["ps", "solo"])?;
+    let one = placed.first().context("solo has no instance")?;
+    let (instance, victim) = text(&one["id"]).zip(text(&one["node_name"])).context("an instance without a node")?;
+
+    step("the image registry is stopped");
+    lab.run(&["registry", "off"])?;
+    let edges: Vec<_> = nodes.iter().filter(|node| node.name != victim).map(LabNode::edge).collect();
+    let traffic = Traffic::start(lab, &edges, HOST, rate)?;
+    let answers = || match traffic.with(|records| outage::instances_by_edge(records).len() == edges.len()) {
+        true => Ok(()),
+        false => anyhow::bail!("not every edge answers for {HOST}"),
+    };
+    stage.await_ms("answers of solo", now_ms(), interrupt, answers)?;
+
+    step(&format!("power cut of {victim}, the only node that runs solo"));
+    let begun_ms = now_ms();
+    lab.run(&["poweroff", &victim])?;
+    let cut = Cut {
+        begun_ms,
+        at_ms: begun_ms,
+        edge: stage.node(&victim)?.edge(),
+        node: victim,
+        instances: BTreeSet::from([instance]),
+    };
+    let elsewhere = || traffic.with(|records| outage::elsewhere_ms(records, &cut)).context("no other instance answers");
+    let mut broken = Vec::new();
+    match stage.await_ms("another instance of solo", begun_ms, interrupt, || elsewhere().map(drop)) {
+        Ok(_) => {
+            let took_ms = elsewhere()?;
+            println!("   {:.2} s  another instance serves (budget {} s)", took_ms as f64 / 1000.0, BUDGET.as_secs());
+            if u128::from(took_ms) > 2 * BUDGET.as_millis() {
+                broken.push(format!("solo was served again only after {took_ms} ms"));
+            }
+        }
+        Err(error) => broken.push(format!("solo was not served again: {error:#}")),
+    }
+    let left = nodes.iter().map(|node| node.name.as_str()).find(|name| *name != cut.node).unwrap_or("n1");
+    print!("{}", lab.on(left, &["ps", "solo"], "")?);
+
+    step("the registry and the node come back");
+    lab.run(&["registry", "on"])?;
+    lab.run(&["poweron", &cut.node])?;
+    Ok(broken)
+}

@@ -1,0 +1,187 @@
+//! Images between nodes: parts of them for others, and others as a source for this node.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{Read, Seek, SeekFrom},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::join_all, stream};
+use insula_agent::copies;
+use insula_container::{ImagePeers, ImageRef, NodeRuntime, PeerBytes, PeerError};
+use insula_env::Disk;
+use insula_rpc::{Caller, Code, Handler, Peers, Status, StreamSink};
+use insula_state::{RegionState, Replica};
+use insula_types::{NodeId, Phase};
+use serde_bytes::ByteBuf;
+use tokio::sync::oneshot;
+
+use crate::{
+    calls::Calls,
+    methods::{AskImages, AskImagesRequest, FetchBlob, FetchBlobRequest},
+};
+
+/// Bytes of a part that are sent at once.
+const CHUNK_LEN: usize = 256 << 10;
+/// How long another node may take to be reached.
+const REACH_LIMIT: Duration = Duration::from_secs(2);
+/// How long another node may take to say which images it has.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
+/// The other nodes of the region as a source of images.
+pub(crate) struct RegionImages {
+    pub node: NodeId,
+    pub bulk: Peers,
+    pub region: Arc<Replica<RegionState>>,
+}
+
+impl fmt::Debug for RegionImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegionImages({})", self.node)
+    }
+}
+
+#[async_trait]
+impl ImagePeers for RegionImages {
+    fn of(&self, image: &ImageRef) -> Vec<NodeId> {
+        self.region.read(|region| copies::sources(region, &image.to_string(), self.node))
+    }
+
+    async fn fetch(&self, node: NodeId, digest: &str, offset: u64) -> Result<PeerBytes, PeerError> {
+        let request = FetchBlobRequest { digest: digest.to_owned(), offset };
+        let mut items = self.bulk.stream::<FetchBlob>(node, &request, REACH_LIMIT).await.map_err(failed)?;
+        let first = match items.next().await {
+            None => return Ok(stream::empty().boxed()),
+            Some(first) => first.map_err(failed)?,
+        };
+        let rest = stream::unfold(items, async |mut items| {
+            let next = items.next().await?;
+            Some((next.map(ByteBuf::into_vec).map_err(failed), items))
+        });
+        Ok(stream::iter([Ok(first.into_vec())]).chain(rest).boxed())
+    }
+}
+
+fn failed(status: Status) -> PeerError {
+    match status.code {
+        // One of an earlier version gives nothing.
+        Code::NotFound | Code::UnknownMethod => PeerError::Absent,
+        _ => PeerError::Failed(status.to_string()),
+    }
+}
+
+/// Sends a part of an image, as it was fetched.
+pub(crate) async fn send(
+    runtime: &NodeRuntime,
+    disk: &Arc<dyn Disk>,
+    request: &FetchBlobRequest,
+    sink: StreamSink,
+) -> Result<(), Status> {
+    let absent = || Status::new(Code::NotFound, format!("{} is not here", request.digest));
+    let mut file = runtime.open_blob(&request.digest).ok_or_else(absent)?;
+    let unread = |error: std::io::Error| Status::internal(format!("read {}: {error}", request.digest));
+    file.seek(SeekFrom::Start(request.offset)).map_err(unread)?;
+    loop {
+        let (tell, told) = oneshot::channel();
+        let read = Box::new(move || {
+            let mut chunk = Vec::with_capacity(CHUNK_LEN);
+            let read = (&mut file).take(CHUNK_LEN as u64).read_to_end(&mut chunk);
+            // The caller may be gone.
+            tell.send((file, read.map(|_| chunk))).ok();
+        });
+        disk.run(read).await;
+        let (back, chunk) = told.await.map_err(|_| Status::internal("the disk job ended without a word"))?;
+        let chunk = chunk.map_err(unread)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        sink.send_item::<FetchBlob>(&ByteBuf::from(chunk)).await?;
+        file = back;
+    }
+}
+
+/// Answers the `bulk` protocol: snapshots of groups, and parts of images.
+pub(crate) struct Bulk {
+    pub groups: Arc<dyn Handler>,
+    pub calls: Arc<Calls>,
+}
+
+#[async_trait]
+impl Handler for Bulk {
+    async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
+        self.groups.call(caller, method, body).await
+    }
+
+    async fn stream(&self, caller: &Caller, method: u16, body: Bytes, sink: StreamSink) -> Result<(), Status> {
+        self.calls.stream(caller, method, body, sink).await
+    }
+}
+
+/// How many nodes have an image, and how many shall have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copies {
+    pub image: String,
+    pub present: u32,
+    pub wanted: u32,
+}
+
+/// Counts the copies of images, by asking those that shall keep them.
+#[derive(Clone)]
+pub(crate) struct Census {
+    pub node: NodeId,
+    pub rpc: Peers,
+    pub region: Arc<Replica<RegionState>>,
+    pub runtime: NodeRuntime,
+}
+
+impl Census {
+    /// The copies of these images, in their order. One that runs an image has it.
+    pub(crate) async fn count(&self, images: Vec<String>) -> Vec<Copies> {
+        let mut found = Vec::new();
+        let mut asked: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        self.region.read(|region| {
+            for image in images {
+                let kept = copies::keepers(region, &image);
+                let runs = |node: &NodeId| {
+                    region.placements_of(*node).any(|placement| {
+                        let status = region.statuses.get(&placement.instance);
+                        placement.spec.image.as_deref() == Some(&image)
+                            && status.is_some_and(|status| status.phase == Phase::Running)
+                    })
+                };
+                let (run, ask): (Vec<_>, Vec<_>) = kept.iter().copied().partition(runs);
+                ask.into_iter().for_each(|node| asked.entry(node).or_default().push(image.clone()));
+                let wanted = kept.len().min(copies::COPIES) as u32;
+                found.push(Copies { image, present: run.len() as u32, wanted });
+            }
+        });
+        let answers = asked.into_iter().map(|(node, images)| self.ask(node, images).boxed());
+        for present in join_all(answers).await.into_iter().flatten() {
+            found.iter_mut().filter(|copies| copies.image == present).for_each(|copies| copies.present += 1);
+        }
+        found
+    }
+
+    /// Those of the images that a node has.
+    async fn ask(&self, node: NodeId, images: Vec<String>) -> Vec<String> {
+        if node == self.node {
+            return present(&self.runtime, images);
+        }
+        match self.rpc.call::<AskImages>(node, &AskImagesRequest { images: images.clone() }, ASK_LIMIT).await {
+            Ok(present) => present,
+            // One of an earlier version keeps no copies: not to be waited for.
+            Err(status) if status.code == Code::UnknownMethod => images,
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+/// Those of the images that are here.
+pub(crate) fn present(runtime: &NodeRuntime, mut images: Vec<String>) -> Vec<String> {
+    images.retain(|image| image.parse().is_ok_and(|image| runtime.has_image(&image)));
+    images
+}
