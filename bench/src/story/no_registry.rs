@@ -36,6 +36,7 @@ pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Ve
     print!("{}", lab.on("n1", &["deploy", "-", "--wait", "2m"], &DEFINITION.replace("IMAGE", &image))?);
     println!("   {:.1} s", now_ms().saturating_sub(begun_ms) as f64 / 1000.0);
     print!("{}", lab.on("n1", &["status", "solo"], "")?);
+    print!("{}", lab.on("n1", &["image", "ls"], "")?);
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let placed = lab.items("n1", &["ps", "solo"])?;
     let one = placed.first().context("solo has no instance")?;
@@ -75,6 +76,21 @@ pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Ve
     }
     let left = nodes.iter().map(|node| node.name.as_str()).find(|name| *name != cut.node).unwrap_or("n1");
     print!("{}", lab.on(left, &["ps", "solo"], "")?);
+
+    step("solo on both nodes that are left: one of them gets the image from the other");
+    let begun_ms = now_ms();
+    lab.on(left, &["scale", "solo/web", "2"], "")?;
+    let both = || {
+        let ready = lab.items(left, &["ps", "solo"])?;
+        let on: BTreeSet<_> =
+            ready.iter().filter(|one| one["is_ready"] == true).map(|one| text(&one["node_name"])).collect();
+        anyhow::ensure!(on.len() == 2, "instances are ready on {on:?}");
+        Ok(())
+    };
+    match stage.await_ms("solo on both nodes", begun_ms, interrupt, both) {
+        Ok(ms) => println!("   {:.2} s", ms as f64 / 1000.0),
+        Err(error) => broken.push(format!("solo was not started on both nodes: {error:#}")),
+    }
 
     step("the registry and the node come back");
     lab.run(&["registry", "on"])?;

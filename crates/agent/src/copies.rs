@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use insula_container::{ImageRef, Runtime};
+use insula_container::ImageRef;
 use insula_env::{Env, beat, clock};
-use insula_state::{RegionState, Store};
+use insula_state::RegionState;
 use insula_types::{Desired, Node, NodeId};
 use tracing::{debug, warn};
 
-use crate::{renew::changed, service};
+use crate::{Parts, renew::changed, service};
 
 /// Nodes that have each image, at least, where there are so many.
 pub const COPIES: usize = 2;
@@ -32,9 +32,12 @@ pub fn keepers(state: &RegionState, image: &str) -> BTreeSet<NodeId> {
     with_others(state, image, runners)
 }
 
-/// What a node shall have, of what shall run in the region and what still does.
-pub fn kept_by(state: &RegionState, node: NodeId) -> BTreeSet<String> {
+/// What a node shall have: of what shall run in the region, what still does, and what else is to be kept.
+pub fn kept_by(state: &RegionState, others: &BTreeSet<String>, node: NodeId) -> BTreeSet<String> {
     let mut all = runners(state);
+    for image in others {
+        all.entry(image).or_default();
+    }
     for definition in state.definitions.values() {
         for image in definition.services.values().filter_map(|service| service.spec.image.as_deref()) {
             all.entry(image).or_default();
@@ -115,11 +118,15 @@ fn weight(image: &str, node: NodeId) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// Images that are to be kept though nothing shall run of them now.
+pub type OtherImages = Arc<dyn Fn() -> BTreeSet<String> + Send + Sync>;
+
 /// Starts keeping what this node shall keep.
-pub(crate) fn start(env: &Env, node: NodeId, region: Store<RegionState>, runtime: Arc<dyn Runtime>) {
-    let rng = env.rng.fork();
+pub(crate) fn start(env: &Env, parts: &Parts) {
+    let (node, region, runtime) = (parts.node, parts.region.clone(), Arc::clone(&parts.runtime));
+    let (others, rng) = (Arc::clone(&parts.other_images), env.rng.fork());
     env.tasks.supervise("image copies", beat::QUICK, move |beat| {
-        let (region, runtime, rng) = (region.clone(), Arc::clone(&runtime), rng.fork());
+        let (region, runtime, others, rng) = (region.clone(), Arc::clone(&runtime), Arc::clone(&others), rng.fork());
         async move {
             let mut revision = region.replica().changed();
             // Those that are here, and for those that are not, how long to wait after the next failure.
@@ -127,7 +134,8 @@ pub(crate) fn start(env: &Env, node: NodeId, region: Store<RegionState>, runtime
             let mut waits = BTreeMap::new();
             loop {
                 revision.mark_unchanged();
-                let mine = region.read(|state| kept_by(state, node));
+                let others = others();
+                let mine = region.read(|state| kept_by(state, &others, node));
                 present.retain(|image| mine.contains(image));
                 waits.retain(|image, _| mine.contains(image));
                 let missing: Vec<_> = mine.difference(&present).cloned().collect();

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    Action, Core, Event, Prober, Reporter, copies, kept,
+    Action, Core, Event, Prober, Reporter,
+    copies::{self, OtherImages},
+    kept,
     renew::changed,
     report::{self, Statuses},
 };
@@ -44,6 +46,8 @@ pub struct Parts {
     pub prober: Arc<dyn Prober>,
     /// Takes reports.
     pub reporter: Arc<dyn Reporter>,
+    /// What else is kept of images.
+    pub other_images: OtherImages,
 }
 
 impl fmt::Debug for Parts {
@@ -63,7 +67,7 @@ impl Agent {
     pub fn start(env: &Env, parts: Parts) -> Self {
         let (shown, statuses) = watch::channel(Statuses::new());
         report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
-        copies::start(env, parts.node, parts.region.clone(), Arc::clone(&parts.runtime));
+        copies::start(env, &parts);
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
         env.tasks.supervise("agent", beat::QUICK, move |beat| {

@@ -152,6 +152,7 @@ impl Bench {
             runtime: Arc::new(self.runtime.clone()),
             prober: Arc::new(self.runtime.clone()),
             reporter: self.reports.clone(),
+            other_images: Arc::new(std::collections::BTreeSet::new),
         };
         self.agent = Some(Agent::start(&self.env, parts));
     }

@@ -13,9 +13,9 @@ use crate::{
     Problem,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
-        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
-        Versioned,
+        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
+        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
+        Token, TokenRemoved, Versioned,
     },
 };
 
@@ -173,6 +173,11 @@ pub trait Handler: Send + Sync + 'static {
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>>;
     /// What an instance wrote; asked of its node, wherever the call arrives.
     async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream>;
+
+    /// Images that nodes of this region have, as those say that are reached.
+    async fn images(&self, read: ReadOptions) -> Answer<List<Image>>;
+    /// Removes an image, by its exact reference, from all nodes. [`crate::Code::Conflict`] while something may have to run it.
+    async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>>;
 
     /// Nodes of this region.
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;

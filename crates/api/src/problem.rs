@@ -35,6 +35,8 @@ pub enum Code {
     NoSuchRegion,
     /// There is no such token.
     NoSuchToken,
+    /// There is no such image.
+    NoSuchImage,
     /// Another app owns the host and path.
     RouteTaken,
     /// The app has another release than the caller expected.
@@ -82,7 +84,8 @@ impl Code {
             | Self::NoSuchInstance
             | Self::NoSuchNode
             | Self::NoSuchRegion
-            | Self::NoSuchToken => StatusCode::NOT_FOUND,
+            | Self::NoSuchToken
+            | Self::NoSuchImage => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
@@ -111,6 +114,7 @@ impl Code {
             Self::NoSuchInstance => "there is no such instance",
             Self::NoSuchNode => "there is no such node",
             Self::NoSuchRegion => "there is no such region",
+            Self::NoSuchImage => "there is no such image",
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",

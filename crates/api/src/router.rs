@@ -75,6 +75,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/instances", get(endpoints::instances))
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
+        .route("/v1/images", get(endpoints::images).delete(endpoints::remove_image))
         .route("/v1/nodes", get(endpoints::nodes))
         .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
         .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))

@@ -227,6 +227,9 @@ pub enum ApiCommand {
     Scale(ScaleArgs),
     /// Remove an app with all its releases
     Rm(RmArgs),
+    /// Look at the images that nodes have, or remove one
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// List nodes
     Nodes(JsonArgs),
     /// Look at one node, or remove it
@@ -280,6 +283,20 @@ pub struct JsonArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images, the nodes that have them, and the releases that need them
+    Ls(JsonArgs),
+    /// Remove an image from all nodes; one that may have to run is refused
+    Rm(ImageRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageRmArgs {
+    /// Its exact reference, with digest, as `insula image ls` shows it
+    pub image: String,
 }
 
 #[derive(Debug, Subcommand)]

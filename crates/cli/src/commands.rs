@@ -5,6 +5,7 @@ mod change;
 mod deploy;
 mod doctor;
 mod events;
+mod image;
 mod logs;
 mod nodes;
 mod show;
@@ -14,7 +15,7 @@ use insula_api::{Client, wire::NodeDuty};
 
 use crate::{
     Failure,
-    args::{ApiCommand, DeployArgs, ExplainCommand, NodeCommand, TokenCommand},
+    args::{ApiCommand, DeployArgs, ExplainCommand, ImageCommand, NodeCommand, TokenCommand},
 };
 
 /// A command whose own files have been read and checked.
@@ -60,6 +61,8 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
         ApiCommand::Logs(args) => logs::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
+        ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,
+        ApiCommand::Image(ImageCommand::Rm(args)) => image::remove(client, &args.image).await,
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
         ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
         ApiCommand::Node(NodeCommand::Rm(args)) => nodes::remove(client, &args).await,

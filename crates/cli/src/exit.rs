@@ -107,7 +107,8 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchInstance
         | Code::NoSuchNode
         | Code::NoSuchRegion
-        | Code::NoSuchToken => Exit::NotFound,
+        | Code::NoSuchToken
+        | Code::NoSuchImage => Exit::NotFound,
         Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use self::protect::Written;
 use crate::{
-    Config, Error, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime,
+    Config, Error, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime, StoredImage,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -143,6 +143,42 @@ impl NodeRuntime {
     /// [`Error::Reference`], [`Error::Pull`].
     pub async fn resolve_tag(&self, reference: &str) -> Result<ImageRef, Error> {
         self.0.images.resolve_tag(reference).await
+    }
+
+    /// The images that are here, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
+        self.0.images.list(&self.images_of_instances()?)
+    }
+
+    /// Notes that an image is needed here, though no instance is made from it.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn note_image(&self, image: &ImageRef) -> Result<(), Error> {
+        self.0.images.note_use(image)
+    }
+
+    /// Takes images away, and gives the bytes that were freed. What instances are made from stays, and so do the parts of a
+    /// pull that broke off less than `spared` ago.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub async fn remove_images(&self, images: &[ImageRef], spared: Duration) -> Result<u64, Error> {
+        images.iter().try_for_each(|image| self.0.images.forget(image))?;
+        self.0.images.sweep(|| self.images_of_instances(), spared).await
+    }
+
+    fn images_of_instances(&self) -> Result<Vec<ImageRef>, Error> {
+        let mut images = Vec::new();
+        for instance in record::instances(&self.0.instances)? {
+            // One that is being made or removed may have none yet, or no more.
+            let Some(record) = self.home(instance).record()? else { continue };
+            images.extend(record.config.spec.image.as_deref().and_then(|image| image.parse().ok()));
+        }
+        Ok(images)
     }
 
     /// Whether all of an image is here.

@@ -1,5 +1,6 @@
 //! Images: named by digest, fetched once, kept by content, unpacked once per layer.
 
+mod collect;
 mod download;
 mod origin;
 mod peers;
@@ -8,6 +9,7 @@ mod reference;
 mod store;
 mod unpack;
 
+pub use collect::StoredImage;
 pub use peers::{ImagePeers, PeerBytes, PeerError};
 pub(crate) use pull::{Image, Images};
 pub use reference::ImageRef;

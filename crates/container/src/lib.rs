@@ -25,5 +25,5 @@ mod users;
 pub use config::{Config, NetworkConfig, Subnet};
 pub use driver::NodeRuntime;
 pub use error::{Error, Source};
-pub use image::{ImagePeers, ImageRef, PeerBytes, PeerError};
+pub use image::{ImagePeers, ImageRef, PeerBytes, PeerError, StoredImage};
 pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};

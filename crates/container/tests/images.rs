@@ -8,6 +8,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt, stream};
@@ -15,6 +16,7 @@ use insula_container::{Config, Error, ImagePeers, ImageRef, NodeRuntime, PeerByt
 use insula_env::Env;
 use insula_types::NodeId;
 use support::{
+    container,
     image::{File, Pack, busybox, digest, layer},
     with_root,
 };
@@ -264,6 +266,49 @@ fn an_image_comes_from_other_nodes_first() {
         let error = alone.ensure_image(&image).await.expect_err("nowhere");
         assert!(error.to_string().contains("which no other node has"), "{error}");
         env.tasks.crash();
+        agent.crash();
+    });
+}
+
+#[test]
+fn what_no_image_and_no_instance_needs_is_swept() {
+    with_root("swept", async |world| {
+        let shared = busybox();
+        let own = |name: &str| layer(&[File::Plain(name, 0o644, vec![b'x'; 5000])], &Pack::Plain);
+        let with = |name: &str| vec![busybox().swap_remove(0), busybox().swap_remove(1), own(name)];
+        let (one, two) = (world.registry.push(&with("one")), world.registry.push(&with("two")));
+        let agent = world.open().await;
+        for image in [&one, &two] {
+            agent.runtime.ensure_image(image).await.unwrap();
+        }
+        let noted: Vec<_> = agent.runtime.images().unwrap().into_iter().map(|found| found.image).collect();
+        assert_eq!(noted.len(), 2);
+        assert_eq!(agent.runtime.remove_images(&[], Duration::ZERO).await.unwrap(), 0, "all of it is needed");
+
+        // What is shared stays for the other one.
+        let freed = agent.runtime.remove_images(&[one.clone()], Duration::ZERO).await.unwrap();
+        assert!((10_000..30_000).contains(&freed), "{freed}: a layer packed and unpacked, a manifest, a configuration");
+        assert!(!agent.runtime.has_image(&one) && agent.runtime.has_image(&two));
+        assert!(!layer_dir(&world.dir, &own("one").diff_id).exists());
+        assert!(layer_dir(&world.dir, &shared[0].diff_id).exists());
+
+        // An instance keeps what it is made from, whoever forgets it; also after a restart of the agent.
+        let config = container(1, &two, &["sleep", "600"]);
+        agent.runtime.start(&config).await.unwrap();
+        agent.crash();
+        let agent = world.open().await;
+        assert_eq!(agent.runtime.images().unwrap()[0].instances, 1);
+        assert_eq!(agent.runtime.remove_images(&[two.clone()], Duration::ZERO).await.unwrap(), 0);
+        assert!(agent.runtime.has_image(&two));
+        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.remove(config.instance).await.unwrap();
+
+        // A pull that broke off a moment ago goes on with what it has.
+        assert_eq!(agent.runtime.remove_images(&[], Duration::from_secs(3600)).await.unwrap(), 0);
+        assert!(agent.runtime.remove_images(&[], Duration::ZERO).await.unwrap() > 0);
+        for kind in ["blobs/sha256", "layers", "used"] {
+            assert_eq!(fs::read_dir(world.dir.join("images").join(kind)).unwrap().count(), 0, "{kind}");
+        }
         agent.crash();
     });
 }

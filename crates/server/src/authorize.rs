@@ -17,8 +17,8 @@ use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, Propose, ReadLogs, Renew, RenewCertificate, TakeAuthority, TellAddresses,
-    WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, ListImages, Propose, ReadLogs, RemoveImage, Renew, RenewCertificate,
+    TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -61,6 +61,9 @@ pub(crate) const RULES: &[Rule] = &[
     // Every member may have to run any image of the region. Also over `bulk`.
     rule::<FetchBlob>(Who::Member),
     rule::<AskImages>(Who::Member),
+    rule::<ListImages>(Who::Member),
+    // For its API's callers; nothing that runs or may have to is lost by it.
+    rule::<RemoveImage>(Who::Member),
 ];
 
 /// What this node knows of a caller.

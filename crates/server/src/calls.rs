@@ -22,9 +22,9 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, Propose, ProposeRequest, ReadLogs, Renew,
-        RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, StateName, TakeAuthority,
-        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, Propose, ProposeRequest, ReadLogs,
+        RemoveImage, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, StateName,
+        TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
 };
 
@@ -107,6 +107,14 @@ impl Handler for Calls {
                     return Err(Status::new(Code::InvalidArgument, why));
                 }
                 Ok(encode_response::<AskImages>(&images::present(&self.runtime, request.images)))
+            }
+            ListImages::ID => {
+                decode_request::<ListImages>(&body)?;
+                Ok(encode_response::<ListImages>(&images::stored(&self.runtime)?))
+            }
+            RemoveImage::ID => {
+                let request = decode_request::<RemoveImage>(&body)?;
+                Ok(encode_response::<RemoveImage>(&images::remove(&self.runtime, &request).await?))
             }
             other => Err(Status::unknown_method(other)),
         }

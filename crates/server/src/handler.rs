@@ -6,6 +6,7 @@ mod backup;
 mod cluster;
 mod doctor;
 mod events;
+mod images;
 mod instances;
 mod nodes;
 mod tokens;
@@ -20,8 +21,9 @@ use insula_api::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
-        Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody,
-        Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved, Versioned,
+        Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
+        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
+        Versioned,
     },
 };
 use insula_catalog::link::Link;
@@ -189,6 +191,15 @@ impl Handler for NodeApi {
 
     async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
         self.read_logs(id, options).await
+    }
+
+    async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_images().await)
+    }
+
+    async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>> {
+        self.take_image_away(image).await
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

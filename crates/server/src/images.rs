@@ -1,7 +1,11 @@
-//! Images between nodes: parts of them for others, and others as a source for this node.
+//! Images between nodes: parts of them for others, and others as a source for this node. Who has what is asked by `census`;
+//! what nobody needs is taken away by `collect`.
+
+mod census;
+pub(crate) mod collect;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt,
     io::{Read, Seek, SeekFrom},
     sync::Arc,
@@ -10,27 +14,27 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::join_all, stream};
-use insula_agent::copies;
+use futures::{StreamExt, stream};
+use insula_agent::copies::{self, OtherImages};
 use insula_container::{ImagePeers, ImageRef, NodeRuntime, PeerBytes, PeerError};
 use insula_env::Disk;
 use insula_rpc::{Caller, Code, Handler, Peers, Status, StreamSink};
-use insula_state::{RegionState, Replica};
-use insula_types::{NodeId, Phase};
+use insula_state::{GlobalState, RegionState, Replica};
+use insula_types::NodeId;
 use serde_bytes::ByteBuf;
 use tokio::sync::oneshot;
 
+pub(crate) use census::{Census, Copies, present, remove, stored};
+
 use crate::{
     calls::Calls,
-    methods::{AskImages, AskImagesRequest, FetchBlob, FetchBlobRequest},
+    methods::{FetchBlob, FetchBlobRequest},
 };
 
 /// Bytes of a part that are sent at once.
 const CHUNK_LEN: usize = 256 << 10;
 /// How long another node may take to be reached.
 const REACH_LIMIT: Duration = Duration::from_secs(2);
-/// How long another node may take to say which images it has.
-const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The other nodes of the region as a source of images.
 pub(crate) struct RegionImages {
@@ -104,6 +108,16 @@ pub(crate) async fn send(
     }
 }
 
+/// The images of the releases that may have to run.
+pub(crate) fn of_live_releases(global: Arc<Replica<GlobalState>>) -> OtherImages {
+    Arc::new(move || {
+        global.read(|global| {
+            let specs = global.live_releases().flat_map(|(_, release)| release.services.values());
+            specs.filter_map(|spec| spec.image.clone()).collect::<BTreeSet<_>>()
+        })
+    })
+}
+
 /// Answers the `bulk` protocol: snapshots of groups, and parts of images.
 pub(crate) struct Bulk {
     pub groups: Arc<dyn Handler>,
@@ -119,69 +133,4 @@ impl Handler for Bulk {
     async fn stream(&self, caller: &Caller, method: u16, body: Bytes, sink: StreamSink) -> Result<(), Status> {
         self.calls.stream(caller, method, body, sink).await
     }
-}
-
-/// How many nodes have an image, and how many shall have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Copies {
-    pub image: String,
-    pub present: u32,
-    pub wanted: u32,
-}
-
-/// Counts the copies of images, by asking those that shall keep them.
-#[derive(Clone)]
-pub(crate) struct Census {
-    pub node: NodeId,
-    pub rpc: Peers,
-    pub region: Arc<Replica<RegionState>>,
-    pub runtime: NodeRuntime,
-}
-
-impl Census {
-    /// The copies of these images, in their order. One that runs an image has it.
-    pub(crate) async fn count(&self, images: Vec<String>) -> Vec<Copies> {
-        let mut found = Vec::new();
-        let mut asked: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-        self.region.read(|region| {
-            for image in images {
-                let kept = copies::keepers(region, &image);
-                let runs = |node: &NodeId| {
-                    region.placements_of(*node).any(|placement| {
-                        let status = region.statuses.get(&placement.instance);
-                        placement.spec.image.as_deref() == Some(&image)
-                            && status.is_some_and(|status| status.phase == Phase::Running)
-                    })
-                };
-                let (run, ask): (Vec<_>, Vec<_>) = kept.iter().copied().partition(runs);
-                ask.into_iter().for_each(|node| asked.entry(node).or_default().push(image.clone()));
-                let wanted = kept.len().min(copies::COPIES) as u32;
-                found.push(Copies { image, present: run.len() as u32, wanted });
-            }
-        });
-        let answers = asked.into_iter().map(|(node, images)| self.ask(node, images).boxed());
-        for present in join_all(answers).await.into_iter().flatten() {
-            found.iter_mut().filter(|copies| copies.image == present).for_each(|copies| copies.present += 1);
-        }
-        found
-    }
-
-    /// Those of the images that a node has.
-    async fn ask(&self, node: NodeId, images: Vec<String>) -> Vec<String> {
-        if node == self.node {
-            return present(&self.runtime, images);
-        }
-        match self.rpc.call::<AskImages>(node, &AskImagesRequest { images: images.clone() }, ASK_LIMIT).await {
-            Ok(present) => present,
-            // One of an earlier version keeps no copies: not to be waited for.
-            Err(status) if status.code == Code::UnknownMethod => images,
-            Err(_) => Vec::new(),
-        }
-    }
-}
-
-/// Those of the images that are here.
-pub(crate) fn present(runtime: &NodeRuntime, mut images: Vec<String>) -> Vec<String> {
-    images.retain(|image| image.parse().is_ok_and(|image| runtime.has_image(&image)));
-    images
 }

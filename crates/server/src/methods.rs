@@ -301,3 +301,49 @@ impl Method for AskImages {
     type Request = AskImagesRequest;
     type Response = Vec<String>;
 }
+
+/// Lists the images that a node has.
+#[derive(Debug)]
+pub struct ListImages;
+
+/// Request of [`ListImages`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListImagesRequest {}
+
+/// An image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeImage {
+    /// Its reference, with digest.
+    pub image: String,
+    /// Bytes of its compressed layers; none: not all of it is there.
+    pub size_bytes: Option<u64>,
+    /// When it was last needed there, milliseconds since 1970.
+    pub used_ms: u64,
+    /// Instances there that are made from it.
+    pub instances: u32,
+}
+
+impl Method for ListImages {
+    const ID: u16 = 12;
+    const NAME: &'static str = "list-images";
+    type Request = ListImagesRequest;
+    type Response = Vec<NodeImage>;
+}
+
+/// Removes an image from a node; answers with the bytes that were freed. What instances are made from stays.
+#[derive(Debug)]
+pub struct RemoveImage;
+
+/// Request of [`RemoveImage`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemoveImageRequest {
+    /// Its reference, with digest.
+    pub image: String,
+}
+
+impl Method for RemoveImage {
+    const ID: u16 = 13;
+    const NAME: &'static str = "remove-image";
+    type Request = RemoveImageRequest;
+    type Response = u64;
+}

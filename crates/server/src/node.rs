@@ -128,7 +128,7 @@ pub(crate) struct Node {
     global_group: Arc<StateGroup<GlobalState>>,
     pub(crate) route: Arc<Route<RegionState>>,
     pub(crate) region: Store<RegionState>,
-    global: Store<GlobalState>,
+    pub(crate) global: Store<GlobalState>,
 }
 
 impl Node {

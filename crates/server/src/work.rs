@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     Error,
     config::NodeConfig,
-    images::{Census, RegionImages},
+    images::{self, Census, RegionImages, collect},
     logs::Logs,
     machine_size,
     methods::{Led, LogsRequest, ReadLogs, Renew},
@@ -67,6 +67,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         runtime: Arc::new(runtime.clone()),
         prober: Arc::new(HttpProber),
         reporter: Arc::new(Reports { node: node.id, region: node.region.clone() }),
+        other_images: images::of_live_releases(Arc::clone(node.global.replica())),
     };
     let agent = Agent::start(env, parts);
     let renewer = Renewals {
@@ -83,6 +84,15 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
+    let paths = config.paths();
+    collect::start(
+        env,
+        collect::Collector {
+            census: census.clone(),
+            global: Arc::clone(node.global.replica()),
+            directory: paths.data(),
+        },
+    );
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
     Ok(Work { runtime, census, logs: Arc::new(logs), clock_ahead_ms })
 }

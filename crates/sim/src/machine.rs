@@ -277,6 +277,7 @@ impl Start {
             runtime: Arc::new(self.runtime.clone()),
             prober: Arc::new(self.runtime.clone()),
             reporter: Arc::new(Reports { node: id, region: region.clone() }),
+            other_images: Arc::new(std::collections::BTreeSet::new),
         };
         Agent::start(env, parts);
         // The data plane is not here: what this node knows counts as routed by.

@@ -132,6 +132,17 @@ impl GlobalState {
         let number = self.apps.get(app)?.release;
         self.releases.get(&(app.clone(), number))
     }
+
+    /// The releases that may have to run: of each app the one that shall, and the one before it, to which it may go back.
+    pub fn live_releases(&self) -> impl Iterator<Item = (&AppName, &Release)> {
+        self.apps.values().flat_map(|app| {
+            let all = self.releases.from((app.name.clone(), ReleaseNumber(0)));
+            let mine = all.take_while(|((name, _), ..)| *name == app.name);
+            let before = mine.filter(|((_, number), ..)| *number < app.release).last().map(|(.., release)| release);
+            let live = self.current_release(&app.name).into_iter().chain(before);
+            live.map(|release| (&app.name, release))
+        })
+    }
 }
 
 /// Names an object of the world.

@@ -104,8 +104,16 @@ fn what_is_defined_and_not_yet_placed_is_kept_too() {
     };
     put(&mut state, RegionKey::Definition(definition.app.clone()), RegionObject::Definition(definition));
     for node in [1, 2] {
-        assert_eq!(kept_by(&state, NodeId::new(node)), [IMAGE.to_owned()].into());
+        assert_eq!(kept_by(&state, &BTreeSet::new(), NodeId::new(node)), [IMAGE.to_owned()].into());
     }
+}
+
+#[test]
+fn a_release_that_one_may_go_back_to_is_kept_as_well() {
+    let state = region(&[(1, "fra1"), (2, "fra1"), (3, "fra1")]);
+    let others = [IMAGE.to_owned()].into();
+    let keeping = |node: &u64| !kept_by(&state, &others, NodeId::new(*node)).is_empty();
+    assert_eq!([1, 2, 3].iter().filter(|node| keeping(node)).count(), COPIES);
 }
 
 proptest! {

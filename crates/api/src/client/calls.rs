@@ -13,9 +13,9 @@ use crate::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
-        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
-        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Token,
-        TokenRemoved, Versioned,
+        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
+        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, ScaleBody,
+        Scaled, Token, TokenRemoved, Versioned,
     },
 };
 
@@ -150,6 +150,24 @@ impl Client {
     /// As every call here.
     pub async fn nodes(&self) -> Result<List<Node>, ClientError> {
         self.get("/v1/nodes").await
+    }
+
+    /// Images that nodes have.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn images(&self) -> Result<List<Image>, ClientError> {
+        self.get("/v1/images").await
+    }
+
+    /// Removes an image from all nodes, by its exact reference.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_image(&self, image: &str) -> Result<Versioned<ImageRemoved>, ClientError> {
+        // A reference has no character that a query would have to escape, but for those that no reference has.
+        let safe: String = image.chars().filter(|one| one.is_ascii_graphic() && !"&#%+?".contains(*one)).collect();
+        self.json(self.call(Method::DELETE, format!("/v1/images?image={safe}"))).await
     }
 
     /// One node by its exact id or name.

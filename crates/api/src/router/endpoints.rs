@@ -48,6 +48,7 @@ read!(app_status, |handler, asked, read| handler.app_status(&asked.name("app")?,
 read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
 read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
+read!(images, |handler, asked, read| handler.images(read));
 read!(nodes, |handler, asked, read| handler.nodes(read));
 read!(regions, |handler, asked, read| handler.regions(read));
 read!(node, |handler, asked, read| async { handler.node(&node_key(&asked)?, read).await });
@@ -58,6 +59,21 @@ fn node_key(asked: &Asked) -> Answer<NodeKey> {
         Ok(id) => Ok(NodeKey::Id(id)),
         Err(_) => Ok(NodeKey::Name(asked.name("node")?)),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageQuery {
+    image: String,
+}
+
+pub(super) async fn remove_image(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        let ImageQuery { image } = asked.query()?;
+        shared.handler.remove_image(&image).await
+    };
+    respond::json(answer.await)
 }
 
 pub(super) async fn set_node_duty(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {

@@ -1,6 +1,6 @@
 //! Apps: what they are, how they are, how they change.
 
-use insula_types::{AppName, ReleaseNumber, ServiceName};
+use insula_types::{AppName, NodeId, NodeName, ReleaseNumber, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// An app in a listing.
@@ -167,4 +167,50 @@ impl AppStatus {
         };
         !self.services.is_empty() && self.services.iter().all(is_settled)
     }
+}
+
+/// An image that nodes of the region have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its reference, with digest.
+    pub image: String,
+    /// Bytes of its compressed layers; none where no node has all of it.
+    pub size_bytes: Option<u64>,
+    /// The nodes that have it.
+    pub nodes: Vec<ImageOnNode>,
+    /// The releases that may have to run it: the one of each app that shall, and the one before.
+    pub releases: Vec<ImageRelease>,
+}
+
+/// An image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageOnNode {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: NodeName,
+    /// When it was last needed there, milliseconds since 1970.
+    pub used_ms: u64,
+    /// Instances there that are made from it.
+    pub instances: u32,
+}
+
+/// A release that may have to run an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRelease {
+    /// The app.
+    pub app: AppName,
+    /// Its release.
+    pub release: ReleaseNumber,
+}
+
+/// An image that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRemoved {
+    /// Its reference.
+    pub image: String,
+    /// Nodes that had it.
+    pub nodes: u32,
+    /// Bytes that were freed on all of them.
+    pub freed_bytes: u64,
 }

@@ -21,6 +21,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/instances", "viewer"),
     ("GET", "/v1/instances/{instance}", "viewer"),
     ("GET", "/v1/instances/{instance}/logs", "viewer"),
+    ("GET", "/v1/images", "viewer"),
+    ("DELETE", "/v1/images", "admin"),
     ("GET", "/v1/nodes", "viewer"),
     ("GET", "/v1/nodes/{node}", "viewer"),
     ("DELETE", "/v1/nodes/{node}", "admin"),

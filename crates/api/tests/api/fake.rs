@@ -18,9 +18,9 @@ use insula_api::{
     handler::{NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
-        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
-        Versioned,
+        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
+        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
+        Token, TokenRemoved, Versioned,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -178,6 +178,14 @@ impl Handler for Fake {
             last
         });
         Ok(futures::stream::iter([Ok(Bytes::from(first))]).chain(later).boxed())
+    }
+
+    async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn remove_image(&self, _: &str) -> Answer<Versioned<ImageRemoved>> {
+        not_here()
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

@@ -1,7 +1,7 @@
 //! Brings images into the store, from other nodes or from their registry, and reads them from there.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     ops::Add,
     path::{Path, PathBuf},
@@ -43,12 +43,14 @@ const LAYERS_AT_ONCE: usize = 3;
 /// Images of one node.
 #[derive(Debug)]
 pub(crate) struct Images {
-    store: Arc<Store>,
-    disk: Arc<dyn Disk>,
+    pub(super) store: Arc<Store>,
+    pub(super) disk: Arc<dyn Disk>,
     insecure_registries: Vec<String>,
     peers: Option<Arc<dyn ImagePeers>>,
     /// Images and blobs that are being fetched.
     gates: Gates,
+    /// Held for reading by pulls, for writing by whoever takes away what no image needs.
+    pub(super) sweeping: tokio::sync::RwLock<()>,
 }
 
 /// Lets one at a time do what is about a digest.
@@ -92,6 +94,8 @@ pub(crate) struct Image {
     pub layers: Vec<PathBuf>,
     /// Its command, environment and user.
     pub config: ImageConfiguration,
+    /// Manifests and configuration, by digest.
+    documents: Vec<String>,
     layer_blobs: Vec<(OciDescriptor, String)>,
 }
 
@@ -102,7 +106,8 @@ impl Images {
         insecure_registries: Vec<String>,
         peers: Option<Arc<dyn ImagePeers>>,
     ) -> Self {
-        Self { store: Arc::new(store), disk, insecure_registries, peers, gates: Gates::default() }
+        let (gates, sweeping) = Default::default();
+        Self { store: Arc::new(store), disk, insecure_registries, peers, gates, sweeping }
     }
 
     /// Below it are the unpacked layers of all images.
@@ -113,23 +118,29 @@ impl Images {
     /// The image, if all of it is present.
     pub fn load(&self, image: &ImageRef) -> Result<Option<Image>, Error> {
         let Some(mut manifest) = self.store.read_blob(image.digest()) else { return Ok(None) };
+        let mut documents = vec![image.digest().to_owned()];
         if let Some(platform) = platform_digest(image.digest(), &manifest)? {
             let Some(found) = self.store.read_blob(&platform) else { return Ok(None) };
             manifest = found;
+            documents.push(platform);
         }
         let manifest = parse_manifest(image.digest(), &manifest)?;
         let Some(config) = self.store.read_blob(&manifest.config.digest) else { return Ok(None) };
-        let image = self.assemble(&manifest, &config)?;
+        let mut image = self.assemble(&manifest, &config)?;
+        image.documents.extend(documents);
         Ok(image.layers.iter().all(|layer| layer.exists()).then_some(image))
     }
 
     /// Makes the image present; callers of the same image wait for one pull.
     pub async fn ensure(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
         let ensure = async {
-            match self.load(image)? {
-                Some(present) => Ok(present.info(Pulled::default())),
-                None => self.pull(image).await,
-            }
+            let _pulling = self.sweeping.read().await;
+            let found = match self.load(image)? {
+                Some(present) => present.info(Pulled::default()),
+                None => self.pull(image).await?,
+            };
+            self.note_use(image)?;
+            Ok(found)
         };
         self.gates.pass(image.digest(), ensure).await
     }
@@ -281,13 +292,24 @@ impl Images {
             layer_blobs.push((blob.clone(), diff_id.clone()));
         }
         let layers = diff_ids.iter().map(|diff_id| self.store.layer(diff_id)).collect();
-        Ok(Image { layers, config, layer_blobs })
+        Ok(Image { layers, config, documents: vec![digest.clone()], layer_blobs })
     }
 }
 
 impl Image {
+    /// Bytes of its compressed layers.
+    pub fn size_bytes(&self) -> u64 {
+        self.layer_blobs.iter().map(|(blob, _)| blob.size.max(0) as u64).sum()
+    }
+
+    /// Adds what it is made of: the hexadecimal digits of the digests of its blobs and of its unpacked layers.
+    pub fn parts(&self, parts: &mut BTreeSet<String>) {
+        let layers = self.layer_blobs.iter().flat_map(|(blob, diff_id)| [&blob.digest, diff_id]);
+        parts.extend(self.documents.iter().chain(layers).map(|it| it.trim_start_matches("sha256:").to_owned()));
+    }
+
     fn info(&self, pulled: Pulled) -> ImageInfo {
-        let size_bytes = self.layer_blobs.iter().map(|(blob, _)| blob.size.max(0) as u64).sum();
+        let size_bytes = self.size_bytes();
         ImageInfo { size_bytes, pulled_bytes: pulled.bytes, from_nodes_bytes: pulled.from_nodes }
     }
 }

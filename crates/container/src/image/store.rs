@@ -1,4 +1,5 @@
-//! What is kept of images: `blobs/sha256/<digest>` as registries serve them, `layers/<diff id>/fs` unpacked.
+//! What is kept of images: `blobs/sha256/<digest>` as registries serve them, `layers/<diff id>/fs` unpacked, and in
+//! `used/<digest>` the name of each image that was needed here.
 //!
 //! A name in here is complete and durable: everything is made under a temporary name first. Many images share layers.
 
@@ -12,7 +13,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::unpack::{self, UnpackError};
+use super::{
+    ImageRef,
+    unpack::{self, UnpackError},
+};
 use crate::Error;
 
 /// Begins the name of what is not complete; removed when the store is opened.
@@ -27,15 +31,16 @@ const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Store {
     blobs: PathBuf,
     layers: PathBuf,
+    notes: PathBuf,
     temporary: AtomicU64,
 }
 
 impl Store {
     /// Opens the store, and removes what an earlier process left incomplete.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let store =
-            Self { blobs: root.join("blobs/sha256"), layers: root.join("layers"), temporary: AtomicU64::default() };
-        for directory in [&store.blobs, &store.layers] {
+        let (blobs, layers, notes) = (root.join("blobs/sha256"), root.join("layers"), root.join("used"));
+        let store = Self { blobs, layers, notes, temporary: AtomicU64::default() };
+        for directory in [&store.blobs, &store.layers, &store.notes] {
             fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
             clean(directory).map_err(Error::file("clean", directory))?;
         }
@@ -45,6 +50,21 @@ impl Store {
     /// Below it are the unpacked layers.
     pub fn layers(&self) -> &Path {
         &self.layers
+    }
+
+    /// Below it are the blobs.
+    pub fn blobs(&self) -> &Path {
+        &self.blobs
+    }
+
+    /// Below it is a file for each image that was needed here, with its name in it; when, is the file's own time.
+    pub fn notes(&self) -> &Path {
+        &self.notes
+    }
+
+    /// That file.
+    pub fn note_of(&self, image: &ImageRef) -> PathBuf {
+        self.notes.join(image.digest().trim_start_matches("sha256:"))
     }
 
     /// Where the blob is, or would be. The digest has been checked to be one.

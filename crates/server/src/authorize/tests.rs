@@ -39,6 +39,8 @@ const TABLE: &[(u16, &str)] = &[
     (TellAddresses::ID, "yyrnnnr"),
     (FetchBlob::ID, "yyrnnnr"),
     (AskImages::ID, "yyrnnnr"),
+    (ListImages::ID, "yyrnnnr"),
+    (RemoveImage::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {

@@ -171,3 +171,19 @@ fn roots_follow_each_other_step_by_step() {
         assert_eq!(state.roots.get(&"c".to_owned()).map(|root| root.regions.len()), Some(1));
     });
 }
+
+#[test]
+fn the_present_release_of_an_app_and_the_one_before_are_live() {
+    let mut world = World::new();
+    for (app, image) in [("shop", "one"), ("shop", "two"), ("shop", "three"), ("blog", "only")] {
+        world.run(&deploy(app, image, &format!("{app}.example"), None)).expect("deployed");
+    }
+    let live = world.replica.read(|state| {
+        let images = |release: &Release| release.services.values().filter_map(|spec| spec.image.clone()).collect();
+        let all: Vec<(String, Vec<String>)> =
+            state.live_releases().map(|(app, release)| (app.to_string(), images(release))).collect();
+        all
+    });
+    let expected = [("blog", "only"), ("shop", "three"), ("shop", "two")];
+    assert_eq!(live, expected.map(|(app, image)| (app.to_owned(), vec![image.to_owned()])));
+}
