@@ -7,6 +7,7 @@ mod commit;
 mod disk;
 mod failover;
 mod idle;
+mod images;
 mod probe;
 mod processes;
 mod start;
@@ -72,6 +73,8 @@ pub enum Part {
     Idle,
     /// Starts of containers
     Start,
+    /// Images pulled and unpacked, beside skopeo and umoci
+    Images,
     /// Commits, beside etcd
     Commit,
     /// Leader killed to write confirmed
@@ -84,7 +87,7 @@ pub enum Part {
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "images", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -100,11 +103,12 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     let lab = Lab::up(programs, LAB, 3, None)?;
     let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
-    for part in [Part::Idle, Part::Start, Part::Commit, Part::Failover, Part::Calm] {
+    for part in [Part::Idle, Part::Start, Part::Images, Part::Commit, Part::Failover, Part::Calm] {
         if choice.only.contains(&part) {
             let measured = match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
+                Part::Images => images::measure(&lab)?,
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
                 Part::Calm => calm::measure(&lab)?,

@@ -140,17 +140,25 @@ impl Lab {
         output(self.command(&["down"]).process_group(0), "")
     }
 
-    /// What a node's processes said last on its console, to read; why not, when it cannot be read.
+    /// What a node's processes said on its console.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn console(&self, node: &str) -> Result<String> {
+        let path = Path::new(LABS).join(&self.name).join("nodes").join(node).join("console.log");
+        let said = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// The last of it, to read; why not, when it cannot be read.
     #[must_use]
     pub fn last_words(&self, node: &str) -> String {
-        let path = Path::new(LABS).join(&self.name).join("nodes").join(node).join("console.log");
-        match fs::read(&path) {
+        match self.console(node) {
             Ok(said) => {
-                let said = String::from_utf8_lossy(&said);
                 let lines: Vec<_> = said.lines().collect();
                 lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).map(|line| format!("   {line}\n")).collect()
             }
-            Err(error) => format!("   {}: {error}\n", path.display()),
+            Err(error) => format!("   {error:#}\n"),
         }
     }
 
