@@ -145,6 +145,11 @@ impl NodeRuntime {
         self.0.images.resolve_tag(reference).await
     }
 
+    /// Whether containers have user namespaces of their own: else root in one is root on the node.
+    pub fn has_users(&self) -> bool {
+        self.0.has_users
+    }
+
     /// The images that are here, in the order of their names.
     ///
     /// # Errors

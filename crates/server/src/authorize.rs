@@ -62,7 +62,7 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<FetchBlob>(Who::Member),
     rule::<AskImages>(Who::Member),
     rule::<ListImages>(Who::Member),
-    // For its API's callers; nothing that runs or may have to is lost by it.
+    // For the asking node's API, which has checked the caller's role and that no release needs it.
     rule::<RemoveImage>(Who::Member),
 ];
 

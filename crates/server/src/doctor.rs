@@ -133,6 +133,8 @@ pub(crate) struct Kernel {
     pub has_overlay: bool,
     pub is_forwarding: bool,
     pub has_nft: bool,
+    /// Containers get user namespaces of their own.
+    pub has_users: bool,
     pub open_files: u64,
 }
 
@@ -151,6 +153,12 @@ pub(crate) fn kernel(kernel: &Kernel) -> Check {
     ];
     if let Some((_, found, advice)) = needs.iter().find(|(holds, ..)| !holds) {
         return Check::not_ok(SUBJECT, Grade::Bad, format!("Linux {}: {found}", kernel.release), *advice);
+    }
+    if !kernel.has_users {
+        let found = format!("Linux {}: no user namespaces: root in a container is root on this node", kernel.release);
+        let advice = "Linux 5.19 or later, the data directory on ext4, xfs or btrfs, and chmod o+x on the directories above it; \
+                      the log says which of these is missing";
+        return Check::not_ok(SUBJECT, Grade::Warn, found, advice);
     }
     if kernel.open_files < OPEN_FILES {
         let found = format!("Linux {}, at most {} open files", kernel.release, kernel.open_files);
@@ -206,9 +214,13 @@ mod tests {
             has_overlay: true,
             is_forwarding: true,
             has_nft: true,
+            has_users: true,
             open_files: OPEN_FILES,
         };
         assert_eq!(kernel(&all).grade, Grade::Ok);
+        let without_users = kernel(&Kernel { has_users: false, release: all.release.clone(), ..all });
+        assert_eq!(without_users.grade, Grade::Warn);
+        assert!(without_users.found.contains("root in a container is root on this node"), "{}", without_users.found);
         let without_nft = kernel(&Kernel { has_nft: false, ..all });
         assert_eq!((without_nft.grade, without_nft.found.as_str()), (Grade::Bad, "Linux 6.1.0: no program nft"));
     }

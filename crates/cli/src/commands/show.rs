@@ -99,7 +99,8 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
     }
     let mut out = table.render(width);
     for image in &status.images {
-        out.push_str(&format!("\n{} on {} of {} nodes", clean(&image.image), image.copies, image.wanted));
+        let missing = if image.copies < image.wanted { format!(" of {}", image.wanted) } else { String::new() };
+        out.push_str(&format!("\nimage {} on {}{missing} nodes", clean(&image.image), image.copies));
     }
     if !status.images.is_empty() {
         out.push('\n');

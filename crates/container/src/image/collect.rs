@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    sync::Arc,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -47,29 +47,31 @@ impl Images {
     }
 
     /// Removes what belongs to no image that is noted or used by an instance, and gives the bytes that were freed. Of parts
-    /// that are younger than `spared` nothing is removed: a pull that broke off goes on with them.
-    /// Waits for pulls, and lets none begin before it has ended.
+    /// that are younger than `spared` nothing is removed: a pull that broke off goes on with them. Does nothing while
+    /// something is pulled: to wait for it would hold up all other pulls.
     pub async fn sweep(
         &self,
         used_by: impl FnOnce() -> Result<Vec<ImageRef>, Error> + Send,
         spared: Duration,
     ) -> Result<u64, Error> {
-        let _alone = self.sweeping.write().await;
-        let mut kept = BTreeSet::new();
-        for image in used_by()? {
-            // Without knowing what belongs to it nothing can be removed.
-            let Some(whole) = self.load(&image)? else { return Ok(0) };
-            whole.parts(&mut kept);
-        }
-        for (image, _) in self.store.noted()? {
-            match self.load(&image) {
-                Ok(Some(whole)) => whole.parts(&mut kept),
-                // Of one that is not whole, the parts that are here are found by their age.
-                Ok(None) | Err(_) => {}
+        let doomed = {
+            let Ok(_alone) = self.sweeping.try_write() else { return Ok(0) };
+            let mut kept = BTreeSet::new();
+            for image in used_by()? {
+                // Without knowing what belongs to it nothing can be removed.
+                let Some(whole) = self.load(&image)? else { return Ok(0) };
+                whole.parts(&mut kept);
             }
-        }
-        let store = Arc::clone(&self.store);
-        blocking(&*self.disk, move || store.sweep(&kept, spared)).await
+            for (image, _) in self.store.noted()? {
+                match self.load(&image) {
+                    Ok(Some(whole)) => whole.parts(&mut kept),
+                    // Of one that is not whole, the parts that are here are found by their age.
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            self.store.set_aside(&kept, spared)?
+        };
+        blocking(&*self.disk, move || doomed.iter().map(|path| remove(path)).sum()).await
     }
 }
 
@@ -101,9 +103,10 @@ impl Store {
         }
     }
 
-    /// Removes blobs and layers that are not to be kept. Of what is younger than `spared` nothing is removed.
-    fn sweep(&self, kept: &BTreeSet<String>, spared: Duration) -> Result<u64, Error> {
-        let mut freed = 0;
+    /// Gives temporary names to blobs and layers that are not to be kept: nobody takes them for whole any more, nor what a
+    /// crash leaves of them. Of what is younger than `spared` all stay.
+    fn set_aside(&self, kept: &BTreeSet<String>, spared: Duration) -> Result<Vec<PathBuf>, Error> {
+        let mut doomed = Vec::new();
         for directory in [self.blobs(), self.layers()] {
             for entry in fs::read_dir(directory).map_err(Error::file("list", directory))? {
                 let entry = entry.map_err(Error::file("list", directory))?;
@@ -113,21 +116,25 @@ impl Store {
                 if name.starts_with('.') || kept.contains(&name) || age < spared {
                     continue;
                 }
-                let path = entry.path();
-                freed += size_of(&path);
-                // Under a temporary name first: what a crash leaves of it is not taken for whole.
-                let doomed = self.temporary(&path);
-                fs::rename(&path, &doomed).map_err(Error::file("remove", &path))?;
-                let removed = if meta.is_dir() { fs::remove_dir_all(&doomed) } else { fs::remove_file(&doomed) };
-                removed.map_err(Error::file("remove", doomed))?;
+                let aside = self.temporary(&entry.path());
+                fs::rename(entry.path(), &aside).map_err(Error::file("remove", entry.path()))?;
+                doomed.push(aside);
             }
         }
-        Ok(freed)
+        Ok(doomed)
     }
 }
 
+/// Removes a file or a directory with all that is in it; gives its bytes. What cannot be removed now goes when the store is
+/// opened again.
+fn remove(path: &Path) -> Result<u64, Error> {
+    let size = size_of(path);
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map(|()| size).map_err(Error::file("remove", path))
+}
+
 /// Bytes of a file, or of all files below a directory.
-fn size_of(path: &std::path::Path) -> u64 {
+fn size_of(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
         return meta.len();

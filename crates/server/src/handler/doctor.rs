@@ -26,7 +26,7 @@ impl NodeApi {
             self.certificate_check(),
             doctor::clock(*self.clock_ahead_ms.borrow()),
             self.disk_check(),
-            doctor::kernel(&kernel()),
+            doctor::kernel(&kernel(self.census.runtime.has_users())),
         ];
         checks.extend(self.level_check());
         let mut tasks = Vec::new();
@@ -93,7 +93,7 @@ impl NodeApi {
     }
 }
 
-fn kernel() -> Kernel {
+fn kernel(has_users: bool) -> Kernel {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     Kernel {
@@ -104,6 +104,7 @@ fn kernel() -> Kernel {
         is_forwarding: read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
         has_nft: std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|at| at.join("nft").is_file())),
+        has_users,
         open_files: limit.unwrap_or(u64::MAX),
     }
 }
