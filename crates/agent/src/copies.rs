@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use insula_container::ImageRef;
-use insula_env::{Env, beat, clock};
+use futures::{StreamExt, stream::FuturesUnordered};
+use insula_container::{ImageRef, Runtime};
+use insula_env::{Env, Rng, beat, clock::Instant};
 use insula_state::RegionState;
 use insula_types::{Desired, Node, NodeId};
 use tracing::{debug, warn};
@@ -23,6 +24,8 @@ use crate::{Parts, renew::changed, service};
 pub const COPIES: usize = 2;
 /// Time between two looks at what shall be kept, so that a busy region does not keep the node busy.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Copies that are pulled at the same time: one whose registry is slow holds up no other.
+const PULLS_MAX: usize = 4;
 /// Shortest and longest wait after a pull that failed.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
@@ -121,59 +124,100 @@ fn weight(image: &str, node: NodeId) -> u64 {
 /// Images that are to be kept though nothing shall run of them now.
 pub type OtherImages = Arc<dyn Fn() -> BTreeSet<String> + Send + Sync>;
 
+/// What a node has done of what it shall keep.
+#[derive(Debug, Default)]
+struct Kept {
+    present: BTreeSet<String>,
+    under_way: BTreeSet<String>,
+    /// When to try again after a failure, and how long to wait after the next one.
+    failed: BTreeMap<String, (Instant, Duration)>,
+}
+
+impl Kept {
+    /// What to pull now, of what shall be there.
+    fn next(&mut self, mine: &BTreeSet<String>, now: Instant) -> Vec<String> {
+        self.present.retain(|image| mine.contains(image));
+        self.failed.retain(|image, _| mine.contains(image));
+        let is_due = |image: &&String| {
+            let waits = self.failed.get(*image).is_some_and(|(again, _)| *again > now);
+            !waits && !self.present.contains(*image) && !self.under_way.contains(*image)
+        };
+        let free = PULLS_MAX.saturating_sub(self.under_way.len());
+        let due: Vec<_> = mine.iter().filter(is_due).take(free).cloned().collect();
+        self.under_way.extend(due.iter().cloned());
+        due
+    }
+
+    /// How a pull went.
+    fn note(&mut self, image: String, outcome: Result<(), String>, now: Instant, rng: &Rng) {
+        self.under_way.remove(&image);
+        match outcome {
+            Ok(()) => {
+                self.failed.remove(&image);
+                debug!(image, "copy kept");
+                self.present.insert(image);
+            }
+            Err(error) => {
+                let wait = self.failed.get(&image).map_or(RETRY.0, |(_, wait)| *wait);
+                warn!(image, error, again_in = ?wait, "no copy of an image yet");
+                self.failed.insert(image, (now + rng.jitter(wait), (wait * 2).min(RETRY.1)));
+            }
+        }
+    }
+
+    /// When the next failed one is due.
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.failed.values().map(|(again, _)| *again).filter(|again| *again > now).min()
+    }
+}
+
 /// Starts keeping what this node shall keep.
 pub(crate) fn start(env: &Env, parts: &Parts) {
-    let (node, region, runtime) = (parts.node, parts.region.clone(), Arc::clone(&parts.runtime));
-    let (others, rng) = (Arc::clone(&parts.other_images), env.rng.fork());
+    let (parts, clock, rng) = (parts.clone(), env.clock.clone(), env.rng.fork());
     env.tasks.supervise("image copies", beat::QUICK, move |beat| {
-        let (region, runtime, others, rng) = (region.clone(), Arc::clone(&runtime), Arc::clone(&others), rng.fork());
+        let (parts, clock, rng) = (parts.clone(), clock.clone(), rng.fork());
         async move {
-            let mut revision = region.replica().changed();
-            // Those that are here, and for those that are not, how long to wait after the next failure.
-            let mut present = BTreeSet::new();
-            let mut waits = BTreeMap::new();
+            let mut revision = parts.region.replica().changed();
+            let (mut kept, mut pulls) = (Kept::default(), FuturesUnordered::new());
             loop {
                 revision.mark_unchanged();
-                let others = others();
-                let mine = region.read(|state| kept_by(state, &others, node));
-                present.retain(|image| mine.contains(image));
-                waits.retain(|image, _| mine.contains(image));
-                let missing: Vec<_> = mine.difference(&present).cloned().collect();
-                let mut wait = None;
-                for image in missing {
-                    let Ok(name) = image.parse::<ImageRef>() else { continue };
-                    let pulled = service::within(service::PULL_LIMIT, "pull", runtime.ensure_image(&name));
-                    match beat.idle(pulled).await {
-                        Ok(_) => {
-                            debug!(image, "copy kept");
-                            present.insert(image);
-                        }
-                        Err(error) => {
-                            let next = waits.entry(image.clone()).or_insert(RETRY.0);
-                            warn!(image, error, again_in = ?*next, "no copy of an image yet");
-                            wait = Some(wait.unwrap_or(*next).min(*next));
-                            *next = (*next * 2).min(RETRY.1);
-                        }
-                    }
+                let others = (parts.other_images)();
+                let mine = parts.region.read(|state| kept_by(state, &others, parts.node));
+                for image in kept.next(&mine, clock.now()) {
+                    pulls.push(pull(Arc::clone(&parts.runtime), image));
                 }
-                clock::sleep(rng.jitter(LOOK_EVERY)).await;
-                let retry = async {
-                    match wait {
-                        Some(wait) => clock::sleep(rng.jitter(wait)).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                beat.idle(async {
+                let due = kept.next_due(clock.now());
+                let done = beat.idle(async {
                     tokio::select! {
                         biased;
-                        () = changed(&mut revision) => {}
-                        () = retry => {}
+                        done = pulls.next(), if !pulls.is_empty() => done,
+                        () = async {
+                            changed(&mut revision).await;
+                            insula_env::clock::sleep(rng.jitter(LOOK_EVERY)).await;
+                        } => None,
+                        () = async {
+                            match due {
+                                Some(due) => insula_env::clock::sleep_until(due).await,
+                                None => std::future::pending().await,
+                            }
+                        } => None,
                     }
-                })
-                .await;
+                });
+                if let Some((image, outcome)) = done.await {
+                    kept.note(image, outcome, clock.now(), &rng);
+                }
             }
         }
     });
+}
+
+async fn pull(runtime: Arc<dyn Runtime>, image: String) -> (String, Result<(), String>) {
+    let pulled = async {
+        let name: ImageRef = image.parse().map_err(|error| crate::chain(&error))?;
+        service::within(service::PULL_LIMIT, "pull", runtime.ensure_image(&name)).await.map(drop)
+    };
+    let outcome = pulled.await;
+    (image, outcome)
 }
 
 #[cfg(test)]

@@ -116,6 +116,29 @@ fn a_release_that_one_may_go_back_to_is_kept_as_well() {
     assert_eq!([1, 2, 3].iter().filter(|node| keeping(node)).count(), COPIES);
 }
 
+#[test]
+fn a_copy_that_hangs_or_fails_holds_up_no_other() {
+    let (rng, now) = (insula_env::Rng::from_seed(1), insula_env::Clock::real().now());
+    let mine: BTreeSet<String> = (0..8).map(image).collect();
+    let mut kept = Kept::default();
+    let first = kept.next(&mine, now);
+    assert_eq!(first.len(), PULLS_MAX);
+    assert_eq!(kept.next(&mine, now), Vec::<String>::new(), "so many at once");
+    kept.note(first[0].clone(), Err("no registry".into()), now, &rng);
+    kept.note(first[1].clone(), Ok(()), now, &rng);
+    let second = kept.next(&mine, now);
+    assert_eq!(second.len(), 2, "the others go on");
+    assert!(!second.contains(&first[0]) && !second.contains(&first[1]));
+    second.iter().for_each(|image| kept.note(image.clone(), Ok(()), now, &rng));
+    let due = kept.next_due(now).expect("the failed one");
+    assert!(kept.next(&mine, due).contains(&first[0]), "it is tried again");
+    // What is not to be kept any more is forgotten, and pulled again when it is to be again.
+    kept.note(first[0].clone(), Err("no registry".into()), due, &rng);
+    assert_eq!(kept.next(&BTreeSet::new(), due), Vec::<String>::new());
+    assert_eq!(kept.next_due(due), None);
+    assert!(kept.next(&mine, due).contains(&first[0]));
+}
+
 proptest! {
     #[test]
     fn a_node_that_goes_moves_only_its_share(count in 3_u64..12, gone in 1_u64..12) {
