@@ -181,6 +181,8 @@ enum Manner {
     Falls,
     /// Has the manifest and nothing else.
     Lacks,
+    /// Is reached, and never answers.
+    Hangs,
 }
 
 /// Another node: its real store, asked in one manner. Counts what it is asked.
@@ -209,6 +211,7 @@ impl ImagePeers for Other {
         file.read_to_end(&mut bytes).unwrap();
         let is_manifest = bytes.starts_with(b"{");
         match manner {
+            Manner::Hangs => return std::future::pending().await,
             Manner::Lacks if !is_manifest => return Err(PeerError::Absent),
             Manner::Lies => bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1)),
             Manner::Cuts if !is_manifest => {
@@ -228,7 +231,7 @@ impl ImagePeers for Other {
 #[test]
 fn an_image_comes_from_other_nodes_first() {
     with_root("peers", async |world| {
-        use Manner::{Cuts, Falls, Good, Lacks, Lies};
+        use Manner::{Cuts, Falls, Good, Hangs, Lacks, Lies};
         let image = world.registry.push(&busybox());
         let agent = world.open().await;
         agent.runtime.ensure_image(&image).await.unwrap();
@@ -238,7 +241,7 @@ fn an_image_comes_from_other_nodes_first() {
             (&[Good], false),
             (&[Lies, Good], false),
             (&[Cuts, Good], false),
-            (&[Falls, Cuts, Lacks, Good], false),
+            (&[Falls, Cuts, Lacks, Hangs, Good], false),
             (&[Lacks, Lacks], true),
             (&[Cuts, Lies], true),
             (&[], true),

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::{
-    ImagePeers, ImageRef, PeerError,
+    ImagePeers, ImageRef, PeerBytes, PeerError,
     download::{Broken, Download},
     store::digest_of,
 };
@@ -82,8 +82,7 @@ impl<'a> Origin<'a> {
 
     /// A document as another node has it; none: it has not, and may have other parts.
     async fn document_of(&self, node: NodeId, digest: &str) -> Result<Option<Vec<u8>>, String> {
-        let Some(peers) = self.peers else { return Ok(None) };
-        let mut stream = match peers.fetch(node, digest, 0).await {
+        let mut stream = match self.fetch(node, digest, 0).await {
             Ok(stream) => stream,
             Err(PeerError::Absent) => return Ok(None),
             Err(PeerError::Failed(why)) => return Err(why),
@@ -153,9 +152,14 @@ impl<'a> Origin<'a> {
         }
     }
 
+    async fn fetch(&self, node: NodeId, digest: &str, offset: u64) -> Result<PeerBytes, PeerError> {
+        let Some(peers) = self.peers else { return Err(PeerError::Absent) };
+        let fetched = timeout(PEER_SILENCE_MAX, peers.fetch(node, digest, offset)).await;
+        fetched.unwrap_or_else(|_| Err(PeerError::Failed(silent())))
+    }
+
     async fn take_from(&self, node: NodeId, download: &mut Download, digest: &str) -> Result<(), Broken<PeerError>> {
-        let Some(peers) = self.peers else { return Err(Broken::Source(PeerError::Absent)) };
-        let stream = peers.fetch(node, digest, download.written()).await.map_err(Broken::Source)?;
+        let stream = self.fetch(node, digest, download.written()).await.map_err(Broken::Source)?;
         let quick = futures::stream::unfold(stream, async |mut stream| {
             let next = timeout(PEER_SILENCE_MAX, stream.next()).await;
             let next = next.unwrap_or_else(|_| Some(Err(PeerError::Failed(silent()))));
