@@ -171,11 +171,13 @@ fn grow(file: &File, bytes: u64) -> Result<(), Errno> {
     fallocate(file, FallocateFlags::empty(), from as i64, bytes as i64)
 }
 
-/// Undoes [`fill`].
+/// Undoes [`fill`], durably: after a power cut the disk would be full again.
 pub(crate) fn empty(init: Process) -> Result<(), Error> {
     let path = tree(init).join(BALLAST);
+    let what = || format!("remove {}", path.display());
     match fs::remove_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.attempt(|| format!("remove {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.attempt(what)?,
     }
+    syncfs(data(init)?.as_fd()).attempt(what)
 }

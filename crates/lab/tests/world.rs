@@ -343,8 +343,11 @@ fn disks_fill_stall_lose_what_was_not_synced_and_are_wiped() {
     lab.fill_disk("n1").expect("fill");
     assert!(!sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is no room");
     assert!(sh("n2", &format!("{data} head -c 1000000 /dev/zero > more")).0, "the other node's disk has room");
+    assert!(sh("n1", "sync -f /var/lib/insula").0);
     lab.mend_disk("n1").expect("mend");
-    assert!(sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is room again");
+    lab.power_off(&["n1"]).expect("off");
+    lab.power_on("n1").expect("on");
+    assert!(sh("n1", &format!("{data} head -c 1000000 /dev/zero > more")).0, "there is room again, for good");
 
     lab.stall_disks(&["n1"]).expect("stall");
     assert!(lab.is_stalled("n1").expect("known") && lab.stall_disks(&["n1"]).is_err() && lab.fill_disk("n1").is_err());
