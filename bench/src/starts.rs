@@ -11,9 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use insula_container::{Config, InstanceConfig, NetworkConfig, NodeLabels, NodeRuntime, Runtime};
 use insula_env::{Clock, Env};
-use insula_types::{
-    CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec, StopSpec,
-};
+use insula_types::{CpuMillis, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -97,17 +95,14 @@ fn instance(number: u64, image: &str) -> Result<InstanceConfig> {
         service: ServiceRef { app: "bench".parse()?, service: "web".parse()? },
         release: ReleaseNumber(1),
         spec: ServiceSpec {
-            driver: DriverKind::Container,
             image: Some(image.to_owned()),
             command: ["/bin/busybox", "sleep", "1000"].map(str::to_owned).into(),
-            env: Default::default(),
             resources: Resources { cpu: CpuMillis(500), ..Resources::default() },
             ports: vec![PortSpec { name: "http".parse()?, port: 80, protocol: Protocol::Http }],
-            routes: Vec::new(),
-            health: None,
-            stop: StopSpec::default(),
+            ..ServiceSpec::default()
         },
         node: NodeLabels { name: "bench".parse()?, region: "bench".parse()?, datacenter: "bench".parse()? },
+        slot: None,
     })
 }
 

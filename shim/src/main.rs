@@ -9,6 +9,7 @@ mod protocol;
 
 mod control;
 mod files;
+mod init;
 mod log;
 mod start;
 mod supervise;

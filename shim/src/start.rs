@@ -29,6 +29,7 @@ use nix::{
 
 use crate::{
     files,
+    init::InitExecutor,
     log::{LogFile, Pump},
     protocol::{Config, Running, VERSION, Work},
 };
@@ -61,14 +62,14 @@ pub fn start(directory: &Path) -> Result<Started, String> {
     let (stdout, stdout_end) = output_pipe()?;
     let (stderr, stderr_end) = output_pipe()?;
     let pid = match &config.work {
-        Work::Container { id, output_owner, netns, .. } => {
+        Work::Container { id, output_owner, netns, has_init, .. } => {
             if let Some((user, group)) = *output_owner {
                 for end in [&stdout_end, &stderr_end] {
                     std::os::unix::fs::fchown(end, Some(user), Some(group))
                         .map_err(|error| format!("give a pipe to the container's user: {error}"))?;
                 }
             }
-            start_container(&directory, id, netns.as_deref(), stdout_end, stderr_end)?
+            start_container(&directory, id, (netns.as_deref(), *has_init), stdout_end, stderr_end)?
         }
         Work::Process { .. } => start_process(&config.work, stdout_end, stderr_end)?,
     };
@@ -92,7 +93,7 @@ fn output_pipe() -> Result<(File, OwnedFd), String> {
 fn start_container(
     directory: &Path,
     id: &str,
-    netns: Option<&str>,
+    (netns, has_init): (Option<&str>, bool),
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<i32, String> {
@@ -105,7 +106,7 @@ fn start_container(
             // SAFETY: the default action is no handler of ours.
             unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.ok();
             let entered = netns.map_or(Ok(()), enter);
-            let text = match entered.and_then(|()| create(directory, id, stdout, stderr)) {
+            let text = match entered.and_then(|()| create(directory, id, has_init, stdout, stderr)) {
                 Ok(pid) => pid.to_string(),
                 Err(error) => error,
             };
@@ -136,7 +137,7 @@ fn wait_for(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
-fn create(directory: &Path, id: &str, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
+fn create(directory: &Path, id: &str, has_init: bool, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
     let chain = |attempt: &str, error: &dyn std::error::Error| {
         let mut text = format!("{attempt}: {error}");
         let mut source = error.source();
@@ -146,7 +147,11 @@ fn create(directory: &Path, id: &str, stdout: OwnedFd, stderr: OwnedFd) -> Resul
         }
         text
     };
-    let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default());
+    if has_init {
+        builder = builder.with_executor(InitExecutor);
+    }
+    let mut container = builder
         .with_root_path(directory.join("state"))
         .map_err(|error| chain("container state", &error))?
         .with_stdout(stdout)

@@ -298,12 +298,21 @@ impl Core {
                     run.is_ready = false;
                     instance.message = format!("readiness check: {why}");
                 }
-                run.is_condemned |= !run.has_been_ready && !run.is_ready && now - run.since >= health.grace;
             }
         }
         run.has_been_ready |= run.is_ready;
-        if run.is_condemned {
-            instance.message = format!("not ready within {:?}: {}", health.grace, instance.message);
+        let waited = if run.is_ready {
+            run.unready_since = None;
+            return;
+        } else if run.has_been_ready {
+            let since = *run.unready_since.get_or_insert(now);
+            health.restart_after.filter(|limit| now - since >= *limit).map(|limit| format!("not ready for {limit:?}"))
+        } else {
+            (now - run.since >= health.grace).then(|| format!("not ready within {:?}", health.grace))
+        };
+        if let Some(waited) = waited {
+            run.is_condemned = true;
+            instance.message = format!("{waited}: {}", instance.message);
         }
     }
 
@@ -395,7 +404,7 @@ fn advance_one(
                 && let Some(health) = instance.placement.as_ref().and_then(|p| p.spec.health.clone())
             {
                 run.probe_at = None;
-                let address = instance.placement.as_ref().and_then(|p| probe::address(&p.spec, &health, &run.running));
+                let address = instance.placement.as_ref().and_then(|p| probe::address(&p.spec, &run.running));
                 actions.push(Action::Probe(id, address, Box::new(health)));
             }
         }

@@ -55,11 +55,13 @@ pub(crate) struct Run {
     pub failures: u32,
     pub is_ready: bool,
     pub has_been_ready: bool,
+    /// Since when it has not been ready, after it was.
+    pub unready_since: Option<Instant>,
     /// Whether a check has come back in this run.
     pub is_probed: bool,
     /// Not to be stopped again before: the last try failed.
     pub stop_after: Option<Instant>,
-    /// It did not get ready in time.
+    /// It did not get ready in time, or was unready for too long.
     pub is_condemned: bool,
 }
 
@@ -134,6 +136,7 @@ impl Instance {
             failures: 0,
             is_ready: !has_check,
             has_been_ready: !has_check,
+            unready_since: None,
             is_probed: !has_check,
             stop_after: None,
             is_condemned: false,

@@ -16,12 +16,13 @@ mod report;
 mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
 
 pub use crate::core::{Action, Core, Event};
-pub use probe::{HttpProber, Prober};
+pub use probe::{NetworkProber, Prober};
 pub use renew::{RENEW_EVERY, Renewer, start_renewals};
 pub use report::Reporter;
 pub use service::{Agent, Parts};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_env::{Env, clock};
 use insula_state::{RegionState, Store};
-use insula_types::{InstanceId, InstanceStatus};
+use insula_types::{InstanceId, InstanceStatus, VolumeRef};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -32,6 +32,12 @@ pub trait Reporter: Send + Sync + Debug {
     /// # Errors
     /// [`CallError`] when that is not known; the same statuses are reported again then.
     async fn report(&self, statuses: Vec<InstanceStatus>) -> Result<(), CallError>;
+
+    /// Says that a volume is on this node's disk, or, of a deleted one, that it is no more; returns once that is committed.
+    ///
+    /// # Errors
+    /// [`CallError`] when that is not known; it is said again then.
+    async fn report_volume(&self, volume: VolumeRef, is_here: bool) -> Result<(), CallError>;
 }
 
 pub(crate) type Statuses = BTreeMap<InstanceId, InstanceStatus>;

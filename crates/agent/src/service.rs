@@ -16,6 +16,7 @@ use crate::{
     kept,
     renew::changed,
     report::{self, Statuses},
+    volumes,
 };
 
 /// How long a pull may take: a large image on a slow line. After that it begins anew, keeping what is there.
@@ -68,6 +69,7 @@ impl Agent {
         let (shown, statuses) = watch::channel(Statuses::new());
         report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
         copies::start(env, &parts);
+        volumes::start(env, &parts);
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
         env.tasks.supervise("agent", beat::QUICK, move |beat| {
@@ -223,9 +225,9 @@ impl Shell {
                 }
                 Action::Pull(placement) => Event::Pulled(placement.instance, pull(&*runtime, &placement).await),
                 Action::Start(placement) => {
-                    let Placement { instance, service, release, spec, .. } = *placement;
+                    let Placement { instance, service, release, spec, slot, .. } = *placement;
                     info!(%instance, %service, "starting");
-                    let config = InstanceConfig { instance, service, release, spec, node: labels };
+                    let config = InstanceConfig { instance, service, release, spec, node: labels, slot };
                     let started = within(LOCAL_LIMIT, "start", runtime.start(&config)).await;
                     tell(instance, "start", &started);
                     Event::Started(instance, started)

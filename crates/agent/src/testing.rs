@@ -10,12 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use insula_container::{
-    Ended, Error, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running, Runtime,
+    Ended, Error, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running, Runtime, StoredVolume,
 };
 use insula_env::{Clock, clock};
 use insula_types::{
-    Desired, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef,
-    ServiceSpec,
+    ByteSize, Check, Desired, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber, ServiceRef,
+    ServiceSpec, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -47,6 +47,7 @@ struct World {
     start_time: Duration,
     failing_starts: BTreeSet<InstanceId>,
     unready: BTreeSet<InstanceId>,
+    volumes: BTreeMap<VolumeRef, ByteSize>,
     violations: Vec<String>,
 }
 
@@ -212,6 +213,23 @@ impl Runtime for FakeRuntime {
         Ok(Vec::new())
     }
 
+    async fn volumes(&self) -> Result<Vec<StoredVolume>, Error> {
+        let world = self.0.world.lock();
+        Ok(world.volumes.iter().map(|(volume, size)| StoredVolume { volume: volume.clone(), size: *size }).collect())
+    }
+
+    async fn make_volume(&self, volume: &VolumeRef, size: ByteSize) -> Result<(), Error> {
+        let mut world = self.0.world.lock();
+        let present = world.volumes.entry(volume.clone()).or_default();
+        *present = size.max(*present);
+        Ok(())
+    }
+
+    async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error> {
+        self.0.world.lock().volumes.remove(volume);
+        Ok(())
+    }
+
     fn ended(&self) -> watch::Receiver<u64> {
         self.0.ended.subscribe()
     }
@@ -234,22 +252,18 @@ impl Prober for FakeRuntime {
 /// A service that is checked every second, and of which an image is named.
 pub fn spec() -> ServiceSpec {
     ServiceSpec {
-        driver: insula_types::DriverKind::Container,
         image: Some(format!("registry.example/web@sha256:{}", "a".repeat(64))),
-        command: Vec::new(),
-        env: BTreeMap::new(),
-        resources: Resources::default(),
         ports: vec![PortSpec { name: "http".parse().expect("a name"), port: PORT, protocol: Protocol::Http }],
-        routes: Vec::new(),
         health: Some(HealthSpec {
-            http: "/healthz".to_owned(),
+            check: Check::Http("/healthz".to_owned()),
             port: None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             grace: Duration::from_secs(30),
             unhealthy_after: 2,
+            restart_after: None,
         }),
-        stop: insula_types::StopSpec::default(),
+        ..ServiceSpec::default()
     }
 }
 
@@ -264,5 +278,6 @@ pub fn placement(instance: u64, node: u64) -> Placement {
         desired: Desired::Run,
         reasons: vec!["a test".to_owned()],
         placed_ms: 0,
+        slot: None,
     }
 }

@@ -15,7 +15,7 @@ use insula_state::{
 };
 use insula_types::{
     Capacity, Desired, Granted, InstanceId, InstanceStatus, Load, Node, NodeHealth, NodeId, Phase, Placement, Renewal,
-    RequestId, Revision,
+    RequestId, Revision, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -51,6 +51,7 @@ impl Proposer for Quorum {
 struct Reports {
     last: Mutex<crate::report::Statuses>,
     calls: Mutex<u32>,
+    volumes: Mutex<Vec<(VolumeRef, bool)>>,
     is_broken: Mutex<bool>,
 }
 
@@ -62,6 +63,14 @@ impl Reporter for Reports {
         }
         *self.calls.lock() += 1;
         self.last.lock().extend(statuses.into_iter().map(|status| (status.instance, status)));
+        Ok(())
+    }
+
+    async fn report_volume(&self, volume: VolumeRef, is_here: bool) -> Result<(), CallError> {
+        if *self.is_broken.lock() {
+            return Err(CallError("cut off".into()));
+        }
+        self.volumes.lock().push((volume, is_here));
         Ok(())
     }
 }

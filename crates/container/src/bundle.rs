@@ -2,24 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use insula_types::ServiceSpec;
+use insula_types::{ByteSize, Resources, ServiceSpec};
 use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroupBuilder,
-        LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-        LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
-        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+        Capabilities, Capability, LinuxBlockIo, LinuxBlockIoBuilder, LinuxBuilder, LinuxCapabilitiesBuilder,
+        LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder,
+        LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxThrottleDeviceBuilder, Mount,
+        MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+        UserBuilder,
     },
 };
 
-use crate::{cgroup, seccomp, user, users::RANGE_LEN};
+use crate::{cgroup, seccomp, storage::Disk, user, users::RANGE_LEN};
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
 /// Length of one period of CPU time in microseconds, the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
+/// Weight of one CPU among instances that compete, the kernel's own default, and the bounds that it takes.
+const CPU_SHARES_OF_ONE: u64 = 1024;
+const CPU_SHARES: (u64, u64) = (2, 262_144);
 /// The kernel takes no smaller quota.
 const CPU_QUOTA_US_MIN: i64 = 1000;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -59,9 +63,10 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Open files of one process. Not every root may go beyond its own limit (CAP_SYS_RESOURCE).
-pub(crate) fn open_files_max() -> u64 {
+pub(crate) fn open_files_max(limits: &Resources) -> u64 {
+    let wanted = limits.files.map_or(OPEN_FILES_MAX, u64::from);
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    own.map_or(OPEN_FILES_MAX, |own| own.min(OPEN_FILES_MAX))
+    own.map_or(wanted, |own| own.min(wanted))
 }
 
 /// What a bundle is made from.
@@ -75,6 +80,10 @@ pub(crate) struct Source<'a> {
     /// The id on the node of its root; none: it has no user namespace.
     pub users: Option<u32>,
     pub cgroup: &'a str,
+    /// Disks that it may read and write.
+    pub disks: &'a [Disk],
+    /// Volumes: the path in the container, and where it is mounted on the node.
+    pub volumes: &'a [(String, PathBuf)],
     /// `NAME=value`, before what the image says.
     pub env: Vec<String>,
 }
@@ -107,15 +116,16 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
         env.push(variable.clone());
     }
     let cwd = image.working_dir().clone().filter(|cwd| cwd.starts_with('/')).unwrap_or_else(|| "/".to_owned());
-    build_process(args, env, cwd, uid, gid).map_err(|error| format!("its process: {error}"))
+    let files = open_files_max(&source.service.resources);
+    build_process(args, env, cwd, (uid, gid), files).map_err(|error| format!("its process: {error}"))
 }
 
 fn build_process(
     args: Vec<String>,
     env: Vec<String>,
     cwd: String,
-    uid: u32,
-    gid: u32,
+    (uid, gid): (u32, u32),
+    files: u64,
 ) -> Result<Process, OciSpecError> {
     let all: Capabilities = CAPABILITIES.into_iter().collect();
     // Another user than root gets them only through files that carry them.
@@ -127,11 +137,7 @@ fn build_process(
         .inheritable(Capabilities::new())
         .ambient(Capabilities::new())
         .build()?;
-    let files = PosixRlimitBuilder::default()
-        .typ(PosixRlimitType::RlimitNofile)
-        .soft(open_files_max())
-        .hard(open_files_max())
-        .build()?;
+    let files = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(files).hard(files).build()?;
     ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(uid).gid(gid).build()?)
@@ -161,7 +167,7 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
     let linux = linux
         .namespaces(namespaces)
         .cgroups_path(source.cgroup)
-        .resources(resources(source.service)?)
+        .resources(resources(source)?)
         .seccomp(seccomp::profile()?)
         .masked_paths(MASKED.map(str::to_owned))
         .readonly_paths(READ_ONLY.map(str::to_owned))
@@ -169,23 +175,27 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
     SpecBuilder::default()
         .version("1.0.2")
         .hostname(source.id)
-        .root(RootBuilder::default().path(source.rootfs).readonly(false).build()?)
+        .root(RootBuilder::default().path(source.rootfs).readonly(source.service.is_read_only).build()?)
         .process(process)
-        .mounts(mounts(&source.sysfs)?)
+        .mounts(mounts(source)?)
         .linux(linux)
         .build()
 }
 
-fn resources(service: &ServiceSpec) -> Result<LinuxResources, OciSpecError> {
-    let limits = service.resources;
+fn resources(source: &Source<'_>) -> Result<LinuxResources, OciSpecError> {
+    let limits = source.service.resources;
+    let shares = (u64::from(limits.cpu.0) * CPU_SHARES_OF_ONE / 1000).clamp(CPU_SHARES.0, CPU_SHARES.1);
     let quota = (i64::from(limits.cpu.0) * CPU_PERIOD_US as i64 / 1000).max(CPU_QUOTA_US_MIN);
     let memory = i64::try_from(limits.memory.0).unwrap_or(i64::MAX);
     let mut resources = LinuxResourcesBuilder::default()
-        .cpu(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
+        .cpu(LinuxCpuBuilder::default().shares(shares).quota(quota).period(CPU_PERIOD_US).build()?)
         // The second counts memory and swap together: no swap.
         .memory(LinuxMemoryBuilder::default().limit(memory).swap(memory).build()?)
         .pids(LinuxPidsBuilder::default().limit(i64::from(limits.pids)).build()?)
         .devices(vec![LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?]);
+    if let Some(rate) = limits.io {
+        resources = resources.block_io(throttle(source.disks, rate)?);
+    }
     if cgroup::is_unified() {
         // All of an instance goes when the kernel must kill a part of it.
         resources = resources.unified([("memory.oom.group".to_owned(), "1".to_owned())]);
@@ -193,8 +203,16 @@ fn resources(service: &ServiceSpec) -> Result<LinuxResources, OciSpecError> {
     resources.build()
 }
 
-fn mounts(sysfs: &Path) -> Result<Vec<Mount>, OciSpecError> {
-    let sysfs = sysfs.to_string_lossy();
+/// The same rate for what is read from each disk, and for what is written.
+fn throttle(disks: &[Disk], rate: ByteSize) -> Result<LinuxBlockIo, OciSpecError> {
+    let of =
+        |disk: &Disk| LinuxThrottleDeviceBuilder::default().major(disk.major).minor(disk.minor).rate(rate.0).build();
+    let devices: Vec<_> = disks.iter().map(of).collect::<Result<_, _>>()?;
+    LinuxBlockIoBuilder::default().throttle_read_bps_device(devices.clone()).throttle_write_bps_device(devices).build()
+}
+
+fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
+    let sysfs = source.sysfs.to_string_lossy();
     let table: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -207,5 +225,15 @@ fn mounts(sysfs: &Path) -> Result<Vec<Mount>, OciSpecError> {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build()
     };
-    table.into_iter().map(mount).collect()
+    let mut mounts: Vec<Mount> = table.into_iter().map(mount).collect::<Result<_, _>>()?;
+    for tmpfs in &source.service.tmpfs {
+        let size = format!("size={}", tmpfs.size.0);
+        mounts.push(mount((&tmpfs.path, "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", &size]))?);
+    }
+    for (path, at) in source.volumes {
+        mounts.push(mount((path, "bind", &at.to_string_lossy(), &["bind", "nosuid", "nodev"]))?);
+    }
+    // What is mounted within another goes on top of it.
+    mounts[table.len()..].sort_by(|one, other| one.destination().cmp(other.destination()));
+    Ok(mounts)
 }

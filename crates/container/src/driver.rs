@@ -21,13 +21,14 @@ use std::{
 
 use async_trait::async_trait;
 use insula_env::Env;
-use insula_types::InstanceId;
+use insula_types::{ByteSize, InstanceId, VolumeRef};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use self::protect::Written;
 use crate::{
     Config, Error, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime, StoredImage,
+    StoredVolume,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -37,6 +38,7 @@ use crate::{
         protocol::{Request, Stop},
     },
     signal,
+    storage::Volumes,
     users::{self, Users},
 };
 
@@ -53,6 +55,9 @@ struct Inner {
     instances: PathBuf,
     kept_logs: PathBuf,
     images: Images,
+    volumes: Volumes,
+    /// Changes whenever a volume has been made.
+    made: watch::Sender<()>,
     shim: PathBuf,
     /// Containers have user namespaces of their own.
     has_users: bool,
@@ -69,6 +74,7 @@ struct State {
     locks: BTreeMap<InstanceId, Arc<tokio::sync::Mutex<()>>>,
     watched: BTreeSet<InstanceId>,
     users: Users,
+    volumes: BTreeMap<VolumeRef, InstanceId>,
 }
 
 impl NodeRuntime {
@@ -102,7 +108,9 @@ impl NodeRuntime {
         let shim = shim::install(&shim_dir).map_err(Error::file("install the shim in", shim_dir))?;
         let store = Store::open(&images)?;
         let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone(), peers);
-        let (ended, _) = watch::channel(0);
+        let directory = make_private("volumes")?;
+        let volumes = Volumes::open(directory.clone()).map_err(Error::file("open the volumes in", directory))?;
+        let ((ended, _), (made, _)) = (watch::channel(0), watch::channel(()));
         let has_users = config.network.is_some() && {
             let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
             if let Err(error) = &tried {
@@ -124,7 +132,8 @@ impl NodeRuntime {
                 .map_err(Error::file("open", &instances))?;
         }
         let (firewall, state) = Default::default();
-        let inner = Inner { env, config, instances, kept_logs, images, shim, has_users, firewall, ended, state };
+        let inner =
+            Inner { env, config, instances, kept_logs, images, volumes, made, shim, has_users, firewall, ended, state };
         let runtime = Self(Arc::new(inner));
         runtime.sweep().await?;
         if let Some(network) = &runtime.0.config.network {
@@ -194,6 +203,17 @@ impl NodeRuntime {
     /// A manifest, configuration or layer as it was fetched, by its digest, for other nodes; none: it is not here.
     pub fn open_blob(&self, digest: &str) -> Option<File> {
         self.0.images.open_blob(digest)
+    }
+
+    /// Work on the volumes, which blocks.
+    async fn with_volumes<R: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        work: impl FnOnce(&Volumes) -> std::io::Result<R> + Send + 'static,
+    ) -> Result<R, Error> {
+        let volumes = self.0.volumes.clone();
+        let path = volumes.directory().to_owned();
+        blocking(&*self.0.env.disk, move || work(&volumes)).await.map_err(Error::file(attempt, path))
     }
 
     fn home(&self, instance: InstanceId) -> Home {
@@ -285,6 +305,26 @@ impl Runtime for NodeRuntime {
             logs::tail(&directory, bytes_max).map_err(Error::file("read the logs in", directory))
         })
         .await
+    }
+
+    async fn volumes(&self) -> Result<Vec<StoredVolume>, Error> {
+        self.with_volumes("list the volumes in", Volumes::list).await
+    }
+
+    async fn make_volume(&self, volume: &VolumeRef, size: ByteSize) -> Result<(), Error> {
+        let volume = volume.clone();
+        self.with_volumes("make the volume", move |volumes| volumes.make(&volume, size)).await?;
+        self.0.made.send_replace(());
+        Ok(())
+    }
+
+    async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error> {
+        if let Some(user) = self.0.state.lock().volumes.get(volume) {
+            let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("instance {user} has it"));
+            return Err(Error::file("delete the volume", self.0.volumes.image(volume))(source));
+        }
+        let volume = volume.clone();
+        self.with_volumes("delete the volume", move |volumes| volumes.delete(&volume)).await
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

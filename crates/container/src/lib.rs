@@ -19,6 +19,7 @@ mod runtime;
 mod seccomp;
 mod shim;
 mod signal;
+mod storage;
 mod user;
 mod users;
 
@@ -27,3 +28,4 @@ pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use image::{ImagePeers, ImageRef, PeerBytes, PeerError, StoredImage};
 pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};
+pub use storage::StoredVolume;

@@ -71,6 +71,18 @@ impl Home {
     pub fn shifted(&self) -> PathBuf {
         self.join("shifted")
     }
+    /// Where its writable layer is mounted, when that is bounded.
+    pub fn layer(&self) -> PathBuf {
+        self.join("layer")
+    }
+    /// Where its volumes are mounted, each below its name.
+    pub fn volumes(&self) -> PathBuf {
+        self.join("volumes")
+    }
+    /// Where a volume is mounted in the meantime.
+    pub fn by_way_of(&self) -> PathBuf {
+        self.join("disk")
+    }
     /// `/sys` as seen from its network namespace.
     pub fn sysfs(&self) -> PathBuf {
         self.join("sys")

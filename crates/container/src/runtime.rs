@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use insula_types::{
-    DatacenterName, InstanceId, NodeName, PortName, RegionName, ReleaseNumber, ServiceRef, ServiceSpec,
+    ByteSize, DatacenterName, InstanceId, NodeName, PortName, RegionName, ReleaseNumber, ServiceRef, ServiceSpec, Slot,
+    VolumeRef, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{Error, ImageRef};
+use crate::{Error, ImageRef, StoredVolume};
 
 /// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
 #[async_trait]
@@ -57,6 +58,24 @@ pub trait Runtime: Send + Sync {
     /// [`Error::File`].
     async fn logs(&self, instance: InstanceId, bytes_max: u64) -> Result<Vec<u8>, Error>;
 
+    /// The volumes on this node's disk, ordered by name.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    async fn volumes(&self) -> Result<Vec<StoredVolume>, Error>;
+
+    /// Makes a volume, or makes it larger, also while an instance uses it. Fine when it is as large already.
+    ///
+    /// # Errors
+    /// [`Error::File`], as when the disk has no room for it; what was there is as it was then.
+    async fn make_volume(&self, volume: &VolumeRef, size: ByteSize) -> Result<(), Error>;
+
+    /// Deletes a volume with all that is in it. Fine when it is not here.
+    ///
+    /// # Errors
+    /// [`Error::File`], as while an instance has it.
+    async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error>;
+
     /// Changes (a counter goes up) whenever some instance ended.
     fn ended(&self) -> watch::Receiver<u64>;
 }
@@ -85,9 +104,22 @@ pub struct InstanceConfig {
     pub spec: ServiceSpec,
     /// The node that runs it, as the instance is told.
     pub node: NodeLabels,
+    /// Which of the service's volumes are its own; none where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
 }
 
 impl InstanceConfig {
+    /// Its volumes, with what the definition says of each.
+    pub fn volumes(&self) -> impl Iterator<Item = (VolumeRef, &VolumeSpec)> {
+        let of = move |slot| {
+            let named =
+                move |spec: &VolumeSpec| VolumeRef { service: self.service.clone(), name: spec.name.clone(), slot };
+            self.spec.volumes.iter().map(move |spec| (named(spec), spec))
+        };
+        self.slot.into_iter().flat_map(of)
+    }
+
     /// Tells two configurations apart: SHA-256 in hexadecimal.
     pub fn hash(&self) -> String {
         hex::encode(Sha256::digest(insula_types::codec::encode(self)))

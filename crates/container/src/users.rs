@@ -111,8 +111,13 @@ pub(crate) fn namespace(shim: &Path, first: u32) -> io::Result<OwnedFd> {
 
 /// Mounts `directory` at `at`, with its owners shifted as the user namespace says. Mounts below `directory` are not in it.
 pub(crate) fn mount_shifted(directory: &Path, at: &Path, users: &OwnedFd) -> io::Result<()> {
+    mount_as(directory, at, Some(users))
+}
+
+/// The same where there may be no user namespace: then the owners are as they are.
+pub(crate) fn mount_as(directory: &Path, at: &Path, users: Option<&OwnedFd>) -> io::Result<()> {
     let tree = open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    shift(&tree, users)?;
+    users.map_or(Ok(()), |users| shift(&tree, users))?;
     Ok(move_mount(&tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 

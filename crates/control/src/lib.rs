@@ -19,6 +19,7 @@ pub mod placements;
 mod rollout;
 mod round;
 mod service;
+mod slots;
 pub mod voters;
 
 #[cfg(test)]

@@ -7,16 +7,21 @@
 //!             │     know     that it is gone
 //!             └── node down ──┘
 //! ```
+//! What has volumes stays where they are, also while its node is down (`slots`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_scheduler::{NodeView, Snapshot, Taken, Wanted, schedule};
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
-    Desired, InstanceId, NodeHealth, Phase, Placement, RegionalService, ReleaseNumber, Revision, ServiceRef,
+    Desired, InstanceId, NodeHealth, NodeId, Phase, Placement, RegionalService, ReleaseNumber, Revision, ServiceRef,
+    Slot,
 };
 
-use crate::rollout::{self, Live};
+use crate::{
+    rollout::{self, Live},
+    slots,
+};
 
 /// Placements in one command, so that an entry of the log stays small.
 const PLACEMENTS_PER_COMMAND_MAX: usize = 64;
@@ -55,22 +60,42 @@ pub struct Plan {
 struct Service<'a> {
     wanted: Option<(ReleaseNumber, &'a RegionalService)>,
     live: Vec<Live<'a>>,
+    /// All its placements, whatever they shall do.
+    placed: Vec<&'a Placement>,
+}
+
+/// An instance that is to be placed.
+struct Added {
+    instance: InstanceId,
+    service: ServiceRef,
+    slot: Option<Slot>,
+    bound_to: Option<NodeId>,
 }
 
 /// Compares what shall run with what is placed, and takes one step. `new_id` gives random ids.
 pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() -> InstanceId) -> Plan {
     let services = services(state);
-    let mut add: Vec<(InstanceId, ServiceRef)> = Vec::new();
+    let mut plan = Plan::default();
+    let mut add: Vec<Added> = Vec::new();
     let mut drain: Vec<InstanceId> = Vec::new();
     let mut used = BTreeSet::new();
     for (name, service) in &services {
-        let step = rollout::step(service.wanted.map(|(_, wanted)| wanted), &service.live);
-        for _ in 0..step.add {
-            add.push((unused_id(state, &mut used, new_id), name.clone()));
+        let mut new = |slot, bound_to| {
+            let instance = unused_id(state, &mut used, new_id);
+            add.push(Added { instance, service: name.clone(), slot, bound_to });
+        };
+        let wanted = service.wanted.map(|(_, wanted)| wanted);
+        if slots::has_slots(wanted, &service.placed) {
+            let step = slots::step(state, name, wanted, &service.placed);
+            step.add.into_iter().for_each(|(slot, bound_to)| new(Some(slot), bound_to));
+            drain.extend(step.drain);
+            plan.unplaceable.extend(step.waits.map(|why| (name.clone(), why)));
+        } else {
+            let step = rollout::step(wanted, &service.live);
+            (0..step.add).for_each(|_| new(None, None));
+            drain.extend(step.drain);
         }
-        drain.extend(step.drain);
     }
-    let mut plan = Plan::default();
     place(state, &services, &add, &mut plan);
     let why = "its node is down";
     set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
@@ -89,9 +114,11 @@ fn services(state: &RegionState) -> BTreeMap<ServiceRef, Service<'_>> {
             services.entry(name).or_default().wanted = Some((definition.release, wanted));
         }
     }
-    for placement in state.placements.values().filter(|placement| placement.desired == Desired::Run) {
-        let Some(node) = state.nodes.get(&placement.node).filter(|node| node.health.is_up()) else { continue };
+    for placement in state.placements.values() {
         let service = services.entry(placement.service.clone()).or_default();
+        service.placed.push(placement);
+        let node = state.nodes.get(&placement.node).filter(|node| node.health.is_up());
+        let Some(node) = node.filter(|_| placement.desired == Desired::Run) else { continue };
         service.live.push(Live {
             instance: placement.instance,
             node: placement.node,
@@ -119,12 +146,7 @@ fn unused_id(
 }
 
 /// Chooses nodes for what is to be added, and says what finds none.
-fn place(
-    state: &RegionState,
-    services: &BTreeMap<ServiceRef, Service<'_>>,
-    add: &[(InstanceId, ServiceRef)],
-    plan: &mut Plan,
-) {
+fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add: &[Added], plan: &mut Plan) {
     if add.is_empty() {
         return;
     }
@@ -156,14 +178,14 @@ fn place(
     let of = |name: &ServiceRef| services.get(name).and_then(|service| service.wanted);
     let wanted: Vec<Wanted<'_>> = add
         .iter()
-        .filter_map(|(instance, service)| {
+        .filter_map(|Added { instance, service, bound_to, .. }| {
             let resources = of(service)?.1.spec.resources;
-            Some(Wanted { instance: *instance, service, resources })
+            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to })
         })
         .collect();
     let mut decisions = schedule(&snapshot, &wanted);
     let mut placements = Vec::new();
-    for (instance, name) in add {
+    for Added { instance, service: name, slot, .. } in add {
         let (Some(decision), Some((release, wanted))) = (decisions.remove(instance), of(name)) else { continue };
         match decision {
             Ok(choice) => placements.push(Placement {
@@ -175,6 +197,7 @@ fn place(
                 desired: Desired::Run,
                 reasons: choice.reasons,
                 placed_ms: 0,
+                slot: *slot,
             }),
             Err(error) => {
                 plan.unplaceable.insert(name.clone(), error.to_string());
@@ -196,10 +219,12 @@ fn chunks<T: Clone>(all: &[T]) -> impl Iterator<Item = Vec<T>> + '_ {
     all.chunks(PLACEMENTS_PER_COMMAND_MAX).map(<[T]>::to_vec)
 }
 
-/// Placements that are to be stopped because nobody can drain them: their node is down.
+/// Placements that are to be stopped because nobody can drain them: their node is down. One with volumes goes on there when
+/// the node comes back, if it is still wanted.
 fn on_down_nodes(state: &RegionState) -> Vec<InstanceId> {
     let is_down = |placement: &&Placement| state.nodes.get(&placement.node).is_some_and(|node| !node.health.is_up());
-    let running = state.placements.values().filter(|placement| placement.desired != Desired::Stop);
+    let stays = |placement: &Placement| placement.slot.is_some() && placement.desired == Desired::Run;
+    let running = state.placements.values().filter(|placement| placement.desired != Desired::Stop && !stays(placement));
     running.filter(is_down).map(|placement| placement.instance).collect()
 }
 

@@ -4,3 +4,4 @@ mod level;
 mod region;
 mod service;
 mod units;
+mod volumes;

@@ -23,6 +23,26 @@ impl fmt::Display for Tightest {
     }
 }
 
+/// Why the only node that an instance can go to does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyNot {
+    /// It is down, or no member any more.
+    Down,
+    /// It lacks this.
+    Full(Tightest),
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down => f.write_str("that node is down: bring it back"),
+            Self::Full(tightest) => {
+                write!(f, "{tightest} there: lower the resources of the service, or move others away")
+            }
+        }
+    }
+}
+
 /// Why an instance has no node. A later round may find one: nothing here is for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
@@ -53,5 +73,13 @@ pub enum PlaceError {
         nodes: usize,
         /// What lacks.
         tightest: Tightest,
+    },
+    /// Its volumes are on one node, and that one does not take it.
+    #[error("place an instance of {service}: its volumes are on one node, and {why}")]
+    Bound {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// Why that node does not take it.
+        why: WhyNot,
     },
 }

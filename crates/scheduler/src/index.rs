@@ -5,9 +5,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use insula_types::{Capacity, DatacenterName, NodeId, ServiceRef};
+use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, NodeId, Resources, ServiceRef};
 
-use crate::Snapshot;
+use crate::{Choice, PlaceError, Snapshot, Tightest, Wanted, WhyNot};
 
 /// A whole, in parts per million.
 const WHOLE_PPM: u64 = 1_000_000;
@@ -58,6 +58,10 @@ pub(crate) struct Spread {
     pub by_room: BTreeMap<usize, u32>,
 }
 
+fn need(resources: &Resources) -> Capacity {
+    Capacity { cpu: resources.cpu, memory: resources.memory }
+}
+
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
     pub rooms: Vec<Room>,
@@ -66,6 +70,8 @@ pub(crate) struct Index<'a> {
     pub nodes: usize,
     pub down: usize,
     pub cordoned: usize,
+    /// Nodes that are up and take nothing but what is bound to them.
+    apart: BTreeMap<NodeId, Room>,
 }
 
 impl<'a> Index<'a> {
@@ -76,20 +82,26 @@ impl<'a> Index<'a> {
         let mut datacenters: Vec<_> = names.into_iter().map(|name| (name, FreeOrder::new())).collect();
         let datacenter_of = |name: &DatacenterName| datacenters.partition_point(|(known, _)| *known < name);
 
-        let mut rooms = Vec::new();
+        let (mut rooms, mut apart) = (Vec::new(), BTreeMap::new());
         let mut room_of = BTreeMap::new();
-        for node in nodes.values().filter(|node| node.health.is_up() && !node.is_cordoned) {
+        for node in nodes.values().filter(|node| node.health.is_up()) {
             let total = node.capacity.allocatable();
-            room_of.insert(node.id, rooms.len());
             let datacenter = datacenter_of(node.datacenter);
-            rooms.push(Room { id: node.id, datacenter, total, free: total, share_ppm: 0 });
+            let room = Room { id: node.id, datacenter, total, free: total, share_ppm: 0 };
+            if node.is_cordoned {
+                apart.insert(node.id, room);
+            } else {
+                room_of.insert(node.id, rooms.len());
+                rooms.push(room);
+            }
         }
 
         let mut spreads: BTreeMap<&'a ServiceRef, Spread> = BTreeMap::new();
         for taken in &snapshot.taken {
             let room = room_of.get(&taken.node).copied();
-            if let Some(room) = room {
-                rooms[room].take(Capacity { cpu: taken.resources.cpu, memory: taken.resources.memory });
+            let room_taken = room.map(|room| &mut rooms[room]).or_else(|| apart.get_mut(&taken.node));
+            if let Some(room) = room_taken {
+                room.take(need(&taken.resources));
             }
             let Some(node) = nodes.get(&taken.node).filter(|node| node.health.is_up()) else { continue };
             if taken.is_staying && services.contains(taken.service) {
@@ -107,7 +119,32 @@ impl<'a> Index<'a> {
         }
         let up = nodes.values().filter(|node| node.health.is_up()).count();
         let (nodes, down, cordoned) = (nodes.len(), nodes.len() - up, up - rooms.len());
-        Self { rooms, datacenters, spreads, nodes, down, cordoned }
+        Self { rooms, datacenters, spreads, nodes, down, cordoned, apart }
+    }
+
+    /// Places an instance on the only node that it can go to.
+    pub fn place_bound(&mut self, wanted: &Wanted<'a>, node: NodeId) -> Result<Choice, PlaceError> {
+        let need = need(&wanted.resources);
+        let refuse = |why| Err(PlaceError::Bound { service: wanted.service.clone(), why });
+        let at = self.rooms.binary_search_by_key(&node, |room| room.id).ok();
+        let Some(room) = at.map(|at| &mut self.rooms[at]).or_else(|| self.apart.get_mut(&node)) else {
+            return refuse(WhyNot::Down);
+        };
+        if !room.fits(need) {
+            let (cpu, memory) =
+                (need.cpu.0.saturating_sub(room.free.cpu.0), need.memory.0.saturating_sub(room.free.memory.0));
+            let tightest = if cpu > 0 { Tightest::Cpu(CpuMillis(cpu)) } else { Tightest::Memory(ByteSize(memory)) };
+            return refuse(WhyNot::Full(tightest));
+        }
+        room.take(need);
+        let datacenter = room.datacenter;
+        let spread = self.spreads.entry(wanted.service).or_default();
+        *spread.by_datacenter.entry(datacenter).or_default() += 1;
+        if let Some(at) = at {
+            *spread.by_room.entry(at).or_default() += 1;
+            self.reorder(at);
+        }
+        Ok(Choice { node, reasons: vec!["its volumes are on this node".to_owned()] })
     }
 
     /// Puts a node whose free room changed in its right place.

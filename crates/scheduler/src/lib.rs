@@ -21,7 +21,7 @@ use std::{
 use insula_types::{Capacity, DatacenterName, InstanceId, NodeHealth, NodeId, Resources, ServiceRef};
 
 use crate::{batch::Batch, index::Index};
-pub use error::{PlaceError, Tightest};
+pub use error::{PlaceError, Tightest, WhyNot};
 
 /// A node as the scheduler sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Wanted<'a> {
     pub service: &'a ServiceRef,
     /// What it reserves.
     pub resources: Resources,
+    /// The only node that it can go to, where its volumes are. That one may be cordoned: it is no newcomer there.
+    pub bound_to: Option<NodeId>,
 }
 
 /// Where an instance goes, and why.
@@ -85,19 +87,23 @@ pub struct Choice {
 ///
 /// # Errors
 /// Per instance: [`PlaceError::NoNode`] when nothing may be placed anywhere, [`PlaceError::NoCapacity`] when no node has
-/// the room, naming the tightest resource and its shortfall.
+/// the room, naming the tightest resource and its shortfall; [`PlaceError::Bound`] when its only node cannot take it.
 pub fn schedule<'a>(
     snapshot: &Snapshot<'a>,
     wanted: &[Wanted<'a>],
 ) -> BTreeMap<InstanceId, Result<Choice, PlaceError>> {
+    let services: BTreeSet<&ServiceRef> = wanted.iter().map(|one| one.service).collect();
+    let mut index = Index::new(snapshot, &services);
+    // Those first that have no choice.
+    let bound: BTreeMap<InstanceId, _> =
+        wanted.iter().filter_map(|one| Some((one.instance, (one, one.bound_to?)))).collect();
+    let place = |(instance, (one, node)): (InstanceId, (&Wanted<'a>, NodeId))| (instance, index.place_bound(one, node));
+    let mut decisions: BTreeMap<_, _> = bound.into_iter().map(place).collect();
     let mut batches: BTreeMap<_, BTreeSet<InstanceId>> = BTreeMap::new();
-    for one in wanted {
+    for one in wanted.iter().filter(|one| one.bound_to.is_none()) {
         let size = (Reverse(one.resources.memory), Reverse(one.resources.cpu));
         batches.entry((size, one.service)).or_default().insert(one.instance);
     }
-    let services: BTreeSet<&ServiceRef> = wanted.iter().map(|one| one.service).collect();
-    let mut index = Index::new(snapshot, &services);
-    let mut decisions = BTreeMap::new();
     for (((Reverse(memory), Reverse(cpu)), service), instances) in batches {
         let mut batch = Batch::new(&mut index, service, cpu, memory);
         decisions.extend(instances.into_iter().map(|instance| (instance, batch.place())));

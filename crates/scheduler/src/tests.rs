@@ -11,7 +11,7 @@ fn service(name: &str) -> ServiceRef {
 }
 
 fn size(cpu: u32, mib: u64) -> Resources {
-    Resources { cpu: CpuMillis(cpu), memory: ByteSize::mib(mib), pids: 64 }
+    Resources { cpu: CpuMillis(cpu), memory: ByteSize::mib(mib), ..Resources::default() }
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +55,7 @@ impl World {
             instance: InstanceId::new(id as u64),
             service: &names.services[s as usize],
             resources: size(cpu, mib),
+            bound_to: None,
         };
         let snapshot = Snapshot {
             nodes: self.nodes.iter().enumerate().map(node).collect(),
@@ -181,6 +182,30 @@ fn large_ones_go_first_and_two_sizes_of_a_service_are_spread_together() {
     let nodes: Vec<u64> = world.schedule().into_values().map(|d| d.expect("room").node.get()).collect();
     assert_eq!(nodes[1..3], [0, 1], "the large ones, one on each");
     assert_eq!((nodes[0], nodes[3]), (0, 1), "the small ones beside them");
+}
+
+#[test]
+fn what_is_bound_goes_to_its_node_alone_and_counts_there() {
+    let world = World {
+        nodes: vec![up(0), (1, 4000, 4096, false, false), (2, 4000, 4096, true, true), (3, 4000, 512, true, false)],
+        taken: vec![],
+        wanted: vec![(0, 250, 128), (0, 250, 128), (0, 250, 128), (0, 250, 460), (0, 250, 460), (0, 250, 128)],
+    };
+    let names = names();
+    let (snapshot, mut wanted) = world.snapshot(&names);
+    // The third is cordoned, and no newcomer is bound to it; the last one is free to go anywhere.
+    for (one, node) in wanted.iter_mut().zip([0, 1, 2, 3, 3]) {
+        one.bound_to = Some(NodeId::new(node));
+    }
+    let said: Vec<String> = schedule(&snapshot, &wanted)
+        .into_values()
+        .map(|decision| decision.map_or_else(|error| error.to_string(), |choice| choice.node.get().to_string()))
+        .collect();
+    let bound = "place an instance of shop/web: its volumes are on one node, and";
+    let down = format!("{bound} that node is down: bring it back");
+    assert_eq!([&said[0], &said[1], &said[2], &said[3]], ["0", &down, "2", "3"]);
+    assert!(said[4].starts_with(&format!("{bound} memory is ")), "{}", said[4]);
+    assert_eq!(said[5], "0", "the only other node has no room left");
 }
 
 fn worlds() -> impl Strategy<Value = World> {

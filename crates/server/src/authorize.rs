@@ -150,12 +150,17 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         C::ReportStatus { node, .. }
         | C::ReportTrust { node, .. }
         | C::SetAddresses { node, .. }
+        | C::ConfirmVolume { node, .. }
+        | C::ForgetVolume { node, .. }
         | C::UpdateNode { id: node, .. } => Proposer::Only(*node),
         C::CreateJoinToken(_)
         | C::RemoveJoinToken { .. }
         | C::Cordon { .. }
         | C::SetNodeDuty { .. }
         | C::RemoveNode { .. }
+        | C::CreateVolume { .. }
+        | C::GrowVolume { .. }
+        | C::DeleteVolume { .. }
         | C::TakeOutNode { .. } => Proposer::Member,
         C::TakeControl { node } => Proposer::VoterOnly(*node),
         // Voters take machines in; controllers run on leaders.

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use insula_agent::{Agent, CallError, HttpProber, Parts, Renewer, Reporter, start_renewals};
+use insula_agent::{Agent, CallError, NetworkProber, Parts, Renewer, Reporter, start_renewals};
 use insula_catalog::link::Link;
 use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime};
 use insula_control::Control;
@@ -12,7 +12,7 @@ use insula_env::{Clock, Env, beat};
 use insula_rpc::Peers;
 use insula_state::{RegionCommand, RegionState, Store};
 use insula_telemetry::chain;
-use insula_types::{CpuMillis, Granted, InstanceId, InstanceStatus, Load, NodeId, Renewal, Revision};
+use insula_types::{CpuMillis, Granted, InstanceId, InstanceStatus, Load, NodeId, Renewal, Revision, VolumeRef};
 use tokio::sync::watch;
 
 use crate::{
@@ -65,7 +65,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         path: config.paths().placements(),
         region: node.region.clone(),
         runtime: Arc::new(runtime.clone()),
-        prober: Arc::new(HttpProber),
+        prober: Arc::new(NetworkProber),
         reporter: Arc::new(Reports { node: node.id, region: node.region.clone() }),
         other_images: images::of_live_releases(Arc::clone(node.global.replica())),
     };
@@ -162,11 +162,26 @@ struct Reports {
     region: Store<RegionState>,
 }
 
+impl Reports {
+    async fn propose(&self, command: &RegionCommand) -> Result<(), CallError> {
+        self.region.propose(command, REPORT_LIMIT).await.map(drop).map_err(|error| CallError(Box::new(error)))
+    }
+}
+
 #[async_trait]
 impl Reporter for Reports {
     async fn report(&self, statuses: Vec<InstanceStatus>) -> Result<(), CallError> {
         let command = RegionCommand::ReportStatus { node: self.node, statuses };
-        self.region.propose(&command, REPORT_LIMIT).await.map(drop).map_err(|error| CallError(Box::new(error)))
+        self.propose(&command).await
+    }
+
+    async fn report_volume(&self, volume: VolumeRef, is_here: bool) -> Result<(), CallError> {
+        let node = self.node;
+        self.propose(&match is_here {
+            true => RegionCommand::ConfirmVolume { node, volume },
+            false => RegionCommand::ForgetVolume { node, volume },
+        })
+        .await
     }
 }
 

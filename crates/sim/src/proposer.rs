@@ -12,7 +12,7 @@ use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine
 use insula_state::{
     Domain, Leadership, Machine, MachineError, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store, seal,
 };
-use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId, Revision};
+use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId, Revision, VolumeRef};
 use tokio::sync::watch;
 
 use crate::{
@@ -195,12 +195,26 @@ pub(crate) struct Reports {
     pub(crate) region: Store<RegionState>,
 }
 
+impl Reports {
+    async fn propose(&self, command: &RegionCommand) -> Result<(), CallError> {
+        let limit = Duration::from_secs(3);
+        self.region.propose(command, limit).await.map(drop).map_err(|error| CallError(Box::new(error)))
+    }
+}
+
 #[async_trait]
 impl Reporter for Reports {
     async fn report(&self, statuses: Vec<InstanceStatus>) -> Result<(), CallError> {
-        let command = RegionCommand::ReportStatus { node: self.node, statuses };
-        let limit = Duration::from_secs(3);
-        self.region.propose(&command, limit).await.map(|_| ()).map_err(|error| CallError(Box::new(error)))
+        self.propose(&RegionCommand::ReportStatus { node: self.node, statuses }).await
+    }
+
+    async fn report_volume(&self, volume: VolumeRef, is_here: bool) -> Result<(), CallError> {
+        let node = self.node;
+        self.propose(&match is_here {
+            true => RegionCommand::ConfirmVolume { node, volume },
+            false => RegionCommand::ForgetVolume { node, volume },
+        })
+        .await
     }
 }
 

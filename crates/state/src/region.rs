@@ -5,7 +5,7 @@ mod command;
 
 use insula_types::{
     Addresses, Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement,
-    RegionName, RegionalDefinition, Revision,
+    RegionName, RegionalDefinition, Revision, Volume, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,8 @@ pub struct RegionState {
     pub keys: Table<NodeId, String>,
     /// Where nodes are reached that have said more than one address; see [`RegionState::addresses_of`].
     pub addresses: Table<NodeId, Addresses>,
+    /// Volumes, used or not.
+    pub volumes: Table<VolumeRef, Volume>,
     /// What the programs of all nodes have agreed on; none while it is the first level.
     pub agreed: Option<Agreed>,
 }
@@ -162,6 +164,8 @@ pub enum RegionKey {
     Level,
     /// Where a node is reached.
     Addresses(NodeId),
+    /// A volume.
+    Volume(VolumeRef),
 }
 
 /// An object of the region.
@@ -194,6 +198,8 @@ pub enum RegionObject {
     Level(Agreed),
     /// Where a node is reached.
     Addresses(Addresses),
+    /// A volume.
+    Volume(Volume),
 }
 
 impl Domain for RegionState {
@@ -252,6 +258,7 @@ impl Domain for RegionState {
             Key::Trust(id) => set!(trust, id, Trust),
             Key::NodeKey(id) => set!(keys, id, NodeKey),
             Key::Addresses(id) => set!(addresses, id, Addresses),
+            Key::Volume(volume) => set!(volumes, volume, Volume),
         }
     }
 
@@ -279,6 +286,7 @@ impl Domain for RegionState {
         add!(trust, Trust);
         add!(keys, NodeKey);
         add!(addresses, Addresses);
+        add!(volumes, Volume);
         all
     }
 
@@ -297,6 +305,7 @@ impl Domain for RegionState {
             RegionKey::NodeKey(_) => "keys of nodes",
             RegionKey::Level => "level",
             RegionKey::Addresses(_) => "addresses of nodes",
+            RegionKey::Volume(_) => "volumes",
         }
     }
 

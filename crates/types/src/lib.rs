@@ -21,10 +21,15 @@ pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceD
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};
-pub use name::{AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef};
+pub use name::{
+    AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef, VolumeName,
+};
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};
 pub use quantity::{ByteSize, CpuMillis};
 pub use release::{RegionalDefinition, RegionalService, Release};
-pub use spec::{DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, StopSpec};
+pub use spec::{
+    Check, DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, Slot, StopSpec, TmpfsSpec,
+    Volume, VolumeRef, VolumeRefError, VolumeSpec,
+};
 pub use status::{InstanceStatus, Phase};

@@ -116,6 +116,10 @@ label!(
     /// A named port of a service.
     PortName, "port"
 );
+label!(
+    /// A volume of a service.
+    VolumeName, "volume"
+);
 
 /// A service within its app, written `app/service`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InstanceId, NodeId, ReleaseNumber, ServiceRef, ServiceSpec};
+use crate::{InstanceId, Level, NodeId, ReleaseNumber, ServiceRef, ServiceSpec, Slot, VolumeRef};
 
 /// One instance bound to one node, with all that the node needs to run it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,24 @@ pub struct Placement {
     pub reasons: Vec<String>,
     /// When it was placed, milliseconds since 1970 by the leader's clock.
     pub placed_ms: u64,
+    /// Which of the service's volumes are its own. Only where the service has volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+}
+
+impl Placement {
+    /// From which level on programs know all of it.
+    pub fn level(&self) -> Level {
+        if self.slot.is_some() { Level(4) } else { self.spec.level() }
+    }
+
+    /// The volumes that it uses, in the order of the definition.
+    pub fn volumes(&self) -> impl Iterator<Item = VolumeRef> + '_ {
+        self.slot.into_iter().flat_map(move |slot| {
+            let volume = move |name| VolumeRef { service: self.service.clone(), name, slot };
+            self.spec.volumes.iter().map(move |spec| volume(spec.name.clone()))
+        })
+    }
 }
 
 /// What a node shall do with an instance.

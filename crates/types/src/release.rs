@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, ReleaseNumber, ServiceName, ServiceSpec};
+use crate::{AppName, Level, ReleaseNumber, ServiceName, ServiceSpec};
 
 /// An immutable, numbered state of an app: all services together. Scale is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,13 @@ pub struct RegionalDefinition {
     pub release: ReleaseNumber,
     /// Its services, overrides applied.
     pub services: BTreeMap<ServiceName, RegionalService>,
+}
+
+impl RegionalDefinition {
+    /// From which level on programs know all of it.
+    pub fn level(&self) -> Level {
+        self.services.values().map(|service| service.spec.level()).max().unwrap_or(Level::FIRST)
+    }
 }
 
 /// One service of a regional definition.

@@ -1,10 +1,16 @@
 //! What users want of a service, already validated.
 
+mod health;
+mod storage;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, CpuMillis, PortName};
+pub use health::{Check, HealthSpec};
+pub use storage::{Slot, TmpfsSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec};
+
+use crate::{ByteSize, CpuMillis, Level, PortName};
 
 /// How an instance is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -18,7 +24,7 @@ pub enum DriverKind {
 }
 
 /// One service of a release: everything needed to run an instance of it. Scale is not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// How to run it.
     pub driver: DriverKind,
@@ -39,9 +45,40 @@ pub struct ServiceSpec {
     /// How it is stopped.
     #[serde(default)]
     pub stop: StopSpec,
+    /// Its root file system cannot be written to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_read_only: bool,
+    /// A first process of ours collects the orphans of its processes and hands on signals.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_init: bool,
+    /// Directories in memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<TmpfsSpec>,
+    /// Directories that outlive it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeSpec>,
 }
 
 impl ServiceSpec {
+    /// From which level on programs know all of it.
+    pub fn level(&self) -> Level {
+        let is_of_first = !self.is_read_only
+            && !self.has_init
+            && self.tmpfs.is_empty()
+            && self.volumes.is_empty()
+            && self.resources.is_of_first_level()
+            && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
+        if is_of_first { Level::FIRST } else { Level(4) }
+    }
+
+    /// The port that its check goes to: the one that the check names, else the one for HTTP, else the first.
+    pub fn check_port(&self) -> Option<&PortSpec> {
+        match self.health.as_ref().and_then(|health| health.port.as_ref()) {
+            Some(name) => self.ports.iter().find(|port| port.name == *name),
+            None => self.http_port().or(self.ports.first()),
+        }
+    }
+
     /// The port that HTTP routes lead to: the one named `http`, else the first with that protocol.
     pub fn http_port(&self) -> Option<&PortSpec> {
         let is_http = |port: &&PortSpec| port.protocol == Protocol::Http;
@@ -62,11 +99,27 @@ pub struct Resources {
     pub memory: ByteSize,
     /// Greatest number of processes and threads.
     pub pids: u32,
+    /// Greatest number of files that one process has open; none: what the node gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u32>,
+    /// Bytes that it may write to its own layer; none: as much as the node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    /// Bytes a second that it may read from disks, and as many that it may write; none: as much as they give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<ByteSize>,
+}
+
+impl Resources {
+    /// Whether programs of level 3 and before know all of it.
+    const fn is_of_first_level(&self) -> bool {
+        self.files.is_none() && self.disk.is_none() && self.io.is_none()
+    }
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpu: CpuMillis(250), memory: ByteSize::mib(128), pids: 256 }
+        Self { cpu: CpuMillis(250), memory: ByteSize::mib(128), pids: 256, files: None, disk: None, io: None }
     }
 }
 
@@ -98,23 +151,6 @@ pub struct RouteSpec {
     pub host: String,
     /// Path prefix, beginning with `/`; `/a` takes `/a` and `/a/b`, not `/ab`.
     pub path: String,
-}
-
-/// A readiness check by HTTP: ready while GET answers with a status from 200 to 399.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthSpec {
-    /// Path to ask for.
-    pub http: String,
-    /// Port to ask on; none: as [`ServiceSpec::http_port`].
-    pub port: Option<PortName>,
-    /// Time from one check to the next.
-    pub interval: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// How long an instance may take until the first good answer before it is restarted.
-    pub grace: Duration,
-    /// Failures in a row that make it unready.
-    pub unhealthy_after: u32,
 }
 
 /// How an instance is stopped: a signal, then KILL after the grace.

@@ -5,9 +5,9 @@ use insula_state::{
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    Addresses, Capacity, ClusterId, Desired, DriverKind, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
-    NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision,
-    RouteSpec, ServiceRef, ServiceSpec,
+    Addresses, Capacity, ClusterId, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase,
+    Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision, RouteSpec, ServiceRef,
+    ServiceSpec,
 };
 use proptest::prelude::*;
 
@@ -31,15 +31,9 @@ fn node(number: u64, is_up: bool) -> Node {
 
 fn spec(host: &str, path: &str) -> ServiceSpec {
     ServiceSpec {
-        driver: DriverKind::Container,
-        image: None,
-        command: Vec::new(),
-        env: BTreeMap::new(),
-        resources: Default::default(),
         ports: vec![PortSpec { name: "http".parse().unwrap(), port: 8080, protocol: Protocol::Http }],
         routes: vec![RouteSpec { host: host.to_owned(), path: path.to_owned() }],
-        health: None,
-        stop: Default::default(),
+        ..ServiceSpec::default()
     }
 }
 
@@ -53,6 +47,7 @@ fn placement(number: u64, on: u64, desired: Desired) -> Placement {
         desired,
         reasons: Vec::new(),
         placed_ms: 0,
+        slot: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl NodeRuntime {
                 if let Some(first) = record.users {
                     state.users.keep(&record.config.service.app, instance, first);
                 }
+                state.volumes.extend(record.config.volumes().map(|(volume, _)| (volume, instance)));
                 if !record.is_container() {
                     state.ports.insert(instance, record.ports.values().copied().collect());
                 }

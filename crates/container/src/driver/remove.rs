@@ -6,7 +6,13 @@ use insula_types::InstanceId;
 use tracing::{info, warn};
 
 use super::{NodeRuntime, observe::end_leftovers};
-use crate::{Error, ObservedState, Runtime, cgroup, disk::blocking, logs, network, record};
+use crate::{
+    Error, ObservedState, Runtime, cgroup,
+    disk::blocking,
+    logs, network,
+    record::{self, Home},
+    storage,
+};
 
 impl NodeRuntime {
     pub(super) async fn remove_locked(&self, instance: InstanceId) -> Result<(), Error> {
@@ -40,9 +46,10 @@ impl NodeRuntime {
         let (kept, now) = (self.0.kept_logs.clone(), self.0.env.clock.wall());
         blocking(&*self.0.env.disk, move || {
             let attempt = || {
-                for mounted in [home.rootfs(), home.shifted(), home.sysfs()] {
+                for mounted in [home.rootfs(), home.shifted(), home.sysfs(), home.layer()] {
                     network::unmount_all(&mounted)?;
                 }
+                unmount_volumes(&home)?;
                 network::release(&home.netns())?;
                 if let Some(name) = home.path().file_name() {
                     logs::keep(home.path(), &kept.join(name))?;
@@ -57,6 +64,7 @@ impl NodeRuntime {
         state.addresses.remove(&instance);
         state.ports.remove(&instance);
         state.users.release(instance);
+        state.volumes.retain(|_, user| *user != instance);
         Ok(())
     }
 
@@ -121,6 +129,16 @@ impl NodeRuntime {
         let parent = &self.0.config.cgroup_parent;
         cgroup::remove(parent).await.map_err(Error::file("remove the cgroup", parent))?;
         result
+    }
+}
+
+/// What is in a volume must be on the disk before the next instance gets it, so this waits where others do not.
+fn unmount_volumes(home: &Home) -> io::Result<()> {
+    storage::unmount(&home.by_way_of())?;
+    match fs::read_dir(home.volumes()) {
+        Ok(mut volumes) => volumes.try_for_each(|volume| storage::unmount(&volume?.path())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

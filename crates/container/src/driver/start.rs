@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use insula_types::{DriverKind, InstanceId, PortName};
+use insula_env::clock;
+use insula_types::{DriverKind, InstanceId, PortName, Resources, VolumeRef, VolumeSpec};
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -31,13 +32,17 @@ use crate::{
         self,
         protocol::{self, Stop, VERSION, Work},
     },
-    signal, users,
+    signal,
+    storage::{self, Disk, mount_layer},
+    users,
 };
 
 /// Ports for processes: below what Linux gives to outgoing connections (32768 and up).
 const PROCESS_PORTS: std::ops::Range<u64> = 20_000..32_000;
 /// Attempts to find a free one.
 const PORT_TRIES: usize = 200;
+/// How long a start waits for its volumes to be made.
+const VOLUME_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Mount options fit into one page, with its end.
 const MOUNT_OPTIONS_LEN_MAX: usize = 4095;
 
@@ -111,6 +116,7 @@ impl NodeRuntime {
         })?;
         let address = self.reserve_address(instance)?;
         let users = self.reserve_users(config)?;
+        self.reserve_volumes(config).await?;
         let ports = config.spec.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
         let cgroup = format!("/{}/{instance}", self.0.config.cgroup_parent.trim_matches('/'));
         let record =
@@ -124,8 +130,11 @@ impl NodeRuntime {
         let (runtime, job_home, job_record) = (self.clone(), home.clone(), record.clone());
         let root = blocking(&*self.0.env.disk, move || {
             let namespace = users.map(|first| runtime.user_namespace(first)).transpose()?;
-            mount_root(&job_home, &image, runtime.0.images.layers(), users.zip(namespace.as_deref()))?;
-            write_bundle(&job_home, &job_record, &image, &cgroup)
+            let users = users.zip(namespace.as_deref());
+            mount_root(&job_home, &image, runtime.0.images.layers(), users, &job_record.config.spec.resources)?;
+            runtime.mount_volumes(&job_home, &job_record.config, users)?;
+            let disks = runtime.disks(&job_record.config)?;
+            write_bundle(&job_home, &job_record, &image, &cgroup, &disks)
         });
         let (netns, sysfs) = (home.netns(), home.sysfs());
         let network = network::connect(network, instance, (&netns, &sysfs), address);
@@ -136,6 +145,7 @@ impl NodeRuntime {
             oom_counter,
             output_owner: Some(root?),
             netns: Some(netns.to_string_lossy().into_owned()),
+            has_init: config.spec.has_init,
         };
         Ok((record, work))
     }
@@ -161,6 +171,59 @@ impl NodeRuntime {
         Ok(made)
     }
 
+    /// Takes the volumes of an instance for it alone. They are made before, and by others: it may be that they are being made
+    /// right now.
+    async fn reserve_volumes(&self, config: &InstanceConfig) -> Result<(), Error> {
+        let (instance, wanted) = (config.instance, config.spec.volumes.len());
+        if wanted > 0 && config.slot.is_none() {
+            return Err(Error::Config { instance, why: "it was placed without volumes: place it anew".to_owned() });
+        }
+        let mut made = self.0.made.subscribe();
+        let lacking = || config.volumes().map(|(volume, _)| volume).find(|volume| !self.0.volumes.has(volume));
+        let waited =
+            clock::timeout(VOLUME_WAIT, async { while lacking().is_some() && made.changed().await.is_ok() {} });
+        if waited.await.is_err()
+            && let Some(volume) = lacking()
+        {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::NotFound, format!("volume {volume} is not on this node"));
+            return Err(Error::file("mount a volume from", self.0.volumes.directory())(source));
+        }
+        let mut state = self.0.state.lock();
+        let is_anothers = |volume: &VolumeRef| state.volumes.get(volume).is_some_and(|user| *user != instance);
+        if config.volumes().any(|(volume, _)| is_anothers(&volume)) {
+            return Err(Error::State { instance, why: "waits: an earlier instance still has its volume" });
+        }
+        state.volumes.extend(config.volumes().map(|(volume, _)| (volume, instance)));
+        Ok(())
+    }
+
+    /// Blocks.
+    fn mount_volumes(&self, home: &Home, config: &InstanceConfig, users: Option<(u32, &OwnedFd)>) -> Result<(), Error> {
+        let (first, users) = users.unzip();
+        for (volume, spec) in config.volumes() {
+            let at = home.volumes().join(volume.name.as_str());
+            let failed = |error: std::io::Error| Error::file("mount a volume on", &at)(error);
+            let covered = storage::covered(&home.rootfs(), &spec.path, first.unwrap_or_default()).map_err(failed)?;
+            let way = (home.by_way_of(), at.clone());
+            self.0.volumes.mount(&volume, (&way.0, &way.1), covered, users).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The disks that an instance with a bound on its rate reads and writes.
+    fn disks(&self, config: &InstanceConfig) -> Result<Vec<Disk>, Error> {
+        if config.spec.resources.io.is_none() {
+            return Ok(Vec::new());
+        }
+        let directory = &self.0.config.data_dir;
+        let disk = Disk::of(directory).map_err(|error| Error::Config {
+            instance: config.instance,
+            why: format!("io cannot be bounded on this node: {error}; take resources.io out"),
+        })?;
+        Ok(vec![disk])
+    }
+
     fn make_process(&self, config: &InstanceConfig, home: &Home) -> Result<(Record, Work), Error> {
         let instance = config.instance;
         if config.spec.command.is_empty() {
@@ -176,7 +239,11 @@ impl NodeRuntime {
         env.insert(DIRECTORY_VARIABLE.to_owned(), home.path().display().to_string());
         Ok((
             record,
-            Work::Process { command: config.spec.command.clone(), env, open_files_max: bundle::open_files_max() },
+            Work::Process {
+                command: config.spec.command.clone(),
+                env,
+                open_files_max: bundle::open_files_max(&config.spec.resources),
+            },
         ))
     }
 
@@ -235,8 +302,19 @@ fn environment(record: &Record) -> BTreeMap<String, String> {
 
 /// The image's layers below, the instance's own directory above. Where the app has users of its own, the owners of the
 /// layers are shifted to those; what the instance writes has them on the disk, since the kernel writes above in our name.
-fn mount_root(home: &Home, image: &Image, layers: &Path, users: Option<(u32, &OwnedFd)>) -> Result<(), Error> {
-    let [root, upper, work] = [home.rootfs(), home.join("upper"), home.join("work")];
+fn mount_root(
+    home: &Home,
+    image: &Image,
+    layers: &Path,
+    users: Option<(u32, &OwnedFd)>,
+    limits: &Resources,
+) -> Result<(), Error> {
+    let mut own = home.path().to_owned();
+    if let Some(size) = limits.disk {
+        own = home.layer();
+        mount_layer(&home.join("layer.img"), &own, size.0).map_err(Error::file("make a bounded layer at", &own))?;
+    }
+    let [root, upper, work] = [home.rootfs(), own.join("upper"), own.join("work")];
     for directory in [&root, &upper, &work] {
         fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
     }
@@ -297,12 +375,21 @@ fn copy_mode(from: &Path, to: &Path, first: u32) -> std::io::Result<()> {
 }
 
 /// Gives the user and group of its first process, as ids of the node.
-fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Result<(u32, u32), Error> {
+fn write_bundle(
+    home: &Home,
+    record: &Record,
+    image: &Image,
+    cgroup: &str,
+    disks: &[Disk],
+) -> Result<(u32, u32), Error> {
     let (instance, root) = (record.config.instance, record.users.unwrap_or_default());
     if let Some(address) = record.address {
         let etc = home.rootfs().join("etc");
         names::write(&home.rootfs(), instance, address, root).map_err(Error::file("write names in", etc))?;
     }
+    let mounted =
+        |(volume, spec): (VolumeRef, &VolumeSpec)| (spec.path.clone(), home.volumes().join(volume.name.as_str()));
+    let volumes: Vec<_> = record.config.volumes().map(mounted).collect();
     let source = bundle::Source {
         id: &instance.to_string(),
         service: &record.config.spec,
@@ -311,6 +398,8 @@ fn write_bundle(home: &Home, record: &Record, image: &Image, cgroup: &str) -> Re
         sysfs: home.sysfs(),
         users: record.users,
         cgroup,
+        disks,
+        volumes: &volumes,
         env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
     };
     let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;

@@ -52,6 +52,9 @@ pub enum Work {
         /// within the user namespace, which may not.
         #[serde(default)]
         netns: Option<String>,
+        /// Under a first process of the shim's, which collects orphans.
+        #[serde(default)]
+        has_init: bool,
     },
     /// A command as the same user, in a session of its own.
     Process {

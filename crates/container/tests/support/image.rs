@@ -11,12 +11,16 @@ use insula_env::net;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-const APPLETS: [&str; 15] =
-    ["wget", "sh", "httpd", "sleep", "cat", "echo", "id", "ls", "kill", "dd", "true", "false", "touch", "mount", "seq"];
+const APPLETS: [&str; 16] = [
+    "wget", "sh", "httpd", "sleep", "cat", "echo", "id", "ls", "kill", "dd", "true", "false", "touch", "mount", "seq",
+    "grep",
+];
 
 /// One entry of a layer.
 pub enum File<'a> {
     Directory(&'a str),
+    /// A directory with this mode, of this user and group.
+    Owned(&'a str, u32, u64),
     Plain(&'a str, u32, Vec<u8>),
     Link(&'a str, &'a str),
     Hard(&'a str, &'a str),
@@ -53,6 +57,13 @@ pub fn layer(files: &[File<'_>], pack: &Pack) -> Layer {
         match file {
             File::Directory(name) => {
                 header.set_entry_type(tar::EntryType::Directory);
+                tar.append_data(&mut header, name, std::io::empty()).unwrap();
+            }
+            File::Owned(name, mode, owner) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(*mode);
+                header.set_uid(*owner);
+                header.set_gid(*owner);
                 tar.append_data(&mut header, name, std::io::empty()).unwrap();
             }
             File::Plain(name, mode, bytes) => {

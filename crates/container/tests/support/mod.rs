@@ -20,7 +20,7 @@ use insula_container::{
 };
 use insula_env::{Env, clock, net};
 use insula_types::{
-    CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec, StopSpec,
+    CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec,
 };
 use rustix::{
     mount::{MountPropagationFlags, mount_change},
@@ -190,20 +190,18 @@ pub fn process(instance: u64, command: &[&str]) -> InstanceConfig {
         release: ReleaseNumber(1),
         spec: ServiceSpec {
             driver: DriverKind::Process,
-            image: None,
             command: command.iter().map(|part| (*part).to_owned()).collect(),
             env: [("GREETING".to_owned(), "hello".to_owned())].into(),
             resources: Resources { cpu: CpuMillis(500), ..Resources::default() },
             ports: vec![PortSpec { name: "http".parse().unwrap(), port: 80, protocol: Protocol::Http }],
-            routes: Vec::new(),
-            health: None,
-            stop: StopSpec::default(),
+            ..ServiceSpec::default()
         },
         node: NodeLabels {
             name: "one".parse().unwrap(),
             region: "fra".parse().unwrap(),
             datacenter: "fra1".parse().unwrap(),
         },
+        slot: None,
     }
 }
 

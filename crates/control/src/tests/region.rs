@@ -14,8 +14,8 @@ use insula_state::{
 };
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
-    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, Resources,
-    Revision, ServiceSpec, codec,
+    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, Revision,
+    ServiceSpec, codec,
 };
 use proptest::prelude::*;
 
@@ -40,14 +40,8 @@ pub(super) fn node(id: u64, datacenter: &str) -> Node {
 pub(super) fn spec(tag: u64) -> ServiceSpec {
     ServiceSpec {
         driver: insula_types::DriverKind::Process,
-        image: None,
         command: vec![format!("./server-{tag}")],
-        env: BTreeMap::new(),
-        resources: Resources::default(),
-        ports: Vec::new(),
-        routes: Vec::new(),
-        health: None,
-        stop: insula_types::StopSpec::default(),
+        ..ServiceSpec::default()
     }
 }
 
@@ -102,14 +96,14 @@ impl Plain {
 }
 
 /// A region with nodes that are on or off, and a controller that never changes.
-struct World {
-    plain: Plain,
+pub(super) struct World {
+    pub(super) plain: Plain,
     now: Instant,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     leases: LeaseTable,
     memory: Memory,
     rng: Rng,
-    off: BTreeSet<NodeId>,
+    pub(super) off: BTreeSet<NodeId>,
     /// Instances whose checks fail.
     sick: BTreeSet<InstanceId>,
     /// Services with this command line never get ready.
@@ -119,7 +113,7 @@ struct World {
 }
 
 impl World {
-    fn new(nodes: u64) -> Self {
+    pub(super) fn new(nodes: u64) -> Self {
         let now = Clock::simulated(0).now();
         Self {
             plain: Plain::new(nodes),
@@ -135,12 +129,12 @@ impl World {
         }
     }
 
-    fn deploy(&mut self, definition: RegionalDefinition) {
+    pub(super) fn deploy(&mut self, definition: RegionalDefinition) {
         self.plain.apply(self.now_ms, &RegionCommand::SetDefinition(definition)).expect("newer");
     }
 
     /// Half a second: renewals, agents, one round of the controllers. Gives what was decided.
-    fn step(&mut self) -> Vec<RegionCommand> {
+    pub(super) fn step(&mut self) -> Vec<RegionCommand> {
         self.now += Duration::from_millis(500);
         self.now_ms += 500;
         self.leases.look(self.now);
@@ -182,12 +176,12 @@ impl World {
         self.plain.apply(self.now_ms, &RegionCommand::ReportStatus { node, statuses }).expect("a member");
     }
 
-    fn read<R>(&self, read: impl FnOnce(&RegionState) -> R) -> R {
+    pub(super) fn read<R>(&self, read: impl FnOnce(&RegionState) -> R) -> R {
         self.plain.replica.read(read)
     }
 
     /// Instances that get requests: ready, shall run, on a node that is on.
-    fn serving(&self) -> Vec<Placement> {
+    pub(super) fn serving(&self) -> Vec<Placement> {
         self.read(|state| {
             let serves = |p: &&Placement| {
                 p.desired == Desired::Run
@@ -198,15 +192,15 @@ impl World {
         })
     }
 
-    fn placed(&self) -> usize {
+    pub(super) fn placed(&self) -> usize {
         self.read(|state| state.placements.len())
     }
 
-    fn duty(&mut self, id: u64, duty: NodeDuty) {
+    pub(super) fn duty(&mut self, id: u64, duty: NodeDuty) {
         self.plain.apply(0, &RegionCommand::SetNodeDuty { id: NodeId::new(id), duty }).expect("a member");
     }
 
-    fn steps(&mut self, count: usize) {
+    pub(super) fn steps(&mut self, count: usize) {
         for _ in 0..count {
             self.step();
         }

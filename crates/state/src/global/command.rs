@@ -90,10 +90,10 @@ pub enum GlobalCommand {
 
 impl GlobalCommand {
     /// From which level on programs know it: with this value, fields included.
-    pub const fn level(&self) -> Level {
+    pub fn level(&self) -> Level {
         match self {
+            Self::Deploy { services, .. } => services.values().map(ServiceSpec::level).max().unwrap_or(Level::FIRST),
             Self::Init { .. }
-            | Self::Deploy { .. }
             | Self::Scale { .. }
             | Self::RemoveApp { .. }
             | Self::PutApiToken(_)

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use insula_types::{AppName, ReleaseNumber, RequestId, Resources, RouteSpec, ServiceName, ServiceSpec, codec};
+use insula_types::{AppName, ReleaseNumber, RequestId, RouteSpec, ServiceName, ServiceSpec, codec};
 
 use super::*;
 use crate::{Machine, Outcome, RejectionCode, Replica, seal};
@@ -23,13 +23,8 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
     let spec = ServiceSpec {
         driver: insula_types::DriverKind::Container,
         image: Some(image.into()),
-        command: vec![],
-        env: BTreeMap::new(),
-        resources: Resources::default(),
-        ports: vec![],
         routes: vec![RouteSpec { host: host.into(), path: "/".into() }],
-        health: None,
-        stop: insula_types::StopSpec::default(),
+        ..ServiceSpec::default()
     };
     GlobalCommand::Deploy {
         app: name(app),

@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use insula_types::{
-    Addresses, Agreed, ByteSize, Capacity, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation,
+    Addresses, Agreed, ByteSize, Capacity, Check, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation,
     InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol,
     RegionalDefinition, RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, ServiceRef, ServiceSpec,
-    StopSpec,
+    StopSpec, TmpfsSpec, Volume, VolumeRef, VolumeSpec,
 };
 
 use super::{File, variants};
@@ -21,14 +21,17 @@ const FILE: File = File(include_str!("region.txt"));
 variants!(command_name, COMMANDS, RegionCommand:
     Init, CreateJoinToken, Join, UpdateNode, SetNodeHealth, Cordon, RemoveNode, SetDefinition, RemoveDefinition, Place,
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
-    BindKey, RemoveJoinToken, RaiseLevel, SetAddresses,
+    BindKey, RemoveJoinToken, RaiseLevel, SetAddresses, CreateVolume, GrowVolume, DeleteVolume,
+    ConfirmVolume, ForgetVolume,
 );
 variants!(key_name, KEYS, RegionKey:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
+    Volume,
 );
 // The objects have the names of their keys, so that listing them again would tell nothing but a new one.
 variants!(object_name, OBJECTS, RegionObject:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
+    Volume,
 );
 
 const NODE: NodeId = NodeId::new(7);
@@ -62,22 +65,77 @@ pub(super) fn spec() -> ServiceSpec {
         image: Some("registry.example/shop:1".into()),
         command: vec!["./server".into()],
         env: BTreeMap::from([("LOG".to_owned(), "info".to_owned())]),
-        resources: Resources { cpu: CpuMillis(500), memory: ByteSize::mib(256), pids: 64 },
+        resources: Resources { cpu: CpuMillis(500), memory: ByteSize::mib(256), pids: 64, ..Resources::default() },
         ports: vec![
             PortSpec { name: "http".parse().expect("a name"), port: 8080, protocol: Protocol::Http },
             PortSpec { name: "raw".parse().expect("a name"), port: 9000, protocol: Protocol::Tcp },
         ],
         routes: vec![RouteSpec { host: "shop.example".into(), path: "/".into() }],
         health: Some(HealthSpec {
-            http: "/healthz".into(),
+            check: Check::Http("/healthz".into()),
             port: Some("http".parse().expect("a name")),
             interval: second * 2,
             timeout: second,
             grace: second * 30,
             unhealthy_after: 2,
+            restart_after: None,
         }),
         stop: StopSpec { signal: "SIGTERM".into(), grace: second * 10 },
+        ..ServiceSpec::default()
     }
+}
+
+/// A service with everything that came with level 4.
+fn spec_with_volumes() -> ServiceSpec {
+    let second = Duration::from_secs(1);
+    let first = spec();
+    let limits = Resources {
+        files: Some(1024),
+        disk: Some(ByteSize::mib(64)),
+        io: Some(ByteSize(20_000_000)),
+        ..first.resources
+    };
+    let health = first.health.clone().map(|health| HealthSpec {
+        check: Check::Exec(vec!["pg_isready".into()]),
+        port: None,
+        restart_after: Some(second * 60),
+        ..health
+    });
+    ServiceSpec {
+        resources: limits,
+        health,
+        is_read_only: true,
+        has_init: true,
+        tmpfs: vec![TmpfsSpec { path: "/run".into(), size: ByteSize::mib(1) }],
+        volumes: vec![VolumeSpec {
+            name: "data".parse().expect("a name"),
+            path: "/data".into(),
+            size: ByteSize::mib(512),
+        }],
+        ..first
+    }
+}
+
+/// Definitions with each further kind of check.
+fn checked_definition() -> RegionalDefinition {
+    let checked = |check| {
+        let health = spec().health.map(|health| HealthSpec { check, ..health });
+        RegionalService { spec: ServiceSpec { health, ..spec() }, scale: 1 }
+    };
+    let services = BTreeMap::from([
+        ("db".parse().expect("a name"), RegionalService { spec: spec_with_volumes(), scale: 1 }),
+        ("raw".parse().expect("a name"), checked(Check::Tcp)),
+        ("rpc".parse().expect("a name"), checked(Check::Grpc("shop.v1.Cart".into()))),
+    ]);
+    RegionalDefinition { services, ..definition() }
+}
+
+fn volume_ref() -> VolumeRef {
+    "shop/db/data.1".parse().expect("a volume")
+}
+
+fn volume(is_deleted: bool) -> Volume {
+    Volume { node: NODE, size: ByteSize::mib(512), created_ms: 7, is_made: true, is_deleted }
 }
 
 fn definition() -> RegionalDefinition {
@@ -107,6 +165,7 @@ fn placement(desired: Desired) -> Placement {
         desired,
         reasons: vec!["fewest instances".into()],
         placed_ms: 5,
+        slot: None,
     }
 }
 
@@ -200,6 +259,13 @@ fn later_commands() -> Vec<RegionCommand> {
         C::RemoveJoinToken { id: "t".into() },
         C::RaiseLevel(agreed()),
         C::SetAddresses { node: NODE, addresses: addresses() },
+        C::CreateVolume { volume: volume_ref(), node: NODE, size: ByteSize::mib(512) },
+        C::GrowVolume { volume: volume_ref(), size: ByteSize::mib(512) },
+        C::DeleteVolume { volume: volume_ref() },
+        C::ConfirmVolume { node: NODE, volume: volume_ref() },
+        C::ForgetVolume { node: NODE, volume: volume_ref() },
+        C::SetDefinition(checked_definition()),
+        C::Place(vec![Placement { spec: spec_with_volumes(), slot: Some(1), ..placement(Desired::Run) }]),
     ];
     all.extend(duties.map(|duty| C::SetNodeDuty { id: NODE, duty }));
     all
@@ -234,6 +300,8 @@ fn later_rows() -> Vec<Row> {
         (K::NodeKey(NODE), O::NodeKey("cc".into())),
         (K::Level, O::Level(agreed())),
         (K::Addresses(NODE), O::Addresses(addresses())),
+        (K::Volume(volume_ref()), O::Volume(volume(false))),
+        (K::Volume(volume_ref()), O::Volume(volume(true))),
     ];
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }

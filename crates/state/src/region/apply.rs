@@ -1,5 +1,7 @@
 //! Decides on region commands.
 
+mod volumes;
+
 use insula_types::{
     Addresses, Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement,
     RegionalDefinition, Revision,
@@ -54,6 +56,11 @@ impl<'a> Apply<'a> {
             }
             C::RaiseLevel(agreed) => self.raise_level(agreed),
             C::SetAddresses { node, addresses } => self.set_addresses(*node, addresses),
+            C::CreateVolume { volume, node, size } => self.create_volume(volume, *node, *size),
+            C::GrowVolume { volume, size } => self.grow_volume(volume, *size),
+            C::DeleteVolume { volume } => self.delete_volume(volume),
+            C::ConfirmVolume { node, volume } => self.confirm_volume(*node, volume),
+            C::ForgetVolume { node, volume } => self.forget_volume(*node, volume),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => {
                 self.knows_enough(version)?;
@@ -319,8 +326,10 @@ impl<'a> Apply<'a> {
                 return Err(Rejection::conflict(format!("instance {instance} exists already")));
             }
             self.node(placement.node)?;
+            self.check_volumes(placement, &placements[..index])?;
         }
         for placement in placements {
+            self.provide_volumes(placement);
             let node = self.node(placement.node)?;
             let placed = Placement { placed_ms: self.at_ms, ..placement.clone() };
             let why = placed.reasons.first().map_or("", String::as_str);

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    Addresses, Agreed, AppName, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId,
-    Placement, RegionalDefinition, Revision,
+    Addresses, Agreed, AppName, ByteSize, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth,
+    NodeId, Placement, RegionalDefinition, Revision, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,8 @@ pub enum RegionCommand {
         /// The app.
         app: AppName,
     },
-    /// Binds new instances to nodes; all of them or none.
+    /// Binds new instances to nodes; all of them or none. Makes the volumes that they lack. Refused where a volume is on
+    /// another node, or another placement has the same slot.
     Place(Vec<Placement>),
     /// What nodes shall do with instances.
     SetDesired {
@@ -154,6 +155,42 @@ pub enum RegionCommand {
         /// Its addresses.
         addresses: Addresses,
     },
+    /// Sets a volume aside on a node, before an instance needs it. Refused when there is one of that name.
+    CreateVolume {
+        /// The volume.
+        volume: VolumeRef,
+        /// The node that is to have it.
+        node: NodeId,
+        /// Its size.
+        size: ByteSize,
+    },
+    /// Makes a volume larger. A smaller size is refused.
+    GrowVolume {
+        /// The volume.
+        volume: VolumeRef,
+        /// Its new size.
+        size: ByteSize,
+    },
+    /// Deletes a volume with all that is in it. Refused while an instance is placed with it. One whose node is no member any
+    /// more is forgotten at once; else its node takes it off its disk first.
+    DeleteVolume {
+        /// The volume.
+        volume: VolumeRef,
+    },
+    /// A volume is on its node's disk.
+    ConfirmVolume {
+        /// The node.
+        node: NodeId,
+        /// The volume.
+        volume: VolumeRef,
+    },
+    /// A deleted volume is off its node's disk.
+    ForgetVolume {
+        /// The node.
+        node: NodeId,
+        /// The volume.
+        volume: VolumeRef,
+    },
 }
 
 impl RegionCommand {
@@ -167,9 +204,7 @@ impl RegionCommand {
             | Self::SetNodeHealth { .. }
             | Self::Cordon { .. }
             | Self::RemoveNode { .. }
-            | Self::SetDefinition(_)
             | Self::RemoveDefinition { .. }
-            | Self::Place(_)
             | Self::SetDesired { .. }
             | Self::RemovePlacements(_)
             | Self::ReportStatus { .. }
@@ -181,6 +216,13 @@ impl RegionCommand {
             | Self::BindKey { .. }
             | Self::RemoveJoinToken { .. } => Level(2),
             Self::SetAddresses { .. } => Level(3),
+            Self::CreateVolume { .. }
+            | Self::GrowVolume { .. }
+            | Self::DeleteVolume { .. }
+            | Self::ConfirmVolume { .. }
+            | Self::ForgetVolume { .. } => Level(4),
+            Self::SetDefinition(definition) => definition.level(),
+            Self::Place(placements) => placements.iter().map(Placement::level).max().unwrap_or(Level::FIRST),
             // A program that knows the command and not what it agrees to must not apply it either.
             Self::RaiseLevel(agreed) => agreed.level.max(Level(2)),
             Self::Controlled { command, .. } => match &**command {

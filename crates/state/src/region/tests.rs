@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use insula_types::{
-    Addresses, Agreed, Capacity, ClusterId, Incarnation, Level, Node, NodeHealth, NodeId, RequestId, codec,
+    Addresses, Agreed, ByteSize, Capacity, ClusterId, Desired, Incarnation, InstanceId, Level, Node, NodeHealth,
+    NodeId, Placement, ReleaseNumber, RequestId, ServiceRef, ServiceSpec, VolumeRef, VolumeSpec, codec,
 };
 
 use super::*;
@@ -272,4 +273,74 @@ fn nothing_is_kept_of_a_removed_node_but_its_tombstone() {
             assert!(!state.addresses.contains(&id));
         });
     }
+}
+
+fn with_volume(instance: u64, on: u64, slot: u32) -> Placement {
+    let volume = VolumeSpec { name: "data".parse().expect("a name"), path: "/data".into(), size: ByteSize::mib(64) };
+    Placement {
+        instance: InstanceId::new(instance),
+        service: ServiceRef::new("shop".parse().expect("a name"), "db".parse().expect("a name")),
+        node: NodeId::new(on),
+        release: ReleaseNumber(1),
+        spec: ServiceSpec { volumes: vec![volume], ..ServiceSpec::default() },
+        desired: Desired::Run,
+        reasons: Vec::new(),
+        placed_ms: 0,
+        slot: Some(slot),
+    }
+}
+
+#[test]
+fn a_volume_has_one_place_one_user_and_one_end() {
+    use RegionCommand as C;
+    let mut region = Region::new();
+    region.token(9);
+    region.at(1, &join(7, 2, "n2")).expect("good");
+    let volume: VolumeRef = "shop/db/data.0".parse().expect("a volume");
+    let (one, two) = (NodeId::new(1), NodeId::new(2));
+    let size = |mib| C::GrowVolume { volume: volume.clone(), size: ByteSize::mib(mib) };
+    let refused = |result: Result<RegionReply, Rejection>| result.expect_err("refused").message;
+
+    region.at(2, &C::CreateVolume { volume: volume.clone(), node: two, size: ByteSize::mib(16) }).expect("new");
+    let again = C::CreateVolume { volume: volume.clone(), node: one, size: ByteSize::mib(16) };
+    assert!(refused(region.at(3, &again)).contains("there is a volume shop/db/data.0 already, on node n2"));
+    let beside = C::CreateVolume { volume: "shop/db/log.0".parse().expect("ok"), node: one, size: ByteSize::mib(16) };
+    assert!(refused(region.at(3, &beside)).contains("must be there too"));
+    assert!(refused(region.at(4, &size(8))).contains("never made smaller"));
+
+    assert_eq!(refused(region.at(5, &C::Place(vec![with_volume(1, 1, 0)]))), "volume shop/db/data.0 is on node n2");
+    let both = C::Place(vec![with_volume(1, 2, 0), with_volume(2, 2, 0)]);
+    assert!(refused(region.at(5, &both)).contains("has slot 0 of shop/db already"));
+    region.at(6, &C::Place(vec![with_volume(1, 2, 0)])).expect("where its volume is");
+    let found = |region: &Region| region.replica.read(|state| state.volumes.get(&volume).cloned());
+    assert_eq!(found(&region).expect("there").size, ByteSize::mib(64), "as large as its definition says");
+    assert!(refused(region.at(7, &C::Place(vec![with_volume(2, 2, 0)]))).contains("has slot 0"));
+
+    let confirm = |node| C::ConfirmVolume { node, volume: volume.clone() };
+    assert_eq!(refused(region.at(8, &confirm(one))), "shop/db/data.0 is on node n2");
+    region.at(8, &confirm(two)).expect("its node");
+    assert!(found(&region).expect("there").is_made);
+    let delete = C::DeleteVolume { volume: volume.clone() };
+    let forget = |node| C::ForgetVolume { node, volume: volume.clone() };
+    assert!(refused(region.at(9, &delete)).contains("uses shop/db/data.0"));
+    assert!(refused(region.at(9, &forget(two))).contains("not one that node"), "nobody deleted it");
+    region.at(10, &C::RemovePlacements(vec![InstanceId::new(1)])).expect("there");
+    region.at(11, &delete).expect("unused");
+    assert!(refused(region.at(12, &C::Place(vec![with_volume(3, 2, 0)]))).contains("is being deleted"));
+    assert!(refused(region.at(12, &size(128))).contains("there is no volume"));
+    refused(region.at(13, &forget(one)));
+    region.at(14, &forget(two)).expect("its node");
+    region.at(14, &forget(two)).expect("said twice");
+    assert_eq!(found(&region), None);
+}
+
+#[test]
+fn volumes_are_not_spoken_of_before_all_know_them() {
+    let place = RegionCommand::Place(vec![with_volume(1, 1, 0)]);
+    let delete = RegionCommand::DeleteVolume { volume: "shop/db/data.0".parse().expect("a volume") };
+    for command in [place, delete] {
+        assert_eq!(command.level(), Level(4));
+    }
+    let plain = Placement { slot: None, spec: ServiceSpec::default(), ..with_volume(1, 1, 0) };
+    assert_eq!(RegionCommand::Place(vec![plain]).level(), Level::FIRST);
 }

@@ -52,6 +52,20 @@ impl<'t> Item<'t> {
         Some(Fields { path: self.path.clone(), entries })
     }
 
+    /// A table that has been looked at already.
+    pub(super) fn table(&self) -> Option<Fields<'t>> {
+        let Value::Table(entries) = &self.tree.value else { return None };
+        Some(Fields { path: self.path.clone(), entries })
+    }
+
+    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        if let Value::Boolean(value) = self.tree.value {
+            return Some(value);
+        }
+        self.refuse_kind(problems, "true or false");
+        None
+    }
+
     /// The entries of a table whose keys are free: key, place of the key, value.
     pub(super) fn entries(&self, most: usize, problems: &mut Problems) -> Vec<(&'t str, usize, Self)> {
         let Value::Table(entries) = &self.tree.value else {

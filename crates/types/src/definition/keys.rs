@@ -10,16 +10,33 @@ pub(super) struct Keys {
 
 pub(super) const APP: Keys = Keys { known: &["app", "services"], later: &[] };
 pub(super) const SERVICE: Keys = Keys {
-    known: &["image", "command", "env", "scale", "resources", "ports", "routes", "health", "stop", "runtime"],
-    later: &["secrets", "files", "regions", "failover", "placement", "volumes", "update", "restart", "region"],
+    known: &[
+        "image",
+        "command",
+        "env",
+        "scale",
+        "resources",
+        "ports",
+        "routes",
+        "health",
+        "stop",
+        "runtime",
+        "volumes",
+        "tmpfs",
+        "read_only",
+        "init",
+    ],
+    later: &["secrets", "files", "regions", "failover", "placement", "update", "restart", "region"],
 };
-pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids"], later: &["disk", "io"] };
+pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "files", "disk", "io"], later: &[] };
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
 pub(super) const ROUTE: Keys = Keys { known: &["host", "path"], later: &["cache"] };
 pub(super) const HEALTH: Keys = Keys {
-    known: &["http", "port", "interval", "timeout", "grace", "unhealthy_after"],
-    later: &["tcp", "exec", "grpc"],
+    known: &["http", "tcp", "grpc", "port", "interval", "timeout", "grace", "unhealthy_after", "restart_after"],
+    later: &["exec"],
 };
+pub(super) const VOLUME: Keys = Keys { known: &["name", "path", "size", "kind"], later: &[] };
+pub(super) const TMPFS: Keys = Keys { known: &["path", "size"], later: &[] };
 pub(super) const STOP: Keys = Keys { known: &["signal", "grace"], later: &[] };
 
 impl Keys {

@@ -1,5 +1,8 @@
 //! Reads one service: each key alone, then what must hold between them.
 
+mod health;
+mod storage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
@@ -15,8 +18,7 @@ use super::{
     tree::Value,
 };
 use crate::{
-    ByteSize, CpuMillis, DriverKind, HealthSpec, PortName, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec,
-    StopSpec,
+    ByteSize, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, StopSpec,
 };
 
 /// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
@@ -30,11 +32,12 @@ const ROUTES_MAX: usize = 64;
 const CPU: RangeInclusive<CpuMillis> = CpuMillis(1)..=CpuMillis(512_000);
 const MEMORY: RangeInclusive<ByteSize> = ByteSize::mib(4)..=ByteSize::mib(16 << 20);
 const PIDS: RangeInclusive<u32> = 1..=1_000_000;
+/// Beyond `fs.nr_open`, which is 1 048 576 nearly everywhere, the kernel takes none.
+const FILES: RangeInclusive<u32> = 64..=1_048_576;
+const DISK: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::mib(16 << 20);
+const IO: RangeInclusive<ByteSize> = ByteSize(65_536)..=ByteSize::mib(1 << 20);
 
 const HOUR: Duration = Duration::from_secs(3600);
-const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
-const HEALTH_GRACE: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
 const STOP_GRACE: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
 /// Reads a service. `routes` are the routes of the app so far. None only with a problem added.
@@ -54,10 +57,18 @@ pub(super) fn read(
         env: fields.get("env").map(|item| env(&item, problems)).unwrap_or_default(),
         resources: fields.get("resources").and_then(|item| resources(&item, problems)).unwrap_or_default(),
         routes: fields.get("routes").map(|item| self::routes(&item, routes, problems)).unwrap_or_default(),
-        health: fields.get("health").and_then(|item| health(&item, &ports, problems)),
+        health: fields.get("health").and_then(|item| health::read(&item, &ports, problems)),
         stop: fields.get("stop").and_then(|item| stop(&item, problems)).unwrap_or_default(),
+        is_read_only: flag(&fields, "read_only", problems),
+        has_init: flag(&fields, "init", problems),
+        tmpfs: fields.get("tmpfs").map(|item| storage::tmpfs(&item, problems)).unwrap_or_default(),
+        volumes: fields.get("volumes").map(|item| storage::volumes(&item, problems)).unwrap_or_default(),
         ports,
     };
+    storage::check_paths(&fields, &spec, problems);
+    if driver == DriverKind::Process {
+        refuse_for_process(&fields, problems);
+    }
     if let Some(item) = fields.get("routes").filter(|_| !spec.routes.is_empty() && spec.http_port().is_none()) {
         item.refuse(problems, format!("routes lead to a port with protocol \"http\", and there is none; {ADD_PORT}"));
     }
@@ -65,6 +76,31 @@ pub(super) fn read(
 }
 
 const ADD_PORT: &str = "add ports = [{ name = \"http\", port = 8080, protocol = \"http\" }]";
+
+/// Whether a key that is false by default is true.
+fn flag(fields: &Fields<'_>, key: &str, problems: &mut Problems) -> bool {
+    fields.get(key).and_then(|item| item.boolean(problems)).unwrap_or(false)
+}
+
+/// Refuses what only a container has.
+fn refuse_for_process(fields: &Fields<'_>, problems: &mut Problems) {
+    let mut refuse = |item: Option<Item<'_>>| {
+        if let Some(item) = item {
+            item.refuse(
+                problems,
+                "runtime \"process\" does not have it: a process uses the node as it is; use an image",
+            );
+        }
+    };
+    for key in ["volumes", "tmpfs", "read_only", "init"] {
+        refuse(fields.get(key));
+    }
+    if let Some(resources) = fields.get("resources").and_then(|item| item.table()) {
+        for key in ["disk", "io"] {
+            refuse(resources.get(key));
+        }
+    }
+}
 
 fn scale(item: &Item<'_>, problems: &mut Problems) -> Option<u32> {
     if matches!(&item.tree.value, Value::Text(text) if text == "each-node") {
@@ -83,7 +119,12 @@ fn command(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {
         item.refuse(problems, format!("found one text, expected a list of arguments: write [{}]", words.join(", ")));
         return Vec::new();
     }
-    let items = item.items(ARGUMENTS_MAX, problems);
+    arguments(&item, ARGUMENTS_MAX, problems)
+}
+
+/// A program and its arguments.
+fn arguments(item: &Item<'_>, most: usize, problems: &mut Problems) -> Vec<String> {
+    let items = item.items(most, problems);
     let arguments: Vec<_> =
         items.iter().filter_map(|item| item.checked(syntax::check_argument, problems)).map(str::to_owned).collect();
     if arguments.first().is_some_and(String::is_empty) {
@@ -152,23 +193,41 @@ fn resources(item: &Item<'_>, problems: &mut Problems) -> Option<Resources> {
         }
         cpu
     });
-    let memory = fields.get("memory").and_then(|item| {
-        if let Value::Integer(number) = item.tree.value {
-            item.refuse(problems, format!("found the number {number}, expected a unit with it: write \"{number}MiB\""));
-            return None;
-        }
-        let memory: ByteSize = item.parsed(problems)?;
-        if !MEMORY.contains(&memory) {
-            item.refuse(problems, format!("found {memory}, expected from {} to {}", MEMORY.start(), MEMORY.end()));
-        }
-        Some(memory)
-    });
+    let memory = fields.get("memory").and_then(|item| bytes(&item, MEMORY, problems));
     let pids = fields.get("pids").and_then(|item| item.number(PIDS, problems));
     Some(Resources {
         cpu: cpu.unwrap_or(default.cpu),
         memory: memory.unwrap_or(default.memory),
         pids: pids.unwrap_or(default.pids),
+        files: fields.get("files").and_then(|item| item.number(FILES, problems)),
+        disk: fields.get("disk").and_then(|item| bytes(&item, DISK, problems)),
+        io: fields.get("io").and_then(|item| bytes_a_second(&item, problems)),
     })
+}
+
+/// An amount of bytes with its unit, within bounds.
+fn bytes(item: &Item<'_>, range: RangeInclusive<ByteSize>, problems: &mut Problems) -> Option<ByteSize> {
+    if let Value::Integer(number) = item.tree.value {
+        item.refuse(problems, format!("found the number {number}, expected a unit with it: write \"{number}MiB\""));
+        return None;
+    }
+    let bytes: ByteSize = item.parsed(problems)?;
+    if !range.contains(&bytes) {
+        item.refuse(problems, format!("found {bytes}, expected from {} to {}", range.start(), range.end()));
+    }
+    Some(bytes)
+}
+
+/// A rate, written `20MB/s`.
+fn bytes_a_second(item: &Item<'_>, problems: &mut Problems) -> Option<ByteSize> {
+    let rate = item.text(problems)?.strip_suffix("/s").and_then(|amount| amount.parse().ok());
+    let rate = rate.filter(|rate| IO.contains(rate));
+    if rate.is_none() {
+        let (least, most) = (IO.start(), IO.end());
+        let found = item.tree.value.describe();
+        item.refuse(problems, format!("found {found}, expected from {least}/s to {most}/s, like \"20MB/s\""));
+    }
+    rate
 }
 
 fn ports(item: &Item<'_>, problems: &mut Problems) -> Vec<PortSpec> {
@@ -215,39 +274,6 @@ fn routes(item: &Item<'_>, taken: &mut BTreeSet<RouteSpec>, problems: &mut Probl
         }
     }
     routes
-}
-
-fn health(item: &Item<'_>, ports: &[PortSpec], problems: &mut Problems) -> Option<HealthSpec> {
-    let fields = item.fields(&keys::HEALTH, problems)?;
-    let http =
-        required(item, &fields, "http", problems).and_then(|item| item.checked(syntax::check_request_path, problems));
-    let port = fields.get("port").and_then(|item| {
-        let name: PortName = item.parsed(problems)?;
-        match ports.iter().find(|port| port.name == name) {
-            Some(port) if port.protocol == Protocol::Http => {}
-            Some(_) => item.refuse(problems, format!("the port {name:?} has another protocol than \"http\"")),
-            None => {
-                let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                item.refuse(problems, format!("there is no port {name:?}; the service has: {names}"));
-            }
-        }
-        Some(name)
-    });
-    if fields.get("port").is_none() && !ports.iter().any(|port| port.protocol == Protocol::Http) {
-        item.refuse(problems, format!("the check asks a port with protocol \"http\", and there is none; {ADD_PORT}"));
-    }
-    let mut span = |key: &str, range: RangeInclusive<Duration>, default: Duration| {
-        fields.get(key).and_then(|item| item.span(range, problems)).unwrap_or(default)
-    };
-    let interval = span("interval", INTERVAL, Duration::from_secs(2));
-    let timeout = span("timeout", TIMEOUT, Duration::from_secs(1).min(interval));
-    let grace = span("grace", HEALTH_GRACE, Duration::from_secs(30));
-    if let Some(item) = fields.get("timeout").filter(|_| timeout > interval) {
-        item.refuse(problems, "it is longer than the interval; the checks would overlap");
-    }
-    let unhealthy_after = fields.get("unhealthy_after").and_then(|item| item.number(1..=100, problems)).unwrap_or(2);
-    Some(HealthSpec { http: http?.to_owned(), port, interval, timeout, grace, unhealthy_after })
 }
 
 fn stop(item: &Item<'_>, problems: &mut Problems) -> Option<StopSpec> {

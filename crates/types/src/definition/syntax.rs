@@ -92,6 +92,33 @@ pub(super) fn check_variable(name: &str) -> Check {
     }
 }
 
+/// A directory of an instance at which something is mounted.
+pub(super) fn check_mount_path(path: &str) -> Check {
+    let is_segment = |segment: &str| !segment.is_empty() && segment != "." && segment != "..";
+    let is_within = |top: &str| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if path.len() > PATH_LEN_MAX {
+        Err("it may have 512 characters at most")
+    } else if path.chars().any(char::is_control) {
+        Err("it may not contain control characters")
+    } else if !path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment)) {
+        Err("write an absolute path like /data, without empty segments, . or .., and without the final slash")
+    } else if ["/proc", "/sys", "/dev"].into_iter().any(is_within) && !is_within("/dev/shm") {
+        Err("/proc, /sys and /dev are the runtime's own; choose another directory")
+    } else {
+        Ok(())
+    }
+}
+
+/// The name of a gRPC service; empty stands for the server as a whole.
+pub(super) fn check_grpc_service(name: &str) -> Check {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
+    if name.len() > PATH_LEN_MAX || !name.bytes().all(is_good) {
+        Err("write a gRPC service like shop.v1.Cart, or \"\" for the server as a whole")
+    } else {
+        Ok(())
+    }
+}
+
 /// Text that is handed to a program.
 pub(super) fn check_argument(text: &str) -> Check {
     if text.contains('\0') { Err("it contains a NUL character, which no program can receive") } else { Ok(()) }

@@ -72,6 +72,9 @@ fn a_full_definition_is_read_and_survives_json() {
                         268435456,
                     ),
                     pids: 256,
+                    files: None,
+                    disk: None,
+                    io: None,
                 },
                 ports: [
                     PortSpec {
@@ -92,18 +95,25 @@ fn a_full_definition_is_read_and_survives_json() {
                 ],
                 health: Some(
                     HealthSpec {
-                        http: "/healthz",
+                        check: Http(
+                            "/healthz",
+                        ),
                         port: None,
                         interval: 2s,
                         timeout: 1s,
                         grace: 30s,
                         unhealthy_after: 2,
+                        restart_after: None,
                     },
                 ),
                 stop: StopSpec {
                     signal: "SIGINT",
                     grace: 60s,
                 },
+                is_read_only: false,
+                has_init: false,
+                tmpfs: [],
+                volumes: [],
             },
             scale: Some(
                 3,
@@ -180,16 +190,15 @@ fn unknown_and_later_keys() {
     check_service(
         "IMAGE\nsecrets = [\"A\"]\nscal = 3\ncolour = \"red\"",
         expect![[r#"
-        line 4, column 1: services.web.secrets: not yet: this version does not have it; take the key out
-        line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-        line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime"#]],
+            line 4, column 1: services.web.secrets: not yet: this version does not have it; take the key out
+            line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
          routes = [{ hots = \"a.example\", cache = \"standard\" }]",
         expect![[r#"
             line 4, column 15: services.web.resources.cpus: unknown key; did you mean "cpu"?
-            line 4, column 27: services.web.resources.disk: not yet: this version does not have it; take the key out
             line 5, column 49: services.web.ports[0].protocol: found "htp"; did you mean "http"?
             line 6, column 11: services.web.routes[0]: the key "host" is missing
             line 6, column 13: services.web.routes[0].hots: unknown key; did you mean "host"?
@@ -378,15 +387,15 @@ fn ports_routes_and_checks() {
     check_service(
         &format!("IMAGE\n{PORT}\nhealth = {{ http = \"ok\", port = \"web\" }}"),
         expect![[r#"
-        line 5, column 19: services.web.health.http: found "ok": it must begin with /
-        line 5, column 32: services.web.health.port: there is no port "web"; the service has: http"#]],
+            line 5, column 19: services.web.health.http: found "ok": it must begin with /
+            line 5, column 32: services.web.health.port: there is no port "web"; the service has: http"#]],
     );
     check_service(
         &format!(
             "IMAGE\n{PORT}\nhealth = {{ interval = \"1s\", timeout = \"5s\", grace = \"0s\", unhealthy_after = 0 }}"
         ),
         expect![[r#"
-            line 5, column 10: services.web.health: the key "http" is missing
+            line 5, column 10: services.web.health: a check needs one of http = "/healthz", tcp = true, exec = ["command"], grpc = "service"
             line 5, column 39: services.web.health.timeout: it is longer than the interval; the checks would overlap
             line 5, column 53: services.web.health.grace: found "0s", expected a span of time from 1s to 1h
             line 5, column 77: services.web.health.unhealthy_after: found the number 0, expected a whole number from 1 to 100"#]],
@@ -399,6 +408,98 @@ fn the_list_of_problems_is_bounded() {
     let error = AppDefinition::parse(&lines, Format::Toml).expect_err("nothing is right");
     assert_eq!((error.problems.len(), error.left_out), (20, 82));
     assert!(error.to_string().ends_with("\nand 82 more"), "{error}");
+}
+
+#[test]
+fn checks_of_all_kinds() {
+    let ports = "IMAGE\nports = [{ name = \"rpc\", port = 9000, protocol = \"tcp\" }]\n";
+    let check = |health: &str, expected: Expect| check_service(&format!("{ports}health = {health}"), expected);
+    check("{ tcp = true, port = \"rpc\", restart_after = \"1m\" }", expect![["valid"]]);
+    check("{ grpc = \"\" }", expect![["valid"]]);
+    check(
+        "{ grpc = \"shop v1\" }",
+        expect![[
+            r#"line 5, column 19: services.web.health.grpc: found "shop v1": write a gRPC service like shop.v1.Cart, or "" for the server as a whole"#
+        ]],
+    );
+    check(
+        "{ http = \"/\", port = \"rpc\" }",
+        expect![[r#"line 5, column 31: services.web.health.port: the port "rpc" has another protocol than "http""#]],
+    );
+    check(
+        "{ tcp = true, grpc = \"\" }",
+        expect![
+            "line 5, column 31: services.web.health.grpc: the check is by tcp already; a service has one check: take one out"
+        ],
+    );
+    check(
+        "{ tcp = false }",
+        expect!["line 5, column 18: services.web.health.tcp: write tcp = true, or take the key out"],
+    );
+    check(
+        "{ tcp = \"rpc\" }",
+        expect![[r#"line 5, column 18: services.web.health.tcp: found "rpc", expected true or false"#]],
+    );
+    check_service(
+        "IMAGE\nhealth = { tcp = true }",
+        expect![[
+            r#"line 4, column 10: services.web.health: the check asks a port, and there is none; add ports = [{ name = "http", port = 8080, protocol = "http" }]"#
+        ]],
+    );
+}
+
+#[test]
+fn what_a_service_may_write_to() {
+    let good = r#"
+IMAGE
+read_only = true
+init = true
+tmpfs = [{ path = "/run" }, { path = "/tmp", size = "16MiB" }]
+volumes = [{ name = "data", path = "/var/lib/data", size = "1GiB", kind = "local" }]
+resources = { files = 1024, disk = "1GiB", io = "20MB/s" }"#;
+    check_service(good, expect![["valid"]]);
+    let bad = r#"
+IMAGE
+read_only = "yes"
+tmpfs = [{ path = "run/" }, { path = "/proc/x" }, { size = "16MiB" }]
+volumes = [
+    { name = "data", path = "/data", size = "1GiB", kind = "replicated" },
+    { name = "data", path = "/a/../b", size = 5 },
+    { name = "data", path = "/x", size = "1KiB" },
+    { name = "Data", path = "/y", size = "1GiB", kind = "nfs" },
+]
+resources = { files = 1, disk = 7, io = "20MB" }"#;
+    check_service(
+        bad,
+        expect![[r#"
+        line 5, column 13: services.web.read_only: found "yes", expected true or false
+        line 6, column 19: services.web.tmpfs[0].path: found "run/": write an absolute path like /data, without empty segments, . or .., and without the final slash
+        line 6, column 38: services.web.tmpfs[1].path: found "/proc/x": /proc, /sys and /dev are the runtime's own; choose another directory
+        line 6, column 51: services.web.tmpfs[2]: the key "path" is missing
+        line 8, column 60: services.web.volumes[0].kind: not yet: this version does not have "replicated"; valid: local
+        line 9, column 29: services.web.volumes[1].path: found "/a/../b": write an absolute path like /data, without empty segments, . or .., and without the final slash
+        line 9, column 47: services.web.volumes[1].size: found the number 5, expected a unit with it: write "5MiB"
+        line 10, column 5: services.web.volumes[2]: the volume "data" is there twice; give each its own name
+        line 10, column 42: services.web.volumes[2].size: found 1KiB, expected from 8MiB to 64TiB
+        line 11, column 14: services.web.volumes[3].name: "Data" is not a valid volume name: use lower-case letters, digits and hyphens only
+        line 11, column 57: services.web.volumes[3].kind: found "nfs"; valid: local
+        line 13, column 23: services.web.resources.files: found the number 1, expected a whole number from 64 to 1048576
+        line 13, column 33: services.web.resources.disk: found the number 7, expected a unit with it: write "7MiB"
+        line 13, column 41: services.web.resources.io: found "20MB", expected from 64KiB/s to 1TiB/s, like "20MB/s""#]],
+    );
+    let twice =
+        "IMAGE\ntmpfs = [{ path = \"/data\" }]\nvolumes = [{ name = \"d\", path = \"/data\", size = \"1GiB\" }]";
+    check_service(
+        twice,
+        expect!["line 4, column 9: services.web.tmpfs: two directories are mounted at /data; give each its own path"],
+    );
+    let process = "runtime = \"process\"\ncommand = [\"x\"]\nread_only = true\nresources = { io = \"20MB/s\" }";
+    check_service(
+        process,
+        expect![[r#"
+        line 5, column 13: services.web.read_only: runtime "process" does not have it: a process uses the node as it is; use an image
+        line 6, column 20: services.web.resources.io: runtime "process" does not have it: a process uses the node as it is; use an image"#]],
+    );
 }
 
 proptest! {
@@ -431,6 +532,11 @@ proptest! {
         seconds in 1u64..3600,
         value in "[^\0]{0,20}",
         has_check: bool,
+        check in prop::sample::select(vec![
+            crate::Check::Http("/ok?deep=1".to_owned()),
+            crate::Check::Tcp,
+            crate::Check::Grpc("shop.v1.Cart".to_owned()),
+        ]),
     ) {
         let port = crate::PortSpec {
             name: crate::PortName::new("http").expect("a label"),
@@ -439,7 +545,6 @@ proptest! {
         };
         let services = names.iter().map(|name| {
             let spec = ServiceSpec {
-                driver: crate::DriverKind::Container,
                 image: Some(format!("r.example/{name}@{DIGEST}")),
                 command: vec![value.clone() + "x"],
                 env: BTreeMap::from([("A".to_owned(), value.clone())]),
@@ -447,18 +552,30 @@ proptest! {
                     cpu: crate::CpuMillis(cpu),
                     memory: crate::ByteSize::mib(memory),
                     pids: 7,
+                    files: has_check.then_some(1000),
+                    disk: has_check.then(|| crate::ByteSize::mib(memory)),
+                    io: has_check.then(|| crate::ByteSize::mib(9)),
                 },
                 ports: vec![port.clone()],
                 routes: vec![crate::RouteSpec { host: format!("{name}.example"), path: "/a".to_owned() }],
                 health: has_check.then(|| crate::HealthSpec {
-                    http: "/ok?deep=1".to_owned(),
-                    port: Some(port.name.clone()),
+                    check: check.clone(),
+                    port: (!matches!(check, crate::Check::Exec(_))).then(|| port.name.clone()),
                     interval: std::time::Duration::from_secs(seconds),
                     timeout: std::time::Duration::from_millis(900),
                     grace: std::time::Duration::from_secs(seconds),
                     unhealthy_after: 3,
+                    restart_after: Some(std::time::Duration::from_secs(seconds)),
                 }),
-                stop: crate::StopSpec::default(),
+                is_read_only: has_check,
+                has_init: has_check,
+                tmpfs: vec![crate::TmpfsSpec { path: "/run".to_owned(), size: crate::ByteSize::mib(1) }],
+                volumes: vec![crate::VolumeSpec {
+                    name: crate::VolumeName::new("data").expect("a label"),
+                    path: "/data".to_owned(),
+                    size: crate::ByteSize::mib(64 + memory),
+                }],
+                ..ServiceSpec::default()
             };
             (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale })
         });

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{AppDefinition, ServiceDefinition, format_duration};
-use crate::{DriverKind, HealthSpec, PortSpec, Protocol, RouteSpec};
+use crate::{Check, DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, TmpfsSpec, VolumeSpec};
 
 pub(super) fn app(definition: &AppDefinition) -> Value {
     let services: Map<String, Value> =
@@ -31,12 +31,7 @@ fn service(item: &ServiceDefinition) -> Value {
     if let Some(scale) = item.scale {
         out.insert("scale".to_owned(), scale.into());
     }
-    let resources = json!({
-        "cpu": spec.resources.cpu.to_string(),
-        "memory": spec.resources.memory.to_string(),
-        "pids": spec.resources.pids,
-    });
-    out.insert("resources".to_owned(), resources);
+    out.insert("resources".to_owned(), resources(&spec.resources));
     if !spec.ports.is_empty() {
         out.insert("ports".to_owned(), spec.ports.iter().map(port).collect());
     }
@@ -47,7 +42,44 @@ fn service(item: &ServiceDefinition) -> Value {
         out.insert("health".to_owned(), health(check));
     }
     out.insert("stop".to_owned(), json!({ "signal": spec.stop.signal, "grace": format_duration(spec.stop.grace) }));
+    if !spec.volumes.is_empty() {
+        out.insert("volumes".to_owned(), spec.volumes.iter().map(volume).collect());
+    }
+    if !spec.tmpfs.is_empty() {
+        out.insert("tmpfs".to_owned(), spec.tmpfs.iter().map(tmpfs).collect());
+    }
+    for (key, is_set) in [("read_only", spec.is_read_only), ("init", spec.has_init)] {
+        if is_set {
+            out.insert(key.to_owned(), true.into());
+        }
+    }
     Value::Object(out)
+}
+
+fn resources(resources: &Resources) -> Value {
+    let mut out = json!({
+        "cpu": resources.cpu.to_string(),
+        "memory": resources.memory.to_string(),
+        "pids": resources.pids,
+    });
+    if let Some(files) = resources.files {
+        out["files"] = files.into();
+    }
+    if let Some(disk) = resources.disk {
+        out["disk"] = disk.to_string().into();
+    }
+    if let Some(io) = resources.io {
+        out["io"] = format!("{io}/s").into();
+    }
+    out
+}
+
+fn volume(volume: &VolumeSpec) -> Value {
+    json!({ "name": volume.name, "path": volume.path, "size": volume.size.to_string(), "kind": "local" })
+}
+
+fn tmpfs(tmpfs: &TmpfsSpec) -> Value {
+    json!({ "path": tmpfs.path, "size": tmpfs.size.to_string() })
 }
 
 fn port(port: &PortSpec) -> Value {
@@ -63,8 +95,14 @@ fn route(route: &RouteSpec) -> Value {
 }
 
 fn health(check: &HealthSpec) -> Value {
+    let (kind, asked) = match &check.check {
+        Check::Http(path) => ("http", json!(path)),
+        Check::Tcp => ("tcp", json!(true)),
+        Check::Exec(command) => ("exec", json!(command)),
+        Check::Grpc(service) => ("grpc", json!(service)),
+    };
     let mut out = json!({
-        "http": check.http,
+        kind: asked,
         "interval": format_duration(check.interval),
         "timeout": format_duration(check.timeout),
         "grace": format_duration(check.grace),
@@ -72,6 +110,9 @@ fn health(check: &HealthSpec) -> Value {
     });
     if let Some(port) = &check.port {
         out["port"] = json!(port);
+    }
+    if let Some(time) = check.restart_after {
+        out["restart_after"] = format_duration(time).into();
     }
     out
 }

@@ -1,0 +1,141 @@
+//! File systems in files. All calls block.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
+
+/// How long what is in it shall last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Survives power cuts; its space is set aside.
+    Durable,
+    /// Is thrown away with its instance; takes the space that is written to.
+    Scratch,
+}
+
+/// Makes a file with an empty file system of `size` bytes in it. What was at `image` is replaced.
+pub(super) fn make(image: &Path, size: u64, kind: Kind) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(image)?;
+    let features: &[&str] = match kind {
+        Kind::Durable => {
+            set_aside(&file, size)?;
+            &[]
+        }
+        Kind::Scratch => {
+            file.set_len(size)?;
+            // As many files as mkfs gives to large ones, also in a small one.
+            &["-O", "^has_journal", "-i", "16384"]
+        }
+    };
+    let mut command = Command::new("mkfs.ext4");
+    command.args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1"]).args(features).arg("--").arg(image);
+    run(&mut command)?;
+    if kind == Kind::Durable { file.sync_all() } else { Ok(()) }
+}
+
+/// Bytes of the file system in a file; the file's length when all of it is used. A growth that broke off shows here.
+///
+/// The superblock is at byte 1024 (<https://docs.kernel.org/filesystems/ext4/super.html>).
+pub(super) fn size(image: &Path) -> io::Result<u64> {
+    let file = File::open(image)?;
+    let mut superblock = [0; 1024];
+    file.read_exact_at(&mut superblock, 1024)?;
+    let word = |at: usize| u32::from_le_bytes([at, at + 1, at + 2, at + 3].map(|at| superblock[at]));
+    let is_ext4 = superblock[0x38..0x3a] == [0x53, 0xef] && word(0x18) <= 6;
+    if !is_ext4 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no ext4 file system"));
+    }
+    let block = 1024_u64 << word(0x18);
+    let blocks = u64::from(word(0x150)) << 32 | u64::from(word(0x4));
+    let (used, len) = (blocks.saturating_mul(block), file.metadata()?.len());
+    Ok(if used <= len && len - used < block { len } else { used.min(len) })
+}
+
+/// Makes the file system larger, whether or not it is mounted. While it is, that takes CAP_SYS_RESOURCE.
+pub(super) fn grow(image: &Path, size: u64) -> io::Result<()> {
+    set_aside(&OpenOptions::new().write(true).open(image)?, size)?;
+    match loop_device(image)? {
+        Some(device) => {
+            run(Command::new("losetup").arg("--set-capacity").arg(&device))?;
+            run(Command::new("resize2fs").arg(&device))
+        }
+        None => {
+            check(image)?;
+            run(Command::new("resize2fs").arg(image))
+        }
+    }
+}
+
+/// Mounts a file's file system at a directory. What a power cut left half-done is finished by its journal.
+pub(super) fn mount(image: &Path, at: &Path, kind: Kind) -> io::Result<()> {
+    let options = match kind {
+        Kind::Durable => "loop,nosuid,nodev,noatime",
+        Kind::Scratch => "loop,nodev,noatime,discard",
+    };
+    run(Command::new("mount").args(["-t", "ext4", "-o", options, "--"]).arg(image).arg(at))
+}
+
+/// Unmounts what is at a directory, and waits for it to be written back; fine when nothing is.
+pub(super) fn unmount_at(at: &Path) -> io::Result<()> {
+    match unmount(at, UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The loop device that shows a file, while it is mounted anywhere.
+pub(super) fn loop_device(image: &Path) -> io::Result<Option<PathBuf>> {
+    let output = Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image).output();
+    let output = output.map_err(|error| missing("losetup", error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().map(str::trim).filter(|line| !line.is_empty()).map(PathBuf::from))
+}
+
+/// Repairs what can be repaired without a question. `resize2fs` asks for it.
+fn check(image: &Path) -> io::Result<()> {
+    let status = Command::new("e2fsck").args(["-f", "-p"]).arg(image).stdout(Stdio::null()).status();
+    match status.map_err(|error| missing("e2fsck", error))?.code() {
+        // Nothing wrong, or all of it repaired.
+        Some(0 | 1) => Ok(()),
+        _ => Err(io::Error::other("its file system is damaged: run e2fsck on it by hand")),
+    }
+}
+
+/// Takes the space now, so that what an instance writes later is never refused for lack of it.
+fn set_aside(file: &File, size: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, size) {
+        Ok(()) => Ok(()),
+        // Not every file system can; then places are found when they are written.
+        Err(Errno::OPNOTSUPP) => file.set_len(size.max(file.metadata()?.len())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().map_err(|error| missing(&program, error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{program}: {}", words.trim().replace('\n', "; "))))
+}
+
+fn missing(program: &str, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), format!("{program} is not installed: it is in e2fsprogs or util-linux"))
+        }
+        _ => error,
+    }
+}

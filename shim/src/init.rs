@@ -1,0 +1,96 @@
+//! A first process for containers that ask for one: it starts the command, hands signals on to it, and collects whatever
+//! ends, orphans of the command's processes included. It ends when the command does, in the same way.
+//!
+//! No executable of ours comes into the container: the process that would have become the command forks once more and
+//! stays as it is.
+
+use std::collections::HashMap;
+
+use libcontainer::{
+    oci_spec::runtime::Spec,
+    workload::{
+        Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+        default::{DefaultExecutor, get_executor},
+    },
+};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        prctl,
+        signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork},
+};
+
+/// Runs the command under a first process of ours.
+#[derive(Clone)]
+pub struct InitExecutor;
+
+impl Executor for InitExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let mut before = SigSet::empty();
+        // From here on signals wait to be collected; none is lost between the fork and the first look.
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).map_err(failed)?;
+        // SAFETY: this process has one thread, so the child may do anything.
+        match unsafe { fork() }.map_err(failed)? {
+            ForkResult::Child => {
+                // A terminal's signals go to a group, and this one's are not for its parent.
+                nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed)?;
+                pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).map_err(failed)?;
+                DefaultExecutor {}.exec(spec)
+            }
+            ForkResult::Parent { child } => {
+                // Else the container's root could reach the shim's file on the node through `/proc/1/exe`.
+                prctl::set_dumpable(false).map_err(failed)?;
+                // Those who wait for our descriptors to be closed by the command's start, and for the end of its output,
+                // shall not wait for this process.
+                // SAFETY: all descriptors of this process, of which nothing is used any more.
+                unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+                std::process::exit(look_after(child));
+            }
+        }
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        get_executor().validate(spec)
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        get_executor().setup_envs(envs)
+    }
+}
+
+fn failed(error: Errno) -> ExecutorError {
+    ExecutorError::Other(format!("start the first process: {error}"))
+}
+
+/// Until the command has ended; its exit code, or 128 and the signal that ended it, as shells say it.
+fn look_after(command: Pid) -> i32 {
+    loop {
+        match SigSet::all().wait() {
+            Ok(Signal::SIGCHLD) => {
+                if let Some(code) = collect(command) {
+                    return code;
+                }
+            }
+            // A stopped first process would stop the container's housekeeping; the command gets it all the same.
+            Ok(signal) => drop(kill(command, signal)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Collects all that have ended.
+fn collect(command: Pid) -> Option<i32> {
+    let mut code = None;
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, exit)) if pid == command => code = Some(exit),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => code = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return code,
+            _ => {}
+        }
+    }
+}
