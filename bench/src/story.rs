@@ -14,6 +14,7 @@ mod power_cut;
 mod restored;
 mod stage;
 mod upgrade;
+mod volume;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -36,6 +37,8 @@ pub enum Story {
     NoServers,
     /// The image registry stopped, then the power cut of the only node that runs an app
     NoRegistry,
+    /// An app with a volume: released anew, killed, its node cut from power
+    Volume,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -85,6 +88,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::NoRegistry => on_stage(&|stage| no_registry::tell(stage, telling.rate, interrupt)),
+        Story::Volume => on_stage(&|stage| volume::tell(stage, interrupt)),
         Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),

@@ -38,6 +38,8 @@ enum Story {
     NoServers,
     /// The image registry stopped, then the power cut of the only node that runs an app
     NoRegistry,
+    /// An app with a volume: released anew, killed, its node cut from power
+    Volume,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef, TokenId,
+    AppDefinition, AppName, ByteSize, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef,
+    TokenId, VolumeRef,
 };
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
         NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
-        Token, TokenRemoved, Versioned,
+        Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -178,6 +179,26 @@ pub trait Handler: Send + Sync + 'static {
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>>;
     /// Removes an image, by its exact reference, from all nodes. [`crate::Code::Conflict`] while something may have to run it.
     async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>>;
+
+    /// Volumes of this region.
+    async fn volumes(&self, read: ReadOptions) -> Answer<List<Volume>>;
+    /// Sets a volume aside.
+    async fn create_volume(
+        &self,
+        volume: VolumeRef,
+        node: &NodeKey,
+        size: ByteSize,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Volume>>;
+    /// Makes a volume larger.
+    async fn resize_volume(
+        &self,
+        volume: VolumeRef,
+        size: ByteSize,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Volume>>;
+    /// Deletes a volume with all that is in it. [`crate::Code::Conflict`] while an instance is placed with it.
+    async fn delete_volume(&self, volume: VolumeRef, request: Option<RequestId>) -> Answer<Versioned<Volume>>;
 
     /// Nodes of this region.
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;

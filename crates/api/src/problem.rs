@@ -37,6 +37,8 @@ pub enum Code {
     NoSuchToken,
     /// There is no such image.
     NoSuchImage,
+    /// There is no such volume.
+    NoSuchVolume,
     /// Another app owns the host and path.
     RouteTaken,
     /// The app has another release than the caller expected.
@@ -85,7 +87,8 @@ impl Code {
             | Self::NoSuchNode
             | Self::NoSuchRegion
             | Self::NoSuchToken
-            | Self::NoSuchImage => StatusCode::NOT_FOUND,
+            | Self::NoSuchImage
+            | Self::NoSuchVolume => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
@@ -115,6 +118,7 @@ impl Code {
             Self::NoSuchNode => "there is no such node",
             Self::NoSuchRegion => "there is no such region",
             Self::NoSuchImage => "there is no such image",
+            Self::NoSuchVolume => "there is no such volume",
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",

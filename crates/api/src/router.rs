@@ -76,6 +76,11 @@ fn endpoints() -> Endpoints {
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
         .route("/v1/images", get(endpoints::images).delete(endpoints::remove_image))
+        .route("/v1/volumes", get(endpoints::volumes).post(endpoints::create_volume))
+        .route(
+            "/v1/apps/{app}/services/{service}/volumes/{volume}",
+            put(endpoints::resize_volume).delete(endpoints::delete_volume),
+        )
         .route("/v1/nodes", get(endpoints::nodes))
         .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
         .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))

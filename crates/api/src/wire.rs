@@ -10,6 +10,7 @@ mod doctor;
 mod event;
 mod instance;
 mod token;
+mod volume;
 
 use insula_types::Revision;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 pub use token::{Token, TokenKind, TokenRemoved};
+pub use volume::{Volume, VolumeBody, VolumeSizeBody, VolumeState};
 
 /// A listing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
-    AddressError, AppName, DatacenterName, InstanceId, NodeAddress, NodeName, RegionName, ServiceName, ServiceRef,
-    TokenId,
+    AddressError, AppName, ByteSize, DatacenterName, InstanceId, NodeAddress, NodeName, RegionName, ServiceName,
+    ServiceRef, TokenId, VolumeRef,
     definition::{SCALE_MAX, parse_duration},
 };
 
@@ -230,6 +230,9 @@ pub enum ApiCommand {
     /// Look at the images that nodes have, or remove one
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look at volumes, make them, or delete one with all that is in it
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// List nodes
     Nodes(JsonArgs),
     /// Look at one node, or remove it
@@ -283,6 +286,47 @@ pub struct JsonArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// List volumes, where they are, and which instances have them
+    Ls(JsonArgs),
+    /// Set a volume aside on a node, before an instance needs it: the instance then goes there
+    Create(VolumeCreateArgs),
+    /// Make a volume larger, also while it is in use
+    Resize(VolumeResizeArgs),
+    /// Delete a volume with all that is in it; one that an instance has is refused
+    Rm(VolumeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct VolumeCreateArgs {
+    /// Its name, like shop/db/data.0: app, service, the volume in the definition, and which instance's
+    pub volume: VolumeRef,
+    /// Node that is to have it, by exact name or id
+    #[arg(long)]
+    pub node: String,
+    /// Its size, like 5GiB
+    #[arg(long)]
+    pub size: ByteSize,
+}
+
+#[derive(Debug, Args)]
+pub struct VolumeResizeArgs {
+    /// Its exact name, as `insula volume ls` shows it
+    pub volume: VolumeRef,
+    /// Its new size, like 10GiB; never smaller than it is
+    pub size: ByteSize,
+}
+
+#[derive(Debug, Args)]
+pub struct VolumeRmArgs {
+    /// Its exact name, as `insula volume ls` shows it
+    pub volume: VolumeRef,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ mod logs;
 mod nodes;
 mod show;
 mod token;
+mod volume;
 
 use insula_api::{Client, wire::NodeDuty};
 
@@ -63,6 +64,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,
         ApiCommand::Image(ImageCommand::Rm(args)) => image::remove(client, &args.image).await,
+        ApiCommand::Volume(command) => volume::run(client, command).await,
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
         ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
         ApiCommand::Node(NodeCommand::Rm(args)) => nodes::remove(client, &args).await,

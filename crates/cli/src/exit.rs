@@ -108,7 +108,8 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchNode
         | Code::NoSuchRegion
         | Code::NoSuchToken
-        | Code::NoSuchImage => Exit::NotFound,
+        | Code::NoSuchImage
+        | Code::NoSuchVolume => Exit::NotFound,
         Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,

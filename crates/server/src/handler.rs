@@ -10,6 +10,7 @@ mod images;
 mod instances;
 mod nodes;
 mod tokens;
+mod volumes;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,7 +24,7 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
         Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
         NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
-        Versioned,
+        Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -31,7 +32,7 @@ use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, InstanceId, NodeId, RequestId, TokenId};
+use insula_types::{AppName, ByteSize, InstanceId, NodeId, RequestId, TokenId, VolumeRef};
 use tokio::sync::watch;
 
 use crate::{config::NodeConfig, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
@@ -200,6 +201,34 @@ impl Handler for NodeApi {
 
     async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>> {
         self.take_image_away(image).await
+    }
+
+    async fn volumes(&self, read: ReadOptions) -> Answer<List<Volume>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_volumes())
+    }
+
+    async fn create_volume(
+        &self,
+        volume: VolumeRef,
+        node: &NodeKey,
+        size: ByteSize,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Volume>> {
+        self.make_volume(volume, node, size, request).await
+    }
+
+    async fn resize_volume(
+        &self,
+        volume: VolumeRef,
+        size: ByteSize,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<Volume>> {
+        self.grow_volume(volume, size, request).await
+    }
+
+    async fn delete_volume(&self, volume: VolumeRef, request: Option<RequestId>) -> Answer<Versioned<Volume>> {
+        self.take_volume_away(volume, request).await
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

@@ -17,13 +17,13 @@ mod tests;
 mod tree;
 mod write;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 pub use duration::{format_duration, parse_duration};
 pub use keys::nearest;
 pub use problem::{DefinitionError, DefinitionProblem};
 
-use crate::{AppName, ServiceName, ServiceSpec};
+use crate::{AppName, ByteSize, ServiceName, ServiceSpec};
 
 /// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
 pub const DEFINITION_LEN_MAX: usize = 256 << 10;
@@ -33,6 +33,9 @@ pub const SERVICES_MAX: usize = 64;
 
 /// Greatest number of instances of a service in a region.
 pub const SCALE_MAX: u32 = 1000;
+
+/// Bytes of a volume: from what a file system needs for itself to the largest disk on the market.
+pub const VOLUME_SIZE: RangeInclusive<ByteSize> = ByteSize::mib(8)..=ByteSize::mib(64 << 20);
 
 /// How a definition is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -66,6 +66,11 @@ fn an_app_is_replaced_without_a_registry() {
 }
 
 #[test]
+fn a_volume_outlives_its_instances() {
+    tell_it(Story::Volume, "volume");
+}
+
+#[test]
 fn a_whole_region_is_switched_off_and_on() {
     tell_it(Story::Blackout, "blackout");
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
-use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId};
+use insula_types::{
+    AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId, VolumeRef,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CALL_LIMIT, Call, Client, ClientError, EventReader, LogReader};
@@ -15,7 +17,7 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
         EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
         NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, ScaleBody,
-        Scaled, Token, TokenRemoved, Versioned,
+        Scaled, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -168,6 +170,44 @@ impl Client {
         // A reference has no character that a query would have to escape, but for those that no reference has.
         let safe: String = image.chars().filter(|one| one.is_ascii_graphic() && !"&#%+?".contains(*one)).collect();
         self.json(self.call(Method::DELETE, format!("/v1/images?image={safe}"))).await
+    }
+
+    /// Volumes of the region.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn volumes(&self) -> Result<List<Volume>, ClientError> {
+        self.get("/v1/volumes").await
+    }
+
+    /// Sets a volume aside on a node, by that one's exact id or name.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn create_volume(
+        &self,
+        volume: &VolumeRef,
+        node: &str,
+        size: ByteSize,
+    ) -> Result<Versioned<Volume>, ClientError> {
+        let body = VolumeBody { volume: volume.to_string(), node: node.to_owned(), size };
+        self.json(self.call(Method::POST, "/v1/volumes").with_json(&body)).await
+    }
+
+    /// Makes a volume larger.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn resize_volume(&self, volume: &VolumeRef, size: ByteSize) -> Result<Versioned<Volume>, ClientError> {
+        self.json(self.call(Method::PUT, volume_path(volume)).with_json(&VolumeSizeBody { size })).await
+    }
+
+    /// Deletes a volume with all that is in it.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn delete_volume(&self, volume: &VolumeRef) -> Result<Versioned<Volume>, ClientError> {
+        self.json(self.call(Method::DELETE, volume_path(volume))).await
     }
 
     /// One node by its exact id or name.
@@ -339,6 +379,11 @@ impl Client {
         let reached = insula_env::clock::timeout(limit, self.status()).await;
         reached.is_ok_and(|answer| !matches!(answer, Err(ClientError::Unreachable { .. })))
     }
+}
+
+fn volume_path(volume: &VolumeRef) -> String {
+    let VolumeRef { service, name, slot } = volume;
+    format!("/v1/apps/{}/services/{}/volumes/{name}.{slot}", service.app, service.service)
 }
 
 fn expecting(mut call: Call, expected: Option<u64>) -> Call {

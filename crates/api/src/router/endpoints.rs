@@ -2,8 +2,8 @@
 
 use axum::{body::Body, extract::State, response::Response};
 use insula_types::{
-    AppDefinition, AppName, ServiceRef,
-    definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX},
+    AppDefinition, AppName, NameError, ServiceRef, VolumeRef, VolumeRefError,
+    definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX, VOLUME_SIZE},
 };
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
-    wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody},
+    wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody, VolumeBody, VolumeSizeBody},
 };
 
 /// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
@@ -23,6 +23,9 @@ const TOKEN_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 
 /// Greatest number of machines that join with one token.
 const TOKEN_USES_MAX: u32 = 1000;
+
+/// Bytes of a volume, from and to.
+const VOLUME_LEN: (u64, u64) = (VOLUME_SIZE.start().0, VOLUME_SIZE.end().0);
 
 /// Greatest number of lines that can be asked of the end of a log.
 const TAIL_MAX: u32 = 100_000;
@@ -49,6 +52,7 @@ read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("
 read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(images, |handler, asked, read| handler.images(read));
+read!(volumes, |handler, asked, read| handler.volumes(read));
 read!(nodes, |handler, asked, read| handler.nodes(read));
 read!(regions, |handler, asked, read| handler.regions(read));
 read!(node, |handler, asked, read| async { handler.node(&node_key(&asked)?, read).await });
@@ -72,6 +76,50 @@ pub(super) async fn remove_image(State(shared): State<Shared>, asked: Asked) -> 
         asked.allow(Role::Admin)?;
         let ImageQuery { image } = asked.query()?;
         shared.handler.remove_image(&image).await
+    };
+    respond::json(answer.await)
+}
+
+/// The volume that a path names, in three parts.
+fn volume(asked: &Asked) -> Answer<VolumeRef> {
+    let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
+    named(&format!("{service}/{}", asked.name::<String>("volume")?))
+}
+
+fn named(volume: &str) -> Answer<VolumeRef> {
+    volume.parse().map_err(|error: VolumeRefError| Problem::new(Code::InvalidRequest, error.to_string()))
+}
+
+pub(super) async fn create_volume(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let VolumeBody { volume, node, size } = asked::json_body(body).await?;
+        between("size", size.0, VOLUME_LEN.0, VOLUME_LEN.1)?;
+        let node = match node.parse() {
+            Ok(id) => NodeKey::Id(id),
+            Err(_) => NodeKey::Name(
+                node.parse().map_err(|error: NameError| Problem::new(Code::InvalidRequest, error.to_string()))?,
+            ),
+        };
+        shared.handler.create_volume(named(&volume)?, &node, size, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn resize_volume(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let VolumeSizeBody { size } = asked::json_body(body).await?;
+        between("size", size.0, VOLUME_LEN.0, VOLUME_LEN.1)?;
+        shared.handler.resize_volume(volume(&asked)?, size, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn delete_volume(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.delete_volume(volume(&asked)?, asked.request()?).await
     };
     respond::json(answer.await)
 }

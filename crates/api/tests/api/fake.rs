@@ -20,7 +20,7 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
         NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
-        Token, TokenRemoved, Versioned,
+        Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -28,8 +28,8 @@ use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
 use insula_types::{
-    AppDefinition, AppName, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, TokenId,
-    definition::Format,
+    AppDefinition, AppName, ByteSize, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, TokenId,
+    VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -185,6 +185,28 @@ impl Handler for Fake {
     }
 
     async fn remove_image(&self, _: &str) -> Answer<Versioned<ImageRemoved>> {
+        not_here()
+    }
+
+    async fn volumes(&self, read: ReadOptions) -> Answer<List<Volume>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn create_volume(
+        &self,
+        _: VolumeRef,
+        _: &NodeKey,
+        _: ByteSize,
+        _: Option<RequestId>,
+    ) -> Answer<Versioned<Volume>> {
+        not_here()
+    }
+
+    async fn resize_volume(&self, _: VolumeRef, _: ByteSize, _: Option<RequestId>) -> Answer<Versioned<Volume>> {
+        not_here()
+    }
+
+    async fn delete_volume(&self, _: VolumeRef, _: Option<RequestId>) -> Answer<Versioned<Volume>> {
         not_here()
     }
 

@@ -34,7 +34,7 @@ const MEMORY: RangeInclusive<ByteSize> = ByteSize::mib(4)..=ByteSize::mib(16 << 
 const PIDS: RangeInclusive<u32> = 1..=1_000_000;
 /// Beyond `fs.nr_open`, which is 1 048 576 nearly everywhere, the kernel takes none.
 const FILES: RangeInclusive<u32> = 64..=1_048_576;
-const DISK: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::mib(16 << 20);
+const DISK: RangeInclusive<ByteSize> = ByteSize::mib(8)..=ByteSize::mib(16 << 20);
 const IO: RangeInclusive<ByteSize> = ByteSize(65_536)..=ByteSize::mib(1 << 20);
 
 const HOUR: Duration = Duration::from_secs(3600);

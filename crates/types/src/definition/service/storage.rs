@@ -6,6 +6,7 @@ use super::{bytes, required};
 use crate::{
     ByteSize, ServiceSpec, TmpfsSpec, VolumeName, VolumeSpec,
     definition::{
+        VOLUME_SIZE,
         fields::{Fields, Item},
         keys,
         problem::Problems,
@@ -15,8 +16,6 @@ use crate::{
 
 const VOLUMES_MAX: usize = 16;
 const TMPFS_MAX: usize = 16;
-/// From what a file system needs for itself to the largest disk on the market.
-const VOLUME_SIZE: RangeInclusive<ByteSize> = ByteSize::mib(8)..=ByteSize::mib(64 << 20);
 const TMPFS_SIZE: RangeInclusive<ByteSize> = ByteSize(4096)..=ByteSize::mib(1 << 20);
 /// A directory in memory of which nobody said how large.
 const TMPFS_DEFAULT: ByteSize = ByteSize::mib(64);

@@ -1,0 +1,77 @@
+//! Volumes, as they travel.
+
+use insula_types::{ByteSize, InstanceId, NodeId, NodeName};
+use serde::{Deserialize, Serialize};
+
+/// A volume of this region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name, `app/service/name.slot`.
+    pub volume: String,
+    /// The node that has it on its disk.
+    pub node: NodeId,
+    /// That node's name; none when it is no member any more.
+    pub node_name: Option<NodeName>,
+    /// Bytes that are set aside for it.
+    pub size: ByteSize,
+    /// How it is.
+    pub state: VolumeState,
+    /// The instance that is placed with it.
+    pub instance: Option<InstanceId>,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// How a volume is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Its node has not made it yet.
+    Pending,
+    /// It is there.
+    Ready,
+    /// Its node is down; so is the volume, until the node comes back.
+    NodeDown,
+    /// Its node was removed, and with it what was in the volume.
+    Lost,
+    /// It was deleted, and its node is to take it off its disk.
+    Deleting,
+    /// One of a later version.
+    #[serde(other)]
+    Other,
+}
+
+impl VolumeState {
+    /// As people read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Ready => "ready",
+            Self::NodeDown => "node down",
+            Self::Lost => "lost",
+            Self::Deleting => "deleting",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Sets a volume aside before an instance needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeBody {
+    /// Its name, `app/service/name.slot`.
+    pub volume: String,
+    /// The node that is to have it, by exact id or name.
+    pub node: String,
+    /// Its size in bytes.
+    pub size: ByteSize,
+}
+
+/// Makes a volume larger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSizeBody {
+    /// Its new size in bytes.
+    pub size: ByteSize,
+}
