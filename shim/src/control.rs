@@ -19,6 +19,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Over a stream that does not block.
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, line: Vec::new(), is_waiting: false }
+    }
+
     /// What to wait for.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
@@ -64,7 +69,7 @@ pub fn accept(listener: &UnixListener, connections: &mut Vec<Connection>) {
         if connections.len() == CONNECTIONS_MAX {
             connections.remove(0);
         }
-        connections.push(Connection { stream, line: Vec::new(), is_waiting: false });
+        connections.push(Connection::new(stream));
     }
 }
 

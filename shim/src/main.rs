@@ -1,4 +1,5 @@
-//! `insula-shim DIRECTORY`: starts one instance, keeps its logs, tells how it ended. The contract is in `protocol`.
+//! `insula-shim DIRECTORY`: starts one instance, keeps its logs, tells how it ended. `insula-shim --exec DIRECTORY`: runs one
+//! more command in it. The contract is in `protocol`.
 //!
 //! Single-threaded, because the container library clones without exec. Leaves its starter at once, so that the instance
 //! outlives the agent. Makes nothing that the agent does not know of: mounts, network and cgroup are removed by it.
@@ -8,6 +9,7 @@
 mod protocol;
 
 mod control;
+mod exec;
 mod files;
 mod init;
 mod log;
@@ -26,13 +28,16 @@ use protocol::{Reply, VERSION};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(directory), None) = (arguments.next().map(PathBuf::from), arguments.next()) else {
-        eprintln!("usage: insula-shim DIRECTORY (of an instance; it is started by the node agent)");
-        return ExitCode::from(2);
+    let (first, second) = (arguments.next(), arguments.next());
+    let directory = match (first, second, arguments.next()) {
+        (Some(mode), Some(directory), None) if mode == "--exec" => return exec::run(Path::new(&directory)),
+        (Some(mode), None, None) if mode == "--hold" => return hold(),
+        (Some(directory), None, None) => PathBuf::from(directory),
+        _ => {
+            eprintln!("usage: insula-shim [--exec] DIRECTORY (of an instance; it is started by the node agent)");
+            return ExitCode::from(2);
+        }
     };
-    if directory == Path::new("--hold") {
-        return hold();
-    }
     // SAFETY: this process has one thread, so the child may do anything.
     match unsafe { fork() } {
         Ok(ForkResult::Parent { .. }) => ExitCode::SUCCESS,

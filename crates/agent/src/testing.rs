@@ -10,12 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use insula_container::{
-    Ended, Error, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running, Runtime, StoredVolume,
+    Ended, Error, Exec, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running, Runtime,
+    StoredVolume,
 };
 use insula_env::{Clock, clock};
 use insula_types::{
-    ByteSize, Check, Desired, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber, ServiceRef,
-    ServiceSpec, VolumeRef,
+    ByteSize, Check, Desired, ExecSpec, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber,
+    ServiceRef, ServiceSpec, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -228,6 +229,10 @@ impl Runtime for FakeRuntime {
     async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error> {
         self.0.world.lock().volumes.remove(volume);
         Ok(())
+    }
+
+    async fn exec(&self, instance: InstanceId, _spec: &ExecSpec) -> Result<Exec, Error> {
+        Err(Error::State { instance, why: "is not real: no command runs in it" })
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

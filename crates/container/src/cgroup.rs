@@ -56,13 +56,64 @@ pub(crate) fn children(parent: &str) -> Vec<String> {
     names
 }
 
-/// Kills every process of the cgroup and waits until there is none.
+/// What the names of cgroups of single commands begin with.
+const OWN_PREFIX: &str = "exec-";
+
+/// Where a command in a container goes.
+pub(crate) struct Own {
+    /// Files that take a process into it, and into those of its container.
+    pub enter: Vec<PathBuf>,
+    /// The cgroup that is only its own, below that of its container, whose limits hold for it.
+    pub own: PathBuf,
+}
+
+/// Makes a cgroup below that of a container for one command, by which all that it starts can be found. Where there are
+/// several hierarchies, in that of `pids` only: in the others, what belongs to the container is counted as one.
+pub(crate) fn make_own(cgroup: &str, mut number: impl FnMut() -> u64) -> io::Result<Own> {
+    let relative = cgroup.trim_start_matches('/');
+    let root = if is_unified() { PathBuf::from(ROOT) } else { Path::new(ROOT).join("pids") };
+    let container = root.join(relative);
+    let own = loop {
+        let own = container.join(format!("{OWN_PREFIX}{}", number()));
+        match fs::create_dir(&own) {
+            // Of an earlier life of this program.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => break made.map(|()| own)?,
+        }
+    };
+    let others = directories(cgroup).into_iter().filter(|directory| *directory != container);
+    let enter = others.chain([own.clone()]).map(|directory| directory.join("cgroup.procs")).collect();
+    Ok(Own { enter, own })
+}
+
+/// Ends what is left of a command, and removes its cgroup. Fine when that is gone.
+pub(crate) async fn end_own(own: &Path) -> io::Result<()> {
+    end_all(&[own.to_owned()]).await?;
+    remove_directory(own).await
+}
+
+/// Ends what commands of an earlier life of this program left in a container that runs.
+pub(crate) async fn end_owns(cgroup: &str) -> io::Result<()> {
+    for name in children(cgroup).into_iter().filter(|name| name.starts_with(OWN_PREFIX)) {
+        for directory in directories(&format!("{cgroup}/{name}")) {
+            end_own(&directory).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Kills every process of the cgroup, and of those below it, and waits until there is none.
 pub(crate) async fn kill(cgroup: &str) -> io::Result<()> {
-    let directories = directories(cgroup);
+    let below = children(cgroup).into_iter().flat_map(|name| directories(&format!("{cgroup}/{name}")));
+    let all: Vec<PathBuf> = below.chain(directories(cgroup)).collect();
+    end_all(&all).await
+}
+
+async fn end_all(directories: &[PathBuf]) -> io::Result<()> {
     let mut waited = Duration::ZERO;
     loop {
         let mut is_empty = true;
-        for directory in &directories {
+        for directory in directories {
             for pid in pids(directory) {
                 is_empty = false;
                 kill_process(pid, Signal::KILL).ok();
@@ -87,18 +138,22 @@ fn pids(directory: &Path) -> Vec<Pid> {
 /// Removes the empty cgroup everywhere, and those below it. A process that was killed may keep it for a moment.
 pub(crate) async fn remove(cgroup: &str) -> io::Result<()> {
     for directory in directories(cgroup) {
-        let mut waited = Duration::ZERO;
-        loop {
-            match remove_tree(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && waited < EMPTY_MAX => {
-                    clock::sleep(EMPTY_POLL).await;
-                    waited += EMPTY_POLL;
-                }
-                result => break result?,
-            }
-        }
+        remove_directory(&directory).await?;
     }
     Ok(())
+}
+
+async fn remove_directory(directory: &Path) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match remove_tree(directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && waited < EMPTY_MAX => {
+                clock::sleep(EMPTY_POLL).await;
+                waited += EMPTY_POLL;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Instances may have made cgroups of their own below theirs.

@@ -2,8 +2,9 @@
 //!
 //! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
 //! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`,
-//! `protect`, `remove`.
+//! `exec`, `protect`, `remove`.
 
+mod exec;
 mod observe;
 mod protect;
 mod remove;
@@ -15,19 +16,19 @@ use std::{
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use insula_env::Env;
-use insula_types::{ByteSize, InstanceId, VolumeRef};
+use insula_types::{ByteSize, ExecSpec, InstanceId, VolumeRef};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
-use self::protect::Written;
+use self::{exec::EXECS_MAX, protect::Written};
 use crate::{
-    Config, Error, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime, StoredImage,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime, StoredImage,
     StoredVolume,
     disk::blocking,
     image::{Images, Store},
@@ -63,6 +64,9 @@ struct Inner {
     has_users: bool,
     firewall: tokio::sync::Mutex<Written>,
     ended: watch::Sender<u64>,
+    /// Room for commands in instances.
+    execs: Arc<Semaphore>,
+    exec_number: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -131,9 +135,24 @@ impl NodeRuntime {
             std::fs::set_permissions(&instances, Permissions::from_mode(0o711))
                 .map_err(Error::file("open", &instances))?;
         }
-        let (firewall, state) = Default::default();
-        let inner =
-            Inner { env, config, instances, kept_logs, images, volumes, made, shim, has_users, firewall, ended, state };
+        let (firewall, state, exec_number) = Default::default();
+        let execs = Arc::new(Semaphore::new(EXECS_MAX));
+        let inner = Inner {
+            env,
+            config,
+            instances,
+            kept_logs,
+            images,
+            volumes,
+            made,
+            shim,
+            has_users,
+            firewall,
+            ended,
+            execs,
+            exec_number,
+            state,
+        };
         let runtime = Self(Arc::new(inner));
         runtime.sweep().await?;
         if let Some(network) = &runtime.0.config.network {
@@ -325,6 +344,10 @@ impl Runtime for NodeRuntime {
         }
         let volume = volume.clone();
         self.with_volumes("delete the volume", move |volumes| volumes.delete(&volume)).await
+    }
+
+    async fn exec(&self, instance: InstanceId, spec: &ExecSpec) -> Result<Exec, Error> {
+        self.run_command(instance, spec).await
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

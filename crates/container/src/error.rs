@@ -85,6 +85,14 @@ pub enum Error {
         /// What the shim said, or that it was silent.
         why: String,
     },
+    /// A command could not be begun in an instance.
+    #[error("run a command in {instance}: {why}")]
+    Exec {
+        /// The instance.
+        instance: InstanceId,
+        /// What is wrong with the command, or what failed.
+        why: String,
+    },
     /// Asked of an instance that this node does not have, or that is in the wrong state.
     #[error("{instance} {why}")]
     State {

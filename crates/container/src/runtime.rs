@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use insula_types::{
-    ByteSize, DatacenterName, InstanceId, NodeName, PortName, RegionName, ReleaseNumber, ServiceRef, ServiceSpec, Slot,
-    VolumeRef, VolumeSpec,
+    ByteSize, DatacenterName, ExecSpec, InstanceId, NodeName, PortName, RegionName, ReleaseNumber, ServiceRef,
+    ServiceSpec, Slot, VolumeRef, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{Error, ImageRef, StoredVolume};
+use crate::{Error, Exec, ImageRef, StoredVolume};
 
 /// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
 #[async_trait]
@@ -75,6 +75,15 @@ pub trait Runtime: Send + Sync {
     /// # Errors
     /// [`Error::File`], as while an instance has it.
     async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error>;
+
+    /// Runs a command inside an instance that runs: with its user, environment, working directory, limits and restrictions.
+    /// The command and all that it starts end at the latest when [`Exec::handle`] is dropped, this process ends, or the
+    /// instance does. A time limit is the caller's: to drop it.
+    ///
+    /// # Errors
+    /// [`Error::State`] of one that does not run here or is no container, and while too many commands run;
+    /// [`Error::Exec`] when the command cannot be begun; [`Error::File`].
+    async fn exec(&self, instance: InstanceId, spec: &ExecSpec) -> Result<Exec, Error>;
 
     /// Changes (a counter goes up) whenever some instance ended.
     fn ended(&self) -> watch::Receiver<u64>;

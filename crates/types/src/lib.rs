@@ -4,6 +4,7 @@
 pub mod address;
 pub mod codec;
 pub mod definition;
+pub mod exec;
 pub mod id;
 pub mod lease;
 pub mod level;
@@ -18,6 +19,7 @@ pub mod text;
 
 pub use address::{AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
+pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};

@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use futures::future::OptionFuture;
 use insula_env::clock;
 use insula_types::InstanceId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -79,6 +80,9 @@ impl NodeRuntime {
             };
             if let Some(ObservedState::Running(running)) = state {
                 info!(%instance, pid = running.pid, "instance taken over");
+                if let Some(Err(error)) = OptionFuture::from(record.cgroup.as_deref().map(cgroup::end_owns)).await {
+                    warn!(%instance, %error, "commands of an earlier life cannot be ended");
+                }
                 self.watch(instance);
             }
         }

@@ -10,6 +10,15 @@
 //! - keeps what the work writes in `log`, and what came before in `log.1`, in the CRI log format;
 //! - listens on `shim.sock`: one [`Request`] a line, one [`Reply`] a line;
 //! - writes `exit.json` ([`Exit`]), durably, when the work has ended, answers those who wait, and ends.
+//!
+//! With `--exec` before it, the shim runs one more command in the container of that directory, which runs. Its standard
+//! input is one end of a stream socket. Over that it
+//! - reads one line ([`Exec`]), starts the command, and answers one [`Reply`] with `running` or `error`; beside `running`
+//!   come the descriptors of the command: its terminal, or the other ends of its standard output, standard error and, where
+//!   it has input, standard input;
+//! - takes [`Request::Signal`], unanswered, and writes a [`Reply`] with `exit` when the command has ended and nothing of what
+//!   it started is left; then it ends;
+//! - hangs up when the other end closes: HUP, then KILL.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +29,9 @@ pub const VERSION: u32 = 1;
 
 /// Longest line of a request in bytes.
 pub const REQUEST_LEN_MAX: usize = 512;
+
+/// Longest line of an [`Exec`] in bytes: a character of a command may take six.
+pub const EXEC_LEN_MAX: usize = 256 << 10;
 
 /// `shim.json`: what to start and how to keep it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +114,27 @@ pub struct Exit {
     pub is_oom_killed: bool,
     /// When, milliseconds since 1970.
     pub at_ms: u64,
+}
+
+/// What `--exec` runs in a container: with its user, environment, directory and restrictions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Added to the container's environment.
+    pub env: BTreeMap<String, String>,
+    /// It gets a terminal with so many rows and columns; none: pipes.
+    pub terminal: Option<(u16, u16)>,
+    /// It gets a pipe to read from; else it reads the end at once.
+    pub has_input: bool,
+    /// The files that take a process into the container's cgroups.
+    pub enter_cgroups: Vec<String>,
+    /// The cgroup that only this command and what it starts is in; ended and removed with it.
+    pub own_cgroup: String,
+    /// Milliseconds between HUP and KILL when the other end of the socket is closed.
+    pub hang_up_ms: u64,
 }
 
 /// A line to the shim.
