@@ -27,6 +27,9 @@ use crate::{
 /// Windows that can be asked for, in bytes.
 pub(crate) const WINDOW_RANGE: std::ops::RangeInclusive<u32> = 1024..=16 * 1024 * 1024;
 
+/// How long a patient sender waits: longer than a connection is used.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// What an item counts against a window. At most half of it: credit comes back once half has been taken, so any item
 /// can be sent as soon as the receiver has caught up.
 fn cost(len: usize, window: u32) -> u32 {
@@ -46,6 +49,13 @@ pub struct StreamSink {
 impl StreamSink {
     pub(crate) fn new(call: u64, outbox: Outbox, credit: Arc<Semaphore>, window: u32, stall_max: Duration) -> Self {
         Self { call, outbox, credit, window, stall_max }
+    }
+
+    /// The same for a receiver that may stop taking for as long as it likes: what waits here is bounded by the window, and the
+    /// end of the connection ends the wait.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { stall_max: PATIENCE, ..self }
     }
 
     /// Sends an item, waiting while the receiver is behind.
