@@ -7,6 +7,7 @@ mod calls;
 mod context;
 mod error;
 mod events;
+mod exec;
 mod transport;
 
 use std::{
@@ -138,10 +139,7 @@ impl Client {
     /// Sends until a node answers with success, or with a problem that does not pass. Bounded in time by the caller
     /// or by the number of attempts.
     async fn send(&self, call: &Call) -> Result<Response<Incoming>, ClientError> {
-        let count = match &*self.target {
-            Target::Socket(_) => 1,
-            Target::Nodes { addresses, .. } => addresses.len(),
-        };
+        let count = self.addresses();
         let started = self.env.clock.now();
         let mut pause = PAUSE.0;
         let mut tried = Vec::new();
@@ -168,6 +166,27 @@ impl Client {
                 }
                 failure => return Err(failure),
             }
+        }
+    }
+
+    /// Sends to the first node that is reached, and to no other.
+    async fn send_once(&self, call: &Call) -> Result<Response<Incoming>, ClientError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut tried = Vec::new();
+        for index in (first..).take(self.addresses()) {
+            match self.attempt(index % self.addresses(), call).await {
+                Err(ClientError::Unreachable { tried: mut now }) => tried.append(&mut now),
+                answer => return answer,
+            }
+        }
+        Err(ClientError::Unreachable { tried })
+    }
+
+    /// How many addresses there are.
+    fn addresses(&self) -> usize {
+        match &*self.target {
+            Target::Socket(_) => 1,
+            Target::Nodes { addresses, .. } => addresses.len(),
         }
     }
 

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, ByteSize, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision, ServiceRef,
-    TokenId, VolumeRef,
+    AppDefinition, AppName, ByteSize, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision,
+    ServiceRef, TokenId, VolumeRef,
 };
 
 use crate::{
-    Problem,
+    ExecSession, Problem,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
@@ -174,6 +174,8 @@ pub trait Handler: Send + Sync + 'static {
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>>;
     /// What an instance wrote; asked of its node, wherever the call arrives.
     async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream>;
+    /// Runs a command in an instance, on its node, wherever the call arrives; answers when it runs.
+    async fn exec(&self, id: InstanceId, spec: ExecSpec) -> Answer<ExecSession>;
 
     /// Images that nodes of this region have, as those say that are reached.
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>>;

@@ -6,6 +6,7 @@
 //! Leaves to `server` what the answers are, and to `identity` who is trusted.
 
 pub mod client;
+pub mod exec;
 pub mod handler;
 pub mod plan;
 pub mod problem;
@@ -14,6 +15,7 @@ pub mod serve;
 pub mod wire;
 
 pub use client::{Client, ClientError, Context, ContextError, EventReader, LogReader};
+pub use exec::{ExecFar, ExecSession};
 pub use handler::{
     Answer, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions,
     RemoveNodeRequest, Role, ScaleRequest,

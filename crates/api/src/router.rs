@@ -2,6 +2,7 @@
 
 mod asked;
 mod endpoints;
+mod exec;
 mod respond;
 
 use std::{sync::Arc, time::Duration};
@@ -14,6 +15,8 @@ use axum::{
     routing::{MethodRouter, delete, get, post, put},
 };
 use http::{HeaderMap, header::AUTHORIZATION};
+use insula_env::TaskGroup;
+use tokio::sync::Semaphore;
 
 use crate::{Code, Handler, Problem, Role};
 
@@ -29,6 +32,9 @@ pub const WAIT_MAX: Duration = Duration::from_secs(25);
 /// How often an idle event stream says that it is alive.
 pub const EVENTS_ALIVE: Duration = Duration::from_secs(5);
 
+/// Commands in instances that callers of one listener may run at a time.
+pub const EXECS_MAX: usize = 64;
+
 /// Who comes through a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -43,6 +49,10 @@ pub enum Access {
 struct Shared {
     handler: Arc<dyn Handler>,
     access: Access,
+    /// What goes on after an answer.
+    tasks: TaskGroup,
+    /// Room for commands.
+    execs: Arc<Semaphore>,
 }
 
 /// A router that remembers its paths, so that a test can walk them all.
@@ -75,6 +85,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/instances", get(endpoints::instances))
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
+        .route("/v1/instances/{instance}/exec", post(exec::exec))
         .route("/v1/images", get(endpoints::images).delete(endpoints::remove_image))
         .route("/v1/volumes", get(endpoints::volumes).post(endpoints::create_volume))
         .route(
@@ -102,9 +113,9 @@ fn endpoints() -> Endpoints {
         .route("/v1/doctor", get(endpoints::doctor))
 }
 
-/// The endpoints of the API over a handler, for one kind of listener.
-pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
-    let shared = Shared { handler, access };
+/// The endpoints of the API over a handler, for one kind of listener. What goes on after an answer runs in `tasks`.
+pub fn router(handler: Arc<dyn Handler>, access: Access, tasks: TaskGroup) -> Router {
+    let shared = Shared { handler, access, tasks, execs: Arc::new(Semaphore::new(EXECS_MAX)) };
     endpoints()
         .router
         .fallback(|request: Request| async move {

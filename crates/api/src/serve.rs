@@ -40,7 +40,7 @@ pub async fn serve_tls(
     beat: Beat,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let router = router(handler, Access::Token);
+    let router = router(handler, Access::Token, tasks.clone());
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Some(slot) = beat.idle(take(&slots)).await else { return };
@@ -67,7 +67,7 @@ fn may_enter(uid: u32) -> bool {
 /// Answers on the node's own socket until the task is dropped. The file's mode lets only its owner open it; who has
 /// opened it all the same, before the mode was set or after it was changed, is asked for by the kernel's word.
 pub async fn serve_unix(listener: UnixListener, handler: Arc<dyn Handler>, tasks: TaskGroup, beat: Beat) {
-    let router = router(handler, Access::Root);
+    let router = router(handler, Access::Root, tasks.clone());
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Some(slot) = beat.idle(take(&slots)).await else { return };
@@ -111,7 +111,8 @@ async fn connection(
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HANDSHAKE_LIMIT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
     if let Err(error) = served.await {
         debug!(%error, "an API connection ended early");
     }

@@ -18,7 +18,7 @@ use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
     AskImages, AskLives, Barrier, FetchBlob, ListImages, Propose, ReadLogs, RemoveImage, Renew, RenewCertificate,
-    TakeAuthority, TellAddresses, WatchState,
+    SendInput, StartExec, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -64,6 +64,10 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<ListImages>(Who::Member),
     // For the asking node's API, which has checked the caller's role and that no release needs it.
     rule::<RemoveImage>(Who::Member),
+    // For the asking node's API, which has checked the caller's role.
+    rule::<StartExec>(Who::Member),
+    // Only to commands that the same node has begun.
+    rule::<SendInput>(Who::Member),
 ];
 
 /// What this node knows of a caller.

@@ -17,14 +17,15 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     authorize::{self, Standing},
+    exec::Execs,
     group::StateGroup,
     images, lives,
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
         ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, Propose, ProposeRequest, ReadLogs,
-        RemoveImage, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, StateName,
-        TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        RemoveImage, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, SendInput, StartExec,
+        StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Calls {
     pub directory: NodeDirectory,
     pub material: Material,
     pub logs: Arc<dyn Logs>,
+    pub execs: Execs,
     pub runtime: NodeRuntime,
     pub disk: Arc<dyn Disk>,
     pub lifetimes: Lifetimes,
@@ -116,6 +118,11 @@ impl Handler for Calls {
                 let request = decode_request::<RemoveImage>(&body)?;
                 Ok(encode_response::<RemoveImage>(&images::remove(&self.runtime, &request).await?))
             }
+            SendInput::ID => {
+                let request = decode_request::<SendInput>(&body)?;
+                self.execs.take_input(caller.identity.node, request).await?;
+                Ok(encode_response::<SendInput>(&()))
+            }
             other => Err(Status::unknown_method(other)),
         }
     }
@@ -133,6 +140,10 @@ impl Handler for Calls {
             FetchBlob::ID => {
                 let request = decode_request::<FetchBlob>(&body)?;
                 images::send(&self.runtime, &self.disk, &request, sink).await
+            }
+            StartExec::ID => {
+                let request = decode_request::<StartExec>(&body)?;
+                self.execs.serve(caller.identity.node, request, sink).await
             }
             other => Err(Status::unknown_method(other)),
         }

@@ -6,6 +6,7 @@ mod backup;
 mod cluster;
 mod doctor;
 mod events;
+mod exec;
 mod images;
 mod instances;
 mod nodes;
@@ -16,8 +17,8 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_api::{
-    Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, Problem,
-    ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
+    Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions, LogStream,
+    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
@@ -32,10 +33,10 @@ use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, ByteSize, InstanceId, NodeId, RequestId, TokenId, VolumeRef};
+use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, TokenId, VolumeRef};
 use tokio::sync::watch;
 
-use crate::{config::NodeConfig, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
+use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
 
 /// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
@@ -62,6 +63,8 @@ pub struct NodeApi {
     pub global_group: Arc<StateGroup<GlobalState>>,
     /// Reads logs, here or on other nodes.
     pub logs: Arc<dyn Logs>,
+    /// Runs commands in instances, here or on other nodes.
+    pub(crate) execs: Execs,
     /// Counts the copies of images.
     pub(crate) census: Census,
     /// This node's credentials; tokens and contexts pin its root.
@@ -192,6 +195,10 @@ impl Handler for NodeApi {
 
     async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
         self.read_logs(id, options).await
+    }
+
+    async fn exec(&self, id: InstanceId, spec: ExecSpec) -> Answer<ExecSession> {
+        self.begin_command(id, spec).await
     }
 
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {

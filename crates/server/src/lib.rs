@@ -11,6 +11,7 @@ pub mod dataplane;
 pub mod dev;
 mod doctor;
 mod error;
+mod exec;
 mod expiry;
 mod follow;
 mod founding;

@@ -3,7 +3,9 @@
 use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
-use insula_types::{Addresses, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision};
+use insula_types::{
+    Addresses, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -346,4 +348,49 @@ impl Method for RemoveImage {
     const NAME: &'static str = "remove-image";
     type Request = RemoveImageRequest;
     type Response = u64;
+}
+
+/// Runs a command in an instance of the node; answers with a stream of what it says, [`ExecOutput::Started`] first. The
+/// command ends with the stream. Asked over `bulk`.
+#[derive(Debug)]
+pub struct StartExec;
+
+/// Request of [`StartExec`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartExecRequest {
+    /// Names the session, among those of the caller.
+    pub session: u64,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The command.
+    pub spec: ExecSpec,
+}
+
+impl Method for StartExec {
+    const ID: u16 = 14;
+    const NAME: &'static str = "start-exec";
+    type Request = StartExecRequest;
+    type Response = ExecOutput;
+}
+
+/// Brings input to a command that the caller has begun; answered when there is room for more.
+#[derive(Debug)]
+pub struct SendInput;
+
+/// Request of [`SendInput`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SendInputRequest {
+    /// The session, as the caller has named it.
+    pub session: u64,
+    /// Counts the inputs of the session from 0: what comes again is taken once.
+    pub number: u64,
+    /// What comes.
+    pub input: ExecInput,
+}
+
+impl Method for SendInput {
+    const ID: u16 = 15;
+    const NAME: &'static str = "send-input";
+    type Request = SendInputRequest;
+    type Response = ();
 }

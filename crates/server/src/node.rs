@@ -21,7 +21,7 @@ use crate::{
     Error, authorize,
     calls::Calls,
     config::{NodeConfig, Paths},
-    expiry, follow, founding,
+    exec, expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
@@ -123,6 +123,8 @@ pub(crate) struct Node {
     pub(crate) rpc: Peers,
     /// For what is large: snapshots, and parts of images.
     pub(crate) bulk: Peers,
+    /// The same protocol, for what may take hours: commands in instances.
+    pub(crate) sessions: Peers,
     all_peers: Vec<Peers>,
     region_group: Arc<StateGroup<RegionState>>,
     global_group: Arc<StateGroup<GlobalState>>,
@@ -145,7 +147,9 @@ impl Node {
         let book = AddressBook::default();
         let peers = |protocol| Peers::new(material.clone(), book.clone(), protocol, env.clone());
         let (rpc, raft, bulk) = (peers(Protocol::Rpc), peers(Protocol::Raft), peers(Protocol::Bulk));
-        let all_peers = vec![rpc.clone(), raft.clone(), bulk.clone()];
+        let sessions =
+            Peers::with_settings(material.clone(), book.clone(), Protocol::Bulk, env.clone(), exec::settings());
+        let all_peers = vec![rpc.clone(), raft.clone(), bulk.clone(), sessions.clone()];
         let transport = Arc::new(RpcTransport::new(raft, bulk.clone()));
 
         let members: Arc<Replica<RegionState>> = Replica::new();
@@ -204,6 +208,7 @@ impl Node {
             members: known,
             rpc,
             bulk,
+            sessions,
             all_peers,
             region_group,
             global_group,
@@ -307,6 +312,7 @@ impl Node {
             directory: self.directory.clone(),
             material: self.material.clone(),
             logs: Arc::clone(&work.logs),
+            execs: work.execs.clone(),
             runtime: work.runtime.clone(),
             disk: Arc::clone(&self.env.disk),
             lifetimes: self.config.lifetimes(),
@@ -357,6 +363,7 @@ impl Node {
             region_group: self.region_group.clone(),
             global_group: self.global_group.clone(),
             logs: Arc::clone(&work.logs),
+            execs: work.execs.clone(),
             census: work.census.clone(),
             material: self.material.clone(),
             directory: self.directory.clone(),

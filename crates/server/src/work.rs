@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::{
     Error,
     config::NodeConfig,
+    exec::Execs,
     images::{self, Census, RegionImages, collect},
     logs::Logs,
     machine_size,
@@ -41,6 +42,7 @@ pub(crate) struct Work {
     /// Counts the copies of images.
     pub census: Census,
     pub logs: Arc<dyn Logs>,
+    pub execs: Execs,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
     pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
@@ -93,8 +95,10 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
             directory: paths.data(),
         },
     );
+    let peers = (node.rpc.clone(), node.sessions.clone());
+    let execs = Execs::new(node.id, runtime.clone(), peers, env.tasks.child("commands"), env.rng.fork());
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
-    Ok(Work { runtime, census, logs: Arc::new(logs), clock_ahead_ms })
+    Ok(Work { runtime, census, logs: Arc::new(logs), execs, clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {

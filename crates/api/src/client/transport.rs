@@ -66,7 +66,7 @@ async fn over(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(cut_off)?;
     env.tasks.spawn("api call", async move {
         // What goes wrong here is told to the reader of the answer.
-        connection.await.ok();
+        connection.with_upgrades().await.ok();
     });
     sender.send_request(request).await.map_err(cut_off)
 }

@@ -71,6 +71,11 @@ impl Asked {
         Err(Problem::new(Code::Forbidden, format!("it is a {has}'s, and this needs a {needs}'s")))
     }
 
+    /// The headers.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// A part of the path as a value of ours.
     pub(super) fn name<T: FromStr<Err: Display>>(&self, key: &str) -> Answer<T> {
         let text = self.path.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value);
@@ -156,6 +161,11 @@ pub(super) async fn body(body: Body, most: usize) -> Answer<String> {
 
 /// A body in JSON.
 pub(super) async fn json_body<T: DeserializeOwned>(from: Body) -> Answer<T> {
-    let text = body(from, super::BODY_LEN_MAX).await?;
+    json_body_of(from, super::BODY_LEN_MAX).await
+}
+
+/// A body in JSON, at most so long.
+pub(super) async fn json_body_of<T: DeserializeOwned>(from: Body, most: usize) -> Answer<T> {
+    let text = body(from, most).await?;
     serde_json::from_str(&text).map_err(|error| Problem::new(Code::InvalidRequest, format!("the body: {error}")))
 }

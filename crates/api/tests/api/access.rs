@@ -21,6 +21,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/instances", "viewer"),
     ("GET", "/v1/instances/{instance}", "viewer"),
     ("GET", "/v1/instances/{instance}/logs", "viewer"),
+    ("POST", "/v1/instances/{instance}/exec", "deployer"),
     ("GET", "/v1/images", "viewer"),
     ("DELETE", "/v1/images", "admin"),
     ("GET", "/v1/volumes", "viewer"),

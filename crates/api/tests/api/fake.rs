@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
-    Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
-    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
+    Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions,
+    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
@@ -28,8 +28,8 @@ use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
 use insula_types::{
-    AppDefinition, AppName, ByteSize, ClusterId, InstanceId, RegionName, ReleaseNumber, RequestId, Revision, TokenId,
-    VolumeRef, definition::Format,
+    AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, RegionName,
+    ReleaseNumber, RequestId, Revision, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -65,6 +65,8 @@ pub struct Fake {
     pub events: AtomicUsize,
     /// How many event streams were opened.
     pub streams: AtomicUsize,
+    /// How many commands have ended.
+    pub ended_execs: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -178,6 +180,30 @@ impl Handler for Fake {
             last
         });
         Ok(futures::stream::iter([Ok(Bytes::from(first))]).chain(later).boxed())
+    }
+
+    async fn exec(&self, id: InstanceId, spec: ExecSpec) -> Answer<ExecSession> {
+        if spec.command != ["echo"] {
+            return Err(Problem::new(Code::Conflict, format!("{id} does not run")));
+        }
+        let (session, mut far) = ExecSession::new();
+        let ended = Arc::clone(&self.ended_execs);
+        #[allow(clippy::disallowed_methods, reason = "ends with the session")]
+        tokio::spawn(async move {
+            // Says what it hears, and ends when it hears no more.
+            while let Some(input) = far.input.recv().await {
+                let output = match input {
+                    ExecInput::Data(data) => ExecOutput::Stdout(data),
+                    ExecInput::End => ExecOutput::Exit(ExecExit::Code(7)),
+                    other => ExecOutput::Stderr(format!("{other:?}").into_bytes()),
+                };
+                if far.output.send(output.clone()).await.is_err() || matches!(output, ExecOutput::Exit(_)) {
+                    break;
+                }
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+        Ok(session)
     }
 
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {

@@ -1,6 +1,7 @@
 //! The API from socket to socket: a handler that remembers, real TLS, real Unix sockets, our own client.
 
 mod access;
+mod exec;
 mod fake;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};

@@ -41,6 +41,8 @@ const TABLE: &[(u16, &str)] = &[
     (AskImages::ID, "yyrnnnr"),
     (ListImages::ID, "yyrnnnr"),
     (RemoveImage::ID, "yyrnnnr"),
+    (StartExec::ID, "yyrnnnr"),
+    (SendInput::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {

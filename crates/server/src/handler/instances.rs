@@ -93,7 +93,7 @@ fn tail_start(text: &[u8], lines: usize) -> usize {
     ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0)
 }
 
-fn no_such_instance(id: InstanceId) -> Problem {
+pub(super) fn no_such_instance(id: InstanceId) -> Problem {
     Problem::new(Code::NoSuchInstance, format!("{id}: `insula ps` lists those there are"))
 }
 

@@ -1,0 +1,88 @@
+//! A command in an instance: a request that becomes a session.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use insula_env::clock;
+use insula_types::{ExecOutput, ExecSpec};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
+
+use super::{
+    Access, Shared,
+    asked::{self, Asked},
+    bearer,
+};
+use crate::{Code, ExecSession, Handler, Problem, Role, exec};
+
+/// Largest definition of a command in bytes: a character of it may take six.
+const SPEC_LEN_MAX: usize = 256 << 10;
+/// How often it is looked whether the caller still may.
+const RECHECK: Duration = Duration::from_secs(5);
+
+pub(super) async fn exec(
+    State(shared): State<Shared>,
+    upgrade: Option<Extension<OnUpgrade>>,
+    asked: Asked,
+    body: Body,
+) -> Response {
+    let begin = async {
+        asked.allow(Role::Deployer)?;
+        let instance = asked.name("instance")?;
+        let spec: ExecSpec = asked::json_body_of(body, SPEC_LEN_MAX).await?;
+        spec.check().map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))?;
+        let upgrade = upgrade.filter(|_| asked.headers().get(header::UPGRADE) == Some(&exec::PROTOCOL));
+        let Some(Extension(upgrade)) = upgrade else {
+            let said = "send `Connection: Upgrade` and `Upgrade: insula-exec/1`: the connection becomes the command's";
+            return Err(Problem::new(Code::InvalidRequest, said));
+        };
+        let room = Arc::clone(&shared.execs).try_acquire_owned();
+        let room = room.map_err(|_| Problem::new(Code::Busy, "64 commands are run through this node already"))?;
+        Ok((shared.handler.exec(instance, spec).await?, upgrade, room))
+    };
+    let (session, upgrade, room) = match begin.await {
+        Ok(begun) => begun,
+        Err(problem) => return problem.into_response(),
+    };
+    let token = bearer(asked.headers()).filter(|_| shared.access == Access::Token).map(str::to_owned);
+    let handler = Arc::clone(&shared.handler);
+    shared.tasks.spawn("command in an instance", carry(upgrade, session, handler, token, room));
+    let headers = [(header::CONNECTION, HeaderValue::from_static("Upgrade")), (header::UPGRADE, exec::PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn carry(
+    upgrade: OnUpgrade,
+    session: ExecSession,
+    handler: Arc<dyn Handler>,
+    token: Option<String>,
+    _room: OwnedSemaphorePermit,
+) {
+    match upgrade.await {
+        Ok(io) => exec::carry(TokioIo::new(io), session.output, session.input, revoked(&*handler, token)).await,
+        Err(error) => debug!(%error, "the caller of a command left before it had it"),
+    }
+}
+
+/// Completes once the caller's token has ended, or allows less than before.
+async fn revoked(handler: &dyn Handler, token: Option<String>) -> ExecOutput {
+    let Some(token) = token else { return std::future::pending().await };
+    loop {
+        clock::sleep(RECHECK).await;
+        let is_refused = match handler.authenticate(&token).await {
+            Ok(role) => role < Role::Deployer,
+            Err(problem) => problem.code == Code::Unauthorized,
+        };
+        if is_refused {
+            return ExecOutput::Failed("the token with which it was begun does not allow it any more".to_owned());
+        }
+    }
+}
