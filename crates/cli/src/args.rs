@@ -223,6 +223,8 @@ pub enum ApiCommand {
     Doctor(JsonArgs),
     /// Show what instances wrote
     Logs(LogArgs),
+    /// Run a command inside a running instance; ends as the command does, and with 125 when that is not known
+    Exec(ExecArgs),
     /// Set the number of instances of a service per region
     Scale(ScaleArgs),
     /// Remove an app with all its releases
@@ -559,6 +561,42 @@ pub struct InstanceArgs {
     pub id: InstanceId,
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+/// Where a command runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecTarget {
+    /// In this instance.
+    Instance(InstanceId),
+    /// In a ready instance of this service.
+    Service(ServiceRef),
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Id of an instance, or a service, of which a ready instance is taken
+    #[arg(value_name = "INSTANCE|APP/SERVICE", value_parser = parse_exec_target)]
+    pub target: ExecTarget,
+    /// Give it a terminal [default: when standard input and output are one]
+    #[arg(short, long)]
+    pub terminal: bool,
+    /// Give it none
+    #[arg(short = 'T', long, conflicts_with = "terminal")]
+    pub no_terminal: bool,
+    /// Pass on standard input, as with a terminal
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+fn parse_exec_target(text: &str) -> Result<ExecTarget, String> {
+    if text.contains('/') {
+        return parse_service(text).map(ExecTarget::Service);
+    }
+    let expected = "expected an instance, like i-00000001, or APP/SERVICE, like shop/web";
+    text.parse().map(ExecTarget::Instance).map_err(|_| expected.to_owned())
 }
 
 fn parse_span(text: &str) -> Result<Duration, String> {

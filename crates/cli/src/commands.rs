@@ -5,12 +5,15 @@ mod change;
 mod deploy;
 mod doctor;
 mod events;
+mod exec;
 mod image;
 mod logs;
 mod nodes;
 mod show;
 mod token;
 mod volume;
+
+use std::process::ExitCode;
 
 use insula_api::{Client, wire::NodeDuty};
 
@@ -40,12 +43,12 @@ fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
     Ok(deploy::Deploy { args, definition })
 }
 
-pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
+pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
     let command = match command {
-        Ready::Deploy(deploy) => return deploy::run(client, deploy).await,
+        Ready::Deploy(deploy) => return deploy::run(client, deploy).await.map(|()| ExitCode::SUCCESS),
         Ready::Other(command) => command,
     };
-    match command {
+    let done = match command {
         ApiCommand::Token(TokenCommand::Create(args)) => token::create(client, args).await,
         ApiCommand::Token(TokenCommand::List(args)) => token::list(client, args.json).await,
         ApiCommand::Token(TokenCommand::Rm(args)) => token::remove(client, args.id).await,
@@ -60,6 +63,8 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
         },
         ApiCommand::Doctor(args) => doctor::run(client, args.json).await,
         ApiCommand::Logs(args) => logs::run(client, &args).await,
+        // Ends as its command does.
+        ApiCommand::Exec(args) => return exec::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,
@@ -76,5 +81,6 @@ pub async fn run(client: &Client, command: Ready) -> Result<(), Failure> {
         ApiCommand::Regions(args) => show::regions(client, args.json).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -19,6 +19,8 @@ pub enum Exit {
     Unreachable = 5,
     /// It took too long; the outcome may still come.
     TimedOut = 6,
+    /// `exec` could not run the command, or does not know how it ended: all other codes are the command's own.
+    NotRun = 125,
 }
 
 impl From<Exit> for ExitCode {
@@ -44,6 +46,12 @@ impl Failure {
     /// Wrong usage.
     pub fn usage(text: impl Into<String>) -> Self {
         Self::new(Exit::Usage, text)
+    }
+
+    /// The same with another exit code.
+    #[must_use]
+    pub fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
     }
 
     /// Adds a line that says what to do next.

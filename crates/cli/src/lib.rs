@@ -42,16 +42,16 @@ pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {
 pub fn run_backup(connect: &ConnectArgs, args: &BackupArgs, verify: &Verify<'_>) -> ExitCode {
     in_runtime(async {
         let client = connect::find(&Env::real("cli"), connect, &|name| std::env::var(name).ok())?;
-        backup::run(&client, args, verify).await
+        backup::run(&client, args, verify).await.map(|()| ExitCode::SUCCESS)
     })
 }
 
-fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+fn in_runtime(work: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::new(Exit::Failed, format!("cannot start: {error}"))),
     };
-    end(runtime.block_on(work))
+    runtime.block_on(work).unwrap_or_else(|failure| fail(&failure))
 }
 
 /// Says how a command failed, if it did; gives its exit code.

@@ -33,6 +33,16 @@ fn a_node_that_does_not_answer_exits_5() {
 }
 
 #[test]
+fn a_command_that_is_not_run_exits_125() {
+    let dir = tempfile::tempdir().expect("directory");
+    let socket = dir.path().join("none.sock");
+    for target in ["shop/web", "i-00000001"] {
+        let said = run(&format!("insula --socket {} exec {target} -- true", socket.display()));
+        assert_eq!(said, code(Exit::NotRun.into()), "{target}");
+    }
+}
+
+#[test]
 fn an_invalid_definition_exits_2_before_any_node_is_asked() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("insula.toml");
@@ -55,6 +65,9 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula scale shop/web 5000",
         "insula logs",
         "insula logs Shop",
+        "insula exec shop/web",
+        "insula exec shop -- ls",
+        "insula exec -t -T shop/web -- ls",
         "insula rm",
         "insula explain instance 7",
         "insula token create --role admin",
@@ -77,6 +90,8 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula lab up --regions fra:3",
         "insula logs shop/web -f --tail 10",
         "insula logs --instance i-00000001",
+        "insula exec -it shop/web -- sh -c true",
+        "insula exec i-00000001 -- ls -l",
         "insula events -f --since 41 --json",
         "insula status shop --json",
         "insula deploy - --plan --json",
