@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use anyhow::{Context, Result};
+use bytes::BytesMut;
 use clap::ValueEnum;
 use futures::FutureExt;
+use insula_api::exec::frame as exec_frame;
 use insula_catalog::{Catalog, frame};
 use insula_env::{Clock, Rng};
 use insula_identity::{
@@ -17,7 +19,8 @@ use insula_state::{
     seal,
 };
 use insula_types::{
-    ByteSize, Capacity, ClusterId, CpuMillis, Incarnation, Node, NodeHealth, NodeId, RequestId, Revision, codec,
+    ByteSize, Capacity, ClusterId, CpuMillis, ExecExit, ExecInput, ExecOutput, Incarnation, Node, NodeHealth, NodeId,
+    RequestId, Revision, SignalNumber, WindowSize, codec,
 };
 
 /// What can be fuzzed.
@@ -45,6 +48,8 @@ pub(crate) enum Target {
     Catalogs,
     /// Backups of states
     Backups,
+    /// Frames between a command in an instance and its caller
+    Sessions,
 }
 
 type Read = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
@@ -80,6 +85,7 @@ impl Target {
             Self::Requests => requests()?,
             Self::Catalogs => Reader::new(catalogs()?, read_catalog),
             Self::Backups => Reader::new(backups()?, restore),
+            Self::Sessions => Reader::new(sessions()?, read_session),
         })
     }
 }
@@ -336,6 +342,48 @@ fn restore(input: &[u8]) -> Result<(), String> {
             sealed().iter().for_each(|command| drop(machine.apply(command)));
         }
         drop(archive.objects::<GlobalState>());
+    }
+    Ok(())
+}
+
+/// What goes to a command, and what comes from it.
+fn sessions() -> Result<Vec<Vec<u8>>> {
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    let signal = SignalNumber::try_from(15).map_err(anyhow::Error::msg)?;
+    let size = WindowSize { rows: 24, columns: 80 };
+    for frame in [ExecInput::Data(b"ls\n".to_vec()), ExecInput::Resize(size), ExecInput::Signal(signal), ExecInput::End]
+    {
+        exec_frame::encode(&frame, &mut input);
+    }
+    exec_frame::encode_alive(&mut input);
+    for frame in [
+        ExecOutput::Started,
+        ExecOutput::Stdout(b"file\n".to_vec()),
+        ExecOutput::Stderr(b"no".to_vec()),
+        ExecOutput::Failed("why".to_owned()),
+        ExecOutput::Exit(ExecExit::Signal(9)),
+        ExecOutput::Exit(ExecExit::Code(1)),
+    ] {
+        exec_frame::encode(&frame, &mut output);
+    }
+    Ok(vec![input.to_vec(), output.to_vec()])
+}
+
+fn read_session(input: &[u8]) -> Result<(), String> {
+    read_frames::<ExecInput>(input)?;
+    read_frames::<ExecOutput>(input)
+}
+
+/// What reads must read the same after it is written again.
+fn read_frames<F: exec_frame::Frame + PartialEq + std::fmt::Debug>(input: &[u8]) -> Result<(), String> {
+    let mut buffer = BytesMut::from(input);
+    while let Ok(Some(frame)) = exec_frame::decode::<F>(&mut buffer) {
+        let mut again = BytesMut::new();
+        exec_frame::encode(&frame, &mut again);
+        match exec_frame::decode::<F>(&mut again) {
+            Ok(Some(read)) if read == frame && again.is_empty() => {}
+            other => return Err(format!("{frame:?} is read as {other:?}")),
+        }
     }
     Ok(())
 }

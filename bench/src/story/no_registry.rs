@@ -42,6 +42,15 @@ pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Ve
     let one = placed.first().context("solo has no instance")?;
     let (instance, victim) = text(&one["id"]).zip(text(&one["node_name"])).context("an instance without a node")?;
 
+    step("a command in its only instance, from each node");
+    let mut broken = Vec::new();
+    for node in nodes {
+        let said = lab.on(&node.name, &["exec", "-i", "solo/web", "--", "busybox", "cat"], "there and back\n");
+        if !matches!(&said, Ok(said) if said == "there and back\n") {
+            broken.push(format!("a command from {} said {said:?}", node.name));
+        }
+    }
+
     step("the image registry is stopped");
     lab.run(&["registry", "off"])?;
     let edges: Vec<_> = nodes.iter().filter(|node| node.name != victim).map(LabNode::edge).collect();
@@ -63,7 +72,6 @@ pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Ve
         instances: BTreeSet::from([instance]),
     };
     let elsewhere = || traffic.with(|records| outage::elsewhere_ms(records, &cut)).context("no other instance answers");
-    let mut broken = Vec::new();
     match stage.await_ms("another instance of solo", begun_ms, interrupt, || elsewhere().map(drop)) {
         Ok(_) => {
             let took_ms = elsewhere()?;
