@@ -1,5 +1,6 @@
 //! Checks of instances, over the network and inside them.
 
+pub(crate) mod exec;
 mod grpc;
 mod http;
 

@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use insula_container::{ImageRef, InstanceConfig, NodeLabels, Runtime};
 use insula_env::{Beat, Env, beat, clock};
 use insula_state::{RegionState, Store};
-use insula_types::{InstanceId, NodeId, Placement, StopSpec};
+use insula_types::{Check, InstanceId, NodeId, Placement, StopSpec};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -14,6 +14,7 @@ use crate::{
     Action, Core, Event, Prober, Reporter,
     copies::{self, OtherImages},
     kept,
+    probe::exec,
     renew::changed,
     report::{self, Statuses},
     volumes,
@@ -245,9 +246,10 @@ impl Shell {
                 }
                 Action::Probe(instance, address, health) => Event::Probed(
                     instance,
-                    match address {
-                        Some(address) => prober.probe(address, &health).await,
-                        None => Err("the service has no port to check".to_owned()),
+                    match (&health.check, address) {
+                        (Check::Exec(command), _) => exec::ask(&*runtime, instance, command, health.timeout).await,
+                        (_, Some(address)) => prober.probe(address, &health).await,
+                        (_, None) => Err("the service has no port to check".to_owned()),
                     },
                 ),
             })

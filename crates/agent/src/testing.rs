@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use insula_container::{
-    Ended, Error, Exec, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running, Runtime,
-    StoredVolume,
+    Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running,
+    Runtime, StoredVolume,
 };
 use insula_env::{Clock, clock};
 use insula_types::{
@@ -49,6 +49,7 @@ struct World {
     failing_starts: BTreeSet<InstanceId>,
     unready: BTreeSet<InstanceId>,
     volumes: BTreeMap<VolumeRef, ByteSize>,
+    answers: BTreeMap<InstanceId, (Option<Exit>, String)>,
     violations: Vec<String>,
 }
 
@@ -62,6 +63,11 @@ impl FakeRuntime {
     /// Pulling that image takes so long, the first time.
     pub fn set_pull_time(&self, image: &str, time: Duration) {
         self.0.world.lock().pull_time.insert(image.to_owned(), time);
+    }
+
+    /// Commands in that instance write this and end so; none: they go on for ever.
+    pub fn set_answer(&self, instance: InstanceId, exit: Option<Exit>, said: &str) {
+        self.0.world.lock().answers.insert(instance, (exit, said.to_owned()));
     }
 
     /// Starting takes so long.
@@ -232,7 +238,22 @@ impl Runtime for FakeRuntime {
     }
 
     async fn exec(&self, instance: InstanceId, _spec: &ExecSpec) -> Result<Exec, Error> {
-        Err(Error::State { instance, why: "is not real: no command runs in it" })
+        let answer = self.0.world.lock().answers.get(&instance).cloned();
+        let (exit, said) = answer.ok_or(Error::State { instance, why: "is not real: no command runs in it" })?;
+        let (handle, orders) = ExecHandle::new();
+        let exit = async move {
+            // It runs for as long as somebody holds it.
+            let mut orders = orders;
+            match exit {
+                Some(exit) => exit,
+                None => {
+                    while orders.recv().await.is_some() {}
+                    Exit::Signal(1)
+                }
+            }
+        };
+        let stdout = Box::new(std::io::Cursor::new(said.into_bytes()));
+        Ok(Exec { stdin: None, stdout, stderr: None, exit: Box::pin(exit), handle })
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use insula_container::Exit;
 use insula_env::net::{TcpListener, TcpStream};
+use insula_types::InstanceId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -123,4 +125,20 @@ async fn grpc_is_asked_of_a_real_server() {
         () = serve => unreachable!(),
         result = NetworkProber.probe(address, &check) => { result.expect_err("no HTTP/2"); }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_in_the_instance_says_how_it_is() {
+    let runtime = crate::testing::FakeRuntime::new(insula_env::Clock::simulated(1));
+    let instance = InstanceId::new(1);
+    let ask = async || exec::ask(&runtime, instance, &["ask".to_owned()], Duration::from_secs(1)).await;
+    assert!(ask().await.expect_err("no command runs").contains("no command runs in it"));
+    runtime.set_answer(instance, Some(Exit::Code(0)), "all is well");
+    assert_eq!(ask().await, Ok(()));
+    runtime.set_answer(instance, Some(Exit::Code(2)), "no connection\n");
+    assert_eq!(ask().await, Err("ask ended with exit code 2: no connection".to_owned()));
+    runtime.set_answer(instance, Some(Exit::Code(1)), &"x".repeat(10_000));
+    assert_eq!(ask().await.expect_err("it fails").len(), "ask ended with exit code 1: ".len() + 256);
+    runtime.set_answer(instance, None, "");
+    assert_eq!(ask().await, Err("ask did not end within 1s".to_owned()));
 }

@@ -32,8 +32,8 @@ pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "fil
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
 pub(super) const ROUTE: Keys = Keys { known: &["host", "path"], later: &["cache"] };
 pub(super) const HEALTH: Keys = Keys {
-    known: &["http", "tcp", "grpc", "port", "interval", "timeout", "grace", "unhealthy_after", "restart_after"],
-    later: &["exec"],
+    known: &["http", "tcp", "exec", "grpc", "port", "interval", "timeout", "grace", "unhealthy_after", "restart_after"],
+    later: &[],
 };
 pub(super) const VOLUME: Keys = Keys { known: &["name", "path", "size", "kind"], later: &[] };
 pub(super) const TMPFS: Keys = Keys { known: &["path", "size"], later: &[] };

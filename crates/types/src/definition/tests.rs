@@ -440,6 +440,21 @@ fn checks_of_all_kinds() {
         "{ tcp = \"rpc\" }",
         expect![[r#"line 5, column 18: services.web.health.tcp: found "rpc", expected true or false"#]],
     );
+    check("{ exec = [\"pg_isready\", \"-q\"] }", expect![["valid"]]);
+    check(
+        "{ exec = [], port = \"rpc\" }",
+        expect!["line 5, column 19: services.web.health.exec: it is empty; write the command and its arguments"],
+    );
+    check(
+        "{ exec = \"pg_isready -q\" }",
+        expect![[r#"line 5, column 19: services.web.health.exec: found "pg_isready -q", expected a list"#]],
+    );
+    check(
+        "{ exec = [\"x\"], port = \"rpc\" }",
+        expect![
+            "line 5, column 33: services.web.health.port: a check by exec runs inside the instance and asks no port; take it out"
+        ],
+    );
     check_service(
         "IMAGE\nhealth = { tcp = true }",
         expect![[
@@ -535,6 +550,7 @@ proptest! {
         check in prop::sample::select(vec![
             crate::Check::Http("/ok?deep=1".to_owned()),
             crate::Check::Tcp,
+            crate::Check::Exec(vec!["ask".to_owned(), "-q".to_owned()]),
             crate::Check::Grpc("shop.v1.Cart".to_owned()),
         ]),
     ) {
@@ -550,11 +566,11 @@ proptest! {
                 env: BTreeMap::from([("A".to_owned(), value.clone())]),
                 resources: crate::Resources {
                     cpu: crate::CpuMillis(cpu),
-                    memory: crate::ByteSize::mib(memory),
+                    memory: ByteSize::mib(memory),
                     pids: 7,
                     files: has_check.then_some(1000),
-                    disk: has_check.then(|| crate::ByteSize::mib(memory)),
-                    io: has_check.then(|| crate::ByteSize::mib(9)),
+                    disk: has_check.then(|| ByteSize::mib(8 + memory)),
+                    io: has_check.then(|| ByteSize::mib(9)),
                 },
                 ports: vec![port.clone()],
                 routes: vec![crate::RouteSpec { host: format!("{name}.example"), path: "/a".to_owned() }],
@@ -569,11 +585,11 @@ proptest! {
                 }),
                 is_read_only: has_check,
                 has_init: has_check,
-                tmpfs: vec![crate::TmpfsSpec { path: "/run".to_owned(), size: crate::ByteSize::mib(1) }],
+                tmpfs: vec![crate::TmpfsSpec { path: "/run".to_owned(), size: ByteSize::mib(1) }],
                 volumes: vec![crate::VolumeSpec {
                     name: crate::VolumeName::new("data").expect("a label"),
                     path: "/data".to_owned(),
-                    size: crate::ByteSize::mib(64 + memory),
+                    size: ByteSize::mib(64 + memory),
                 }],
                 ..ServiceSpec::default()
             };

@@ -10,6 +10,7 @@ use crate::{
         keys,
         problem::Problems,
         syntax,
+        tree::Value,
     },
 };
 
@@ -60,7 +61,7 @@ fn check(item: &Item<'_>, fields: &Fields<'_>, problems: &mut Problems) -> Optio
         },
         _ => {
             let command = arguments(&asked, ARGUMENTS_MAX, problems);
-            if command.is_empty() {
+            if matches!(&asked.tree.value, Value::List(items) if items.is_empty()) {
                 asked.refuse(problems, "it is empty; write the command and its arguments");
             }
             (!command.is_empty()).then_some(Check::Exec(command))
