@@ -1,6 +1,7 @@
 //! What the instance writes, line by line into `log`, in the CRI log format:
 //! `<RFC 3339 time> <stdout|stderr> <F|P> <text>`, where P marks a piece of a longer line.
-//! Bounded: two files of a given size. A full disk loses lines; it never blocks the instance.
+//! Bounded: two files of a given size, and so many bytes a second. What is beyond that is dropped, and the log says so. A full
+//! disk loses lines as well; neither blocks the instance.
 
 use std::{
     cell::RefCell,
@@ -8,11 +9,47 @@ use std::{
     io::{Read, Write},
     path::PathBuf,
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Longest piece of a line that is written as one, in bytes; also how much one stream may keep in memory.
 const PIECE_LEN_MAX: usize = 4096;
+
+/// What may be written at once, in bytes, and how much of that comes back each second: more than a person reads, and little
+/// enough for the disk that all instances share.
+const BURST: u64 = 8 << 20;
+const RATE: u64 = 1 << 20;
+/// While lines are dropped, so much is read each time, and so rarely: an instance that floods its log must not keep the shim
+/// busy, whose time is not its own.
+const FLOOD_READ_LEN_MAX: usize = 256 << 10;
+pub const FLOOD_PAUSE: Duration = Duration::from_millis(10);
+
+/// How much may be written now.
+struct Budget {
+    bytes: u64,
+    /// When it was last filled up.
+    at: Instant,
+    /// Lines that were dropped since the last one that was not.
+    dropped: u64,
+}
+
+impl Budget {
+    fn take(&mut self, bytes: u64, now: Instant) -> bool {
+        let earned = u64::try_from(now.saturating_duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
+        let earned = earned.saturating_mul(RATE) / 1000;
+        if earned > 0 {
+            self.bytes = self.bytes.saturating_add(earned).min(BURST);
+            self.at = now;
+        }
+        // Once lines are dropped, a second's worth comes together, so that what is kept is a piece of text.
+        let least = if self.dropped > 0 { bytes.max(RATE) } else { bytes };
+        let is_enough = self.bytes >= least;
+        if is_enough {
+            self.bytes -= bytes;
+        }
+        is_enough
+    }
+}
 
 /// `log` and `log.1` of the instance.
 pub struct LogFile {
@@ -21,13 +58,15 @@ pub struct LogFile {
     file: Option<File>,
     written: u64,
     bytes_max: u64,
+    budget: Budget,
 }
 
 impl LogFile {
     /// Appends to what is there.
     pub fn open(path: PathBuf, bytes_max: u64) -> Self {
         let older = path.with_extension("1");
-        let mut log = Self { path, older, file: None, written: 0, bytes_max };
+        let budget = Budget { bytes: BURST, at: Instant::now(), dropped: 0 };
+        let mut log = Self { path, older, file: None, written: 0, bytes_max, budget };
         log.reopen();
         log
     }
@@ -35,6 +74,30 @@ impl LogFile {
     fn reopen(&mut self) {
         self.file = OpenOptions::new().append(true).create(true).open(&self.path).ok();
         self.written = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+    }
+
+    /// Whether lines are being dropped.
+    fn is_flooded(&self) -> bool {
+        self.budget.dropped > 0
+    }
+
+    /// Writes a line if there may be one more now.
+    fn offer(&mut self, line: &[u8]) {
+        if !self.budget.take(line.len() as u64, Instant::now()) {
+            self.budget.dropped += 1;
+            return;
+        }
+        self.tell_dropped();
+        self.write(line);
+    }
+
+    /// Says how many lines are missing before the next one.
+    fn tell_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.budget.dropped);
+        if dropped > 0 {
+            let text = format!("insula: {dropped} lines were dropped here: more than {} KiB a second", RATE >> 10);
+            self.write(&formatted(text.as_bytes(), "stderr", true));
+        }
     }
 
     fn write(&mut self, line: &[u8]) {
@@ -71,14 +134,26 @@ impl Pump {
 
     /// Takes what is there. Reads a bounded amount, so that a busy instance does not keep the shim from its other work.
     pub fn pump(&mut self) {
+        let mut left = if self.log.borrow().is_flooded() { FLOOD_READ_LEN_MAX } else { PIECE_LEN_MAX };
         let mut buffer = [0; PIECE_LEN_MAX];
-        let Some(pipe) = &mut self.pipe else { return };
-        match pipe.read(&mut buffer) {
-            Ok(0) => self.finish(),
-            Ok(read) => self.take(&buffer[..read]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
-            Err(_) => self.finish(),
+        while left > 0 {
+            let Some(pipe) = &mut self.pipe else { return };
+            match pipe.read(&mut buffer) {
+                Ok(0) => return self.finish(),
+                Ok(read) => {
+                    self.take(&buffer[..read]);
+                    left = left.saturating_sub(read);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.finish(),
+            }
         }
+    }
+
+    /// Whether what it reads is being dropped.
+    pub fn is_flooded(&self) -> bool {
+        self.log.borrow().is_flooded()
     }
 
     /// Writes what is left and closes the pipe.
@@ -87,7 +162,9 @@ impl Pump {
             let rest = std::mem::take(&mut self.pending);
             self.line(&rest, true);
         }
-        self.pipe = None;
+        if self.pipe.take().is_some() {
+            self.log.borrow_mut().tell_dropped();
+        }
     }
 
     fn take(&mut self, mut bytes: &[u8]) {
@@ -105,12 +182,17 @@ impl Pump {
     }
 
     fn line(&self, text: &[u8], is_whole: bool) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut line = format!("{} {} {} ", rfc3339(now), self.name, if is_whole { 'F' } else { 'P' }).into_bytes();
-        line.extend_from_slice(text);
-        line.push(b'\n');
-        self.log.borrow_mut().write(&line);
+        self.log.borrow_mut().offer(&formatted(text, self.name, is_whole));
     }
+}
+
+/// A line as it stands in the file.
+fn formatted(text: &[u8], stream: &str, is_whole: bool) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut line = format!("{} {stream} {} ", rfc3339(now), if is_whole { 'F' } else { 'P' }).into_bytes();
+    line.extend_from_slice(text);
+    line.push(b'\n');
+    line
 }
 
 /// UTC with microseconds. Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
@@ -167,5 +249,44 @@ mod tests {
         assert!(sizes.iter().all(|size| *size <= 10_000), "{sizes:?}");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_the_log_says_so() {
+        let dir = std::env::temp_dir().join(format!("insula-shim-flood-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        let log = Rc::new(RefCell::new(LogFile::open(path.clone(), u64::MAX)));
+        let mut pump = Pump { pipe: None, name: "stdout", log: Rc::clone(&log), pending: Vec::new() };
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        for _ in 0..3 * (BURST >> 10) {
+            pump.take(&line);
+        }
+        assert!(pump.is_flooded());
+        let size = std::fs::metadata(&path).unwrap().len();
+        assert!((BURST / 2..BURST * 2).contains(&size), "{size}");
+        log.borrow_mut().budget.bytes = BURST;
+        pump.take(b"and on\n");
+        assert!(!pump.is_flooded());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let last: Vec<&str> = text.lines().rev().take(2).collect();
+        assert!(last[0].ends_with("stdout F and on"), "{}", last[0]);
+        assert!(
+            last[1].contains("stderr F insula: ")
+                && last[1].ends_with("lines were dropped here: more than 1024 KiB a second")
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_budget_comes_back_with_time() {
+        let start = Instant::now();
+        let mut budget = Budget { bytes: 10, at: start, dropped: 0 };
+        assert!(budget.take(10, start));
+        assert!(!budget.take(10, start));
+        budget.dropped = 1;
+        assert!(!budget.take(10, start + Duration::from_millis(500)), "not before there is a second's worth");
+        assert!(budget.take(10, start + Duration::from_millis(1001)));
+        assert!((RATE - 10..RATE + 2000).contains(&budget.bytes), "{}", budget.bytes);
     }
 }

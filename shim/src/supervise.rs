@@ -20,6 +20,7 @@ use nix::{
 use crate::{
     control::{self, Connection},
     files,
+    log::FLOOD_PAUSE,
     protocol::{Exit, Reply, Request, Stop, VERSION, Work},
     start::Started,
 };
@@ -88,14 +89,18 @@ impl Supervisor {
         let readable = PollFlags::POLLIN;
         let mut descriptors =
             vec![PollFd::new(signal_fd.as_fd(), readable), PollFd::new(self.work.listener.as_fd(), readable)];
-        let pipes = [self.work.stdout.pipe(), self.work.stderr.pipe()];
+        // Of a flood, what is written in between waits in the pipe.
+        let is_flooded = self.work.stdout.is_flooded();
+        let pipes = if is_flooded { [None, None] } else { [self.work.stdout.pipe(), self.work.stderr.pipe()] };
         descriptors.extend(pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe.as_fd(), readable)));
         descriptors.extend(self.connections.iter().map(|one| PollFd::new(one.stream().as_fd(), readable)));
+        let next = is_flooded.then(|| Instant::now() + FLOOD_PAUSE);
         let deadline = match self.phase {
             Phase::Running => None,
             Phase::Stopping { kill_at } => Some(kill_at),
             Phase::Draining { until, .. } => Some(until),
         };
+        let deadline = deadline.into_iter().chain(next).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
