@@ -63,6 +63,7 @@ pub async fn measure(image: &str, dir: &Path, count: u64) -> Result<Starts> {
         cgroup_parent: CGROUP.to_owned(),
         network: Some(NetworkConfig { bridge: "insula0".to_owned(), subnet: SUBNET.parse()? }),
         insecure_registries: vec![registry],
+        registry_credentials: dir.join("registries.json"),
         log_bytes_max: 1 << 20,
     };
     let runtime = NodeRuntime::open(env, config, None).await?;

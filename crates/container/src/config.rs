@@ -17,6 +17,8 @@ pub struct Config {
     pub network: Option<NetworkConfig>,
     /// Registries, as `host:port`, that are spoken to in plain HTTP. Those on loopback are anyway.
     pub insecure_registries: Vec<String>,
+    /// A file with names and passwords for registries, in the form of Docker's `config.json`. None need be there.
+    pub registry_credentials: PathBuf,
     /// Size at which an instance's log file is turned; two are kept. [`LOG_BYTES_MAX`] unless a test says otherwise.
     pub log_bytes_max: u64,
 }

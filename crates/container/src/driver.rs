@@ -111,7 +111,7 @@ impl NodeRuntime {
         let shim_dir = config.data_dir.join("shim");
         let shim = shim::install(&shim_dir).map_err(Error::file("install the shim in", shim_dir))?;
         let store = Store::open(&images)?;
-        let images = Images::new(store, Arc::clone(&env.disk), config.insecure_registries.clone(), peers);
+        let images = Images::new(store, Arc::clone(&env.disk), &config, peers);
         let directory = make_private("volumes")?;
         let volumes = Volumes::open(directory.clone()).map_err(Error::file("open the volumes in", directory))?;
         let ((ended, _), (made, _)) = (watch::channel(0), watch::channel(()));

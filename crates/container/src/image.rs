@@ -1,6 +1,7 @@
 //! Images: named by digest, fetched once, kept by content, unpacked once per layer.
 
 mod collect;
+mod credentials;
 mod download;
 mod origin;
 mod peers;

@@ -66,6 +66,9 @@ pub struct RuntimeConfig {
     pub cgroup_parent: String,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub insecure_registries: Vec<String>,
+    /// A file with names and passwords for registries, in the form of Docker's `config.json`, which its owner alone may
+    /// read. Default: `registries.json` in the data directory.
+    pub registry_credentials: Option<PathBuf>,
     /// Memory that the scheduler may count on. Default: what the machine has.
     pub memory: Option<String>,
     /// Thousandths of a CPU that the scheduler may count on. Default: what the machine has.
@@ -79,6 +82,7 @@ impl Default for RuntimeConfig {
             subnet: "10.214.0.0/16".into(),
             cgroup_parent: "/insula".into(),
             insecure_registries: Vec::new(),
+            registry_credentials: None,
             memory: None,
             cpu: None,
         }
@@ -139,6 +143,11 @@ impl NodeConfig {
     /// Where the port between nodes listens.
     pub fn listen(&self) -> SocketAddr {
         self.listen.unwrap_or_else(|| self.advertise.listen())
+    }
+
+    /// Where names and passwords for registries are.
+    pub fn registry_credentials(&self) -> PathBuf {
+        self.runtime.registry_credentials.clone().unwrap_or_else(|| self.data_dir.join("registries.json"))
     }
 
     /// How long certificates live.

@@ -113,6 +113,7 @@ fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
         cgroup_parent: runtime.cgroup_parent.trim_matches('/').to_owned(),
         network: network.transpose()?,
         insecure_registries: runtime.insecure_registries.clone(),
+        registry_credentials: config.registry_credentials(),
         log_bytes_max: insula_container::config::LOG_BYTES_MAX,
     })
 }

@@ -13,13 +13,14 @@ use insula_types::NodeId;
 use oci_client::{
     Reference,
     client::{BlobResponse, Client},
-    secrets::RegistryAuth,
+    errors::OciDistributionError,
 };
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::{
     ImagePeers, ImageRef, PeerBytes, PeerError,
+    credentials::Credentials,
     download::{Broken, Download},
     store::digest_of,
 };
@@ -43,6 +44,7 @@ pub(super) struct Origin<'a> {
     image: &'a ImageRef,
     reference: Reference,
     client: Client,
+    credentials: Credentials,
     peers: Option<&'a dyn ImagePeers>,
     /// Those that are still asked.
     nodes: Mutex<Vec<NodeId>>,
@@ -51,11 +53,16 @@ pub(super) struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    pub fn new(image: &'a ImageRef, client: Client, peers: Option<&'a dyn ImagePeers>) -> Self {
+    pub fn new(
+        image: &'a ImageRef,
+        client: Client,
+        credentials: Credentials,
+        peers: Option<&'a dyn ImagePeers>,
+    ) -> Self {
         let mut nodes = peers.map(|peers| peers.of(image)).unwrap_or_default();
         nodes.truncate(PEERS_MAX);
         let (reference, nodes) = (image.to_oci(), Mutex::new(nodes));
-        Self { image, reference, client, peers, nodes, turn: AtomicUsize::default() }
+        Self { image, reference, client, credentials, peers, nodes, turn: AtomicUsize::default() }
     }
 
     /// A manifest or a list of them. Its digest has been checked.
@@ -71,9 +78,9 @@ impl<'a> Origin<'a> {
         let by_digest = Reference::with_digest(registry, self.reference.repository().to_owned(), digest.to_owned());
         let (bytes, _) = self
             .client
-            .pull_manifest_raw(&by_digest, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
+            .pull_manifest_raw(&by_digest, &self.credentials.auth, &MANIFEST_TYPES)
             .await
-            .map_err(failed(&by_digest.to_string(), "fetch its manifest, which no other node has"))?;
+            .map_err(self.refused(&by_digest.to_string(), "fetch its manifest, which no other node has"))?;
         if bytes.len() > DOCUMENT_BYTES_MAX || digest_of(&bytes) != digest {
             return Err(content(digest, "the registry sent a manifest with another digest"));
         }
@@ -170,9 +177,9 @@ impl<'a> Origin<'a> {
 
     async fn take_from_registry(&self, download: &mut Download, digest: &str) -> Result<(), Error> {
         let image = self.image.to_string();
-        let ask = |error| failed(&image, &format!("fetch {digest}, which no other node has"))(error);
+        let ask = |error| self.refused(&image, &format!("fetch {digest}, which no other node has"))(error);
         // A part may name further addresses; this node asks nobody but the registry.
-        self.client.store_auth_if_needed(self.reference.resolve_registry(), &RegistryAuth::Anonymous).await;
+        self.client.store_auth_if_needed(self.reference.resolve_registry(), &self.credentials.auth).await;
         let stream = if download.written() == 0 {
             self.client.pull_blob_stream(&self.reference, digest).await.map_err(ask)?
         } else {
@@ -192,6 +199,10 @@ impl<'a> Origin<'a> {
             Err(Broken::Source(error)) => Err(failed(&image, &format!("fetch {digest}"))(error)),
             Err(Broken::Disk(error)) => Err(error),
         }
+    }
+
+    fn refused(&self, image: &str, attempt: &str) -> impl FnOnce(OciDistributionError) -> Error {
+        refused(image, self.image.registry(), attempt, &self.credentials)
     }
 
     fn nodes(&self, turn: usize) -> Vec<NodeId> {
@@ -216,10 +227,20 @@ pub(super) fn content(digest: &str, why: &str) -> Error {
     Error::Content { digest: digest.to_owned(), why: why.to_owned() }
 }
 
-pub(super) fn failed<E: std::error::Error + Send + Sync + 'static>(
+/// Says of a registry that does not let us in what to do about it.
+pub(super) fn refused(
     image: &str,
+    registry: &str,
     attempt: &str,
-) -> impl FnOnce(E) -> Error {
+    credentials: &Credentials,
+) -> impl FnOnce(OciDistributionError) -> Error {
+    move |error| match credentials.advice(registry, &error) {
+        Some(advice) => failed(image, &format!("{attempt}: {advice}"))(error),
+        None => failed(image, attempt)(error),
+    }
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(image: &str, attempt: &str) -> impl FnOnce(E) -> Error {
     let (image, attempt) = (image.to_owned(), attempt.to_owned());
     move |source| Error::Pull { image, attempt, source: source.into() }
 }

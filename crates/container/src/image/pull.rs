@@ -15,7 +15,6 @@ use oci_client::{
     Reference,
     client::{Client, ClientConfig, ClientProtocol},
     manifest::{OciDescriptor, OciImageManifest, OciManifest},
-    secrets::RegistryAuth,
 };
 use oci_spec::image::ImageConfiguration;
 use parking_lot::Mutex;
@@ -23,12 +22,13 @@ use tracing::{debug, info};
 
 use super::{
     ImagePeers, ImageRef,
+    credentials::Credentials,
     download::Download,
-    origin::{DOCUMENT_BYTES_MAX, Origin, content, failed},
+    origin::{DOCUMENT_BYTES_MAX, Origin, content, refused},
     reference::check_digest,
     store::Store,
 };
-use crate::{Error, ImageInfo, disk::blocking};
+use crate::{Config, Error, ImageInfo, disk::blocking};
 
 /// Compressed layer, at most.
 const BLOB_BYTES_MAX: u64 = 16 << 30;
@@ -46,6 +46,7 @@ pub(crate) struct Images {
     pub(super) store: Arc<Store>,
     pub(super) disk: Arc<dyn Disk>,
     insecure_registries: Vec<String>,
+    registry_credentials: PathBuf,
     peers: Option<Arc<dyn ImagePeers>>,
     /// Images and blobs that are being fetched.
     gates: Gates,
@@ -100,14 +101,11 @@ pub(crate) struct Image {
 }
 
 impl Images {
-    pub fn new(
-        store: Store,
-        disk: Arc<dyn Disk>,
-        insecure_registries: Vec<String>,
-        peers: Option<Arc<dyn ImagePeers>>,
-    ) -> Self {
+    pub fn new(store: Store, disk: Arc<dyn Disk>, config: &Config, peers: Option<Arc<dyn ImagePeers>>) -> Self {
         let (gates, sweeping) = Default::default();
-        Self { store: Arc::new(store), disk, insecure_registries, peers, gates, sweeping }
+        let (insecure_registries, registry_credentials) =
+            (config.insecure_registries.clone(), config.registry_credentials.clone());
+        Self { store: Arc::new(store), disk, insecure_registries, registry_credentials, peers, gates, sweeping }
     }
 
     /// Below it are the unpacked layers of all images.
@@ -156,18 +154,20 @@ impl Images {
         let reference: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
         let digest = match reference.digest() {
             Some(digest) => digest.to_owned(),
-            None => self
-                .client(reference.registry())
-                .fetch_manifest_digest(&reference, &RegistryAuth::Anonymous)
-                .await
-                .map_err(failed(text, "ask for the digest of its tag"))?,
+            None => {
+                let registry = reference.registry();
+                let credentials = Credentials::read(&self.registry_credentials, registry, reference.repository());
+                let asked = self.client(registry).fetch_manifest_digest(&reference, &credentials.auth).await;
+                asked.map_err(refused(text, registry, "ask for the digest of its tag", &credentials))?
+            }
         };
         format!("{}/{}@{digest}", reference.registry(), reference.repository()).parse()
     }
 
     async fn pull(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
         info!(%image, "image pull begins");
-        let origin = Origin::new(image, self.client(image.registry()), self.peers.as_deref());
+        let credentials = Credentials::of(&self.registry_credentials, image);
+        let origin = Origin::new(image, self.client(image.registry()), credentials, self.peers.as_deref());
         let mut manifest = self.document(&origin, image.digest()).await?;
         if let Some(platform) = platform_digest(image.digest(), &manifest)? {
             manifest = self.document(&origin, &platform).await?;

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use insula_container::ImageRef;
 use insula_env::net;
 use sha2::{Digest, Sha256};
@@ -151,6 +152,20 @@ pub fn perl() -> Vec<Layer> {
     layers
 }
 
+/// Whom a registry lets in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Door {
+    Open,
+    /// Who shows [`USER`] and [`PASSWORD`].
+    Basic,
+    /// Who shows a token, which `/token` gives to who shows [`USER`] and [`PASSWORD`].
+    Bearer,
+}
+
+pub const USER: &str = "insula";
+pub const PASSWORD: &str = "swordfish";
+const TOKEN: &str = "one-hour";
+
 /// Serves what is put in, at the paths of the OCI distribution specification.
 pub struct Registry {
     pub address: std::net::SocketAddr,
@@ -161,6 +176,7 @@ pub struct Registry {
     cut: Mutex<Option<usize>>,
     /// Bytes of blobs that were sent.
     sent: Mutex<usize>,
+    door: Mutex<Door>,
 }
 
 impl Registry {
@@ -173,6 +189,7 @@ impl Registry {
             asked: Mutex::default(),
             cut: Mutex::default(),
             sent: Mutex::default(),
+            door: Mutex::new(Door::Open),
         });
         let serving = Arc::clone(&registry);
         #[allow(clippy::disallowed_methods, reason = "ends with the test's runtime")]
@@ -188,17 +205,25 @@ impl Registry {
         let mut stream = BufReader::new(stream);
         let mut request = String::new();
         stream.read_line(&mut request).await.ok();
-        let (mut line, mut from) = (String::new(), 0);
+        let (mut line, mut from, mut shown) = (String::new(), 0, String::new());
         while stream.read_line(&mut line).await.is_ok_and(|read| read > 2) {
             if let Some(range) = line.to_ascii_lowercase().trim_end().strip_prefix("range: bytes=") {
                 from = range.trim_end_matches('-').parse().unwrap();
+            }
+            if let Some((_, value)) =
+                line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            {
+                shown = value.trim_end().to_owned();
             }
             line.clear();
         }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         let found = self.content.lock().unwrap().get(&path).cloned();
         self.asked.lock().unwrap().push(path.clone());
+        let challenge = self.challenge(&path, &shown);
         let (status, body) = match (path.as_str(), found) {
+            _ if challenge.is_some() => ("401 Unauthorized", b"{\"errors\":[]}".to_vec()),
+            (path, _) if path.starts_with("/token?") => ("200 OK", format!("{{\"token\":\"{TOKEN}\"}}").into_bytes()),
             ("/v2/", _) => ("200 OK", Vec::new()),
             (_, Some(body)) if from > 0 => ("206 Partial Content", body[from..].to_vec()),
             (_, Some(body)) => ("200 OK", body),
@@ -206,8 +231,9 @@ impl Registry {
         };
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\
-             Content-Type: application/vnd.oci.image.manifest.v1+json\r\n\r\n",
-            body.len()
+             Content-Type: application/vnd.oci.image.manifest.v1+json\r\n{}\r\n",
+            body.len(),
+            challenge.unwrap_or_default(),
         );
         let mut body = if request.starts_with("HEAD") { &[][..] } else { &body };
         if path.contains("/blobs/") {
@@ -216,6 +242,25 @@ impl Registry {
         }
         stream.write_all(&[head.as_bytes(), body].concat()).await.ok();
         stream.flush().await.ok();
+    }
+
+    /// The header of a refusal; none: who shows this comes in.
+    fn challenge(&self, path: &str, shown: &str) -> Option<String> {
+        let basic = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        let (is_in, challenge) = match *self.door.lock().unwrap() {
+            Door::Open => (true, String::new()),
+            Door::Bearer if !path.starts_with("/token?") => {
+                let challenge = format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.address);
+                (shown == format!("Bearer {TOKEN}"), challenge)
+            }
+            Door::Basic | Door::Bearer => (shown == basic, "Basic realm=\"test\"".to_owned()),
+        };
+        (!is_in).then(|| format!("WWW-Authenticate: {challenge}\r\n"))
+    }
+
+    /// Lets in others from now on.
+    pub fn set_door(&self, door: Door) {
+        *self.door.lock().unwrap() = door;
     }
 
     /// Forgets everything, as if it were gone.
@@ -244,26 +289,7 @@ impl Registry {
 
     /// Adds an image, under its digest and the tag `1`.
     pub fn push(&self, layers: &[Layer]) -> ImageRef {
-        let config = serde_json::json!({
-            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-            "os": "linux",
-            "config": {
-                "Env": ["FROM_IMAGE=yes", "GREETING=hidden"],
-                "Cmd": ["httpd", "-f", "-v", "-p", "80", "-h", "/www"],
-                "WorkingDir": "/www",
-            },
-            "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>() },
-        });
-        let config = serde_json::to_vec(&config).unwrap();
-        let described = |bytes: &[u8], kind: &str| serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
-        let layer_type = "application/vnd.oci.image.layer.v1.tar";
-        let manifest = serde_json::to_vec(&serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": described(&config, "application/vnd.oci.image.config.v1+json"),
-            "layers": layers.iter().map(|layer| described(&layer.bytes, layer_type)).collect::<Vec<_>>(),
-        }))
-        .unwrap();
+        let (config, manifest) = documents(layers);
         for bytes in layers.iter().map(|layer| &layer.bytes).chain([&config]) {
             self.put_blob(&digest(bytes), bytes.clone());
         }
@@ -273,4 +299,42 @@ impl Registry {
         content.insert(format!("/v2/tiny/manifests/{digest}"), manifest);
         format!("{}/tiny@{digest}", self.address).parse().unwrap()
     }
+}
+
+/// The architecture of this machine, as images name it.
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
+/// The configuration and the manifest of an image.
+pub fn documents(layers: &[Layer]) -> (Vec<u8>, Vec<u8>) {
+    documents_for(ARCHITECTURE, layers)
+}
+
+pub fn documents_for(architecture: &str, layers: &[Layer]) -> (Vec<u8>, Vec<u8>) {
+    let config = serde_json::json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": {
+            "Env": ["FROM_IMAGE=yes", "GREETING=hidden"],
+            "Cmd": ["httpd", "-f", "-v", "-p", "80", "-h", "/www"],
+            "WorkingDir": "/www",
+        },
+        "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>() },
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let manifest = serde_json::to_vec(&serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": described(&config, "application/vnd.oci.image.config.v1+json"),
+        "layers": layers.iter().map(|layer| described(&layer.bytes, LAYER)).collect::<Vec<_>>(),
+    }))
+    .unwrap();
+    (config, manifest)
+}
+
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A descriptor of some bytes.
+pub fn described(bytes: &[u8], kind: &str) -> serde_json::Value {
+    serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() })
 }

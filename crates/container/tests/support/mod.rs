@@ -80,6 +80,7 @@ fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
             cgroup_parent: format!("insula-test-{}-{name}", std::process::id()),
             network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
             insecure_registries: Vec::new(),
+            registry_credentials: dir.path().join("registries.json"),
             log_bytes_max: 1 << 20,
         };
         let registry = Registry::start().await;
