@@ -4,6 +4,7 @@ mod collect;
 mod credentials;
 mod download;
 mod origin;
+mod packed;
 mod peers;
 mod pull;
 mod reference;

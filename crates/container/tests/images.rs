@@ -97,6 +97,7 @@ fn a_layer_stays_in_its_directory() {
         fs::write(&secret, "secret").unwrap();
         let (secret, dir) = (secret.to_str().unwrap(), world.dir.to_str().unwrap());
         let evil = || b"evil".to_vec();
+        let endless = "a/".repeat(1 << 20);
         let cases = [
             ("rising name", vec![File::Raw("../evil", evil())]),
             ("rising name inside", vec![File::Raw("a/../../evil", evil())]),
@@ -108,6 +109,8 @@ fn a_layer_stays_in_its_directory() {
             ("whiteout through a link", vec![File::Link("way", dir), File::Plain("way/.wh.secret", 0o644, vec![])]),
             ("whiteout of the parent", vec![File::Raw("a/.wh...", vec![])]),
             ("device", vec![File::Device("null")]),
+            ("a name that fills the memory", vec![File::Plain(&endless, 0o644, evil())]),
+            ("a hole that fills the disk", vec![File::Hole("hole", 1 << 60)]),
         ];
         for (case, files) in cases {
             let image = world.registry.push(&[layer(&files, &Pack::Plain)]);

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{self, BufReader, Read},
+    io::{self, Read, Take},
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt},
@@ -18,11 +18,12 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType};
 
+use super::packed::{Metered, decoder};
+
 /// Unpacked bytes of one layer, at most: what a small node's disk can bear, and far above real images.
 const LAYER_BYTES_MAX: u64 = 16 << 30;
 /// Entries of one layer, at most.
 const ENTRIES_MAX: u64 = 1 << 20;
-const READ_BUFFER_LEN: usize = 256 << 10;
 
 /// Why a layer was not unpacked.
 #[derive(Debug)]
@@ -58,42 +59,43 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, UnpackError> {
 
 /// Unpacks the file `blob` into the empty directory `root`, and checks that its unpacked bytes have the digest `diff_id`.
 pub(super) fn unpack(blob: &Path, root: &Path, diff_id: &str) -> Result<(), UnpackError> {
-    let mut reader = Hashing { inner: decoder(blob)?.take(LAYER_BYTES_MAX), hash: Sha256::new() };
-    let mut archive = Archive::new(&mut reader);
+    let reader = Hashing { inner: decoder(File::open(blob)?)?.take(LAYER_BYTES_MAX), hash: Sha256::new() };
+    let (reader, headers) = Metered::new(reader);
+    let mut archive = Archive::new(reader);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
     // Set below, those that are allowed.
     archive.set_unpack_xattrs(false);
     let mut directories = Vec::new();
-    for (count, entry) in (0..).zip(archive.entries()?) {
-        if count == ENTRIES_MAX {
-            return refuse("it has too many entries");
+    let (mut count, mut written) = (0, 0u64);
+    let mut entries = archive.entries()?;
+    while let Some(entry) = headers.next(&mut entries) {
+        let mut entry = entry?;
+        count += 1;
+        // Holes of sparse files are written, too.
+        written = written.saturating_add(entry.size());
+        if count > ENTRIES_MAX || written > LAYER_BYTES_MAX {
+            return refuse(format!("it has more than {ENTRIES_MAX} entries or {LAYER_BYTES_MAX} bytes"));
         }
-        unpack_entry(entry?, root, &mut directories)?;
+        unpack_entry(&mut entry, root, &mut directories)?;
+        // What a link or a whiteout has of content is nobody's.
+        io::copy(&mut entry, &mut io::sink())?;
     }
     // Last, since every entry made inside changes its directory.
     for (directory, mtime) in directories.iter().rev() {
         set_mtime(directory, *mtime)?;
     }
-    // The digest covers what follows the end of the archive, too.
+    finish(archive.into_inner().into_inner(), diff_id)
+}
+
+/// Reads the rest, and compares. The digest covers what follows the end of the archive, too.
+fn finish<R: Read>(mut reader: Hashing<Take<R>>, diff_id: &str) -> Result<(), UnpackError> {
     io::copy(&mut reader, &mut io::sink())?;
     if reader.inner.limit() == 0 {
         return refuse(format!("it is larger than {LAYER_BYTES_MAX} bytes"));
     }
     let found = format!("sha256:{}", hex::encode(reader.hash.finalize()));
     if found == diff_id { Ok(()) } else { refuse(format!("its unpacked bytes have the digest {found}, not {diff_id}")) }
-}
-
-/// Decompresses by what the file begins with: media types lie now and then.
-fn decoder(blob: &Path) -> Result<Box<dyn Read>, UnpackError> {
-    let mut magic = [0; 4];
-    let read = File::open(blob)?.read(&mut magic)?;
-    let file = BufReader::with_capacity(READ_BUFFER_LEN, File::open(blob)?);
-    Ok(match &magic[..read] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::with_buffer(file)?),
-        _ => Box::new(file),
-    })
 }
 
 struct Hashing<R> {
@@ -110,7 +112,7 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 fn unpack_entry<R: Read>(
-    mut entry: Entry<'_, R>,
+    entry: &mut Entry<'_, R>,
     root: &Path,
     directories: &mut Vec<(PathBuf, u64)>,
 ) -> Result<(), UnpackError> {
@@ -121,7 +123,7 @@ fn unpack_entry<R: Read>(
     let name = entry.path()?.into_owned();
     let Some(path) = inside(root, &name)? else {
         // The root itself: its mode and owner are what containers see as `/`.
-        return set_root(&entry, root);
+        return set_root(entry, root);
     };
     let parent = path.parent().unwrap_or(root);
     make_parents(root, parent)?;
@@ -148,7 +150,7 @@ fn unpack_entry<R: Read>(
         }
         other => return refuse(format!("{} is of kind {other:?}, which images may not hold", name.display())),
     }
-    set_xattrs(&mut entry, &path)
+    set_xattrs(entry, &path)
 }
 
 /// The path below `root`; none for the root itself.

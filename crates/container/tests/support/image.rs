@@ -26,6 +26,8 @@ pub enum File<'a> {
     Link(&'a str, &'a str),
     Hard(&'a str, &'a str),
     Device(&'a str),
+    /// A sparse file with nothing in it but so many bytes of a hole.
+    Hole(&'a str, u64),
     /// A name as it stands, which the tar library would refuse to write.
     Raw(&'a str, Vec<u8>),
 }
@@ -85,6 +87,17 @@ pub fn layer(files: &[File<'_>], pack: &Pack) -> Layer {
                 header.set_device_major(1).unwrap();
                 header.set_device_minor(3).unwrap();
                 tar.append_data(&mut header, name, std::io::empty()).unwrap();
+            }
+            File::Hole(name, size) => {
+                let number = [[0x80, 0, 0, 0].as_slice(), &size.to_be_bytes()].concat();
+                header.set_entry_type(tar::EntryType::GNUSparse);
+                header.set_path(name).unwrap();
+                let gnu = header.as_gnu_mut().unwrap();
+                gnu.realsize.copy_from_slice(&number);
+                gnu.sparse[0].offset.copy_from_slice(&number);
+                gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+                header.set_cksum();
+                tar.append(&header, std::io::empty()).unwrap();
             }
             File::Raw(name, bytes) => {
                 header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
