@@ -12,6 +12,7 @@ mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     fs::{File, Permissions},
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::Stream;
 use insula_env::Env;
 use insula_types::{ByteSize, ExecSpec, InstanceId, VolumeRef};
 use parking_lot::Mutex;
@@ -28,8 +30,8 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
 use self::{exec::EXECS_MAX, protect::Written};
 use crate::{
-    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, InstanceConfig, Observed, Running, Runtime, StoredImage,
-    StoredVolume,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Running, Runtime,
+    StoredImage, StoredVolume,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -171,6 +173,24 @@ impl NodeRuntime {
     /// [`Error::Reference`], [`Error::Pull`].
     pub async fn resolve_tag(&self, reference: &str) -> Result<ImageRef, Error> {
         self.0.images.resolve_tag(reference).await
+    }
+
+    /// Takes an image from an archive: a tar file, plain, gzip or zstd, as `docker save` writes it or with an OCI image layout.
+    /// It is called `name`, or as the archive says. Ends by itself when nothing comes for a minute; bounded in time by the
+    /// caller.
+    ///
+    /// # Errors
+    /// [`Error::Archive`], [`Error::Content`], [`Error::Reference`], [`Error::File`]; then nothing of it is here.
+    pub async fn import_image<B, E>(
+        &self,
+        name: Option<&str>,
+        archive: impl Stream<Item = Result<B, E>> + Send,
+    ) -> Result<Imported, Error>
+    where
+        B: AsRef<[u8]> + Send + 'static,
+        E: Display,
+    {
+        self.0.images.import(name, archive).await
     }
 
     /// Whether containers have user namespaces of their own: else root in one is root on the node.

@@ -38,6 +38,19 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// An archive that is not an image which this node can take.
+    #[error("the archive is refused: {why}")]
+    Archive {
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
+    /// An archive that is damaged, or that broke off.
+    #[error("the archive cannot be read to its end")]
+    ReadArchive {
+        /// What the reader says, or whoever sends it.
+        #[source]
+        source: io::Error,
+    },
     /// A file or directory of ours cannot be read or written.
     #[error("{attempt} {}", path.display())]
     File {
@@ -107,7 +120,14 @@ impl Error {
     /// Whether the same call can succeed later with nothing changed by the user: the registry, the network or the
     /// machine was at fault. False: the definition or the image is.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Reference { .. } | Self::Content { .. } | Self::Config { .. })
+        !matches!(
+            self,
+            Self::Reference { .. }
+                | Self::Content { .. }
+                | Self::Archive { .. }
+                | Self::ReadArchive { .. }
+                | Self::Config { .. }
+        )
     }
 
     /// Wraps an error of the file system.

@@ -1,8 +1,11 @@
 //! Images: named by digest, fetched once, kept by content, unpacked once per layer.
 
+mod archive;
 mod collect;
+mod contents;
 mod credentials;
 mod download;
+mod import;
 mod origin;
 mod packed;
 mod peers;
@@ -12,6 +15,7 @@ mod store;
 mod unpack;
 
 pub use collect::StoredImage;
+pub use import::Imported;
 pub use peers::{ImagePeers, PeerBytes, PeerError};
 pub(crate) use pull::{Image, Images};
 pub use reference::ImageRef;

@@ -28,6 +28,6 @@ pub use config::{Config, NetworkConfig, Subnet};
 pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};
-pub use image::{ImagePeers, ImageRef, PeerBytes, PeerError, StoredImage};
+pub use image::{ImagePeers, ImageRef, Imported, PeerBytes, PeerError, StoredImage};
 pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};
 pub use storage::StoredVolume;

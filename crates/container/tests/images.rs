@@ -292,7 +292,7 @@ fn what_no_image_and_no_instance_needs_is_swept() {
         assert_eq!(agent.runtime.remove_images(&[], Duration::ZERO).await.unwrap(), 0, "all of it is needed");
 
         // What is shared stays for the other one.
-        let freed = agent.runtime.remove_images(&[one.clone()], Duration::ZERO).await.unwrap();
+        let freed = agent.runtime.remove_images(std::slice::from_ref(&one), Duration::ZERO).await.unwrap();
         assert!((10_000..30_000).contains(&freed), "{freed}: a layer packed and unpacked, a manifest, a configuration");
         assert!(!agent.runtime.has_image(&one) && agent.runtime.has_image(&two));
         assert!(!layer_dir(&world.dir, &own("one").diff_id).exists());
@@ -304,7 +304,7 @@ fn what_no_image_and_no_instance_needs_is_swept() {
         agent.crash();
         let agent = world.open().await;
         assert_eq!(agent.runtime.images().unwrap()[0].instances, 1);
-        assert_eq!(agent.runtime.remove_images(&[two.clone()], Duration::ZERO).await.unwrap(), 0);
+        assert_eq!(agent.runtime.remove_images(std::slice::from_ref(&two), Duration::ZERO).await.unwrap(), 0);
         assert!(agent.runtime.has_image(&two));
         agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();

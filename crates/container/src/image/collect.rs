@@ -63,10 +63,9 @@ impl Images {
                 whole.parts(&mut kept);
             }
             for (image, _) in self.store.noted()? {
-                match self.load(&image) {
-                    Ok(Some(whole)) => whole.parts(&mut kept),
-                    // Of one that is not whole, the parts that are here are found by their age.
-                    Ok(None) | Err(_) => {}
+                // Of one that is not whole, the parts that are here are found by their age.
+                if let Ok(Some(whole)) = self.load(&image) {
+                    whole.parts(&mut kept);
                 }
             }
             self.store.set_aside(&kept, spared)?
@@ -90,7 +89,7 @@ impl Store {
         Ok(noted)
     }
 
-    fn note(&self, image: &ImageRef) -> Result<(), Error> {
+    pub(super) fn note(&self, image: &ImageRef) -> Result<(), Error> {
         let path = self.note_of(image);
         fs::write(&path, image.to_string()).map_err(Error::file("write", path))
     }

@@ -1,7 +1,7 @@
 //! One blob on its way to the disk: hashed as it comes, and taken up again where it broke off, from whatever source, also
 //! by a later process.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use futures::{Stream, StreamExt, pin_mut};
 use sha2::{Digest, Sha256};
@@ -99,7 +99,7 @@ impl Download {
         let emptied = async {
             self.file.flush().await?;
             self.file.set_len(0).await?;
-            io::Result::Ok(File::options().write(true).open(&self.path).await?)
+            File::options().write(true).open(&self.path).await
         };
         self.file = emptied.await.map_err(Error::file("empty", &self.path))?;
         self.hash = Sha256::new();

@@ -3,11 +3,12 @@
 use std::{
     fmt::Display,
     io,
+    pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use insula_env::clock::timeout;
 use insula_types::NodeId;
 use oci_client::{
@@ -32,6 +33,10 @@ pub(super) const DOCUMENT_BYTES_MAX: usize = 4 << 20;
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Nodes that are asked, at most: a registry is quicker than a long row of nodes that do not have it.
 const PEERS_MAX: usize = 16;
+/// Further nodes that are asked when the registry does not have it either: what came in an archive may be on one node alone.
+const OTHERS_MAX: usize = 1000;
+/// Of them, at the same time.
+const OTHERS_AT_ONCE: usize = 16;
 const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -48,6 +53,8 @@ pub(super) struct Origin<'a> {
     peers: Option<&'a dyn ImagePeers>,
     /// Those that are still asked.
     nodes: Mutex<Vec<NodeId>>,
+    /// Those that are asked after the registry.
+    others: Vec<NodeId>,
     /// Begins each blob at another node, so that all share the work.
     turn: AtomicUsize,
 }
@@ -60,9 +67,10 @@ impl<'a> Origin<'a> {
         peers: Option<&'a dyn ImagePeers>,
     ) -> Self {
         let mut nodes = peers.map(|peers| peers.of(image)).unwrap_or_default();
-        nodes.truncate(PEERS_MAX);
+        let mut others = nodes.split_off(nodes.len().min(PEERS_MAX));
+        others.truncate(OTHERS_MAX);
         let (reference, nodes) = (image.to_oci(), Mutex::new(nodes));
-        Self { image, reference, client, credentials, peers, nodes, turn: AtomicUsize::default() }
+        Self { image, reference, client, credentials, peers, nodes, others, turn: AtomicUsize::default() }
     }
 
     /// A manifest or a list of them. Its digest has been checked.
@@ -74,6 +82,33 @@ impl<'a> Origin<'a> {
                 Err(why) => self.give_up(node, &why),
             }
         }
+        match self.document_of_registry(digest).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => self.document_of_others(digest).await.ok_or(error),
+        }
+    }
+
+    /// As one of the other nodes has it, which is then asked for the other parts, too.
+    async fn document_of_others(&self, digest: &str) -> Option<Vec<u8>> {
+        let mut asked = Vec::new();
+        for node in self.others.iter().copied() {
+            asked.push(async move { (node, self.document_of(node, digest).await) });
+        }
+        let mut answers = pin!(stream::iter(asked).buffer_unordered(OTHERS_AT_ONCE));
+        while let Some((node, answer)) = answers.next().await {
+            match answer {
+                Ok(Some(bytes)) => {
+                    self.nodes.lock().push(node);
+                    return Some(bytes);
+                }
+                Ok(None) => {}
+                Err(why) => self.give_up(node, &why),
+            }
+        }
+        None
+    }
+
+    async fn document_of_registry(&self, digest: &str) -> Result<Vec<u8>, Error> {
         let registry = self.reference.registry().to_owned();
         let by_digest = Reference::with_digest(registry, self.reference.repository().to_owned(), digest.to_owned());
         let (bytes, _) = self
@@ -167,7 +202,7 @@ impl<'a> Origin<'a> {
 
     async fn take_from(&self, node: NodeId, download: &mut Download, digest: &str) -> Result<(), Broken<PeerError>> {
         let stream = self.fetch(node, digest, download.written()).await.map_err(Broken::Source)?;
-        let quick = futures::stream::unfold(stream, async |mut stream| {
+        let quick = stream::unfold(stream, async |mut stream| {
             let next = timeout(PEER_SILENCE_MAX, stream.next()).await;
             let next = next.unwrap_or_else(|_| Some(Err(PeerError::Failed(silent()))));
             next.map(|chunk| (chunk, stream))

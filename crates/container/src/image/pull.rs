@@ -31,7 +31,7 @@ use super::{
 use crate::{Config, Error, ImageInfo, disk::blocking};
 
 /// Compressed layer, at most.
-const BLOB_BYTES_MAX: u64 = 16 << 30;
+pub(super) const BLOB_BYTES_MAX: u64 = 16 << 30;
 /// Layers of an image, at most: overlayfs takes 500, one mount call's page of options far fewer.
 const LAYERS_MAX: usize = 128;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub(crate) struct Images {
     /// Images and blobs that are being fetched.
     gates: Gates,
     /// Held for reading by pulls, for writing by whoever takes away what no image needs.
-    pub(super) sweeping: tokio::sync::RwLock<()>,
+    pub(super) sweeping: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// Lets one at a time do what is about a digest.
@@ -97,7 +97,7 @@ pub(crate) struct Image {
     pub config: ImageConfiguration,
     /// Manifests and configuration, by digest.
     documents: Vec<String>,
-    layer_blobs: Vec<(OciDescriptor, String)>,
+    pub(super) layer_blobs: Vec<(OciDescriptor, String)>,
 }
 
 impl Images {
@@ -124,7 +124,7 @@ impl Images {
         }
         let manifest = parse_manifest(image.digest(), &manifest)?;
         let Some(config) = self.store.read_blob(&manifest.config.digest) else { return Ok(None) };
-        let mut image = self.assemble(&manifest, &config)?;
+        let mut image = assemble(&self.store, &manifest, &config)?;
         image.documents.extend(documents);
         Ok(image.layers.iter().all(|layer| layer.exists()).then_some(image))
     }
@@ -135,7 +135,7 @@ impl Images {
             let _pulling = self.sweeping.read().await;
             let found = match self.load(image)? {
                 Some(present) => present.info(Pulled::default()),
-                None => self.pull(image).await?,
+                None => Box::pin(self.pull(image)).await?,
             };
             self.note_use(image)?;
             Ok(found)
@@ -181,7 +181,7 @@ impl Images {
             .store
             .read_blob(&manifest.config.digest)
             .ok_or_else(|| content(&manifest.config.digest, "the configuration is damaged"))?;
-        let assembled = self.assemble(&manifest, &config)?;
+        let assembled = assemble(&self.store, &manifest, &config)?;
         let mut layers = Vec::new();
         for (blob, diff_id) in &assembled.layer_blobs {
             layers.push(self.ensure_layer(&origin, blob, diff_id));
@@ -275,25 +275,6 @@ impl Images {
             ..ClientConfig::default()
         })
     }
-
-    fn assemble(&self, manifest: &OciImageManifest, config: &[u8]) -> Result<Image, Error> {
-        let digest = &manifest.config.digest;
-        let config: ImageConfiguration =
-            serde_json::from_slice(config).map_err(|error| content(digest, &format!("its configuration: {error}")))?;
-        let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers.len() || diff_ids.is_empty() || diff_ids.len() > LAYERS_MAX {
-            return Err(content(digest, "its layers and their digests do not match, or are too many"));
-        }
-        let mut layer_blobs = Vec::new();
-        for (blob, diff_id) in manifest.layers.iter().zip(diff_ids) {
-            for checked in [&blob.digest, diff_id] {
-                check_digest(checked).map_err(|why| content(digest, &why))?;
-            }
-            layer_blobs.push((blob.clone(), diff_id.clone()));
-        }
-        let layers = diff_ids.iter().map(|diff_id| self.store.layer(diff_id)).collect();
-        Ok(Image { layers, config, documents: vec![digest.clone()], layer_blobs })
-    }
 }
 
 impl Image {
@@ -314,8 +295,28 @@ impl Image {
     }
 }
 
+/// The image that a manifest and a configuration describe.
+pub(super) fn assemble(store: &Store, manifest: &OciImageManifest, config: &[u8]) -> Result<Image, Error> {
+    let digest = &manifest.config.digest;
+    let config: ImageConfiguration =
+        serde_json::from_slice(config).map_err(|error| content(digest, &format!("its configuration: {error}")))?;
+    let diff_ids = config.rootfs().diff_ids();
+    if diff_ids.len() != manifest.layers.len() || diff_ids.is_empty() || diff_ids.len() > LAYERS_MAX {
+        return Err(content(digest, "its layers and their digests do not match, or are too many"));
+    }
+    let mut layer_blobs = Vec::new();
+    for (blob, diff_id) in manifest.layers.iter().zip(diff_ids) {
+        for checked in [&blob.digest, diff_id] {
+            check_digest(checked).map_err(|why| content(digest, &why))?;
+        }
+        layer_blobs.push((blob.clone(), diff_id.clone()));
+    }
+    let layers = diff_ids.iter().map(|diff_id| store.layer(diff_id)).collect();
+    Ok(Image { layers, config, documents: vec![digest.clone()], layer_blobs })
+}
+
 /// The manifest's digest for this platform, when the document is a list of manifests.
-fn platform_digest(digest: &str, document: &[u8]) -> Result<Option<String>, Error> {
+pub(super) fn platform_digest(digest: &str, document: &[u8]) -> Result<Option<String>, Error> {
     let OciManifest::ImageIndex(index) = parse(digest, document)? else { return Ok(None) };
     let found = oci_client::client::current_platform_resolver(&index.manifests)
         .ok_or_else(|| content(digest, &format!("it has no variant for {}", std::env::consts::ARCH)))?;
@@ -323,7 +324,7 @@ fn platform_digest(digest: &str, document: &[u8]) -> Result<Option<String>, Erro
     Ok(Some(found))
 }
 
-fn parse_manifest(digest: &str, document: &[u8]) -> Result<OciImageManifest, Error> {
+pub(super) fn parse_manifest(digest: &str, document: &[u8]) -> Result<OciImageManifest, Error> {
     let OciManifest::Image(manifest) = parse(digest, document)? else {
         return Err(content(digest, "it is a list of lists of images"));
     };

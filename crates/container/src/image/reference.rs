@@ -6,6 +6,9 @@ use oci_client::Reference;
 
 use crate::Error;
 
+/// Longest name for an image that comes without one, in bytes; with its digest it fits into a definition.
+const NAME_LEN_MAX: usize = 255;
+
 /// An image by content: registry, repository and digest. What a node runs is always named like this.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
@@ -29,6 +32,19 @@ impl ImageRef {
     /// Digest of the manifest or of the list of manifests, `sha256:…`.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The name that an image shall have here, and the digest that it has. A tag is left out.
+    pub(crate) fn named(name: &str, digest: &str) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Reference { text: name.to_owned(), why };
+        if name.len() > NAME_LEN_MAX {
+            return Err(refuse(format!("it has more than {NAME_LEN_MAX} bytes")));
+        }
+        let reference: Reference = name.parse().map_err(|error| refuse(format!("{error}")))?;
+        if reference.digest().is_some() {
+            return Err(refuse("leave the digest out: it is that of what is in the archive".to_owned()));
+        }
+        format!("{}/{}@{digest}", reference.registry(), reference.repository()).parse()
     }
 
     pub(crate) fn to_oci(&self) -> Reference {
@@ -76,6 +92,24 @@ pub(crate) fn check_digest(digest: &str) -> Result<&str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_gets_the_digest_of_its_content() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let named = |name: &str| ImageRef::named(name, &digest).map(|image| image.to_string());
+        let cases = [
+            ("shop", format!("docker.io/library/shop@{digest}")),
+            ("team/shop:1.2", format!("docker.io/team/shop@{digest}")),
+            ("localhost/shop:1", format!("localhost/shop@{digest}")),
+            ("10.0.0.1:5000/shop", format!("10.0.0.1:5000/shop@{digest}")),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(named(name).expect(name), expected);
+        }
+        for bad in ["", "Shop", "shop shop", "../shop", &format!("shop@{digest}"), &"a".repeat(256)] {
+            named(bad).expect_err(bad);
+        }
+    }
 
     #[test]
     fn references_need_a_digest_and_keep_their_text() {

@@ -21,6 +21,9 @@ use crate::Error;
 
 /// Begins the name of what is not complete; removed when the store is opened.
 const TEMPORARY: &str = ".new-";
+/// Ends such a name. Of the process, not of the store: work that one store has given up may still go on when the next one is
+/// opened.
+static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// Begins the name of a blob that is being fetched; removed when the store is opened a day after it last grew.
 const PARTIAL: &str = ".part-";
@@ -32,14 +35,13 @@ pub(crate) struct Store {
     blobs: PathBuf,
     layers: PathBuf,
     notes: PathBuf,
-    temporary: AtomicU64,
 }
 
 impl Store {
     /// Opens the store, and removes what an earlier process left incomplete.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let (blobs, layers, notes) = (root.join("blobs/sha256"), root.join("layers"), root.join("used"));
-        let store = Self { blobs, layers, notes, temporary: AtomicU64::default() };
+        let store = Self { blobs, layers, notes };
         for directory in [&store.blobs, &store.layers, &store.notes] {
             fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
             clean(directory).map_err(Error::file("clean", directory))?;
@@ -91,7 +93,7 @@ impl Store {
 
     /// A name for something that is being made in the directory of `path`.
     pub fn temporary(&self, path: &Path) -> PathBuf {
-        path.with_file_name(format!("{TEMPORARY}{}", self.temporary.fetch_add(1, Ordering::Relaxed)))
+        path.with_file_name(format!("{TEMPORARY}{}", NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Keeps bytes whose digest has been checked.
@@ -119,32 +121,43 @@ impl Store {
 
     /// Unpacks a layer from its blob, once.
     pub fn unpack(&self, digest: &str, diff_id: &str) -> Result<(), Error> {
+        if self.layer(diff_id).exists() { Ok(()) } else { self.unpack_from(&self.blob(digest), digest, diff_id) }
+    }
+
+    /// Unpacks a layer from a file with the content of its blob; of one that is here already, the file is only checked.
+    pub fn unpack_from(&self, blob: &Path, digest: &str, diff_id: &str) -> Result<(), Error> {
         let done = self.layer(diff_id);
         if done.exists() {
-            return Ok(());
+            return unpack::check(blob, diff_id).map_err(refused(digest, blob));
         }
         let home = done.parent().unwrap_or(&self.layers);
         let temporary = self.temporary(home);
-        let result = self.unpack_into(&temporary, digest, diff_id).and_then(|()| match fs::rename(&temporary, home) {
-            // Another pull of an image with the same layer was faster.
-            Err(_) if done.exists() => Ok(()),
-            other => other.and_then(|()| File::open(&self.layers)?.sync_all()).map_err(Error::file("keep", home)),
-        });
+        let result =
+            self.unpack_into(&temporary, blob, digest, diff_id).and_then(|()| match fs::rename(&temporary, home) {
+                // Another pull of an image with the same layer was faster.
+                Err(_) if done.exists() => Ok(()),
+                other => other.and_then(|()| File::open(&self.layers)?.sync_all()).map_err(Error::file("keep", home)),
+            });
         fs::remove_dir_all(&temporary).ok();
         result
     }
 
-    fn unpack_into(&self, temporary: &Path, digest: &str, diff_id: &str) -> Result<(), Error> {
+    fn unpack_into(&self, temporary: &Path, blob: &Path, digest: &str, diff_id: &str) -> Result<(), Error> {
         let root = temporary.join("fs");
         fs::create_dir_all(&root).map_err(Error::file("make", &root))?;
-        unpack::unpack(&self.blob(digest), &root, diff_id).map_err(|error| match error {
-            UnpackError::Content(why) => Error::Content { digest: digest.to_owned(), why },
-            UnpackError::Io(source) => Error::File { attempt: "unpack into", path: root.clone(), source },
-        })?;
+        unpack::unpack(blob, &root, diff_id).map_err(refused(digest, &root))?;
         // One call for thousands of files.
         File::open(&root)
             .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
             .map_err(Error::file("make durable", root))
+    }
+}
+
+/// What was wrong with a layer, or with our disk.
+fn refused(digest: &str, path: &Path) -> impl FnOnce(UnpackError) -> Error {
+    move |error| match error {
+        UnpackError::Content(why) => Error::Content { digest: digest.to_owned(), why },
+        UnpackError::Io(source) => Error::File { attempt: "unpack into", path: path.to_owned(), source },
     }
 }
 

@@ -88,6 +88,11 @@ pub(super) fn unpack(blob: &Path, root: &Path, diff_id: &str) -> Result<(), Unpa
     finish(archive.into_inner().into_inner(), diff_id)
 }
 
+/// Checks that the unpacked bytes of the file `blob` have the digest `diff_id`.
+pub(super) fn check(blob: &Path, diff_id: &str) -> Result<(), UnpackError> {
+    finish(Hashing { inner: decoder(File::open(blob)?)?.take(LAYER_BYTES_MAX), hash: Sha256::new() }, diff_id)
+}
+
 /// Reads the rest, and compares. The digest covers what follows the end of the archive, too.
 fn finish<R: Read>(mut reader: Hashing<Take<R>>, diff_id: &str) -> Result<(), UnpackError> {
     io::copy(&mut reader, &mut io::sink())?;

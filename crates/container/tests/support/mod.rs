@@ -1,6 +1,7 @@
 //! A world for one test: namespaces and a data directory of its own, a registry on loopback with a tiny real image.
 #![allow(dead_code, clippy::unwrap_used, missing_docs, reason = "shared by several test programs")]
 
+pub mod archive;
 pub mod image;
 
 use std::{
