@@ -11,6 +11,7 @@ mod exec;
 mod transport;
 
 use std::{
+    error::Error,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use insula_env::{Env, clock};
 use insula_identity::{ApiToken, api_client_config};
 use rustls::ClientConfig;
@@ -190,13 +191,44 @@ impl Client {
         }
     }
 
+    /// Sends a tar file to the node that answered last, once, and reads the answer as JSON.
+    async fn sent<T, B>(&self, call: &Call, body: B) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
+        let index = self.preferred.load(Ordering::Relaxed) % self.addresses();
+        let response = self.transmit(index, call, Some("application/x-tar"), body).await?;
+        if !response.status().is_success() {
+            return Err(problem(response, call).await);
+        }
+        let what = format!("{} {}", call.method, call.path);
+        let bytes = whole(response, &what).await?;
+        serde_json::from_slice(&bytes).map_err(|source| ClientError::Unreadable { what, source })
+    }
+
     async fn attempt(&self, index: usize, call: &Call) -> Result<Response<Incoming>, ClientError> {
+        let kind = (!call.body.is_empty()).then_some("application/json");
+        self.transmit(index, call, kind, Full::new(call.body.clone())).await
+    }
+
+    /// Sends a call once, with a body of this kind instead of its own.
+    async fn transmit<B>(
+        &self,
+        index: usize,
+        call: &Call,
+        kind: Option<&'static str>,
+        body: B,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
         let mut request = Request::builder().method(&call.method).uri(&call.path);
         for (name, value) in &call.headers {
             request = request.header(name, value);
         }
-        if !call.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
         let host = match &*self.target {
             Target::Socket(_) => "localhost",
@@ -207,7 +239,7 @@ impl Client {
         };
         let request = request
             .header(header::HOST, host)
-            .body(Full::new(call.body.clone()))
+            .body(body)
             .map_err(|source| ClientError::Request { what: format!("{} {}", call.method, call.path), source })?;
         match &*self.target {
             Target::Socket(path) => transport::over_socket(&self.env, path, request).await,

@@ -14,9 +14,9 @@ use crate::{
     ExecSession, Problem,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
-        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
-        Token, TokenRemoved, Versioned, Volume,
+        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
+        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
+        RootChanged, Scaled, Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -25,6 +25,9 @@ pub type Answer<T> = Result<T, Problem>;
 
 /// Bytes of a log as they come. An error cuts the answer off.
 pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// Bytes that a caller sends, as they come.
+pub type BodyStream = BoxStream<'static, io::Result<Bytes>>;
 
 /// Events in their order. A problem ends the stream and is told to the caller.
 pub type EventStream = BoxStream<'static, Answer<Event>>;
@@ -147,7 +150,7 @@ pub enum NodeKey {
 }
 
 /// Answers the API on a node. Names and bounds are checked before; existence is not. Every method answers within the
-/// client's patience (seconds, not minutes), streams and [`ReadOptions::wait`] (at most
+/// client's patience (seconds, not minutes), streams, [`Handler::import_image`] and [`ReadOptions::wait`] (at most
 /// [`crate::router::WAIT_MAX`]) apart.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
@@ -179,6 +182,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Images that nodes of this region have, as those say that are reached.
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>>;
+    /// Takes an image in from an archive, on this node, under `name` or the name that it has there.
+    /// [`crate::Code::InvalidImage`] when it cannot run here. Takes no longer than the archive keeps coming, and then minutes.
+    async fn import_image(&self, name: Option<&str>, archive: &mut BodyStream) -> Answer<ImageImported>;
     /// Removes an image, by its exact reference, from all nodes. [`crate::Code::Conflict`] while something may have to run it.
     async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>>;
 

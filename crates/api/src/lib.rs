@@ -17,7 +17,7 @@ pub mod wire;
 pub use client::{Client, ClientError, Context, ContextError, EventReader, LogReader};
 pub use exec::{ExecFar, ExecSession};
 pub use handler::{
-    Answer, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions,
+    Answer, BodyStream, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions,
     RemoveNodeRequest, Role, ScaleRequest,
 };
 pub use plan::changes;

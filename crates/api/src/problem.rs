@@ -15,6 +15,8 @@ pub enum Code {
     InvalidRequest,
     /// The definition is refused; `problems` says where.
     InvalidDefinition,
+    /// The archive that was sent is no image that can run here; `detail` says why.
+    InvalidImage,
     /// No token, or one that is unknown or expired.
     Unauthorized,
     /// The token's role does not allow it.
@@ -77,7 +79,7 @@ impl Code {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
-            Self::InvalidDefinition => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidDefinition | Self::InvalidImage => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoSuchEndpoint
@@ -108,6 +110,7 @@ impl Code {
         match self {
             Self::InvalidRequest => "the request is malformed",
             Self::InvalidDefinition => "the definition is not valid",
+            Self::InvalidImage => "the image is refused",
             Self::Unauthorized => "a valid token is needed",
             Self::Forbidden => "the token does not allow this",
             Self::NoSuchEndpoint => "there is no such endpoint",

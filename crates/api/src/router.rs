@@ -86,7 +86,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
         .route("/v1/instances/{instance}/exec", post(exec::exec))
-        .route("/v1/images", get(endpoints::images).delete(endpoints::remove_image))
+        .route("/v1/images", get(endpoints::images).post(endpoints::import_image).delete(endpoints::remove_image))
         .route("/v1/volumes", get(endpoints::volumes).post(endpoints::create_volume))
         .route(
             "/v1/apps/{app}/services/{service}/volumes/{volume}",

@@ -16,8 +16,8 @@ use insula_types::Revision;
 use serde::{Deserialize, Serialize};
 
 pub use app::{
-    App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, Image, ImageCopies, ImageOnNode,
-    ImageRelease, ImageRemoved, ScaleBody, Scaled, ServiceStatus,
+    App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, Image, ImageCopies, ImageImported,
+    ImageOnNode, ImageRelease, ImageRemoved, ScaleBody, Scaled, ServiceStatus,
 };
 pub use authority::{CaNode, CaRoot, CaRootState, CaStatus, RecoveryBody, RootAdded, RootBody, RootChanged};
 pub use cluster::{

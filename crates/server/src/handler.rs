@@ -7,7 +7,7 @@ mod cluster;
 mod doctor;
 mod events;
 mod exec;
-mod images;
+pub(crate) mod images;
 mod instances;
 mod nodes;
 mod tokens;
@@ -17,15 +17,15 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_api::{
-    Answer, Code, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions, LogStream,
-    Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
+    Answer, BodyStream, Code, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions,
+    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
-        Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty, NodeRemoved,
-        NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token, TokenRemoved,
-        Versioned, Volume,
+        Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty,
+        NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token,
+        TokenRemoved, Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -34,7 +34,7 @@ use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, TokenId, VolumeRef};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
 
@@ -75,6 +75,8 @@ pub struct NodeApi {
     pub rpc: Peers,
     /// One change of roots at a time.
     pub authority: tokio::sync::Mutex<()>,
+    /// Room for images that come in archives.
+    pub imports: Semaphore,
     /// Time.
     pub clock: Clock,
     /// Randomness, for secrets.
@@ -204,6 +206,10 @@ impl Handler for NodeApi {
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {
         self.prepare(&self.region, read).await?;
         Ok(self.list_images().await)
+    }
+
+    async fn import_image(&self, name: Option<&str>, archive: &mut BodyStream) -> Answer<ImageImported> {
+        self.take_image_in(name, archive).await
     }
 
     async fn remove_image(&self, image: &str) -> Answer<Versioned<ImageRemoved>> {

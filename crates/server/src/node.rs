@@ -14,7 +14,7 @@ use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTrans
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
 use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica, Store};
 use insula_types::{NodeId, Revision};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tracing::info;
 
 use crate::{
@@ -369,6 +369,7 @@ impl Node {
             directory: self.directory.clone(),
             rpc: self.rpc.clone(),
             authority: Default::default(),
+            imports: Semaphore::new(crate::handler::images::IMPORTS_MAX),
             clock: self.env.clock.clone(),
             rng: self.env.rng.fork(),
             started_ms: self.env.clock.wall_ms(),

@@ -1,8 +1,20 @@
 //! One method per endpoint.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 use http::{HeaderValue, Method, header};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use insula_types::{
     AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId, VolumeRef,
 };
@@ -15,11 +27,14 @@ use crate::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
-        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
-        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, ScaleBody,
-        Scaled, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
+        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
+        RootChanged, ScaleBody, Scaled, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
+
+/// Longest silence of a node that takes an image in: it unpacks all of it after the last byte has come.
+pub const IMPORT_SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// Tokens that are made at most until the answer with one arrives.
 const TOKENS_MAX: usize = 3;
@@ -160,6 +175,41 @@ impl Client {
     /// As every call here.
     pub async fn images(&self) -> Result<List<Image>, ClientError> {
         self.get("/v1/images").await
+    }
+
+    /// Sends an archive with an image to a node, under `name` or the name that it has there. Not repeated: who asks for this
+    /// has the archive, and may not have it twice. A node that took nothing and said nothing for [`IMPORT_SILENCE_MAX`] is
+    /// given up.
+    ///
+    /// # Errors
+    /// As every call here; [`ClientError::CutOff`] when `archive` gives an error.
+    pub async fn import_image(
+        &self,
+        name: Option<&str>,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    ) -> Result<ImageImported, ClientError> {
+        // Finds a node that answers, and knows the token, before anything is sent.
+        self.regions().await?;
+        let query = name.map(|name| format!("?name={}", escaped(name))).unwrap_or_default();
+        let call = self.call(Method::POST, format!("/v1/images{query}"));
+        let pieces = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&pieces);
+        let body = archive.map_ok(move |piece| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Frame::data(piece)
+        });
+        let mut answer = pin!(self.sent(&call, StreamBody::new(body)));
+        let mut seen = 0;
+        loop {
+            if let Ok(answer) = insula_env::clock::timeout(IMPORT_SILENCE_MAX, &mut answer).await {
+                return answer;
+            }
+            let now = pieces.load(Ordering::Relaxed);
+            if now == seen {
+                return Err(ClientError::TimedOut { what: call.path.clone(), limit: IMPORT_SILENCE_MAX });
+            }
+            seen = now;
+        }
     }
 
     /// Removes an image from all nodes, by its exact reference.
@@ -384,6 +434,13 @@ impl Client {
 fn volume_path(volume: &VolumeRef) -> String {
     let VolumeRef { service, name, slot } = volume;
     format!("/v1/apps/{}/services/{}/volumes/{name}.{slot}", service.app, service.service)
+}
+
+/// A text as part of a query (RFC 3986, section 2).
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
+    let one = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(one).collect()
 }
 
 fn expecting(mut call: Call, expected: Option<u64>) -> Call {

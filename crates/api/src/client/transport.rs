@@ -4,8 +4,11 @@ use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http1};
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use insula_env::{Env, clock, net};
 use insula_identity::server_name;
@@ -19,22 +22,28 @@ use super::ClientError;
 /// lost packet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-pub(super) async fn over_socket(
+pub(super) async fn over_socket<B>(
     env: &Env,
     path: &Path,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, ClientError> {
+    request: Request<B>,
+) -> Result<Response<Incoming>, ClientError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+{
     let stream = net::connect_unix(path, CONNECT_LIMIT).await;
     let stream = stream.map_err(|error| unreachable(&path.display().to_string(), &error))?;
     over(env, stream, request).await
 }
 
-pub(super) async fn over_tls(
+pub(super) async fn over_tls<B>(
     env: &Env,
     address: &str,
     tls: &Arc<ClientConfig>,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, ClientError> {
+    request: Request<B>,
+) -> Result<Response<Incoming>, ClientError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+{
     let connect = async {
         let mut last = format!("{address:?} is not host:port");
         for resolved in tokio::net::lookup_host(address).await.map_err(|error| unreachable(address, &error))? {
@@ -56,11 +65,14 @@ fn late<T>(address: &str, result: Result<T, clock::Elapsed>) -> Result<T, Client
     result.map_err(|_| ClientError::Unreachable { tried: why() })
 }
 
-async fn over(
+async fn over<B>(
     env: &Env,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, ClientError> {
+    request: Request<B>,
+) -> Result<Response<Incoming>, ClientError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+{
     let what = format!("{} {}", request.method(), request.uri());
     let cut_off = |source: hyper::Error| ClientError::CutOff { what: what.clone(), source: source.into() };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(cut_off)?;

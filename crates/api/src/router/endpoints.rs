@@ -1,6 +1,9 @@
 //! One function per endpoint. Each begins with the role that it needs.
 
+use std::io;
+
 use axum::{body::Body, extract::State, response::Response};
+use futures::{StreamExt, TryStreamExt};
 use insula_types::{
     AppDefinition, AppName, NameError, ServiceRef, VolumeRef, VolumeRefError,
     definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX, VOLUME_SIZE},
@@ -13,7 +16,8 @@ use super::{
     respond,
 };
 use crate::{
-    Answer, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role, ScaleRequest,
+    Answer, BodyStream, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role,
+    ScaleRequest,
     handler::{NodeKey, StateKey},
     wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody, VolumeBody, VolumeSizeBody},
 };
@@ -62,6 +66,25 @@ fn node_key(asked: &Asked) -> Answer<NodeKey> {
     match asked.name("node") {
         Ok(id) => Ok(NodeKey::Id(id)),
         Err(_) => Ok(NodeKey::Name(asked.name("node")?)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportQuery {
+    name: Option<String>,
+}
+
+pub(super) async fn import_image(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let mut archive: BodyStream = body.into_data_stream().map_err(io::Error::other).boxed();
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let ImportQuery { name } = asked.query()?;
+        shared.handler.import_image(name.as_deref(), &mut archive).await
+    };
+    match answer.await {
+        Err(problem) => respond::while_it_comes(problem, archive),
+        imported => respond::json(imported),
     }
 }
 

@@ -204,6 +204,21 @@ pub struct ImageRelease {
     pub release: ReleaseNumber,
 }
 
+/// An image that came in an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageImported {
+    /// Its reference, to be written into a definition.
+    pub image: String,
+    /// Bytes of its layers as they came.
+    pub size_bytes: u64,
+    /// Bytes of what its node did not have before.
+    pub new_bytes: u64,
+    /// The node that has it. The others get it from there.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: NodeName,
+}
+
 /// An image that was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRemoved {

@@ -23,6 +23,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/instances/{instance}/logs", "viewer"),
     ("POST", "/v1/instances/{instance}/exec", "deployer"),
     ("GET", "/v1/images", "viewer"),
+    ("POST", "/v1/images", "deployer"),
     ("DELETE", "/v1/images", "admin"),
     ("GET", "/v1/volumes", "viewer"),
     ("POST", "/v1/volumes", "deployer"),

@@ -13,14 +13,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
-    Answer, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions,
-    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
+    Answer, BodyStream, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler,
+    LogOptions, LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
     handler::{NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Image, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node,
-        NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled,
-        Token, TokenRemoved, Versioned, Volume,
+        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
+        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
+        RootChanged, Scaled, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -28,8 +28,8 @@ use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
 use insula_types::{
-    AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, RegionName,
-    ReleaseNumber, RequestId, Revision, TokenId, VolumeRef, definition::Format,
+    AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId,
+    RegionName, ReleaseNumber, RequestId, Revision, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -208,6 +208,21 @@ impl Handler for Fake {
 
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {
         self.list(read, Vec::new())
+    }
+
+    /// Counts what comes; what is called `refused` only after its first piece.
+    async fn import_image(&self, name: Option<&str>, archive: &mut BodyStream) -> Answer<ImageImported> {
+        let mut size_bytes = 0;
+        while let Some(piece) = archive.next().await {
+            let piece = piece.map_err(|error| Problem::new(Code::InvalidImage, format!("it broke off: {error}")))?;
+            size_bytes += piece.len() as u64;
+            if name == Some("refused") {
+                return Err(Problem::new(Code::InvalidImage, "it is no image"));
+            }
+        }
+        let (image, node, node_name) =
+            (name.unwrap_or("nobody").to_owned(), NodeId::new(1), "n1".parse().expect("a name"));
+        Ok(ImageImported { image, size_bytes, new_bytes: 0, node, node_name })
     }
 
     async fn remove_image(&self, _: &str) -> Answer<Versioned<ImageRemoved>> {

@@ -4,9 +4,11 @@ mod access;
 mod exec;
 mod fake;
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, io, sync::atomic::Ordering, time::Duration};
 
+use bytes::Bytes;
 use fake::{DEFINITION, Fake, World, definition};
+use futures::{Stream, StreamExt, stream};
 use insula_api::{
     Client, ClientError, Code,
     handler::StateKey,
@@ -229,5 +231,37 @@ async fn a_backup_is_for_admins_and_is_whole_or_an_error() {
     }
     let said = world.raw("GET /v1/state/nothing/backup", "").await;
     assert!(said.starts_with("HTTP/1.1 400") && said.contains("expected region or global"), "{said}");
+    world.stop().await;
+}
+
+/// So many pieces of 64 KiB.
+fn pieces(count: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+    stream::iter((0..count).map(|_| Ok(Bytes::from(vec![7; 64 << 10]))))
+}
+
+#[tokio::test]
+async fn an_image_is_sent_in_pieces_by_deployers() {
+    let world = World::start(Fake::default()).await;
+    for client in [world.client("deployer-token"), world.local()] {
+        let name = "a b&c=d/%e:1";
+        let sent = client.import_image(Some(name), pieces(300)).await.expect("sent");
+        assert_eq!((sent.image.as_str(), sent.size_bytes), (name, 300 * (64 << 10)));
+        assert_eq!(client.import_image(None, pieces(0)).await.expect("sent").image, "nobody");
+        // The answer arrives though most of it is on its way yet.
+        let refused = client.import_image(Some("refused"), pieces(300)).await;
+        assert_eq!(code(refused), Code::InvalidImage);
+        // What cannot be read here is no image there.
+        let broken = pieces(3).chain(stream::iter([Err(io::Error::other("unreadable"))]));
+        let failure = client.import_image(None, broken).await;
+        assert!(matches!(failure, Err(ClientError::CutOff { .. })), "{failure:?}");
+    }
+    assert_eq!(code(world.client("viewer-token").import_image(None, pieces(300)).await), Code::Forbidden);
+    assert_eq!(code(world.client("nobody").import_image(None, pieces(300)).await), Code::Unauthorized);
+    let mut context = world.context("deployer-token");
+    context.addresses.insert(0, fake::dead_address().await);
+    let client = Client::from_context(world.env.clone(), &context).expect("well-formed");
+    client.import_image(None, pieces(3)).await.expect("the second address answers");
+    let said = world.raw("POST /v1/images?nmae=x", "").await;
+    assert!(said.starts_with("HTTP/1.1 400") && said.contains("unknown field"), "{said}");
     world.stop().await;
 }

@@ -1,15 +1,23 @@
-//! Images: which there are on which nodes.
+//! Images: which there are on which nodes, and those that come in archives.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use insula_api::{
-    Answer, Code, Problem,
-    wire::{Image, ImageOnNode, ImageRelease, ImageRemoved, List, Versioned},
+    Answer, BodyStream, Code, Problem,
+    wire::{Image, ImageImported, ImageOnNode, ImageRelease, ImageRemoved, List, Versioned},
 };
 
+use insula_container::Error;
+use insula_env::clock;
+use insula_telemetry::chain;
 use insula_types::{AppName, Release};
 
 use super::NodeApi;
+
+/// Archives that are taken in at the same time, at most: each keeps a thread and the disk busy.
+pub(crate) const IMPORTS_MAX: usize = 2;
+/// How long one may take, whatever its sender does: 32 GiB over a line of 20 Mbit/s.
+const IMPORT_LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 impl NodeApi {
     pub(super) async fn list_images(&self) -> List<Image> {
@@ -35,6 +43,28 @@ impl NodeApi {
                 }
             }
             List { revision, items: images.into_values().collect() }
+        })
+    }
+
+    pub(super) async fn take_image_in(&self, name: Option<&str>, archive: &mut BodyStream) -> Answer<ImageImported> {
+        let Ok(_room) = self.imports.try_acquire() else {
+            let said = format!("{IMPORTS_MAX} images are being imported on {} now", self.config.name);
+            return Err(Problem::new(Code::Busy, said));
+        };
+        let importing = self.census.runtime.import_image(name, archive);
+        let imported = clock::timeout(IMPORT_LIMIT, importing).await.map_err(|_| {
+            Problem::new(
+                Code::TimedOut,
+                format!("the image did not come within {IMPORT_LIMIT:?}; nothing of it is kept"),
+            )
+        })?;
+        let imported = imported.map_err(|error| refused(&error))?;
+        Ok(ImageImported {
+            image: imported.image.to_string(),
+            size_bytes: imported.size_bytes,
+            new_bytes: imported.new_bytes,
+            node: self.node,
+            node_name: self.config.name.clone(),
         })
     }
 
@@ -78,4 +108,18 @@ impl NodeApi {
             releases.map(|(app, release)| ImageRelease { app: app.clone(), release: release.number }).collect()
         })
     }
+}
+
+/// Why an image was not taken in, for callers of the API.
+fn refused(error: &Error) -> Problem {
+    let code = match error {
+        Error::Reference { .. } => Code::InvalidRequest,
+        Error::Archive { .. } | Error::ReadArchive { .. } | Error::Content { .. } => Code::InvalidImage,
+        _ => Code::Internal,
+    };
+    let said = match error {
+        Error::Archive { why } => why.clone(),
+        other => chain(other),
+    };
+    Problem::new(code, said)
 }
