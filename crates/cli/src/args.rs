@@ -229,7 +229,7 @@ pub enum ApiCommand {
     Scale(ScaleArgs),
     /// Remove an app with all its releases
     Rm(RmArgs),
-    /// Look at the images that nodes have, or remove one
+    /// Look at the images that nodes have, bring one without a registry, or remove one
     #[command(subcommand)]
     Image(ImageCommand),
     /// Look at volumes, make them, or delete one with all that is in it
@@ -335,8 +335,21 @@ pub struct VolumeRmArgs {
 pub enum ImageCommand {
     /// List images, the nodes that have them, and the releases that need them
     Ls(JsonArgs),
+    /// Bring an image to the cluster without a registry; prints the reference to write into a definition
+    Import(ImageImportArgs),
     /// Remove an image from all nodes; one that may have to run is refused
     Rm(ImageRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageImportArgs {
+    /// What `docker save` wrote, an OCI image layout as a tar file or as a directory; - reads standard input
+    pub file: String,
+    /// What the image shall be called, like shop or registry.example/shop [default: as the archive says]
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Args)]

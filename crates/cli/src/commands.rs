@@ -7,6 +7,7 @@ mod doctor;
 mod events;
 mod exec;
 mod image;
+mod import;
 mod logs;
 mod nodes;
 mod show;
@@ -26,6 +27,8 @@ use crate::{
 pub enum Ready {
     /// A deploy with its definition.
     Deploy(deploy::Deploy),
+    /// An image to bring.
+    Import(import::Import),
     /// Any other.
     Other(ApiCommand),
 }
@@ -34,6 +37,7 @@ pub enum Ready {
 pub fn prepare(command: ApiCommand) -> Result<Ready, Failure> {
     match command {
         ApiCommand::Deploy(args) => Ok(Ready::Deploy(read(args)?)),
+        ApiCommand::Image(ImageCommand::Import(args)) => Ok(Ready::Import(import::open(args)?)),
         other => Ok(Ready::Other(other)),
     }
 }
@@ -46,6 +50,7 @@ fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
 pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
     let command = match command {
         Ready::Deploy(deploy) => return deploy::run(client, deploy).await.map(|()| ExitCode::SUCCESS),
+        Ready::Import(import) => return import::run(client, import).await.map(|()| ExitCode::SUCCESS),
         Ready::Other(command) => command,
     };
     let done = match command {
@@ -68,6 +73,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,
+        ApiCommand::Image(ImageCommand::Import(args)) => import::run(client, import::open(args)?).await,
         ApiCommand::Image(ImageCommand::Rm(args)) => image::remove(client, &args.image).await,
         ApiCommand::Volume(command) => volume::run(client, command).await,
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,

@@ -109,7 +109,7 @@ impl From<Problem> for Failure {
 
 const fn exit_of(code: Code) -> Exit {
     match code {
-        Code::InvalidRequest | Code::InvalidDefinition | Code::BodyTooLarge => Exit::Usage,
+        Code::InvalidRequest | Code::InvalidDefinition | Code::InvalidImage | Code::BodyTooLarge => Exit::Usage,
         Code::NoSuchApp
         | Code::NoSuchService
         | Code::NoSuchInstance

@@ -57,6 +57,18 @@ fn an_invalid_definition_exits_2_before_any_node_is_asked() {
 }
 
 #[test]
+fn an_image_that_cannot_be_read_exits_2_before_any_node_is_asked() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (socket, image) = (dir.path().join("none.sock"), dir.path().join("image.tar"));
+    let import =
+        |file: &std::path::Path| format!("insula --socket {} image import {}", socket.display(), file.display());
+    assert_eq!(run(&import(&image)), code(Exit::Usage.into()), "there is none");
+    assert_eq!(run(&import(dir.path())), code(Exit::Usage.into()), "a directory that is no layout");
+    std::fs::write(&image, "x").expect("file");
+    assert_eq!(run(&import(&image)), code(Exit::Unreachable.into()));
+}
+
+#[test]
 fn wrong_usage_is_refused_by_the_parser() {
     for line in [
         "insula",
@@ -77,6 +89,7 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula init --region fra",
         "insula init --region fra --datacenter fra1",
         "insula node find n2",
+        "insula image import",
         "insula --context x --socket y apps",
     ] {
         assert!(parse(line).is_err(), "{line}");
@@ -99,6 +112,7 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula node show fra-1",
         "insula node reload",
         "insula node find 192.0.2.7",
+        "insula image import - --name shop --json",
         "insula init --region fra --datacenter fra1 --advertise 192.0.2.7 --advertise datacenter=10.0.0.7:7443",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("is refused"));
