@@ -57,20 +57,21 @@ impl ImagePeers for RegionImages {
 
     async fn fetch(&self, node: NodeId, digest: &str, offset: u64) -> Result<PeerBytes, PeerError> {
         let request = FetchBlobRequest { digest: digest.to_owned(), offset };
-        let mut items = self.bulk.stream::<FetchBlob>(node, &request, REACH_LIMIT).await.map_err(failed)?;
+        let items = self.bulk.stream::<FetchBlob>(node, &request, REACH_LIMIT).await;
+        let mut items = items.map_err(|status| failed(&status))?;
         let first = match items.next().await {
             None => return Ok(stream::empty().boxed()),
-            Some(first) => first.map_err(failed)?,
+            Some(first) => first.map_err(|status| failed(&status))?,
         };
         let rest = stream::unfold(items, async |mut items| {
             let next = items.next().await?;
-            Some((next.map(ByteBuf::into_vec).map_err(failed), items))
+            Some((next.map(ByteBuf::into_vec).map_err(|status| failed(&status)), items))
         });
         Ok(stream::iter([Ok(first.into_vec())]).chain(rest).boxed())
     }
 }
 
-fn failed(status: Status) -> PeerError {
+fn failed(status: &Status) -> PeerError {
     match status.code {
         // One of an earlier version gives nothing.
         Code::NotFound | Code::UnknownMethod => PeerError::Absent,

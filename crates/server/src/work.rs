@@ -92,6 +92,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         collect::Collector {
             census: census.clone(),
             global: Arc::clone(node.global.replica()),
+            clock: env.clock.clone(),
             directory: paths.data(),
         },
     );

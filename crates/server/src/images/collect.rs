@@ -9,7 +9,7 @@ use std::{
 
 use insula_agent::copies;
 use insula_container::{ImageRef, StoredImage};
-use insula_env::{Disk, Env, beat, clock};
+use insula_env::{Clock, Disk, Env, beat, clock};
 use insula_state::{GlobalState, Replica};
 use insula_telemetry::chain;
 use tracing::{info, warn};
@@ -34,6 +34,7 @@ const PARTS_KEPT: Duration = Duration::from_secs(3600);
 pub(crate) struct Collector {
     pub census: Census,
     pub global: Arc<Replica<GlobalState>>,
+    pub clock: Clock,
     /// The data directory.
     pub directory: PathBuf,
 }
@@ -71,7 +72,7 @@ impl Collector {
         }
         let space = disk.free(&self.directory).unwrap_or(u64::MAX);
         let mut doomed = Vec::new();
-        for image in doomed_of(free, SystemTime::now(), space) {
+        for image in doomed_of(free, self.clock.wall(), space) {
             if self.is_dispensable(&image).await {
                 info!(%image, "an image goes that nobody here needs");
                 doomed.push(image);
@@ -127,14 +128,14 @@ mod tests {
 
     #[test]
     fn what_was_not_needed_for_a_day_goes() {
-        let now = SystemTime::now();
+        let now = Clock::real().wall();
         let images = [image(1, now - HOUR), image(2, now - HOUR * 25), image(3, now + HOUR)];
         assert_eq!(gone(&images, now, u64::MAX), [1], "a clock that went back keeps what is newer than now");
     }
 
     #[test]
     fn a_full_disk_takes_the_longest_unneeded_and_nothing_recent() {
-        let now = SystemTime::now();
+        let now = Clock::real().wall();
         let images = [image(1, now - HOUR), image(2, now - HOUR * 3), image(3, now - HOUR * 2), image(4, now)];
         assert_eq!(gone(&images, now, FREE_MIN), Vec::<usize>::new());
         assert_eq!(gone(&images, now, FREE_MIN - 1), [1], "one is enough");
