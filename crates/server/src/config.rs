@@ -249,6 +249,7 @@ mod tests {
         let config = NodeConfig::parse(TEXT).expect("complete");
         assert_eq!(config.edge.port(), PORT_EDGE);
         assert_eq!(config.listen(), "0.0.0.0:7443".parse().expect("an address"));
+        assert_eq!(config.registry_credentials(), Path::new("/var/lib/insula/registries.json"));
         assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
     }
 
