@@ -107,8 +107,10 @@ impl Control {
             let is_over = |later: &Leadership| !later.is_me || later.term != now.term;
             let is_fenced = tokio::select! {
                 biased;
-                // Whether it changed or the group is gone: this reign is over.
-                _ = leadership.wait_for(is_over) => false,
+                over = leadership.wait_for(is_over) => match over {
+                    Ok(_) => false,
+                    Err(_) => return,
+                },
                 () = self.lead(&beat) => true,
             };
             info!(term = %now.term, is_fenced, "no longer the region's leader");

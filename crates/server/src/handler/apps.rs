@@ -6,6 +6,7 @@ use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
     wire::{App, AppStatus, AppSummary, Deleted, DeployAnswer, ImageCopies, List, Scaled, ServiceStatus, Versioned},
 };
+use insula_container::{Error, ImageRef};
 use insula_state::{GlobalCommand, GlobalState, global::GlobalReply};
 use insula_types::{
     AppDefinition, AppName, Desired, Phase, Placement, ReleaseNumber, ServiceDefinition, ServiceName, ServiceRef,
@@ -79,7 +80,7 @@ impl NodeApi {
     }
 
     pub(super) async fn deploy_app(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
-        let wanted = request.definition;
+        let wanted = with_full_names(request.definition)?;
         let app = wanted.app.clone();
         let (current, previous, revision) = self.global.replica().read_at(|global, revision| {
             (definition(global, &app), global.apps.get(&app).map(|app| app.release), revision)
@@ -196,5 +197,45 @@ impl NodeApi {
             let value = AppStatus { app: name.clone(), release: app.release, services, images, problems };
             Ok(Versioned { revision, value })
         })
+    }
+}
+
+/// The definition with each image by its one full name, `registry/repository@digest`: short names and tags beside a digest are
+/// other words for the same content, and whoever counts copies and releases of an image compares names.
+fn with_full_names(mut definition: AppDefinition) -> Answer<AppDefinition> {
+    for (name, service) in &mut definition.services {
+        let Some(image) = &mut service.spec.image else { continue };
+        let full: ImageRef = image
+            .parse()
+            .map_err(|error: Error| Problem::new(Code::InvalidDefinition, format!("services.{name}.image: {error}")))?;
+        *image = full.to_string();
+    }
+    Ok(definition)
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_types::definition::Format;
+
+    use super::*;
+
+    #[test]
+    fn images_get_their_full_names() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let named = |image: &str| {
+            let text = format!("app = \"shop\"\n[services.web]\nimage = \"{image}@{digest}\"");
+            let definition = AppDefinition::parse(&text, Format::Toml).expect("valid");
+            let named = with_full_names(definition)?;
+            Ok::<_, Problem>(named.services.into_values().next().and_then(|service| service.spec.image))
+        };
+        for (short, full) in [
+            ("nginx", "docker.io/library/nginx"),
+            ("me/shop:1.2", "docker.io/me/shop"),
+            ("r.example:5000/a/b:x", "r.example:5000/a/b"),
+        ] {
+            assert_eq!(named(short).expect("a name"), Some(format!("{full}@{digest}")));
+        }
+        let refused = named("r.example/Shop").expect_err("capital letters");
+        assert!(refused.detail.starts_with("services.web.image: "), "{}", refused.detail);
     }
 }
