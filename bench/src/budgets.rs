@@ -8,6 +8,7 @@ mod disk;
 mod failover;
 mod idle;
 mod images;
+mod neighbours;
 mod probe;
 mod processes;
 mod start;
@@ -75,6 +76,8 @@ pub enum Part {
     Start,
     /// Images pulled and unpacked, beside skopeo and umoci
     Images,
+    /// A service beside apps that take all they can get
+    Neighbours,
     /// Commits, beside etcd
     Commit,
     /// Leader killed to write confirmed
@@ -87,7 +90,7 @@ pub enum Part {
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "images", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "images", "neighbours", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -103,12 +106,13 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     let lab = Lab::up(programs, LAB, 3, None)?;
     let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
-    for part in [Part::Idle, Part::Start, Part::Images, Part::Commit, Part::Failover, Part::Calm] {
+    for part in [Part::Idle, Part::Start, Part::Images, Part::Neighbours, Part::Commit, Part::Failover, Part::Calm] {
         if choice.only.contains(&part) {
             let measured = match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
+                Part::Neighbours => neighbours::measure(&lab)?,
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
                 Part::Calm => calm::measure(&lab)?,

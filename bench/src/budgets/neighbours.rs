@@ -1,0 +1,124 @@
+//! Hostile neighbours: what a service feels of an app on the same nodes that takes all it can get.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use insula_env::Clock;
+
+use super::{Line, ms};
+use crate::{
+    lab::{Lab, LabNode},
+    report::{Outcome, Record, percentile},
+    traffic::Traffic,
+};
+
+/// Requests a second to the edge of each node.
+const RATE: u32 = 50;
+/// Connections a second to each edge in a flood of them.
+const FLOOD: u32 = 1000;
+/// How long is measured without a neighbour, and with it.
+const WATCHED: Duration = Duration::from_secs(10);
+/// How long a neighbour runs before it is measured.
+const WARM: Duration = Duration::from_secs(3);
+/// How much longer the slowest of a hundred requests may take beside a neighbour.
+const FACTOR: f64 = 1.25;
+
+const VICTIM: &str = r#"
+app = "victim"
+[services.web]
+image = "IMAGE"
+scale = 3
+ports = [{ name = "http", port = 8080, protocol = "http" }]
+routes = [{ host = "victim.example", path = "/" }]
+resources = { cpu = "500m", memory = "32MiB", pids = 32 }
+health = { http = "/healthz", interval = "1s", timeout = "1s", grace = "20s" }
+"#;
+
+const NEIGHBOUR: &str = r#"
+app = "hog"
+[services.web]
+image = "IMAGE"
+command = ["/bin/busybox", "sh", "-c", """SCRIPT"""]
+scale = 3
+ports = [{ name = "http", port = 8080, protocol = "http" }]
+routes = [{ host = "hog.example", path = "/" }]
+resources = { cpu = "250m", memory = "32MiB", pids = 64, disk = "32MiB" }
+stop = { grace = "0s" }
+"#;
+
+/// What a neighbour does, and how.
+const NEIGHBOURS: [(&str, &str); 7] = [
+    ("CPU spinner", "for i in 1 2 3 4; do while :; do :; done & done; wait"),
+    ("fork bomb", "bomb() { bomb | bomb & }; bomb; while :; do bomb; done"),
+    ("memory hog", "x=xxxxxxxx; while :; do x=$x$x; done"),
+    ("disk filler", "while :; do /bin/busybox dd if=/dev/zero of=/big bs=1M; /bin/busybox rm /big; done"),
+    ("inode filler", "i=0; while :; do : >/tmp$i || i=0; i=$((i+1)); done"),
+    ("log flood", "/bin/busybox yes 'a line that says nothing at all, again and again and again'"),
+    (CONNECTIONS, "exec /bin/busybox httpd -f -p 8080 -h /"),
+];
+/// The one that comes from outside.
+const CONNECTIONS: &str = "connection flood";
+
+/// Measures a victim beside each.
+pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
+    let image = lab.run(&["image", "neighbours", "--tag", "v1"])?.trim().to_owned();
+    lab.on("n1", &["deploy", "-", "--wait", "2m"], &VICTIM.replace("IMAGE", &image))?;
+    let edges: Vec<_> = lab.nodes()?.iter().map(LabNode::edge).collect();
+    let traffic = Traffic::start(lab, &edges, "victim.example", RATE)?;
+    sleep(WARM);
+    let mut lines = Vec::new();
+    for (what, script) in NEIGHBOURS {
+        let alone = watch(&traffic);
+        let definition = NEIGHBOUR.replace("IMAGE", &image).replace("SCRIPT", script);
+        lab.on("n1", &["deploy", "-", "--detach"], &definition)?;
+        let flood = (what == CONNECTIONS).then(|| Traffic::start(lab, &edges, "hog.example", FLOOD)).transpose()?;
+        sleep(WARM);
+        let beside = watch(&traffic);
+        drop(flood);
+        eprintln!("{what}: {} of {} requests failed; what the region says of it:", beside.failed, beside.all);
+        let said = lab.on("n1", &["events"], "").context("a node that is alive answers")?;
+        said.lines().filter(|line| line.contains("hog/web")).rev().take(3).for_each(|line| eprintln!("   {line}"));
+        let nodes = lab.items("n1", &["nodes"])?;
+        ensure!(nodes.iter().all(|node| node["state"] == "up"), "a node is down beside a {what}: {nodes:?}");
+        lab.on("n1", &["rm", "hog", "--yes"], "")?;
+        until_gone(lab)?;
+        lines.push(Line {
+            what: format!("victim beside a {what}: p99"),
+            measured: ms(beside.p99_us),
+            budget: Some(ms(alone.p99_us) * FACTOR),
+            unit: "ms",
+            peer: Some(("alone".to_owned(), ms(alone.p99_us))),
+        });
+    }
+    lab.on("n1", &["rm", "victim", "--yes"], "")?;
+    Ok(lines)
+}
+
+/// What came of the requests of a while.
+struct Watched {
+    all: usize,
+    failed: usize,
+    p99_us: u64,
+}
+
+fn watch(traffic: &Traffic) -> Watched {
+    let begun_ms = Clock::real().wall_ms();
+    sleep(WATCHED);
+    traffic.with(|records| {
+        let since: Vec<&Record> = records.iter().filter(|record| record.start_ms >= begun_ms).collect();
+        let mut took_us: Vec<u64> = since.iter().map(|record| record.latency_us).collect();
+        took_us.sort_unstable();
+        let failed = since.iter().filter(|record| record.outcome != Outcome::Ok).count();
+        Watched { all: since.len(), failed, p99_us: percentile(&took_us, 99) }
+    })
+}
+
+fn until_gone(lab: &Lab) -> Result<()> {
+    for _ in 0..300 {
+        if lab.items("n1", &["ps", "hog"])?.is_empty() {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(200));
+    }
+    anyhow::bail!("the neighbour does not go")
+}
