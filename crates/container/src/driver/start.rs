@@ -342,21 +342,27 @@ fn mount_root(
 
 /// Layers from the top down.
 fn mount_overlay(layers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> std::io::Result<()> {
+    match overlay_of_each(layers, upper, work) {
+        Ok(mount) => Ok(move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?),
+        // Older kernels know no such option. Linux 6.1 takes any, and complains at the end.
+        Err(Errno::INVAL) => mount_overlay_at_once(layers, upper, work, at),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The file system, not mounted yet, with its layers named one by one.
+fn overlay_of_each(layers: &[PathBuf], upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
     let filesystem = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
-        // One by one since Linux 6.5; before, all have to fit into one page of options.
-        match fsconfig_set_string(&filesystem, "lowerdir+", layer) {
-            Err(Errno::INVAL) => return mount_overlay_at_once(layers, upper, work, at),
-            other => other?,
-        }
+        fsconfig_set_string(&filesystem, "lowerdir+", layer)?;
     }
     fsconfig_set_string(&filesystem, "upperdir", upper)?;
     fsconfig_set_string(&filesystem, "workdir", work)?;
     fsconfig_create(&filesystem)?;
-    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
-    Ok(move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
+/// As older kernels want it: all names have to fit into one page of options.
 fn mount_overlay_at_once(layers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> std::io::Result<()> {
     let lower: Vec<String> = layers.iter().map(|layer| layer.to_string_lossy().into_owned()).collect();
     let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
