@@ -1,6 +1,9 @@
 //! The OCI bundle of a container (runtime specification 1.2): any OCI runtime could run what is written here.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use insula_types::{ByteSize, Resources, ServiceSpec};
 use oci_spec::{
@@ -198,7 +201,12 @@ fn resources(source: &Source<'_>) -> Result<LinuxResources, OciSpecError> {
     }
     if cgroup::is_unified() {
         // All of an instance goes when the kernel must kill a part of it.
-        resources = resources.unified([("memory.oom.group".to_owned(), "1".to_owned())]);
+        let mut files = HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())]);
+        if Path::new("/proc/swaps").exists() {
+            // No swap. libcontainer takes the 0 that is left beside the memory for "not set".
+            files.insert("memory.swap.max".to_owned(), "0".to_owned());
+        }
+        resources = resources.unified(files);
     }
     resources.build()
 }
