@@ -114,10 +114,7 @@ async fn end_all(directories: &[PathBuf]) -> io::Result<()> {
     loop {
         let mut is_empty = true;
         for directory in directories {
-            for pid in pids(directory) {
-                is_empty = false;
-                kill_process(pid, Signal::KILL).ok();
-            }
+            is_empty &= kill_in(directory)?;
         }
         if is_empty {
             return Ok(());
@@ -128,6 +125,26 @@ async fn end_all(directories: &[PathBuf]) -> io::Result<()> {
         clock::sleep(EMPTY_POLL).await;
         waited += EMPTY_POLL;
     }
+}
+
+/// Kills what there is now; gives whether there was nothing.
+fn kill_in(directory: &Path) -> io::Result<bool> {
+    // Version 2 since Linux 5.14: everything below as well, and what is forked meanwhile.
+    let at_once = directory.join("cgroup.kill");
+    if at_once.exists() {
+        let attempt = || {
+            let events = fs::read_to_string(directory.join("cgroup.events"))?;
+            let is_empty = events.lines().any(|line| line == "populated 0");
+            if is_empty { Ok(true) } else { fs::write(at_once, "1").map(|()| false) }
+        };
+        // A command's may be removed meanwhile.
+        return attempt().or_else(|error| if directory.exists() { Err(error) } else { Ok(true) });
+    }
+    let pids = pids(directory);
+    for pid in &pids {
+        kill_process(*pid, Signal::KILL).ok();
+    }
+    Ok(pids.is_empty())
 }
 
 fn pids(directory: &Path) -> Vec<Pid> {

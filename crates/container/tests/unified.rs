@@ -84,3 +84,23 @@ fn an_instance_goes_as_a_whole_when_a_part_of_it_takes_too_much_memory() {
         agent.crash();
     });
 }
+
+#[test]
+fn what_an_instance_has_in_control_groups_of_its_own_goes_with_it() {
+    with_unified("below", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let config = container(1, &image, &["sleep", "1000"]);
+        let running = agent.runtime.start(&config).await.unwrap();
+        let below = cgroup(world, config.instance).join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("cgroup.procs"), running.pid.to_string()).unwrap();
+        let shim = rustix::process::Pid::from_raw(world.shim_pid(config.instance).unwrap() as i32).unwrap();
+        rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+        assert!(matches!(end(&agent.runtime, config.instance).await.exit, Exit::Unseen(_)));
+        agent.runtime.remove(config.instance).await.unwrap();
+        assert!(!cgroup(world, config.instance).exists());
+        agent.crash();
+    });
+}
