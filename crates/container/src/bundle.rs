@@ -120,7 +120,17 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     }
     let cwd = image.working_dir().clone().filter(|cwd| cwd.starts_with('/')).unwrap_or_else(|| "/".to_owned());
     let files = open_files_max(&source.service.resources);
-    build_process(args, env, cwd, (uid, gid), files).map_err(|error| format!("its process: {error}"))
+    build_process(args, env, cwd, (uid, gid), files, capabilities(source))
+        .map_err(|error| format!("its process: {error}"))
+}
+
+fn capabilities(source: &Source<'_>) -> Capabilities {
+    let mut all: Capabilities = CAPABILITIES.into_iter().collect();
+    // With a user namespace no device that it makes can be opened; version 1 of control groups refuses them.
+    if source.users.is_none() && cgroup::is_unified() {
+        all.remove(&Capability::Mknod);
+    }
+    all
 }
 
 fn build_process(
@@ -129,8 +139,8 @@ fn build_process(
     cwd: String,
     (uid, gid): (u32, u32),
     files: u64,
+    all: Capabilities,
 ) -> Result<Process, OciSpecError> {
-    let all: Capabilities = CAPABILITIES.into_iter().collect();
     // Another user than root gets them only through files that carry them.
     let now = if uid == 0 { all.clone() } else { Capabilities::new() };
     let capabilities = LinuxCapabilitiesBuilder::default()

@@ -7,6 +7,7 @@ mod support;
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     process::{Child, Command},
 };
 
@@ -97,6 +98,34 @@ fn attempts_to_escape_are_refused() {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        agent.crash();
+    });
+}
+
+#[test]
+fn devices_of_the_node_are_out_of_reach_also_without_users_of_their_own() {
+    with_root("devices", async |world| {
+        let image = world.registry.push(&perl());
+        // Other users cannot pass: no user namespaces.
+        fs::set_permissions(&world.dir, fs::Permissions::from_mode(0o700)).unwrap();
+        let agent = world.open().await;
+        assert!(!agent.runtime.has_users());
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let try_out = |path: &str, mode: u32, device: u32| {
+            format!(
+                "$p = '{path}'; syscall(133, $p, {mode}, {device}); print syscall(2, $p, 0) < 0 ? 'shut' : 'open', \"\\n\";"
+            )
+        };
+        // A disk, the machine's memory, the kernel's log. The root is mounted so that it has no devices, /dev is not.
+        let script = try_out("/dev/disk", 0o060_600, 0xfe00)
+            + &try_out("/dev/memory", 0o020_600, 0x101)
+            + &try_out("/dev/log", 0o020_600, 0x10b)
+            + &try_out("/log", 0o020_600, 0x10b);
+        let config = container(1, &image, &["perl", "-e", &script]);
+        agent.runtime.start(&config).await.unwrap();
+        let seen = end(&agent.runtime, config.instance).await;
+        let log = log_text(&agent.runtime, config.instance).await;
+        assert_eq!((seen.exit, log.matches("F shut").count()), (Exit::Code(0), 4), "{log}");
         agent.crash();
     });
 }
