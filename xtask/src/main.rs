@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask check|test|sim|fuzz|bench|dist|demo`. Each is one command that a newcomer can run on a
+//! Development tasks: `cargo xtask check|test|vm|sim|fuzz|bench|dist|demo`. Each is one command that a newcomer can run on a
 //! fresh Debian 12 with a Rust toolchain.
 
 mod bench;
@@ -8,6 +8,7 @@ mod layers;
 mod packages;
 mod run;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,8 +30,10 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
-    /// All tests, then the simulation of 200 seeds
+    /// The simulation, all tests, then those of the virtual machine
     Test,
+    /// Tests of containers in an emulated machine with cgroup v2 alone, and over a power cut of it
+    Vm,
     /// A whole region, simulated, from each of N seeds
     Sim {
         /// Plant a bug, which the seeds must catch
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Check { quick: true } => check::quick(),
         Task::Check { quick: false } => check::run_with_tests(),
         Task::Test => test::run_all(),
+        Task::Vm => vm::run(),
         Task::Sim { planted: None, arguments } => test::simulate(&arguments),
         Task::Sim { planted: Some(bug), arguments } => test::simulate_planted(bug, &arguments),
         Task::Fuzz { arguments } => test::fuzz(&arguments),

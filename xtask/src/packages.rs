@@ -33,6 +33,13 @@ pub(crate) const LAB: &[Package] = &[
     package("e2fsprogs", "/usr/share/doc/e2fsprogs/copyright", "the disks of the lab's nodes"),
 ];
 
+/// For the virtual machine of the tests, beside what the lab needs. Its kernel is not installed.
+pub(crate) const VM: &[Package] = &[
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "a machine with a kernel of its own"),
+    package("netbase", "/etc/protocols", "names of protocols for nft"),
+    package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "whom clients of registries trust"),
+];
+
 /// What is measured beside Insula, beside what the lab needs.
 pub(crate) const PEERS: &[Package] = &[
     package("etcd-server", "/usr/bin/etcd", "the replicated store that commits are compared with"),
@@ -71,7 +78,7 @@ mod tests {
 
     #[test]
     fn every_package_names_an_absolute_file_and_its_use() {
-        for package in BUILD.iter().chain(LAB).chain(PEERS) {
+        for package in BUILD.iter().chain(LAB).chain(VM).chain(PEERS) {
             assert!(package.file.starts_with('/') && !package.what_for.is_empty(), "{}", package.name);
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn leave_interrupts_to_children() {
 }
 
 /// Lets a command hear Ctrl-C, which we do not.
-fn hears(command: &mut Command) -> &mut Command {
+pub(crate) fn hears(command: &mut Command) -> &mut Command {
     // SAFETY: setting the signal mask is allowed between fork and exec.
     unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from)) }
 }

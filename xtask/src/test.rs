@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, then the simulation.
+//! `cargo xtask test`: the simulation, every test, and those of the virtual machine.
 
 use std::process::{Command, Stdio};
 
@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::{
     bench, packages,
     run::{cargo, has_cargo_tool, run},
+    vm,
 };
 
 /// Seeds that every change must pass.
@@ -21,7 +22,8 @@ pub(crate) fn run_all() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::LAB)?;
     simulate(&["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
-    tests(&["--workspace"])
+    tests(&["--workspace"])?;
+    vm::run()
 }
 
 /// The tests inside the crates, without the end-to-end ones.

@@ -64,28 +64,25 @@ pub fn without_root(name: &str, test: impl AsyncFnOnce(&World)) {
     run(name, false, test);
 }
 
+/// Runs one part of a test that goes on after a power cut, on a machine that is there for nothing else: in a directory that
+/// stays, with the machine's own namespaces. Nothing is cleaned up.
+pub fn on_machine(dir: &Path, test: impl AsyncFnOnce(&World)) {
+    fs::create_dir_all(dir).unwrap();
+    block_on(async {
+        loopback_up().await;
+        test(&World::new(dir, "machine", true).await).await;
+    });
+}
+
 fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
-    // As the program does first of all; fails when an earlier test of this process was faster.
-    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dir = tempfile::Builder::new().prefix(&format!("insula-{name}-")).tempdir().unwrap();
     // As a data directory is: the users of apps pass it.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    runtime.block_on(async {
+    block_on(async {
         if has_network {
             loopback_up().await;
         }
-        let subnet = "10.77.0.0/28".parse().unwrap();
-        let config = Config {
-            data_dir: dir.path().to_owned(),
-            cgroup_parent: format!("insula-test-{}-{name}", std::process::id()),
-            network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
-            insecure_registries: Vec::new(),
-            registry_credentials: dir.path().join("registries.json"),
-            log_bytes_max: 1 << 20,
-        };
-        let registry = Registry::start().await;
-        let world = World { dir: dir.path().to_owned(), config, registry };
+        let world = World::new(dir.path(), name, has_network).await;
         let outcome = AssertUnwindSafe(test(&world)).catch_unwind().await;
         // Whatever the test did, nothing of it stays.
         let cleaner = world.open().await;
@@ -96,6 +93,13 @@ fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+fn block_on(work: impl Future<Output = ()>) {
+    // As the program does first of all; fails when an earlier test of this process was faster.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(5));
 }
 
@@ -119,6 +123,19 @@ impl Agent {
 }
 
 impl World {
+    async fn new(dir: &Path, name: &str, has_network: bool) -> Self {
+        let subnet = "10.77.0.0/28".parse().unwrap();
+        let config = Config {
+            data_dir: dir.to_owned(),
+            cgroup_parent: format!("insula-test-{}-{name}", std::process::id()),
+            network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
+            insecure_registries: Vec::new(),
+            registry_credentials: dir.join("registries.json"),
+            log_bytes_max: 1 << 20,
+        };
+        Self { dir: dir.to_owned(), config, registry: Registry::start().await }
+    }
+
     pub async fn open(&self) -> Agent {
         self.open_beside(None).await
     }

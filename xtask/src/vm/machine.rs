@@ -1,0 +1,60 @@
+//! The emulated machine: one boot, and what its console says.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use super::verdict;
+use crate::run::hears;
+
+/// Seconds that one boot may take; it is ended then. Several times what it takes on two busy cores.
+const SECONDS_MAX: &str = "480";
+
+/// One boot.
+pub(crate) struct Boot<'a> {
+    /// Told to the machine.
+    pub number: usize,
+    pub kernel: &'a Path,
+    pub initrd: &'a Path,
+    pub disk: &'a Path,
+}
+
+/// Boots the machine and waits until its power is off. Writes all that it says to `log`, and gives it back in lines.
+///
+/// # Errors
+/// When the emulator cannot be started, or the log not be written.
+pub(crate) fn boot(boot: &Boot<'_>, log: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "--signal=KILL", SECONDS_MAX, "qemu-system-x86_64"]);
+    // A reset ends the emulator: that is how the machine cuts its own power.
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-no-reboot"]);
+    command.args(["-nodefaults", "-display", "none", "-serial", "stdio"]);
+    command.arg("-kernel").arg(boot.kernel).arg("-initrd").arg(boot.initrd);
+    let kernel_arguments = format!("console=ttyS0 panic=-1 loglevel=3 insula.boot={}", boot.number);
+    command.args(["-append", &kernel_arguments]);
+    // What the machine has not synced is lost with it; what it has need not outlive this machine as well.
+    command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", boot.disk.display())]);
+    let mut child = hears(&mut command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start timeout, which starts the emulator")?;
+    let mut file = File::create(log).with_context(|| format!("make {}", log.display()))?;
+    let mut lines = Vec::new();
+    let mut console = BufReader::new(child.stdout.take().context("the emulator has no output")?);
+    let mut line = Vec::new();
+    while console.read_until(b'\n', &mut line).context("read the console")? > 0 {
+        file.write_all(&line).with_context(|| format!("write {}", log.display()))?;
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        verdict::print(&text);
+        lines.push(text);
+        line.clear();
+    }
+    child.wait().context("wait for the emulator")?;
+    Ok(lines)
+}
