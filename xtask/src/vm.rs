@@ -38,6 +38,7 @@ const BOOTS: [&[Tests]; 2] = [
     &[
         Tests { name: "containers", without: &[] },
         Tests { name: "unified", without: &[] },
+        Tests { name: "storage", without: &[] },
         Tests { name: "escapes", without: &[] },
         // Last: what it starts runs when the power is cut.
         Tests { name: "reboot", without: &[] },

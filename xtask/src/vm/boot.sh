@@ -11,6 +11,8 @@ mount -t cgroup2 cgroup /sys/fs/cgroup
 mkdir /sys/fs/cgroup/system.slice
 echo $$ >/sys/fs/cgroup/system.slice/cgroup.procs
 ip link set lo up
+# systemd makes /dev/loop-control, which loads it when it is opened.
+modprobe loop
 
 number=$(sed 's/.*insula.boot=\([0-9]*\).*/\1/' /proc/cmdline)
 export INSULA_BOOT="$number"

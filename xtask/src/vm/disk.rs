@@ -15,8 +15,20 @@ use crate::run::run;
 
 /// What the runtime and its tests call, beside the many small programs of busybox.
 /// The shell is the real one: that of busybox prefers what busybox is itself to all other programs.
-const PROGRAMS: [&str; 7] =
-    ["/bin/busybox", "/bin/sh", "/usr/sbin/nft", "/usr/bin/perl", "/usr/bin/nsenter", "/usr/bin/unshare", "/sbin/ip"];
+const PROGRAMS: [&str; 12] = [
+    "/bin/busybox",
+    "/bin/sh",
+    "/usr/sbin/nft",
+    "/usr/bin/perl",
+    "/usr/bin/nsenter",
+    "/usr/bin/unshare",
+    "/sbin/ip",
+    "/sbin/mkfs.ext4",
+    "/sbin/resize2fs",
+    "/sbin/e2fsck",
+    "/sbin/losetup",
+    "/bin/mount",
+];
 /// Names of protocols, without which nft shows rules otherwise than they were written.
 const PROTOCOLS: &str = "/etc/protocols";
 /// Whom clients of registries trust: they have to trust somebody, even if they use no TLS.
