@@ -94,12 +94,17 @@ pub(crate) async fn end_own(own: &Path) -> io::Result<()> {
 
 /// Ends what commands of an earlier life of this program left in a container that runs.
 pub(crate) async fn end_owns(cgroup: &str) -> io::Result<()> {
-    for name in children(cgroup).into_iter().filter(|name| name.starts_with(OWN_PREFIX)) {
+    for name in owns(cgroup) {
         for directory in directories(&format!("{cgroup}/{name}")) {
             end_own(&directory).await?;
         }
     }
     Ok(())
+}
+
+/// Names of the cgroups of single commands in that of a container.
+pub(crate) fn owns(cgroup: &str) -> Vec<String> {
+    children(cgroup).into_iter().filter(|name| name.starts_with(OWN_PREFIX)).collect()
 }
 
 /// Kills every process of the cgroup, and of those below it, and waits until there is none.

@@ -2,9 +2,10 @@
 //!
 //! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
 //! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`,
-//! `exec`, `protect`, `remove`.
+//! `exec`, `protect`, `remove`, `leftovers`.
 
 mod exec;
+mod leftovers;
 mod observe;
 mod protect;
 mod remove;

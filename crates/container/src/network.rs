@@ -88,7 +88,7 @@ pub(crate) async fn connect(
     };
     let inside = make_namespace(netns, sysfs).await.map_err(failed("make its namespace"))?;
     let file = File::open(netns).map_err(|error| failed("open its namespace")(error.into()))?;
-    with_netlink(netlink(), |netlink| add_veth(netlink, config, instance, &file))
+    with_netlink(netlink(), |netlink| add_veth(netlink, config, (instance, address), &file))
         .await
         .map_err(failed("add its interface to the bridge"))?;
     with_netlink(Ok(inside), |netlink| set_up_inside(netlink, config, address))
@@ -121,11 +121,20 @@ async fn make_namespace(netns: &Path, sysfs: &Path) -> NetResult<(impl Future<Ou
     Ok(result.await??)
 }
 
-async fn add_veth(netlink: Handle, config: &NetworkConfig, instance: InstanceId, netns: &File) -> NetResult<()> {
+async fn add_veth(
+    netlink: Handle,
+    config: &NetworkConfig,
+    (instance, address): (InstanceId, Ipv4Addr),
+    netns: &File,
+) -> NetResult<()> {
     let bridge = link_index(&netlink, &config.bridge)
         .await?
         .ok_or_else(|| format!("there is no bridge {}: was it removed?", config.bridge))?;
-    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(INSIDE).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+    let peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(INSIDE)
+        .address(hardware_address(address).to_vec())
+        .setns_by_fd(netns.as_fd().as_raw_fd())
+        .build();
     let pair = LinkVeth::new(&veth(instance), INSIDE)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .controller(bridge)
@@ -135,6 +144,13 @@ async fn add_veth(netlink: Handle, config: &NetworkConfig, instance: InstanceId,
     // Ports that are isolated reach the bridge itself, and not each other.
     let port = link_index(&netlink, &veth(instance)).await?.ok_or("its interface vanished")?;
     Ok(netlink.link().set_port(LinkBridgePort::new(port).isolated(true).build()).execute().await?)
+}
+
+/// The interface's own address goes with the IP address: whoever knew an earlier owner of that reaches this one at once, and
+/// not only when the neighbour table forgets. Locally administered (IEEE 802, section 8.4).
+fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, b'i', a, b, c, d]
 }
 
 async fn set_up_inside(netlink: Handle, config: &NetworkConfig, address: Ipv4Addr) -> NetResult<()> {
@@ -178,25 +194,29 @@ pub(crate) fn unmount_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes our interfaces that belong to none of these instances.
-pub(crate) async fn remove_strangers(config: &NetworkConfig, known: &[InstanceId]) -> NetResult<()> {
+/// Our interfaces on the bridge.
+pub(crate) async fn links(config: &NetworkConfig) -> NetResult<Vec<String>> {
     with_netlink(netlink(), |netlink| async move {
-        let Some(bridge) = link_index(&netlink, &config.bridge).await? else { return Ok(()) };
+        let Some(bridge) = link_index(&netlink, &config.bridge).await? else { return Ok(Vec::new()) };
         let links: Vec<LinkMessage> = netlink.link().get().execute().try_collect().await?;
-        for link in links {
-            let on_bridge = link.attributes.contains(&LinkAttribute::Controller(bridge));
-            let name = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-            let Some(name) = name.filter(|name| on_bridge && name.starts_with(VETH_PREFIX)) else { continue };
-            if !known.iter().any(|instance| veth(*instance) == *name) {
-                remove_link(&netlink, name).await?;
-            }
-        }
-        Ok(())
+        let on_bridge = links.iter().filter(|link| link.attributes.contains(&LinkAttribute::Controller(bridge)));
+        let names = on_bridge.flat_map(|link| &link.attributes).filter_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) if name.starts_with(VETH_PREFIX) => Some(name.clone()),
+            _ => None,
+        });
+        Ok(names.collect())
     })
     .await
+}
+
+/// Removes our interfaces that belong to none of these instances.
+pub(crate) async fn remove_strangers(config: &NetworkConfig, known: &[InstanceId]) -> NetResult<()> {
+    for name in links(config).await? {
+        if !known.iter().any(|instance| veth(*instance) == name) {
+            with_netlink(netlink(), |netlink| async move { remove_link(&netlink, &name).await }).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the bridge; fine when there is none.

@@ -75,6 +75,10 @@ impl Home {
     pub fn layer(&self) -> PathBuf {
         self.join("layer")
     }
+    /// The file system in a file that is mounted there.
+    pub fn layer_image(&self) -> PathBuf {
+        self.join("layer.img")
+    }
     /// Where its volumes are mounted, each below its name.
     pub fn volumes(&self) -> PathBuf {
         self.join("volumes")

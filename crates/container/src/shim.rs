@@ -4,11 +4,15 @@
 pub(crate) mod protocol;
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{
         fd::AsRawFd,
-        unix::fs::{OpenOptionsExt, PermissionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{OpenOptionsExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
     process::Stdio,
@@ -17,6 +21,7 @@ use std::{
 
 use insula_env::{clock, net};
 use insula_types::InstanceId;
+use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -58,6 +63,33 @@ pub(crate) fn install(directory: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(path)
+}
+
+/// A shim that runs.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub pid: Pid,
+    /// The directory of its instance.
+    pub home: PathBuf,
+    /// It looks after one command.
+    pub is_exec: bool,
+}
+
+/// The shims of the instances of a data directory, told by their command lines. Blocks.
+pub(crate) fn processes(data_dir: &Path) -> Vec<Process> {
+    let (program, instances) = (data_dir.join("shim").join(PREFIX), data_dir.join("instances"));
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let shims = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.next()?.starts_with(program.as_os_str().as_bytes()).then_some(())?;
+        let first = arguments.next()?;
+        let is_exec = first == b"--exec";
+        let home = PathBuf::from(OsStr::from_bytes(if is_exec { arguments.next()? } else { first }));
+        home.starts_with(&instances).then_some(Process { pid, home, is_exec })
+    });
+    shims.collect()
 }
 
 /// Starts a shim for the instance whose directory is complete, and waits until the instance runs.

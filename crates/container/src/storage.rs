@@ -9,6 +9,7 @@ mod layer;
 mod volumes;
 
 pub(crate) use device::Disk;
+pub(crate) use ext4::loop_files;
 pub(crate) use layer::mount_layer;
 pub use volumes::StoredVolume;
 pub(crate) use volumes::{Volumes, covered, unmount};

@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     time::Duration,
 };
@@ -78,6 +79,29 @@ fn a_killed_shim_ends_its_instance_and_a_killed_instance_leaves_its_signal() {
         kill(world.shim_pid(config.instance).unwrap());
         let agent = world.open().await;
         assert!(matches!(end(&agent.runtime, config.instance).await.exit, Exit::Unseen(_)));
+        agent.crash();
+    });
+}
+
+#[test]
+fn an_address_that_others_had_a_moment_ago_is_reached_at_once() {
+    with_root("reused", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let mut before = None;
+        for number in 1..=5 {
+            let config = container(number, &image, &[]);
+            let running = agent.runtime.start(&config).await.unwrap();
+            let address = running.endpoints[&"http".parse().unwrap()];
+            support::eventually("it serves", async || get(address, "/").await).await;
+            let known = fs::read_to_string("/proc/thread-self/net/arp").unwrap();
+            let entry = known.lines().find(|line| line.starts_with(&address.ip().to_string())).map(str::to_owned);
+            let hardware = entry.and_then(|line| line.split_whitespace().nth(3).map(str::to_owned)).unwrap();
+            assert_eq!(*before.get_or_insert((address, hardware.clone())), (address, hardware));
+            agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+            agent.runtime.remove(config.instance).await.unwrap();
+        }
         agent.crash();
     });
 }
@@ -170,9 +194,9 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
             .await;
             let listed = log.lines().find(|line| line.contains("index.html")).unwrap();
             assert!(listed.split_whitespace().skip(5).take(2).eq(["0", "0"]), "the image's owners: {listed}");
-            let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+            let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
             let owner: u32 = status.split("Uid:\t").nth(1).unwrap().split('\t').next().unwrap().parse().unwrap();
-            let made = std::fs::metadata(world.home(config.instance).join("upper/made")).unwrap();
+            let made = fs::metadata(world.home(config.instance).join("upper/made")).unwrap();
             assert_eq!((made.uid(), made.gid()), (owner + 33, owner + 33));
             owners.push(owner);
         }
@@ -180,10 +204,10 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
         // Nor do others on the node get at the environment in its record.
         let plain = process(5, &["sleep", "1000"]);
         agent.runtime.start(&plain).await.unwrap();
-        let mode = |instance| std::fs::metadata(world.home(instance)).unwrap().mode() & 0o777;
+        let mode = |instance| fs::metadata(world.home(instance)).unwrap().mode() & 0o777;
         assert_eq!([mode(InstanceId::new(1)), mode(plain.instance)], [0o710, 0o700]);
-        let open = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(world.home(plain.instance), open).unwrap();
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(world.home(plain.instance), open).unwrap();
         agent.crash();
 
         // A range is its app's for as long as one instance of it is there, also for the next agent.
@@ -194,7 +218,7 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
         let mut config = container(4, &image, &["sleep", "1000"]);
         config.service.app = "news".parse().unwrap();
         let running = agent.runtime.start(&config).await.unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
         assert!(status.contains(&format!("Uid:\t{}\t", 0x7002_0000)), "{status}");
         agent.crash();
     });
@@ -239,7 +263,7 @@ fn what_a_crash_left_is_removed_when_the_runtime_is_opened() {
         let running = agent.runtime.start(&lost).await.unwrap();
         agent.crash();
         // As if the power had gone before the record was written, or in the middle of a removal.
-        std::fs::remove_file(world.home(lost.instance).join("instance.json")).unwrap();
+        fs::remove_file(world.home(lost.instance).join("instance.json")).unwrap();
         kill(world.shim_pid(lost.instance).unwrap());
 
         let agent = world.open().await;
@@ -292,6 +316,6 @@ fn kill(pid: u32) {
 }
 
 fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }

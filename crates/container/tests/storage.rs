@@ -80,7 +80,7 @@ fn a_layer_holds_what_it_may_and_is_gone_with_its_instance() {
         assert!(matches!(seen.state, ObservedState::Running(_)), "{seen:?}");
         agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         assert!(!mounts.contains(&config.instance.to_string()), "{mounts}");
         agent.crash();
     });

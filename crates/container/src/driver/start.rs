@@ -312,7 +312,7 @@ fn mount_root(
     let mut own = home.path().to_owned();
     if let Some(size) = limits.disk {
         own = home.layer();
-        mount_layer(&home.join("layer.img"), &own, size.0).map_err(Error::file("make a bounded layer at", &own))?;
+        mount_layer(&home.layer_image(), &own, size.0).map_err(Error::file("make a bounded layer at", &own))?;
     }
     let [root, upper, work] = [home.rootfs(), own.join("upper"), own.join("work")];
     for directory in [&root, &upper, &work] {

@@ -1,7 +1,7 @@
 //! File systems in files. All calls block.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -99,6 +99,13 @@ pub(super) fn loop_device(image: &Path) -> io::Result<Option<PathBuf>> {
     let output = output.map_err(|error| missing("losetup", error))?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().next().map(str::trim).filter(|line| !line.is_empty()).map(PathBuf::from))
+}
+
+/// The files that loop devices show, one for each device.
+pub(crate) fn loop_files() -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let files = devices.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    files.map(|file| PathBuf::from(file.trim_end_matches('\n').trim_end_matches(" (deleted)"))).collect()
 }
 
 /// Repairs what can be repaired without a question. `resize2fs` asks for it.

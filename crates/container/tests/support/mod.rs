@@ -25,6 +25,7 @@ use insula_types::{
 };
 use rustix::{
     mount::{MountPropagationFlags, mount_change},
+    process::Pid,
     thread::{UnshareFlags, unshare_unsafe},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -103,6 +104,18 @@ fn block_on(work: impl Future<Output = ()>) {
     runtime.shutdown_timeout(Duration::from_secs(5));
 }
 
+pub fn config(dir: &Path, cgroup_parent: String, has_network: bool) -> Config {
+    let subnet = "10.77.0.0/28".parse().unwrap();
+    Config {
+        data_dir: dir.to_owned(),
+        cgroup_parent,
+        network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
+        insecure_registries: Vec::new(),
+        registry_credentials: dir.join("registries.json"),
+        log_bytes_max: 1 << 20,
+    }
+}
+
 async fn loopback_up() {
     let (driver, netlink, _) = rtnetlink::new_connection().unwrap();
     #[allow(clippy::disallowed_methods, reason = "ends with the handle")]
@@ -124,15 +137,7 @@ impl Agent {
 
 impl World {
     async fn new(dir: &Path, name: &str, has_network: bool) -> Self {
-        let subnet = "10.77.0.0/28".parse().unwrap();
-        let config = Config {
-            data_dir: dir.to_owned(),
-            cgroup_parent: format!("insula-test-{}-{name}", std::process::id()),
-            network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
-            insecure_registries: Vec::new(),
-            registry_credentials: dir.join("registries.json"),
-            log_bytes_max: 1 << 20,
-        };
+        let config = config(dir, format!("insula-test-{}-{name}", std::process::id()), has_network);
         Self { dir: dir.to_owned(), config, registry: Registry::start().await }
     }
 
@@ -151,17 +156,24 @@ impl World {
         self.dir.join("instances").join(instance.to_string())
     }
 
-    /// The shim of an instance, told by its command line.
+    /// The shim of an instance.
     pub fn shim_pid(&self, instance: InstanceId) -> Option<u32> {
+        self.shims(instance, false).first().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Its shims, or those of commands in it, told by their command lines.
+    pub fn shims(&self, instance: InstanceId, are_of_commands: bool) -> Vec<Pid> {
         let home = self.home(instance);
-        fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let shims = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
             let command = fs::read(entry.path().join("cmdline")).ok()?;
             let mut arguments = command.split(|byte| *byte == 0);
-            (arguments.next()?.starts_with(self.dir.as_os_str().as_encoded_bytes())
-                && arguments.next()? == home.as_os_str().as_encoded_bytes())
-            .then_some(pid)
-        })
+            let is_ours = arguments.next()?.starts_with(self.dir.as_os_str().as_encoded_bytes());
+            let is_mode = !are_of_commands || arguments.next()? == b"--exec";
+            (is_ours && is_mode && arguments.next()? == home.as_os_str().as_encoded_bytes()).then_some(pid)
+        });
+        shims.collect()
     }
 
     /// What instances left in the kernel and on the disk.
@@ -171,9 +183,10 @@ impl World {
             .flatten()
             .map(|entry| format!("directory {}", entry.path().display()))
             .collect();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let dir = self.dir.to_str().unwrap();
         found.extend(mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("mount {line}")));
+        found.extend(self.loop_devices().await);
         for cgroup in cgroups(&self.config.cgroup_parent) {
             found.push(format!("cgroup {}", cgroup.display()));
         }
@@ -185,6 +198,22 @@ impl World {
             found.extend(String::from_utf8(tables).unwrap().lines().map(str::to_owned));
         }
         found
+    }
+
+    /// Files of this world that loop devices show. The kernel lets go of one a moment after its last mount went.
+    async fn loop_devices(&self) -> Vec<String> {
+        let look = || {
+            let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+            let files = devices.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+            files.filter(|file| Path::new(file).starts_with(&self.dir)).map(|file| format!("loop {file}")).collect()
+        };
+        let gone = async {
+            while !Vec::<String>::is_empty(&look()) {
+                clock::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        clock::timeout(DEADLINE, gone).await.ok();
+        look()
     }
 }
 
