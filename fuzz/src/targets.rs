@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use futures::FutureExt;
 use insula_api::exec::frame as exec_frame;
 use insula_catalog::{Catalog, frame};
-use insula_env::{Clock, Rng};
+use insula_container::fuzz;
+use insula_env::{Clock, Env, Rng};
 use insula_identity::{
     AllowAll, ApiToken, CertificateDer, Credentials, JoinToken, Lifetimes, Material, NodeIdentity, NodeKey,
     RegionAuthority, RegionCaIdentity, RootAuthority,
@@ -50,6 +51,14 @@ pub(crate) enum Target {
     Backups,
     /// Frames between a command in an instance and its caller
     Sessions,
+    /// Manifests of images, lists of them, and configurations
+    Images,
+    /// Layers of images: tar streams
+    Layers,
+    /// Archives of `insula image import`
+    Archives,
+    /// What agent and shim say to each other, and their files
+    Shims,
 }
 
 type Read = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
@@ -86,8 +95,36 @@ impl Target {
             Self::Catalogs => Reader::new(catalogs()?, read_catalog),
             Self::Backups => Reader::new(backups()?, restore),
             Self::Sessions => Reader::new(sessions()?, read_session),
+            Self::Images => {
+                let area = area()?;
+                Reader::new(fuzz::document_seeds(), move |input| {
+                    let area = &area;
+                    fuzz::documents(&area.0, input)
+                })
+            }
+            Self::Layers => {
+                let area = area()?;
+                Reader::new(area.0.layer_seeds()?, move |input| {
+                    let area = &area;
+                    area.0.layer(input)
+                })
+            }
+            Self::Archives => {
+                let area = area()?;
+                Reader::new(area.0.archive_seeds()?, move |input| {
+                    let area = &area;
+                    area.0.archive(input)
+                })
+            }
+            Self::Shims => Reader::new(fuzz::shim_seeds(), fuzz::shim),
         })
     }
+}
+
+/// Where images are read, with what removes it.
+fn area() -> Result<(fuzz::Area, tempfile::TempDir)> {
+    let directory = tempfile::tempdir()?;
+    Ok((fuzz::Area::new(directory.path().to_owned(), Env::real("fuzz").disk)?, directory))
 }
 
 fn text(input: &[u8]) -> String {

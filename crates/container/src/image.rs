@@ -5,6 +5,8 @@ mod collect;
 mod contents;
 mod credentials;
 mod download;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod import;
 mod origin;
 mod packed;

@@ -11,6 +11,8 @@ mod driver;
 mod error;
 mod exec;
 mod firewall;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod image;
 mod logs;
 mod names;

@@ -59,7 +59,12 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, UnpackError> {
 
 /// Unpacks the file `blob` into the empty directory `root`, and checks that its unpacked bytes have the digest `diff_id`.
 pub(super) fn unpack(blob: &Path, root: &Path, diff_id: &str) -> Result<(), UnpackError> {
-    let reader = Hashing { inner: decoder(File::open(blob)?)?.take(LAYER_BYTES_MAX), hash: Sha256::new() };
+    unpack_at_most(LAYER_BYTES_MAX, blob, root, diff_id)
+}
+
+/// The same with another bound on the bytes.
+pub(super) fn unpack_at_most(bytes_max: u64, blob: &Path, root: &Path, diff_id: &str) -> Result<(), UnpackError> {
+    let reader = Hashing { inner: decoder(File::open(blob)?)?.take(bytes_max), hash: Sha256::new() };
     let (reader, headers) = Metered::new(reader);
     let mut archive = Archive::new(reader);
     archive.set_preserve_permissions(true);
@@ -74,8 +79,8 @@ pub(super) fn unpack(blob: &Path, root: &Path, diff_id: &str) -> Result<(), Unpa
         count += 1;
         // Holes of sparse files are written, too.
         written = written.saturating_add(entry.size());
-        if count > ENTRIES_MAX || written > LAYER_BYTES_MAX {
-            return refuse(format!("it has more than {ENTRIES_MAX} entries or {LAYER_BYTES_MAX} bytes"));
+        if count > ENTRIES_MAX || written > bytes_max {
+            return refuse(format!("it has more than {ENTRIES_MAX} entries or {bytes_max} bytes"));
         }
         unpack_entry(&mut entry, root, &mut directories)?;
         // What a link or a whiteout has of content is nobody's.
