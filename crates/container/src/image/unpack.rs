@@ -1,7 +1,7 @@
 //! Turns a layer (a tar file, plain, gzip or zstd) into a directory that overlayfs takes as a lower one.
 //!
 //! What comes out is inside the directory, whatever the tar says: no absolute or rising names, no way through links, no
-//! device nodes, no overlay attributes but our own. Whiteouts (OCI image layer specification, "Whiteouts") become what
+//! device nodes (they are left out), no overlay attributes but our own. Whiteouts (OCI image layer specification, "Whiteouts") become what
 //! overlayfs understands: a character device 0:0 for a removed name, `trusted.overlay.opaque` for a replaced directory.
 
 use std::{
@@ -158,6 +158,8 @@ fn unpack_entry<R: Read>(
             // Does not follow a link at its end.
             return Ok(fs::hard_link(&target, &path)?);
         }
+        // Left out: `/dev` of a container is its own, and devices elsewhere could not be opened. Archives of whole systems hold them.
+        EntryType::Char | EntryType::Block => return Ok(()),
         other => return refuse(format!("{} is of kind {other:?}, which images may not hold", name.display())),
     }
     set_xattrs(entry, &path)
