@@ -84,7 +84,7 @@ async fn start_all(runtime: &NodeRuntime, image: &str, count: u64) -> Result<Sta
         if number > 0 {
             times_us.push(begun.elapsed().as_micros() as u64);
         }
-        runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await?;
+        runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await?;
         runtime.remove(config.instance).await?;
     }
     Ok(Starts::of(times_us))

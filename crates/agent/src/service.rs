@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use insula_container::{ImageRef, InstanceConfig, NodeLabels, Runtime};
 use insula_env::{Beat, Env, beat, clock};
 use insula_state::{RegionState, Store};
-use insula_types::{Check, InstanceId, NodeId, Placement, StopSpec};
+use insula_types::{Check, InstanceId, NodeId, Placement};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -233,9 +233,11 @@ impl Shell {
                     tell(instance, "start", &started);
                     Event::Started(instance, started)
                 }
-                Action::Stop(instance, StopSpec { signal, grace }) => {
+                Action::Stop(instance, stop) => {
                     info!(%instance, "stopping");
-                    let stopped = within(grace + STOP_MARGIN, "stop", runtime.stop(instance, &signal, grace)).await;
+                    let grace = stop.grace;
+                    let stopped =
+                        within(grace + STOP_MARGIN, "stop", runtime.stop(instance, stop.named(), grace)).await;
                     tell(instance, "stop", &stopped);
                     Event::Stopped(instance, stopped)
                 }

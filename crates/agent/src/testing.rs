@@ -199,7 +199,7 @@ impl Runtime for FakeRuntime {
         Ok(observed.collect())
     }
 
-    async fn stop(&self, instance: InstanceId, _signal: &str, _grace: Duration) -> Result<(), Error> {
+    async fn stop(&self, instance: InstanceId, _signal: Option<&str>, _grace: Duration) -> Result<(), Error> {
         clock::sleep(Duration::from_millis(10)).await;
         *self.0.world.lock().stops.entry(instance).or_default() += 1;
         self.end(instance, Exit::Signal(15));

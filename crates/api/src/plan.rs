@@ -79,11 +79,11 @@ mod tests {
     #[test]
     fn changes_are_told_key_by_key() {
         expect![[r#"
-            Added services.web: null -> {"command":["a"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s","signal":"SIGTERM"}}
+            Added services.web: null -> {"command":["a"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s"}}
         "#]].assert_eq(&said(None, ONE));
         expect![[r#""#]].assert_eq(&said(Some(&format!("{ONE}scale = 3")), ONE));
         expect![[r#"
-            Removed services.gone: {"command":["x"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s","signal":"SIGTERM"}} -> null
+            Removed services.gone: {"command":["x"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s"}} -> null
             Removed services.web.env.A: "1" -> null
             Changed services.web.env.B: "2" -> "3"
             Changed services.web.scale: 3 -> 2

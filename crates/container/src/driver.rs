@@ -39,7 +39,7 @@ use crate::{
     record::{self, Home},
     shim::{
         self,
-        protocol::{Request, Stop},
+        protocol::{self, Request, Stop},
     },
     signal,
     storage::Volumes,
@@ -314,12 +314,15 @@ impl Runtime for NodeRuntime {
         Ok(found)
     }
 
-    async fn stop(&self, instance: InstanceId, signal: &str, grace: Duration) -> Result<(), Error> {
+    async fn stop(&self, instance: InstanceId, signal: Option<&str>, grace: Duration) -> Result<(), Error> {
         let home = self.home(instance);
-        let signal = signal::number(signal).ok_or_else(|| Error::Config {
-            instance,
-            why: format!("it has no signal {signal:?}: write one as `kill -l` does, like SIGTERM"),
-        })?;
+        let signal = match signal {
+            Some(name) => signal::number(name).ok_or_else(|| Error::Config {
+                instance,
+                why: format!("it has no signal {name:?}: write one as `kill -l` does, like SIGTERM"),
+            })?,
+            None => home.read::<protocol::Config>("shim.json")?.map_or(libc::SIGTERM, |config| config.stop.signal),
+        };
         let request = Request::Stop(Stop { signal, grace_ms: grace.as_millis().try_into().unwrap_or(u64::MAX) });
         let limit = grace + END_MAX;
         insula_env::clock::timeout(limit, shim::ask_for_end(instance, &home, &request))

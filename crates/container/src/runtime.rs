@@ -36,12 +36,12 @@ pub trait Runtime: Send + Sync {
     /// [`Error::File`] when the instances' directory cannot be read.
     async fn list(&self) -> Result<Vec<Observed>, Error>;
 
-    /// Sends `signal` (as in `kill -l`, with SIG), waits `grace`, sends KILL; returns when the instance is gone.
-    /// Fine when it is already.
+    /// Sends `signal` (as in `kill -l`, with SIG; none: the one that it was started with), waits `grace`, sends KILL; returns
+    /// when the instance is gone. Fine when it is already.
     ///
     /// # Errors
     /// [`Error::Shim`] when it cannot be ended.
-    async fn stop(&self, instance: InstanceId, signal: &str, grace: Duration) -> Result<(), Error>;
+    async fn stop(&self, instance: InstanceId, signal: Option<&str>, grace: Duration) -> Result<(), Error>;
 
     /// Removes everything of an ended instance: mounts, namespace, cgroup, address, directory. Its logs are kept for a
     /// while. Fine when there is no such instance.

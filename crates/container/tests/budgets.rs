@@ -31,7 +31,7 @@ fn starts_and_shims_keep_to_their_budgets() {
             agent.runtime.start(&config).await.unwrap();
             times.push(begin.elapsed());
             if number <= STARTS - SHIMS {
-                agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+                agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
                 agent.runtime.remove(config.instance).await.unwrap();
             }
         }

@@ -37,8 +37,8 @@ fn a_container_serves_and_outlives_the_agent() {
         assert_eq!(second.endpoints.values().next().unwrap().to_string(), "10.77.0.3:80", "addresses are kept");
 
         agent.runtime.remove(config.instance).await.expect_err("it runs");
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(100)).await.unwrap();
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(100)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_millis(100)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_millis(100)).await.unwrap();
         agent.runtime.start(&config).await.expect_err("it has ended");
         agent.runtime.remove(config.instance).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();
@@ -99,7 +99,7 @@ fn an_address_that_others_had_a_moment_ago_is_reached_at_once() {
             let entry = known.lines().find(|line| line.starts_with(&address.ip().to_string())).map(str::to_owned);
             let hardware = entry.and_then(|line| line.split_whitespace().nth(3).map(str::to_owned)).unwrap();
             assert_eq!(*before.get_or_insert((address, hardware.clone())), (address, hardware));
-            agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+            agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
             agent.runtime.remove(config.instance).await.unwrap();
         }
         agent.crash();
@@ -213,7 +213,7 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
         // A range is its app's for as long as one instance of it is there, also for the next agent.
         let agent = world.open().await;
         assert_eq!(mode(plain.instance) & 0o007, 0, "as an earlier version made it");
-        agent.runtime.stop(InstanceId::new(1), "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(InstanceId::new(1), Some("SIGKILL"), Duration::ZERO).await.unwrap();
         agent.runtime.remove(InstanceId::new(1)).await.unwrap();
         let mut config = container(4, &image, &["sleep", "1000"]);
         config.service.app = "news".parse().unwrap();
@@ -237,17 +237,40 @@ fn a_stop_waits_for_the_grace_and_then_kills() {
             log_text(&agent.runtime, config.instance).await.contains("ready").then_some(())
         })
         .await;
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_secs(60)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_secs(60)).await.unwrap();
         assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(3));
         assert!(log_text(&agent.runtime, config.instance).await.contains("F bye"));
 
         // A first process without a handler ignores TERM.
         let config = container(2, &image, &["sleep", "1000"]);
         agent.runtime.start(&config).await.unwrap();
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_millis(300)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_millis(300)).await.unwrap();
         assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Signal(9));
-        agent.runtime.stop(InstanceId::new(99), "SIGTERM", Duration::ZERO).await.unwrap();
-        agent.runtime.stop(config.instance, "TERM", Duration::ZERO).await.expect_err("no such name");
+        agent.runtime.stop(InstanceId::new(99), Some("SIGTERM"), Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("TERM"), Duration::ZERO).await.expect_err("no such name");
+        agent.crash();
+    });
+}
+
+#[test]
+fn an_image_says_by_which_signal_it_stops() {
+    with_root("signals", async |world| {
+        let says = serde_json::json!({ "StopSignal": "SIGQUIT" });
+        let image = world.registry.push_saying(&busybox(), &says);
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let script = "trap 'exit 3' QUIT; trap 'exit 15' TERM; echo ready; while :; do sleep 0.05; done";
+        for (instance, is_usual_meant, code) in [(1, false, 3), (2, true, 15)] {
+            let mut config = container(instance, &image, &["sh", "-c", script]);
+            config.spec.stop.is_usual_meant = is_usual_meant;
+            agent.runtime.start(&config).await.unwrap();
+            eventually("it is ready", async || {
+                log_text(&agent.runtime, config.instance).await.contains("ready").then_some(())
+            })
+            .await;
+            agent.runtime.stop(config.instance, config.spec.stop.named(), Duration::from_secs(60)).await.unwrap();
+            assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(code));
+        }
         agent.crash();
     });
 }

@@ -142,7 +142,7 @@ fn a_command_has_the_instances_environment_and_its_own_end() {
         nothing_is_left(world, first_of(&agent, config.instance).await).await;
         let absent = agent.runtime.exec(InstanceId::new(2), &command(&["true"])).await;
         assert!(matches!(absent, Err(Error::State { .. })));
-        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         let ended = agent.runtime.exec(config.instance, &command(&["true"])).await.expect_err("it has ended");
         assert!(ended.to_string().contains("does not run"), "{ended}");
         agent.crash();
@@ -332,7 +332,7 @@ fn a_command_is_no_freer_than_its_instance() {
         // Its limits are the instance's, which with cgroup v2 ends with it.
         let grow = "x=xxxxxxxx; while :; do x=$x$x; done";
         assert_eq!(outcome(&agent.runtime, instance, &command(&["sh", "-c", grow])).await.0, Exit::Signal(9));
-        agent.runtime.stop(instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         assert!(end(&agent.runtime, instance).await.is_oom_killed, "what was killed in there is counted");
         agent.crash();
     });

@@ -319,7 +319,7 @@ fn what_no_image_and_no_instance_needs_is_swept() {
         assert_eq!(agent.runtime.images().unwrap()[0].instances, 1);
         assert_eq!(agent.runtime.remove_images(std::slice::from_ref(&two), Duration::ZERO).await.unwrap(), 0);
         assert!(agent.runtime.has_image(&two));
-        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();
 
         // A pull that broke off a moment ago goes on with what it has.

@@ -102,7 +102,7 @@ fn what_docker_saved_runs_and_has_one_digest_everywhere() {
         agent.runtime.start(&config).await.unwrap();
         let state = observed(&agent.runtime, config.instance).await.unwrap().state;
         assert!(matches!(state, ObservedState::Running(_)), "{state:?}");
-        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();
 
         // Again: nothing is new, also under another name, and packed.

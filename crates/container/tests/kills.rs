@@ -88,7 +88,7 @@ async fn churn(runtime: &NodeRuntime, image: &ImageRef, rng: &Rng) {
             None => drop(runtime.start(&config).await),
             Some(ObservedState::Ended(_)) => drop(runtime.remove(instance).await),
             Some(ObservedState::Running(_)) if rng.chance(0.5) => {
-                runtime.stop(instance, "SIGKILL", Duration::ZERO).await.ok();
+                runtime.stop(instance, Some("SIGKILL"), Duration::ZERO).await.ok();
                 runtime.remove(instance).await.ok();
             }
             Some(ObservedState::Running(_)) => {
@@ -237,7 +237,7 @@ async fn reconcile(runtime: &NodeRuntime, image: &ImageRef) -> Option<Vec<Socket
         if matches!(one.state, ObservedState::Running(_)) && one.instance <= InstanceId::new(WANTED) {
             continue;
         }
-        runtime.stop(one.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        runtime.stop(one.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         runtime.remove(one.instance).await.unwrap();
     }
     let mut addresses = Vec::new();

@@ -26,7 +26,7 @@ fn a_process_gets_a_port_and_outlives_the_agent() {
         let seen = observed(&agent.runtime, config.instance).await.unwrap();
         assert_eq!(seen.state, ObservedState::Running(running));
         assert!(get(address, "/").await.is_some());
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_secs(10)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_secs(10)).await.unwrap();
         assert!(matches!(end(&agent.runtime, config.instance).await.exit, Exit::Signal(15)));
         agent.runtime.remove(config.instance).await.unwrap();
         assert!(!world.home(config.instance).exists());
@@ -50,7 +50,7 @@ fn children_end_with_their_process_and_with_the_shim() {
         let config = process(1, &["/bin/sh", "-c", script]);
         agent.runtime.start(&config).await.unwrap();
         let pid = child(config.instance).await;
-        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         assert!(is_gone(pid), "a child outlives its process");
 
         let config = process(2, &["/bin/sh", "-c", script]);

@@ -78,7 +78,7 @@ fn a_layer_holds_what_it_may_and_is_gone_with_its_instance() {
         let agent = world.open().await;
         let seen = observed(&agent.runtime, config.instance).await.unwrap();
         assert!(matches!(seen.state, ObservedState::Running(_)), "{seen:?}");
-        agent.runtime.stop(config.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         agent.runtime.remove(config.instance).await.unwrap();
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         assert!(!mounts.contains(&config.instance.to_string()), "{mounts}");
@@ -114,7 +114,7 @@ fn a_volume_outlives_its_instances_and_serves_one_at_a_time() {
         let grown = runtime.make_volume(&name, ByteSize::mib(48)).await;
         assert_eq!(grown.is_ok(), may_resize, "{grown:?}");
         let script = "dd if=/dev/zero of=/var/data/big bs=1M count=32 && echo fits";
-        runtime.stop(reader.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        runtime.stop(reader.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         assert!(log_text(runtime, reader.instance).await.contains(" F one"));
         runtime.remove(reader.instance).await.unwrap();
         runtime.make_volume(&name, ByteSize::mib(48)).await.unwrap();
@@ -127,7 +127,7 @@ fn a_volume_outlives_its_instances_and_serves_one_at_a_time() {
         agent.crash();
         let agent = world.open().await;
         agent.runtime.start(&second).await.expect_err("the first one still runs");
-        agent.runtime.stop(reader.instance, "SIGKILL", Duration::ZERO).await.unwrap();
+        agent.runtime.stop(reader.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         agent.runtime.remove(reader.instance).await.unwrap();
         agent.runtime.delete_volume(&name).await.unwrap();
         assert!(agent.runtime.volumes().await.unwrap().is_empty());
@@ -202,7 +202,7 @@ fn a_first_process_of_ours_collects_orphans_and_hands_signals_on() {
         })
         .await;
         assert!(log.contains(" F parent 1"), "{log}");
-        agent.runtime.stop(config.instance, "SIGTERM", Duration::from_secs(20)).await.unwrap();
+        agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_secs(20)).await.unwrap();
         assert_eq!(end(&agent.runtime, config.instance).await.exit, Exit::Code(128 + 15));
         agent.runtime.remove(config.instance).await.unwrap();
 

@@ -128,7 +128,7 @@ pub(crate) async fn stop_all(config: &NodeConfig, env: &Env) -> Result<(), Error
     let runtime = NodeRuntime::open(env.clone(), settings(config)?, None).await?;
     for observed in runtime.list().await? {
         if matches!(observed.state, ObservedState::Running(_)) {
-            runtime.stop(observed.instance, "SIGTERM", DEV_GRACE).await?;
+            runtime.stop(observed.instance, None, DEV_GRACE).await?;
         }
         runtime.remove(observed.instance).await?;
     }

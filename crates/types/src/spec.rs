@@ -66,6 +66,7 @@ impl ServiceSpec {
             && !self.has_init
             && self.tmpfs.is_empty()
             && self.volumes.is_empty()
+            && !self.stop.is_usual_meant
             && self.resources.is_of_first_level()
             && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
         if is_of_first { Level::FIRST } else { Level(4) }
@@ -160,10 +161,23 @@ pub struct StopSpec {
     pub signal: String,
     /// Time from the signal to KILL.
     pub grace: Duration,
+    /// The definition names [`StopSpec::USUAL`] itself, so that an image which wants another signal gets this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_usual_meant: bool,
+}
+
+impl StopSpec {
+    /// The signal where neither the definition nor the image names one.
+    pub const USUAL: &str = "SIGTERM";
+
+    /// The signal that the definition names; none: the image's.
+    pub fn named(&self) -> Option<&str> {
+        (self.is_usual_meant || self.signal != Self::USUAL).then_some(&self.signal)
+    }
 }
 
 impl Default for StopSpec {
     fn default() -> Self {
-        Self { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) }
+        Self { signal: Self::USUAL.to_owned(), grace: Duration::from_secs(10), is_usual_meant: false }
     }
 }

@@ -300,7 +300,7 @@ mod tests {
                   resources: {"cpu":"250m","memory":"128MiB","pids":256}
                   runtime: process
                   scale: 1
-                  stop: {"grace":"10s","signal":"SIGTERM"}
+                  stop: {"grace":"10s"}
         "#]]
         .assert_eq(&plan_text(&plan(None, 1, None, &one)));
         expect![[r#"
@@ -313,7 +313,7 @@ mod tests {
                   resources: {"cpu":"250m","memory":"128MiB","pids":256}
                   runtime: process
                   scale: 1
-                  stop: {"grace":"10s","signal":"SIGTERM"}
+                  stop: {"grace":"10s"}
         "#]]
         .assert_eq(&plan_text(&plan(Some(1), 2, Some(&one), &two)));
         expect![[r#"

@@ -115,7 +115,7 @@ impl NodeRuntime {
             }
         };
         for instance in record::instances(&self.0.instances)? {
-            let outcome = match self.stop(instance, "SIGKILL", Duration::ZERO).await {
+            let outcome = match self.stop(instance, Some("SIGKILL"), Duration::ZERO).await {
                 Ok(()) => self.remove(instance).await,
                 Err(error) => Err(error),
             };

@@ -87,12 +87,13 @@ impl NodeRuntime {
     async fn make(&self, config: &InstanceConfig) -> Result<Running, Error> {
         let instance = config.instance;
         let home = self.home(instance);
-        let (record, work) = match config.spec.driver {
+        let ((record, work), of_image) = match config.spec.driver {
             DriverKind::Container => self.make_container(config, &home).await?,
-            DriverKind::Process => self.make_process(config, &home)?,
+            DriverKind::Process => (self.make_process(config, &home)?, None),
         };
+        let named = config.spec.stop.named().map(signal::number);
         let stop = Stop {
-            signal: signal::number(&config.spec.stop.signal).unwrap_or(libc::SIGTERM),
+            signal: named.unwrap_or(of_image).unwrap_or(libc::SIGTERM),
             grace_ms: config.spec.stop.grace.as_millis().try_into().unwrap_or(u64::MAX),
         };
         let log_bytes_max = self.0.config.log_bytes_max;
@@ -101,7 +102,12 @@ impl NodeRuntime {
         Ok(Running { pid: started.pid.unsigned_abs(), started_ms: started.started_ms, endpoints: record.endpoints() })
     }
 
-    async fn make_container(&self, config: &InstanceConfig, home: &Home) -> Result<(Record, Work), Error> {
+    /// Also gives the signal by which the image wants to be stopped.
+    async fn make_container(
+        &self,
+        config: &InstanceConfig,
+        home: &Home,
+    ) -> Result<((Record, Work), Option<i32>), Error> {
         let instance = config.instance;
         let refuse = |why: &str| Error::Config { instance, why: why.to_owned() };
         let image: ImageRef =
@@ -111,6 +117,7 @@ impl NodeRuntime {
             .images
             .load(&image)?
             .ok_or(Error::State { instance, why: "has an image that is not present: it must be pulled first" })?;
+        let stop_signal = image.stop_signal(instance);
         let network = self.0.config.network.as_ref().ok_or_else(|| {
             refuse("this node has no network for containers: use the process driver, or start insula as root")
         })?;
@@ -147,7 +154,7 @@ impl NodeRuntime {
             netns: Some(netns.to_string_lossy().into_owned()),
             has_init: config.spec.has_init,
         };
-        Ok((record, work))
+        Ok(((record, work), stop_signal))
     }
 
     /// The first id of the range of the instance's app; none where apps have no users of their own.

@@ -11,6 +11,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use insula_env::Disk;
+use insula_types::InstanceId;
 use oci_client::{
     Reference,
     client::{Client, ClientConfig, ClientProtocol},
@@ -18,7 +19,7 @@ use oci_client::{
 };
 use oci_spec::image::ImageConfiguration;
 use parking_lot::Mutex;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     ImagePeers, ImageRef,
@@ -28,7 +29,7 @@ use super::{
     reference::check_digest,
     store::Store,
 };
-use crate::{Config, Error, ImageInfo, disk::blocking};
+use crate::{Config, Error, ImageInfo, disk::blocking, signal};
 
 /// Compressed layer, at most.
 pub(super) const BLOB_BYTES_MAX: u64 = 16 << 30;
@@ -281,6 +282,16 @@ impl Image {
     /// Bytes of its compressed layers.
     pub fn size_bytes(&self) -> u64 {
         self.layer_blobs.iter().map(|(blob, _)| blob.size.max(0) as u64).sum()
+    }
+
+    /// The signal by which it wants to be stopped; none when it does not say, or names one that we do not have.
+    pub fn stop_signal(&self, instance: InstanceId) -> Option<i32> {
+        let name = self.config.config().as_ref()?.stop_signal().as_deref()?;
+        let number = signal::of_image(name);
+        if number.is_none() {
+            warn!(%instance, signal = name, "the image wants to be stopped by a signal that is unknown here");
+        }
+        number
     }
 
     /// Adds what it is made of: the hexadecimal digits of the digests of its blobs and of its unpacked layers.

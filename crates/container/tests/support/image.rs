@@ -302,14 +302,22 @@ impl Registry {
 
     /// Adds an image, under its digest and the tag `1`.
     pub fn push(&self, layers: &[Layer]) -> ImageRef {
-        let (config, manifest) = documents(layers);
-        for bytes in layers.iter().map(|layer| &layer.bytes).chain([&config]) {
+        self.push_documents(layers, &documents(layers))
+    }
+
+    /// The same for one that says more about how it is run.
+    pub fn push_saying(&self, layers: &[Layer], says: &serde_json::Value) -> ImageRef {
+        self.push_documents(layers, &documents_saying(ARCHITECTURE, layers, says))
+    }
+
+    fn push_documents(&self, layers: &[Layer], (config, manifest): &(Vec<u8>, Vec<u8>)) -> ImageRef {
+        for bytes in layers.iter().map(|layer| &layer.bytes).chain([config]) {
             self.put_blob(&digest(bytes), bytes.clone());
         }
-        let digest = digest(&manifest);
+        let digest = digest(manifest);
         let mut content = self.content.lock().unwrap();
         content.insert("/v2/tiny/manifests/1".to_owned(), manifest.clone());
-        content.insert(format!("/v2/tiny/manifests/{digest}"), manifest);
+        content.insert(format!("/v2/tiny/manifests/{digest}"), manifest.clone());
         format!("{}/tiny@{digest}", self.address).parse().unwrap()
     }
 }
@@ -323,7 +331,11 @@ pub fn documents(layers: &[Layer]) -> (Vec<u8>, Vec<u8>) {
 }
 
 pub fn documents_for(architecture: &str, layers: &[Layer]) -> (Vec<u8>, Vec<u8>) {
-    let config = serde_json::json!({
+    documents_saying(architecture, layers, &serde_json::json!({}))
+}
+
+fn documents_saying(architecture: &str, layers: &[Layer], says: &serde_json::Value) -> (Vec<u8>, Vec<u8>) {
+    let mut config = serde_json::json!({
         "architecture": architecture,
         "os": "linux",
         "config": {
@@ -333,6 +345,9 @@ pub fn documents_for(architecture: &str, layers: &[Layer]) -> (Vec<u8>, Vec<u8>)
         },
         "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>() },
     });
+    for (key, value) in says.as_object().unwrap() {
+        config["config"][key] = value.clone();
+    }
     let config = serde_json::to_vec(&config).unwrap();
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2,

@@ -80,7 +80,7 @@ pub(super) fn spec() -> ServiceSpec {
             unhealthy_after: 2,
             restart_after: None,
         }),
-        stop: StopSpec { signal: "SIGTERM".into(), grace: second * 10 },
+        stop: StopSpec { signal: "SIGTERM".into(), grace: second * 10, is_usual_meant: false },
         ..ServiceSpec::default()
     }
 }

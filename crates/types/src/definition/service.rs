@@ -282,7 +282,11 @@ fn stop(item: &Item<'_>, problems: &mut Problems) -> Option<StopSpec> {
     let choices = SIGNALS.map(|signal| (signal, signal));
     let signal = fields.get("signal").and_then(|item| item.choice(&choices, &[], problems));
     let grace = fields.get("grace").and_then(|item| item.span(STOP_GRACE, problems));
-    Some(StopSpec { signal: signal.map_or(default.signal, str::to_owned), grace: grace.unwrap_or(default.grace) })
+    Some(StopSpec {
+        signal: signal.map_or(default.signal, str::to_owned),
+        grace: grace.unwrap_or(default.grace),
+        is_usual_meant: signal == Some(StopSpec::USUAL),
+    })
 }
 
 fn required<'t>(item: &Item<'t>, fields: &Fields<'t>, key: &str, problems: &mut Problems) -> Option<Item<'t>> {

@@ -109,6 +109,7 @@ fn a_full_definition_is_read_and_survives_json() {
                 stop: StopSpec {
                     signal: "SIGINT",
                     grace: 60s,
+                    is_usual_meant: false,
                 },
                 is_read_only: false,
                 has_init: false,

@@ -41,7 +41,11 @@ fn service(item: &ServiceDefinition) -> Value {
     if let Some(check) = &spec.health {
         out.insert("health".to_owned(), health(check));
     }
-    out.insert("stop".to_owned(), json!({ "signal": spec.stop.signal, "grace": format_duration(spec.stop.grace) }));
+    let mut stop = json!({ "grace": format_duration(spec.stop.grace) });
+    if let Some(signal) = spec.stop.named() {
+        stop["signal"] = signal.into();
+    }
+    out.insert("stop".to_owned(), stop);
     if !spec.volumes.is_empty() {
         out.insert("volumes".to_owned(), spec.volumes.iter().map(volume).collect());
     }
