@@ -18,7 +18,12 @@ use oci_spec::{
     },
 };
 
-use crate::{cgroup, seccomp, storage::Disk, user, users::RANGE_LEN};
+use crate::{
+    cgroup, seccomp,
+    storage::Disk,
+    user::{self, User},
+    users::RANGE_LEN,
+};
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
@@ -108,9 +113,12 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     if args.is_empty() {
         return Err("neither the definition nor the image says what to run: give a command".to_owned());
     }
-    let (uid, gid) = user::resolve(source.rootfs, image.user().as_deref().unwrap_or_default())?;
-    if source.users.is_some() && uid.max(gid) >= RANGE_LEN {
-        return Err(format!("its user is {uid}:{gid}: an app has the ids up to {}", RANGE_LEN - 1));
+    let mut user = user::resolve(source.rootfs, image.user().as_deref().unwrap_or_default())?;
+    if source.users.is_some() {
+        if user.uid.max(user.gid) >= RANGE_LEN {
+            return Err(format!("its user is {}:{}: an app has the ids up to {}", user.uid, user.gid, RANGE_LEN - 1));
+        }
+        user.groups.retain(|group| *group < RANGE_LEN);
     }
     let mut env = vec![PATH.to_owned()];
     for variable in image.env().iter().flatten().chain(&source.env) {
@@ -120,8 +128,7 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     }
     let cwd = image.working_dir().clone().filter(|cwd| cwd.starts_with('/')).unwrap_or_else(|| "/".to_owned());
     let files = open_files_max(&source.service.resources);
-    build_process(args, env, cwd, (uid, gid), files, capabilities(source))
-        .map_err(|error| format!("its process: {error}"))
+    build_process(args, env, cwd, &user, files, capabilities(source)).map_err(|error| format!("its process: {error}"))
 }
 
 fn capabilities(source: &Source<'_>) -> Capabilities {
@@ -137,12 +144,12 @@ fn build_process(
     args: Vec<String>,
     env: Vec<String>,
     cwd: String,
-    (uid, gid): (u32, u32),
+    user: &User,
     files: u64,
     all: Capabilities,
 ) -> Result<Process, OciSpecError> {
     // Another user than root gets them only through files that carry them.
-    let now = if uid == 0 { all.clone() } else { Capabilities::new() };
+    let now = if user.uid == 0 { all.clone() } else { Capabilities::new() };
     let capabilities = LinuxCapabilitiesBuilder::default()
         .bounding(all)
         .effective(now.clone())
@@ -151,9 +158,13 @@ fn build_process(
         .ambient(Capabilities::new())
         .build()?;
     let files = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(files).hard(files).build()?;
+    let mut builder = UserBuilder::default().uid(user.uid).gid(user.gid);
+    if !user.groups.is_empty() {
+        builder = builder.additional_gids(user.groups.clone());
+    }
     ProcessBuilder::default()
         .terminal(false)
-        .user(UserBuilder::default().uid(uid).gid(gid).build()?)
+        .user(builder.build()?)
         .args(args)
         .env(env)
         .cwd(cwd)

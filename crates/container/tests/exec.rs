@@ -8,7 +8,11 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use insula_container::{Error, Exec, ExecOrder, Exit, InstanceConfig, NodeRuntime, Runtime};
 use insula_env::clock;
 use insula_types::{ExecSpec, InstanceId, SignalNumber, WindowSize};
-use support::{Agent, World, cgroups, container, end, eventually, image::busybox, process, with_root, without_root};
+use support::{
+    Agent, World, cgroups, container, end, eventually,
+    image::{File, Pack, busybox, layer},
+    process, with_root, without_root,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 const SIZE: WindowSize = WindowSize { rows: 40, columns: 132 };
@@ -57,6 +61,31 @@ async fn finish(exec: Exec) -> (Exit, String, String) {
     let exit = clock::timeout(support::DEADLINE, exit).await.expect("in time");
     drop(handle);
     (exit, String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn the_user_of_an_image_is_in_the_groups_that_list_it_in_commands_too() {
+    with_root("groups", async |world| {
+        let groups = b"root:x:0:\nweb:x:1000:\ncerts:x:102:other,web\nsudo:x:27:other\n".to_vec();
+        let mut layers = busybox();
+        layers.push(layer(&[File::Plain("etc/group", 0o644, groups)], &Pack::Plain));
+        let image = world.registry.push_saying(&layers, &serde_json::json!({ "User": "web" }));
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let script = "id; echo to stdout >/dev/stdout; echo home $HOME; exec sleep 1000";
+        let config = container(1, &image, &["sh", "-c", script]);
+        agent.runtime.start(&config).await.unwrap();
+        let expected = "uid=1000(web) gid=1000(web) groups=102(certs)\n";
+        let log = eventually("it has said all", async || {
+            Some(support::log_text(&agent.runtime, config.instance).await).filter(|log| log.contains("F home"))
+        })
+        .await;
+        assert!(log.contains(expected) && log.contains("F to stdout\n") && log.contains("F home /\n"), "{log}");
+        let (exit, said, errors) = outcome(&agent.runtime, config.instance, &command(&["id"])).await;
+        assert_eq!((exit, &*said, &*errors), (Exit::Code(0), expected, ""));
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
+        agent.crash();
+    });
 }
 
 /// Processes of the container, by the node's numbers, its first one apart.

@@ -110,7 +110,9 @@ impl Entry {
         // SAFETY: the default action is no handler of ours.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(failed("reset a signal"))?;
         setsid().map_err(failed("make a session"))?;
-        unistd::setgroups(&[]).map_err(failed("leave the node's groups"))?;
+        // In the place of the node's.
+        let groups: Vec<Gid> = process.user().additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
+        unistd::setgroups(&groups).map_err(failed("take its user's groups"))?;
         // The node's root is nobody in there: files of the terminal would be nobody's.
         set_user((Uid::from_raw(0), Gid::from_raw(0)))?;
         self.take_streams(user)?;
