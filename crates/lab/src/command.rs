@@ -125,7 +125,8 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Build a tiny image (a page that names its instance), push it to the lab's registry, print its reference
+    /// Push an image to the lab's registry and print its reference: a tiny one that is made (a page that names its
+    /// instance), or one of an archive
     Image {
         /// Name in the registry
         #[arg(default_value = "tiny")]
@@ -133,6 +134,12 @@ enum Verb {
         /// Tag, and the version that the page shows
         #[arg(long, default_value = "v1")]
         tag: String,
+        /// Its one layer: a .tar.gz of a root directory
+        #[arg(long, value_name = "FILE", requires = "config")]
+        layer: Option<PathBuf>,
+        /// What the image says about running it: the `config` of an OCI image configuration
+        #[arg(long, value_name = "JSON", requires = "layer", value_parser = parse_object)]
+        config: Option<serde_json::Value>,
     },
     /// Stop the image registry, or start it again with the images that it had
     Registry {
@@ -211,6 +218,14 @@ fn parse_signal(text: &str) -> Result<Signal, String> {
     name.parse().map_err(|_| format!("{text:?} is no signal: write KILL, TERM, STOP …"))
 }
 
+fn parse_object(text: &str) -> Result<serde_json::Value, String> {
+    match serde_json::from_str(text) {
+        Ok(object @ serde_json::Value::Object(_)) => Ok(object),
+        Ok(_) => Err("it is no object: write it like {\"Cmd\": [\"nginx\"]}".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl LabCommand {
     /// Does it, writing what there is to say to standard output. Blocks.
     ///
@@ -250,7 +265,13 @@ impl LabCommand {
                     command.split_first().ok_or_else(|| Error::Invalid("no command was given".to_owned()))?;
                 Err(open()?.exec(&place, program, arguments))
             }
-            Verb::Image { image, tag } => say(&image::push(&open()?, &image::tiny(&tag)?, &image, &tag)?),
+            Verb::Image { image, tag, layer, config } => {
+                let made = match layer.zip(config) {
+                    Some((layer, config)) => image::of_archive(&layer, &config)?,
+                    None => image::tiny(&tag)?,
+                };
+                say(&image::push(&open()?, &made, &image, &tag)?)
+            }
             Verb::Registry { power: RegistryPower::Off } => open()?.stop_registry(),
             Verb::Registry { power: RegistryPower::On } => open()?.start_registry(),
             Verb::Link { .. } => Err(Error::NotYet("links between regions")),

@@ -1,15 +1,16 @@
-//! A small real image (static busybox that serves one page) and the way of an image into the lab's registry.
+//! Images for the lab's registry: a small real one (static busybox that serves one page), and those made of any archive.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     time::Duration,
 };
 
-use aws_lc_rs::digest::{SHA256, digest as hash};
-use flate2::{Compression, write::GzEncoder};
-use serde_json::json;
+use aws_lc_rs::digest::{Context, SHA256, digest as hash};
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use serde_json::{Value, json};
 
 use crate::{Error, Lab, error::Attempt, services};
 
@@ -19,6 +20,8 @@ const BUSYBOX: [&str; 2] = ["/usr/bin/busybox", "/bin/busybox"];
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer of the registry that is read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Largest layer that is taken: it is held in memory.
+const LAYER_BYTES_MAX: u64 = 1 << 30;
 /// Where the image listens.
 pub const TINY_PORT: u16 = 8080;
 
@@ -58,16 +61,46 @@ pub fn tiny(version: &str) -> Result<Image, Error> {
     let tar = tree(&busybox, version).attempt(|| "pack the image's layer".to_owned())?;
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     let layer = packer.write_all(&tar).and_then(|()| packer.finish()).attempt(|| "compress the layer".to_owned())?;
+    let run = json!({
+        "Env": ["PATH=/bin", format!("VERSION={version}")],
+        "Cmd": ["/start"],
+        "WorkingDir": "/",
+        "ExposedPorts": { format!("{TINY_PORT}/tcp"): {} },
+    });
+    Ok(describe(layer, &digest(&tar), &run))
+}
+
+/// An image whose one layer is the compressed archive (`.tar.gz`) in that file. `run` says what is run and how: the `config` of
+/// an OCI image configuration.
+///
+/// # Errors
+/// [`Error::System`] when it cannot be read, is too large, or is not compressed with gzip.
+pub fn of_archive(path: &Path, run: &Value) -> Result<Image, Error> {
+    let what = || format!("read the layer {}", path.display());
+    let mut layer = Vec::new();
+    File::open(path).and_then(|file| file.take(LAYER_BYTES_MAX + 1).read_to_end(&mut layer)).attempt(what)?;
+    if layer.len() as u64 > LAYER_BYTES_MAX {
+        return Err(Error::Invalid(format!("{} is larger than {LAYER_BYTES_MAX} bytes", path.display())));
+    }
+    let (mut archive, mut hash, mut piece) = (MultiGzDecoder::new(&layer[..]), Context::new(&SHA256), vec![0; 1 << 16]);
+    loop {
+        let read = archive.read(&mut piece).attempt(what)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&piece[..read]);
+    }
+    let diff_id = format!("sha256:{}", hex::encode(hash.finish()));
+    Ok(describe(layer, &diff_id, run))
+}
+
+/// Its configuration and manifest; `diff_id` is the digest of the layer before it was compressed.
+fn describe(layer: Vec<u8>, diff_id: &str, run: &Value) -> Image {
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {
-            "Env": ["PATH=/bin", format!("VERSION={version}")],
-            "Cmd": ["/start"],
-            "WorkingDir": "/",
-            "ExposedPorts": { format!("{TINY_PORT}/tcp"): {} },
-        },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&tar)] },
+        "config": run,
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     })
     .to_string()
     .into_bytes();
@@ -87,7 +120,7 @@ pub fn tiny(version: &str) -> Result<Image, Error> {
     })
     .to_string()
     .into_bytes();
-    Ok(Image { layer, config, manifest })
+    Image { layer, config, manifest }
 }
 
 fn tree(busybox: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
@@ -186,5 +219,22 @@ mod tests {
         };
         assert_eq!(one.manifest, tiny("v1").expect("built").manifest);
         assert_ne!(one.manifest, tiny("v2").expect("built").manifest);
+    }
+
+    #[test]
+    fn an_archive_becomes_a_layer_as_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("layer.tar.gz");
+        let tar = tree(b"no busybox", "v1").expect("packed");
+        let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+        packer.write_all(&tar).expect("compressed");
+        fs::write(&path, packer.finish().expect("compressed")).expect("written");
+        let image = of_archive(&path, &json!({ "Cmd": ["/start"], "StopSignal": "SIGQUIT" })).expect("an image");
+        let config: Value = serde_json::from_slice(&image.config).expect("JSON");
+        assert_eq!(config["rootfs"]["diff_ids"][0], digest(&tar));
+        assert_eq!(config["config"]["StopSignal"], "SIGQUIT");
+
+        fs::write(&path, &tar).expect("written");
+        of_archive(&path, &json!({})).expect_err("not compressed");
     }
 }
