@@ -31,6 +31,9 @@ use crate::{
 const METADATA_V4: &str = "169.254.0.0/16";
 const METADATA_V6: &str = "fd00:ec2::/32";
 
+/// What comes before those who may say to be whom.
+const ELEMENTS: &str = "elements = {";
+
 /// Both tables, written as `nft -s list` shows them.
 pub(crate) fn rules(config: &NetworkConfig, instances: &BTreeMap<InstanceId, Ipv4Addr>) -> String {
     let (bridge, gateway, subnet) = (&config.bridge, config.subnet.gateway(), config.subnet);
@@ -76,7 +79,7 @@ table bridge {bridge} {{
     );
     if !instances.is_empty() {
         let elements: Vec<String> = instances.iter().map(element).collect();
-        writeln!(text, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     ")).ok();
+        writeln!(text, "\t\t{ELEMENTS} {} }}", elements.join(",\n\t\t\t     ")).ok();
     }
     text + &format!(
         r#"	}}
@@ -132,10 +135,23 @@ pub(crate) fn remove(bridge: &str) -> io::Result<()> {
 /// Whether the tables are as they were written. Blocks.
 pub(crate) fn is_in_place(bridge: &str, rules: &str) -> bool {
     let list = |family| nft(&["-s", "list", "table", family, bridge], "");
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     // A table that is gone cannot be listed.
     let there = list("inet").and_then(|inet| Ok(inet + &list("bridge")?));
     there.is_ok_and(|there| words(&there) == words(rules))
+}
+
+/// What is said, whatever the spaces. The kernel keeps the elements of the set in an order of its own, so they are put in ours;
+/// that of rules means something.
+fn words(listing: &str) -> Vec<String> {
+    let split = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let Some((before, (elements, after))) =
+        listing.split_once(ELEMENTS).and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    else {
+        return split(listing);
+    };
+    let mut elements: Vec<String> = elements.split(',').map(|element| split(element).join(" ")).collect();
+    elements.sort_unstable();
+    [split(before), elements, split(after)].concat()
 }
 
 /// nftables has no "delete if it is there" before 1.0.8: made first, it is.
@@ -176,5 +192,19 @@ mod tests {
         let two = rules(&config, &two);
         assert!(two.contains("{ \"ins-00000001\" . 10.77.0.2,\n"), "{two}");
         assert!(two.contains("\"ins-00000002\" . 10.77.0.3 }\n"), "{two}");
+    }
+
+    #[test]
+    fn the_order_of_instances_means_nothing_and_that_of_rules_does() {
+        let listed = "set sources {\n elements = { \"b\" . 10.0.0.3,\n\t \"a\" . 10.0.0.2 }\n}\n accept\n drop";
+        for (other, is_same) in [
+            ("set sources { elements = { \"a\" . 10.0.0.2, \"b\" . 10.0.0.3 } } accept drop", true),
+            ("set sources { elements = { \"a\" . 10.0.0.3, \"b\" . 10.0.0.2 } } accept drop", false),
+            ("set sources { elements = { \"a\" . 10.0.0.2 } } accept drop", false),
+            ("set sources { } accept drop", false),
+            ("set sources { elements = { \"a\" . 10.0.0.2, \"b\" . 10.0.0.3 } } drop accept", false),
+        ] {
+            assert_eq!(words(listed) == words(other), is_same, "{other}");
+        }
     }
 }
