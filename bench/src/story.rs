@@ -13,6 +13,7 @@ mod outage;
 mod power_cut;
 mod restored;
 mod stage;
+mod stock;
 mod upgrade;
 mod volume;
 
@@ -39,6 +40,8 @@ pub enum Story {
     NoRegistry,
     /// An app with a volume: released anew, killed, its node cut from power
     Volume,
+    /// Unchanged images of Debian's packages: nginx, Apache with PHP, PostgreSQL, Redis, Node, Python
+    Stock,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -89,6 +92,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::NoRegistry => on_stage(&|stage| no_registry::tell(stage, telling.rate, interrupt)),
         Story::Volume => on_stage(&|stage| volume::tell(stage, interrupt)),
+        Story::Stock => on_stage(&|stage| stock::tell(stage, interrupt)),
         Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),

@@ -40,6 +40,8 @@ enum Story {
     NoRegistry,
     /// An app with a volume: released anew, killed, its node cut from power
     Volume,
+    /// Unchanged images of Debian's packages, which are made first: it downloads much
+    Stock,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -68,6 +70,9 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
     let mut story = arguments.story;
     if is_root && story != Story::OneNode {
         packages::ensure(packages::LAB)?;
+        if story == Story::Stock {
+            packages::ensure(packages::STOCK)?;
+        }
     } else if story != Story::OneNode {
         println!(
             "── not root: no lab of three nodes; the story of one node instead (sudo cargo xtask demo for all of it)"

@@ -48,6 +48,10 @@ pub(crate) const PEERS: &[Package] = &[
     package("umoci", "/usr/bin/umoci", "unpacking that ours is compared with"),
 ];
 
+/// For images that are made of Debian's packages, beside what the lab needs.
+pub(crate) const STOCK: &[Package] =
+    &[package("mmdebstrap", "/usr/bin/mmdebstrap", "makes images of Debian's packages")];
+
 /// Installs those that are missing, as root; else says what to install.
 ///
 /// # Errors
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_package_names_an_absolute_file_and_its_use() {
-        for package in BUILD.iter().chain(LAB).chain(VM).chain(PEERS) {
+        for package in BUILD.iter().chain(LAB).chain(VM).chain(PEERS).chain(STOCK) {
             assert!(package.file.starts_with('/') && !package.what_for.is_empty(), "{}", package.name);
         }
     }

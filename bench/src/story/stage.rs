@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use insula_env::Clock;
 
 use super::{HOST, Telling, outage, step};
@@ -117,6 +117,16 @@ impl Stage {
             }
             interrupt.sleep(LOOK_EVERY)?;
         }
+    }
+
+    /// A page of a host, as the edge of a node gives it to that node; an answer other than 200 is an error.
+    pub(super) fn page(&self, at: &str, host: &str, path: &str) -> Result<String> {
+        let request = format!("GET {path} HTTP/1.0\\r\\nHost: {host}\\r\\n\\r\\n");
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/80 && printf '{request}' >&3 && timeout 2 cat <&3");
+        let answer = self.lab.run(&["exec", at, "--", "/bin/bash", "-c", &script])?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        ensure!(head.contains(" 200 "), "{head}");
+        Ok(body.to_owned())
     }
 
     /// Whether a node, asked by itself, sees every node up, and takes a command.

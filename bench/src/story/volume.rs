@@ -107,15 +107,7 @@ pub(super) fn tell(stage: &Stage, interrupt: &Interrupt) -> Result<Vec<String>> 
 
 /// Whether the page of db says that this instance made its data, and that so many instances have begun since.
 fn has_data(stage: &Stage, at: &str, maker: &str, starts: usize) -> Result<()> {
-    let get = |path: &str| {
-        let request = format!("GET /{path} HTTP/1.0\\r\\nHost: db.example\\r\\n\\r\\n");
-        let script = format!("exec 3<>/dev/tcp/127.0.0.1/80 && printf '{request}' >&3 && timeout 2 cat <&3");
-        let answer = stage.lab.run(&["exec", at, "--", "/bin/bash", "-c", &script])?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        ensure!(head.contains(" 200 "), "{head}");
-        anyhow::Ok(body.to_owned())
-    };
-    let (first, begun) = (get("first")?, get("starts")?);
+    let (first, begun) = (stage.page(at, "db.example", "/first")?, stage.page(at, "db.example", "/starts")?);
     ensure!(first.trim() == maker, "{first} made it, not {maker}");
     ensure!(begun.lines().count() >= starts, "only {} have begun", begun.lines().count());
     Ok(())

@@ -70,6 +70,13 @@ fn a_volume_outlives_its_instances() {
     tell_it(Story::Volume, "volume");
 }
 
+/// `cargo xtask demo stock` installs what it needs. Downloads much: not among the tests of every change.
+#[test]
+#[ignore = "makes images of Debian's packages, from its mirror"]
+fn unchanged_images_run_under_full_isolation() {
+    tell_it(Story::Stock, "stock");
+}
+
 #[test]
 fn a_whole_region_is_switched_off_and_on() {
     tell_it(Story::Blackout, "blackout");
