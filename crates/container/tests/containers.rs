@@ -94,7 +94,7 @@ fn an_address_that_others_had_a_moment_ago_is_reached_at_once() {
             let config = container(number, &image, &[]);
             let running = agent.runtime.start(&config).await.unwrap();
             let address = running.endpoints[&"http".parse().unwrap()];
-            support::eventually("it serves", async || get(address, "/").await).await;
+            eventually("it serves", async || get(address, "/").await).await;
             let known = fs::read_to_string("/proc/thread-self/net/arp").unwrap();
             let entry = known.lines().find(|line| line.starts_with(&address.ip().to_string())).map(str::to_owned);
             let hardware = entry.and_then(|line| line.split_whitespace().nth(3).map(str::to_owned)).unwrap();
