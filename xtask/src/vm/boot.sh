@@ -24,5 +24,7 @@ while read -r name arguments; do
     echo "vm: end $name $?"
 done <"/vm/boot-$number"
 echo "vm: over"
+# What the serial port has not sent goes with the power. A change of the terminal waits for that; where it cannot, time must do.
+stty -echo </dev/console || sleep 2
 # Neither written out nor unmounted first, as when the power goes.
 echo b >/proc/sysrq-trigger
