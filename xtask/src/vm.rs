@@ -73,7 +73,7 @@ pub(crate) fn run() -> Result<()> {
             machine::boot(&machine::Boot { number, kernel: &kernel.image, initrd: &initrd, disk: &disk }, &log)?;
         let names: Vec<_> = tests.iter().map(|tests| tests.name).collect();
         if let Err(why) = verdict::judge(&names, &lines) {
-            verdict::print_end(&lines);
+            verdict::print_why(&lines);
             bail!("virtual machine, boot {number}: {why}; all that it said: {}", log.display());
         }
     }

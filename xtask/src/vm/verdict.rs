@@ -1,7 +1,7 @@
 //! What the console of the virtual machine says, judged.
 
 /// Lines that are shown when something went wrong.
-const END_LINES: usize = 80;
+const END_LINES: usize = 30;
 
 /// Shows a line when it tells how a test went.
 pub(crate) fn print(line: &str) {
@@ -12,11 +12,25 @@ pub(crate) fn print(line: &str) {
     }
 }
 
-/// Shows the end of what was said.
-pub(crate) fn print_end(lines: &[String]) {
-    for line in &lines[lines.len().saturating_sub(END_LINES)..] {
-        println!("   │ {line}");
+/// Shows the end of what was said, and then what the tests that failed said.
+pub(crate) fn print_why(lines: &[String]) {
+    let end = lines[lines.len().saturating_sub(END_LINES)..].iter().map(String::as_str).collect();
+    for (title, lines) in [("the end", end), ("failures", failures(lines))] {
+        println!("   {title}");
+        for line in lines {
+            println!("   │ {line}");
+        }
     }
+}
+
+/// Of each test program, what it says between `failures:` and its result.
+fn failures(lines: &[String]) -> Vec<&str> {
+    let mut is_inside = false;
+    let told = lines.iter().filter(|line| {
+        is_inside = !line.starts_with("test result: ") && (is_inside || *line == "failures:");
+        is_inside
+    });
+    told.map(String::as_str).collect()
 }
 
 /// Whether all of these test programs ran, with at least one test each, none skipped, and the machine came to its end.
@@ -58,6 +72,13 @@ mod tests {
 
     fn verdict(text: &str) -> Result<(), String> {
         judge(&["one", "two"], &text.lines().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_found() {
+        let said = "test a ... ok\nsuccesses:\nfine\nfailures:\n---- b stdout ----\nwrong\ntest result: FAILED. 1 passed\nvm: over";
+        let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+        assert_eq!(failures(&lines), ["failures:", "---- b stdout ----", "wrong"]);
     }
 
     #[test]
