@@ -65,7 +65,7 @@ struct Inner {
     shim: PathBuf,
     /// Containers have user namespaces of their own.
     has_users: bool,
-    firewall: tokio::sync::Mutex<Written>,
+    firewall: Arc<tokio::sync::Mutex<Written>>,
     ended: watch::Sender<u64>,
     /// Room for commands in instances.
     execs: Arc<Semaphore>,

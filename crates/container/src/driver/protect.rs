@@ -1,6 +1,6 @@
 //! Keeps the firewall as it has to be: with the instances that there are, and whatever others do to it.
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use insula_env::{Beat, beat, clock};
 use insula_types::InstanceId;
@@ -36,8 +36,8 @@ impl NodeRuntime {
     }
 
     async fn renew_firewall(&self) -> io::Result<()> {
-        let Some(network) = &self.0.config.network else { return Ok(()) };
-        let mut written = self.0.firewall.lock().await;
+        let Some(network) = self.0.config.network.clone() else { return Ok(()) };
+        let mut written = Arc::clone(&self.0.firewall).lock_owned().await;
         let now = self.0.state.lock().addresses.clone();
         let known = match std::mem::take(&mut *written) {
             Written::Removed => {
@@ -47,19 +47,21 @@ impl NodeRuntime {
             Written::For(known) => Some(known),
             Written::Unknown => None,
         };
-        if known.as_ref() != Some(&now) {
-            let (network, wanted) = (network.clone(), now.clone());
-            let work = move || {
-                let changed = known.map(|known| firewall::change(&network.bridge, &known, &wanted));
-                match changed {
-                    Some(Ok(())) => Ok(()),
-                    _ => firewall::apply(&network.bridge, &firewall::rules(&network, &wanted)),
-                }
-            };
-            blocking(&*self.0.env.disk, work).await?;
+        if known.as_ref() == Some(&now) {
+            *written = Written::For(now);
+            return Ok(());
         }
-        *written = Written::For(now);
-        Ok(())
+        // Held until all is written, also when nobody waits for it any more: what is written last must be the latest.
+        let work = move || {
+            let changed = known.map(|known| firewall::change(&network.bridge, &known, &now));
+            match changed {
+                Some(Ok(())) => {}
+                _ => firewall::apply(&network.bridge, &firewall::rules(&network, &now))?,
+            }
+            *written = Written::For(now);
+            Ok(())
+        };
+        blocking(&*self.0.env.disk, work).await
     }
 
     /// Puts the rules back when somebody else has changed them.
@@ -81,10 +83,14 @@ impl NodeRuntime {
     /// Takes the rules away, for good.
     pub(super) async fn remove_firewall(&self) -> io::Result<()> {
         let Some(network) = &self.0.config.network else { return Ok(()) };
-        let mut written = self.0.firewall.lock().await;
+        let mut written = Arc::clone(&self.0.firewall).lock_owned().await;
         *written = Written::Removed;
         let bridge = network.bridge.clone();
-        match blocking(&*self.0.env.disk, move || firewall::remove(&bridge)).await {
+        let work = move || {
+            let _held = written;
+            firewall::remove(&bridge)
+        };
+        match blocking(&*self.0.env.disk, work).await {
             // Without the program there are none.
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
