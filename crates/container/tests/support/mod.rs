@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs, reason = "shared by several test programs")]
 
 pub mod archive;
+mod disk;
 pub mod image;
 
 use std::{
@@ -36,6 +37,7 @@ use self::image::Registry;
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub struct World {
+    disk: disk::Counted,
     pub dir: PathBuf,
     pub config: Config,
     pub registry: Arc<Registry>,
@@ -85,7 +87,9 @@ fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
         }
         let world = World::new(dir.path(), name, has_network).await;
         let outcome = AssertUnwindSafe(test(&world)).catch_unwind().await;
-        // Whatever the test did, nothing of it stays.
+        // Whatever the test did, nothing of it stays. A process that is killed takes its threads along; those of agents
+        // that only seem to crash first end what they are at.
+        eventually("work on the disk ends", async || world.disk.is_idle().then_some(())).await;
         let cleaner = world.open().await;
         cleaner.runtime.remove_all().await.unwrap();
         assert_eq!(world.leftovers().await, Vec::<String>::new());
@@ -138,7 +142,7 @@ impl Agent {
 impl World {
     async fn new(dir: &Path, name: &str, has_network: bool) -> Self {
         let config = config(dir, format!("insula-test-{}-{name}", std::process::id()), has_network);
-        Self { dir: dir.to_owned(), config, registry: Registry::start().await }
+        Self { disk: disk::Counted::default(), dir: dir.to_owned(), config, registry: Registry::start().await }
     }
 
     pub async fn open(&self) -> Agent {
@@ -147,8 +151,12 @@ impl World {
 
     /// Opens it beside other nodes.
     pub async fn open_beside(&self, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
-        let env = Env::real("test");
-        let runtime = NodeRuntime::open(env.clone(), self.config.clone(), peers).await.unwrap();
+        self.open_as(self.config.clone(), peers).await
+    }
+
+    async fn open_as(&self, config: Config, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
+        let env = Env { disk: Arc::new(self.disk.clone()), ..Env::real("test") };
+        let runtime = NodeRuntime::open(env.clone(), config, peers).await.unwrap();
         Agent { runtime, env }
     }
 
