@@ -61,6 +61,7 @@ pub async fn measure(image: &str, dir: &Path, count: u64) -> Result<Starts> {
     let config = Config {
         data_dir: dir.to_owned(),
         cgroup_parent: CGROUP.to_owned(),
+        limit: None,
         network: Some(NetworkConfig { bridge: "insula0".to_owned(), subnet: SUBNET.parse()? }),
         insecure_registries: vec![registry],
         registry_credentials: dir.join("registries.json"),

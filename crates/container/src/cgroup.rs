@@ -8,6 +8,7 @@ use std::{
 };
 
 use insula_env::clock;
+use insula_types::Capacity;
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -54,6 +55,33 @@ pub(crate) fn children(parent: &str) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// Length of the period over which CPU time is given out; the kernel's own choice.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Bounds what all below `parent` use together, whatever each may; makes it when it is missing. The kernel refuses less CPU
+/// time than one below it has already, with version 1 also less memory than is in use.
+pub(crate) fn bound(parent: &str, limit: Capacity) -> io::Result<()> {
+    let relative = parent.trim_matches('/');
+    let quota_us = u64::from(limit.cpu.0) * CPU_PERIOD_US / 1000;
+    let (memory, quota) = (limit.memory.0.to_string(), quota_us.to_string());
+    if is_unified() {
+        let directory = Path::new(ROOT).join(relative);
+        fs::create_dir_all(&directory)?;
+        let above = directory.ancestors().skip(1).take_while(|above| above.starts_with(ROOT));
+        for above in above.collect::<Vec<_>>().into_iter().rev() {
+            fs::write(above.join("cgroup.subtree_control"), "+cpu +memory")?;
+        }
+        fs::write(directory.join("memory.max"), memory)?;
+        return fs::write(directory.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"));
+    }
+    for (hierarchy, file, value) in [("memory", "memory.limit_in_bytes", memory), ("cpu", "cpu.cfs_quota_us", quota)] {
+        let directory = Path::new(ROOT).join(hierarchy).join(relative);
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join(file), value)?;
+    }
+    Ok(())
 }
 
 /// What the names of cgroups of single commands begin with.

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
+use insula_types::Capacity;
+
 /// Size at which an instance's log file is turned; two are kept.
 pub const LOG_BYTES_MAX: u64 = 10 << 20;
 
@@ -13,6 +15,8 @@ pub struct Config {
     /// Name of the cgroup under which every container gets one, like `insula`. Nodes that share a kernel need different
     /// ones.
     pub cgroup_parent: String,
+    /// What all containers use together at most, whatever each may; none: what the machine has.
+    pub limit: Option<Capacity>,
     /// How containers are connected; none: this node runs plain processes only.
     pub network: Option<NetworkConfig>,
     /// Registries, as `host:port`, that are spoken to in plain HTTP. Those on loopback are anyway.

@@ -32,7 +32,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 use self::{exec::EXECS_MAX, protect::Written};
 use crate::{
     Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Running, Runtime,
-    StoredImage, StoredVolume,
+    StoredImage, StoredVolume, cgroup,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -162,6 +162,11 @@ impl NodeRuntime {
             network::ensure_bridge(network)
                 .await
                 .map_err(|source| Error::Bridge { bridge: network.bridge.clone(), source })?;
+            if let Some(limit) = runtime.0.config.limit
+                && let Err(error) = cgroup::bound(&runtime.0.config.cgroup_parent, limit)
+            {
+                tracing::warn!(%error, "containers are bounded one by one only, not in their sum");
+            }
         }
         runtime.take_over().await?;
         runtime.keep_firewall();

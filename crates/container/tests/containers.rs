@@ -6,11 +6,12 @@ mod support;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
     time::Duration,
 };
 
 use insula_container::{Exit, ObservedState, Runtime};
-use insula_types::{ByteSize, InstanceId};
+use insula_types::{ByteSize, Capacity, CpuMillis, InstanceId, TmpfsSpec};
 use support::{container, end, eventually, get, image::busybox, log_text, observed, process, with_root};
 
 #[test]
@@ -172,6 +173,44 @@ fn a_container_sees_its_environment_and_little_else() {
         let ignored = log.split("SigIgn:\t").nth(1).unwrap().lines().next().unwrap();
         let ignored = u64::from_str_radix(ignored, 16).unwrap();
         assert_eq!(ignored & 1 << (libc::SIGPIPE - 1), 0, "programs rely on SIGPIPE");
+        agent.crash();
+    });
+}
+
+#[test]
+fn together_instances_leave_the_node_its_reserve() {
+    with_root("reserve", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open_bounded(Capacity { cpu: CpuMillis(1500), memory: ByteSize::mib(48) }).await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let parent = &world.config.cgroup_parent;
+        let (memory, cpu) = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            (format!("{parent}/memory.max"), format!("{parent}/cpu.max"))
+        } else {
+            (format!("memory/{parent}/memory.limit_in_bytes"), format!("cpu/{parent}/cpu.cfs_quota_us"))
+        };
+        for (file, expected) in [(memory, "50331648"), (cpu, "150000")] {
+            let found = fs::read_to_string(Path::new("/sys/fs/cgroup").join(&file)).unwrap();
+            assert_eq!(found.split_whitespace().next(), Some(expected), "{file}");
+        }
+
+        // Each is within its own limit; the two are not within that of both.
+        let hold = "head -c 30000000 /dev/zero >/held/bytes && echo holds; sleep 1000";
+        let instances = [1, 2].map(|number| {
+            let mut config = container(number, &image, &["sh", "-c", hold]);
+            config.spec.resources.memory = ByteSize::mib(40);
+            config.spec.tmpfs = vec![TmpfsSpec { path: "/held".into(), size: ByteSize::mib(40) }];
+            config
+        });
+        for config in &instances {
+            agent.runtime.start(config).await.unwrap();
+        }
+        eventually("one is ended for the other", async || {
+            let seen = agent.runtime.list().await.unwrap();
+            let ended = seen.iter().any(|one| matches!(&one.state, ObservedState::Ended(end) if end.is_oom_killed));
+            ended.then_some(())
+        })
+        .await;
         agent.crash();
     });
 }

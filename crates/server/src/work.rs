@@ -20,6 +20,7 @@ use crate::{
     config::NodeConfig,
     exec::Execs,
     images::{self, Census, RegionImages, collect},
+    init,
     logs::Logs,
     machine_size,
     methods::{Led, LogsRequest, ReadLogs, Renew},
@@ -112,6 +113,7 @@ fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
     Ok(RuntimeSettings {
         data_dir: config.data_dir.clone(),
         cgroup_parent: runtime.cgroup_parent.trim_matches('/').to_owned(),
+        limit: Some(init::capacity(config).allocatable()),
         network: network.transpose()?,
         insecure_registries: runtime.insecure_registries.clone(),
         registry_credentials: config.registry_credentials(),

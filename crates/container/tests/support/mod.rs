@@ -22,7 +22,7 @@ use insula_container::{
 };
 use insula_env::{Env, clock, net};
 use insula_types::{
-    CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec,
+    Capacity, CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec,
 };
 use rustix::{
     mount::{MountPropagationFlags, mount_change},
@@ -113,6 +113,7 @@ pub fn config(dir: &Path, cgroup_parent: String, has_network: bool) -> Config {
     Config {
         data_dir: dir.to_owned(),
         cgroup_parent,
+        limit: None,
         network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
         insecure_registries: Vec::new(),
         registry_credentials: dir.join("registries.json"),
@@ -152,6 +153,11 @@ impl World {
     /// Opens it beside other nodes.
     pub async fn open_beside(&self, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
         self.open_as(self.config.clone(), peers).await
+    }
+
+    /// Opens it with a bound on what all instances use together.
+    pub async fn open_bounded(&self, limit: Capacity) -> Agent {
+        self.open_as(Config { limit: Some(limit), ..self.config.clone() }, None).await
     }
 
     async fn open_as(&self, config: Config, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
