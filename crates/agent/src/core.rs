@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use insula_container::{Ended, Observed, ObservedState, Running};
+use insula_container::{Ended, Observed, ObservedState, PullProgress, Running};
 use insula_env::{Rng, clock::Instant};
 use insula_types::{Desired, HealthSpec, InstanceId, InstanceStatus, NodeId, Placement, StopSpec};
 
@@ -39,6 +39,8 @@ pub enum Event {
     },
     /// Something on this node ended; look what.
     Ended,
+    /// How far a pull is.
+    Pulling(InstanceId, PullProgress),
     /// An image is there, or why not.
     Pulled(InstanceId, Result<(), String>),
     /// An instance was started, or why not.
@@ -119,6 +121,11 @@ impl Core {
             Event::Kept(_) | Event::Tick => {}
             Event::Ended => self.is_list_due = true,
             Event::Observed { at, list } => self.observe(at, list, now, now_ms),
+            Event::Pulling(id, progress) => {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.progress = Some(progress);
+                }
+            }
             Event::Pulled(id, result) => self.finished(id, Job::Pull, result.map(|()| None), now),
             Event::Started(id, result) => self.finished(id, Job::Start, result.map(Some), now),
             Event::Stopped(id, result) => self.stopped(id, result, now),

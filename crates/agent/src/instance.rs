@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use insula_container::Running;
+use insula_container::{PullProgress, Running};
 use insula_env::{Rng, clock::Instant};
 use insula_types::{Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, ServiceSpec};
 
@@ -84,6 +84,8 @@ pub(crate) struct Instance {
     pub is_forgotten: bool,
     pub was_ready: bool,
     pub message: String,
+    /// Of its last pull.
+    pub progress: Option<PullProgress>,
     phase: Phase,
     since_ms: u64,
 }
@@ -102,6 +104,7 @@ impl Instance {
             is_forgotten: false,
             was_ready: false,
             message: String::new(),
+            progress: None,
             phase: Phase::Pending,
             since_ms: now_ms,
         }
@@ -192,6 +195,7 @@ impl Instance {
             State::Running(run) => (run.running.endpoints.clone(), run.is_ready),
             _ => Default::default(),
         };
+        let progress = self.progress.filter(|_| self.phase == Phase::Pulling).map(progress_text);
         Some(InstanceStatus {
             instance: placement.instance,
             node,
@@ -200,8 +204,14 @@ impl Instance {
             was_ready: self.was_ready,
             endpoints,
             restarts: self.restarts,
-            message: self.message.clone(),
+            message: progress.unwrap_or_else(|| self.message.clone()),
             since_ms: self.since_ms,
         })
     }
+}
+
+/// In tenths: each change is a report to the region.
+fn progress_text(PullProgress { fetched_bytes, size_bytes }: PullProgress) -> String {
+    let percent = fetched_bytes.saturating_mul(10) / size_bytes.max(1) * 10;
+    format!("{percent} % of {} MB fetched", size_bytes.div_ceil(1_000_000))
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// How long a pull may take: a large image on a slow line. After that it begins anew, keeping what is there.
 pub(crate) const PULL_LIMIT: Duration = Duration::from_secs(900);
+/// How often a pull is looked at.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// How long a start, a removal or a look may take. They are local; longer means that something hangs.
 const LOCAL_LIMIT: Duration = Duration::from_secs(60);
 /// What a stop may take beyond its grace.
@@ -95,6 +97,8 @@ struct Shell {
 /// What a job of the shell ends with.
 enum Done {
     Event(Event),
+    /// The job goes on.
+    Progress(Event, BoxFuture<'static, Done>),
     /// The local copy of the region is as new as the quorum.
     Learned,
     Written(Vec<Placement>, std::io::Result<()>),
@@ -122,6 +126,10 @@ impl Shell {
                         biased;
                         Some(done) = jobs.next(), if !jobs.is_empty() => match done {
                             Done::Event(event) => event,
+                            Done::Progress(event, rest) => {
+                                jobs.push(rest);
+                                event
+                            }
                             Done::Learned => {
                                 is_learned = true;
                                 self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
@@ -224,7 +232,7 @@ impl Shell {
                     }
                     Event::Observed { at, list }
                 }
-                Action::Pull(placement) => Event::Pulled(placement.instance, pull(&*runtime, &placement).await),
+                Action::Pull(placement) => return pull(runtime, &placement).await,
                 Action::Start(placement) => {
                     let Placement { instance, service, release, spec, slot, .. } = *placement;
                     info!(%instance, %service, "starting");
@@ -260,12 +268,41 @@ impl Shell {
     }
 }
 
-async fn pull(runtime: &dyn Runtime, placement: &Placement) -> Result<(), String> {
+/// Fetches an image, and tells now and then how far that is.
+async fn pull(runtime: Arc<dyn Runtime>, placement: &Placement) -> Done {
+    let instance = placement.instance;
     let image = placement.spec.image.as_deref().unwrap_or_default();
-    let image: ImageRef = image.parse().map_err(|error: insula_container::Error| crate::chain(&error))?;
-    let pulled = within(PULL_LIMIT, "pull", runtime.ensure_image(&image)).await;
-    tell(placement.instance, "pull", &pulled);
-    pulled.map(|_| ())
+    let image: ImageRef = match image.parse::<ImageRef>() {
+        Ok(image) => image,
+        Err(error) => return Done::Event(Event::Pulled(instance, Err(crate::chain(&error)))),
+    };
+    let work = {
+        let (runtime, image) = (Arc::clone(&runtime), image.clone());
+        async move { within(PULL_LIMIT, "pull", runtime.ensure_image(&image)).await.map(drop) }.boxed()
+    };
+    watch_pull(runtime, instance, image, work).await
+}
+
+/// Waits for a pull, until there is something to tell.
+fn watch_pull(
+    runtime: Arc<dyn Runtime>,
+    instance: InstanceId,
+    image: ImageRef,
+    mut work: BoxFuture<'static, Result<(), String>>,
+) -> BoxFuture<'static, Done> {
+    async move {
+        loop {
+            if let Ok(pulled) = clock::timeout(PROGRESS_EVERY, &mut work).await {
+                tell(instance, "pull", &pulled);
+                return Done::Event(Event::Pulled(instance, pulled));
+            }
+            if let Some(progress) = runtime.pull_progress(&image) {
+                let rest = watch_pull(runtime, instance, image, work);
+                return Done::Progress(Event::Pulling(instance, progress), rest);
+            }
+        }
+    }
+    .boxed()
 }
 
 /// Bounds a call of the runtime, and puts its error into words.

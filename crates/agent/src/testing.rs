@@ -10,10 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use insula_container::{
-    Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Running,
-    Runtime, StoredVolume,
+    Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, PullProgress,
+    Running, Runtime, StoredVolume,
 };
-use insula_env::{Clock, clock};
+use insula_env::{
+    Clock,
+    clock::{self, Instant},
+};
 use insula_types::{
     ByteSize, Check, Desired, ExecSpec, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber,
     ServiceRef, ServiceSpec, VolumeRef,
@@ -45,6 +48,7 @@ struct World {
     starts: BTreeMap<InstanceId, u32>,
     stops: BTreeMap<InstanceId, u32>,
     pull_time: BTreeMap<String, Duration>,
+    pulls: BTreeMap<String, Instant>,
     start_time: Duration,
     failing_starts: BTreeSet<InstanceId>,
     unready: BTreeSet<InstanceId>,
@@ -152,10 +156,20 @@ impl Runtime for FakeRuntime {
             world.pull_time.get(&name).copied().filter(|_| !world.images.contains(&name))
         };
         if let Some(time) = time {
+            self.0.world.lock().pulls.insert(name.clone(), self.0.clock.now());
             clock::sleep(time).await;
         }
         self.0.world.lock().images.insert(name);
         Ok(ImageInfo::default())
+    }
+
+    /// A megabyte a second.
+    fn pull_progress(&self, image: &ImageRef) -> Option<PullProgress> {
+        let (world, name) = (self.0.world.lock(), image.to_string());
+        let (begun, time) = (world.pulls.get(&name)?, world.pull_time.get(&name)?);
+        let bytes = |time: Duration| time.as_secs() * 1_000_000;
+        let fetched_bytes = bytes(self.0.clock.now() - *begun);
+        (!world.images.contains(&name)).then_some(PullProgress { fetched_bytes, size_bytes: bytes(*time) })
     }
 
     async fn start(&self, config: &InstanceConfig) -> Result<Running, Error> {

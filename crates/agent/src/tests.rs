@@ -347,9 +347,12 @@ async fn a_slow_pull_and_a_failing_start_hold_up_nobody_else() {
     bench.until("the third is ready", |b| b.is_ready(3)).await;
     assert!(bench.env.clock.now() - before < Duration::from_secs(2));
     bench.until("the second says why", |b| b.status(2).is_some_and(|s| s.message.contains("told to fail"))).await;
-    assert_eq!(bench.status(1).map(|status| status.phase), Some(Phase::Pulling));
+    bench.until("the first says how far it is", |b| b.status(1).is_some_and(|s| s.message.starts_with("10 %"))).await;
+    let status = bench.status(1).expect("reported");
+    assert_eq!((status.phase, status.message.as_str()), (Phase::Pulling, "10 % of 120 MB fetched"));
     bench.runtime.set_start_fails(InstanceId::new(2), false);
     bench.until("all ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    assert_eq!(bench.status(1).expect("reported").message, "");
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,8 +31,8 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
 use self::{exec::EXECS_MAX, protect::Written};
 use crate::{
-    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Running, Runtime,
-    StoredImage, StoredVolume, cgroup,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, PullProgress, Running,
+    Runtime, StoredImage, StoredVolume, cgroup,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -295,6 +295,10 @@ impl NodeRuntime {
 impl Runtime for NodeRuntime {
     async fn ensure_image(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
         self.0.images.ensure(image).await
+    }
+
+    fn pull_progress(&self, image: &ImageRef) -> Option<PullProgress> {
+        self.0.images.progress(image)
     }
 
     async fn start(&self, config: &InstanceConfig) -> Result<Running, Error> {

@@ -11,6 +11,7 @@ mod import;
 mod origin;
 mod packed;
 mod peers;
+mod progress;
 mod pull;
 mod reference;
 mod store;

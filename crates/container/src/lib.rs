@@ -31,5 +31,7 @@ pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};
 pub use image::{ImagePeers, ImageRef, Imported, PeerBytes, PeerError, StoredImage};
-pub use runtime::{Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, Running, Runtime};
+pub use runtime::{
+    Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, PullProgress, Running, Runtime,
+};
 pub use storage::StoredVolume;

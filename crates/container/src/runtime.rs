@@ -23,6 +23,9 @@ pub trait Runtime: Send + Sync {
     /// [`Error::Pull`], [`Error::Content`], [`Error::File`].
     async fn ensure_image(&self, image: &ImageRef) -> Result<ImageInfo, Error>;
 
+    /// How far [`Runtime::ensure_image`] is with it; none: it is not being pulled, or not known yet to be how large.
+    fn pull_progress(&self, image: &ImageRef) -> Option<PullProgress>;
+
     /// Starts an instance; one that already runs is taken over as it is. Its image must be present.
     ///
     /// # Errors
@@ -98,6 +101,15 @@ pub struct ImageInfo {
     pub pulled_bytes: u64,
     /// Of them, bytes that other nodes gave.
     pub from_nodes_bytes: u64,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Bytes of its compressed layers that are here.
+    pub fetched_bytes: u64,
+    /// Bytes of all its compressed layers; not 0.
+    pub size_bytes: u64,
 }
 
 /// Everything needed to run one instance. Two equal configurations have the same [`InstanceConfig::hash`].

@@ -16,7 +16,7 @@ use insula_container::{Config, Error, ImagePeers, ImageRef, NodeRuntime, PeerByt
 use insula_env::Env;
 use insula_types::NodeId;
 use support::{
-    container,
+    container, eventually,
     image::{File, Pack, busybox, digest, layer},
     with_root,
 };
@@ -284,6 +284,30 @@ fn an_image_comes_from_other_nodes_first() {
         let alone = NodeRuntime::open(env.clone(), config, None).await.unwrap();
         let error = alone.ensure_image(&image).await.expect_err("nowhere");
         assert!(error.to_string().contains("which no other node has"), "{error}");
+        env.tasks.crash();
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_pull_says_how_far_it_is() {
+    with_root("progress", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        assert_eq!(agent.runtime.pull_progress(&image), None);
+        // The other node gives a byte of each layer and falls silent; the registry gives the rest.
+        let other = Other { runtime: agent.runtime.clone(), nodes: vec![(NodeId::new(1), Manner::Falls)] };
+        let config = Config { data_dir: world.dir.join("other"), network: None, ..world.config.clone() };
+        let env = Env::real("test");
+        let new = NodeRuntime::open(env.clone(), config, Some(Arc::new(other))).await.unwrap();
+        let begun = eventually("it has begun", async || {
+            new.pull_progress(&image).filter(|progress| progress.fetched_bytes > 0)
+        });
+        let (pulled, progress) = tokio::join!(new.ensure_image(&image), begun);
+        let size = pulled.unwrap().size_bytes;
+        assert!(progress.size_bytes == size && progress.fetched_bytes < size, "{progress:?} of {size}");
+        assert_eq!(new.pull_progress(&image), None, "it is over");
         env.tasks.crash();
         agent.crash();
     });

@@ -42,7 +42,7 @@ pub struct InstanceStatus {
     pub endpoints: BTreeMap<PortName, SocketAddr>,
     /// How often it has been started again after an end.
     pub restarts: u32,
-    /// What went wrong last, in words; empty when nothing did.
+    /// What went wrong last, in words; while its image is fetched, how far that is. Empty when there is nothing to say.
     pub message: String,
     /// When this phase began, milliseconds since 1970 by the node's clock.
     pub since_ms: u64,

@@ -1,7 +1,7 @@
 //! One blob on its way to the disk: hashed as it comes, and taken up again where it broke off, from whatever source, also
 //! by a later process.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use futures::{Stream, StreamExt, pin_mut};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
+use super::progress::Progress;
 use crate::Error;
 
 /// How much of what is there is read at once.
@@ -25,6 +26,7 @@ pub(super) struct Download {
     written: u64,
     /// A source sent more than the blob has.
     is_overfull: bool,
+    progress: Arc<Progress>,
 }
 
 /// Why a source gave no more.
@@ -38,16 +40,17 @@ pub(super) enum Broken<E> {
 
 impl Download {
     /// Begins, or takes up what an earlier attempt has left at `path`.
-    pub async fn open(path: PathBuf, digest: &str, size: u64) -> Result<Self, Error> {
+    pub async fn open(path: PathBuf, digest: &str, size: u64, progress: Arc<Progress>) -> Result<Self, Error> {
         let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path).await;
         let file = opened.map_err(Error::file("open", &path))?;
         let (digest, hash) = (digest.to_owned(), Sha256::new());
-        let mut download = Self { path, file, size, digest, hash, written: 0, is_overfull: false };
+        let mut download = Self { path, file, size, digest, hash, written: 0, is_overfull: false, progress };
         let mut buffer = vec![0; READ_LEN];
         loop {
             let read = download.file.read(&mut buffer).await.map_err(Error::file("read", &download.path))?;
             download.hash.update(&buffer[..read]);
             download.written += read as u64;
+            download.progress.add(read as u64);
             if read > 0 && download.written <= size {
                 continue;
             }
@@ -78,6 +81,7 @@ impl Download {
             let written = self.file.write_all(chunk).await;
             written.map_err(Error::file("write", &self.path)).map_err(Broken::Disk)?;
             self.written += chunk.len() as u64;
+            self.progress.add(chunk.len() as u64);
         }
         Ok(())
     }
@@ -103,6 +107,7 @@ impl Download {
         };
         self.file = emptied.await.map_err(Error::file("empty", &self.path))?;
         self.hash = Sha256::new();
+        self.progress.take_back(self.written);
         self.written = 0;
         self.is_overfull = false;
         Ok(())
@@ -138,13 +143,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let (path, blob) = (dir.path().join("part"), b"0123456789".as_slice());
         let digest = super::super::store::digest_of(blob);
-        let mut first = Download::open(path.clone(), &digest, 10).await.expect("opened");
+        let mut first = Download::open(path.clone(), &digest, 10, Arc::default()).await.expect("opened");
         let cut = stream::iter([Ok(&blob[..4]), Err("cut")]);
         assert!(matches!(first.take(cut).await, Err(Broken::Source("cut"))));
         assert_eq!((first.written(), first.fault()), (4, Some("less than its size was sent")));
         first.into_file().await.expect("written");
 
-        let mut second = Download::open(path.clone(), &digest, 10).await.expect("opened");
+        let mut second = Download::open(path.clone(), &digest, 10, Arc::default()).await.expect("opened");
         assert_eq!(second.written(), 4);
         second.take(chunks(&[b"45", b"6789"])).await.expect("taken");
         assert_eq!(second.fault(), None);
@@ -158,7 +163,7 @@ mod tests {
         let (path, blob) = (dir.path().join("part"), b"0123456789".as_slice());
         let digest = super::super::store::digest_of(blob);
         std::fs::write(&path, b"more than the blob has").expect("written");
-        let mut download = Download::open(path.clone(), &digest, 10).await.expect("opened");
+        let mut download = Download::open(path.clone(), &digest, 10, Arc::default()).await.expect("opened");
         assert_eq!(download.written(), 0, "a file that cannot be its beginning");
         download.take(chunks(&[b"x123456789"])).await.expect("taken");
         assert_eq!(download.fault(), Some("other bytes were sent"));

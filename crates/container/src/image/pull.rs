@@ -26,10 +26,11 @@ use super::{
     credentials::Credentials,
     download::Download,
     origin::{DOCUMENT_BYTES_MAX, Origin, content, refused},
+    progress::{Progress, Pulls},
     reference::check_digest,
     store::Store,
 };
-use crate::{Config, Error, ImageInfo, disk::blocking, signal};
+use crate::{Config, Error, ImageInfo, PullProgress, disk::blocking, signal};
 
 /// Compressed layer, at most.
 pub(super) const BLOB_BYTES_MAX: u64 = 16 << 30;
@@ -51,6 +52,7 @@ pub(crate) struct Images {
     peers: Option<Arc<dyn ImagePeers>>,
     /// Images and blobs that are being fetched.
     gates: Gates,
+    pulls: Pulls,
     /// Held for reading by pulls, for writing by whoever takes away what no image needs.
     pub(super) sweeping: Arc<tokio::sync::RwLock<()>>,
 }
@@ -103,10 +105,10 @@ pub(crate) struct Image {
 
 impl Images {
     pub fn new(store: Store, disk: Arc<dyn Disk>, config: &Config, peers: Option<Arc<dyn ImagePeers>>) -> Self {
-        let (gates, sweeping) = Default::default();
+        let (gates, pulls, sweeping) = Default::default();
         let (insecure_registries, registry_credentials) =
             (config.insecure_registries.clone(), config.registry_credentials.clone());
-        Self { store: Arc::new(store), disk, insecure_registries, registry_credentials, peers, gates, sweeping }
+        Self { store: Arc::new(store), disk, insecure_registries, registry_credentials, peers, gates, pulls, sweeping }
     }
 
     /// Below it are the unpacked layers of all images.
@@ -144,6 +146,11 @@ impl Images {
         self.gates.pass(image.digest(), ensure).await
     }
 
+    /// How far the pull of an image is.
+    pub fn progress(&self, image: &ImageRef) -> Option<PullProgress> {
+        self.pulls.of(image.digest())
+    }
+
     /// A manifest, configuration or layer as it was fetched, for other nodes; none: it is not here.
     pub fn open_blob(&self, digest: &str) -> Option<File> {
         check_digest(digest).ok().and_then(|digest| File::open(self.store.blob(digest)).ok())
@@ -167,6 +174,7 @@ impl Images {
 
     async fn pull(&self, image: &ImageRef) -> Result<ImageInfo, Error> {
         info!(%image, "image pull begins");
+        let progress = self.pulls.begin(image.digest());
         let credentials = Credentials::of(&self.registry_credentials, image);
         let origin = Origin::new(image, self.client(image.registry()), credentials, self.peers.as_deref());
         let mut manifest = self.document(&origin, image.digest()).await?;
@@ -177,15 +185,16 @@ impl Images {
         if manifest.config.size < 0 || manifest.config.size as usize > DOCUMENT_BYTES_MAX {
             return Err(content(&manifest.config.digest, "the configuration is too large"));
         }
-        let mut pulled = self.fetch_blob(&origin, &manifest.config).await?;
+        let mut pulled = self.fetch_blob(&origin, &manifest.config, Arc::default()).await?;
         let config = self
             .store
             .read_blob(&manifest.config.digest)
             .ok_or_else(|| content(&manifest.config.digest, "the configuration is damaged"))?;
         let assembled = assemble(&self.store, &manifest, &config)?;
+        progress.set_size(assembled.size_bytes());
         let mut layers = Vec::new();
         for (blob, diff_id) in &assembled.layer_blobs {
-            layers.push(self.ensure_layer(&origin, blob, diff_id));
+            layers.push(self.ensure_layer(&origin, blob, diff_id, &progress));
         }
         let mut layers = stream::iter(layers).buffer_unordered(LAYERS_AT_ONCE);
         while let Some(layer) = layers.next().await {
@@ -200,18 +209,25 @@ impl Images {
     }
 
     /// Fetches and unpacks one layer. A blob on our own disk that has gone bad is fetched again, once.
-    async fn ensure_layer(&self, origin: &Origin<'_>, blob: &OciDescriptor, diff_id: &str) -> Result<Pulled, Error> {
+    async fn ensure_layer(
+        &self,
+        origin: &Origin<'_>,
+        blob: &OciDescriptor,
+        diff_id: &str,
+        progress: &Arc<Progress>,
+    ) -> Result<Pulled, Error> {
         if self.store.layer(diff_id).exists() {
+            progress.add(blob.size.max(0) as u64);
             return Ok(Pulled::default());
         }
-        let pulled = self.fetch_blob(origin, blob).await?;
+        let pulled = self.fetch_blob(origin, blob, Arc::clone(progress)).await?;
         match self.unpack(&blob.digest, diff_id).await {
             Err(Error::Content { why, .. }) => {
                 self.store.remove_blob(&blob.digest);
                 if pulled.bytes > 0 {
                     return Err(content(&blob.digest, &why));
                 }
-                let pulled = self.fetch_blob(origin, blob).await?;
+                let pulled = self.fetch_blob(origin, blob, Arc::default()).await?;
                 self.unpack(&blob.digest, diff_id).await.map(|()| pulled)
             }
             other => other.map(|()| pulled),
@@ -233,14 +249,20 @@ impl Images {
     }
 
     /// Brings a blob to the disk; pulls of other images that need it too wait for this one.
-    async fn fetch_blob(&self, origin: &Origin<'_>, blob: &OciDescriptor) -> Result<Pulled, Error> {
+    async fn fetch_blob(
+        &self,
+        origin: &Origin<'_>,
+        blob: &OciDescriptor,
+        progress: Arc<Progress>,
+    ) -> Result<Pulled, Error> {
         let size = u64::try_from(blob.size).ok().filter(|size| *size <= BLOB_BYTES_MAX);
         let size = size.ok_or_else(|| content(&blob.digest, "its size is out of bounds"))?;
         let fetch = async {
             if std::fs::metadata(self.store.blob(&blob.digest)).is_ok_and(|meta| meta.len() == size) {
+                progress.add(size);
                 return Ok(Pulled::default());
             }
-            let mut download = Download::open(self.store.partial(&blob.digest), &blob.digest, size).await?;
+            let mut download = Download::open(self.store.partial(&blob.digest), &blob.digest, size, progress).await?;
             let is_new = download.written() == 0;
             let fetched = match download.fault() {
                 None => Ok(0),
