@@ -17,7 +17,7 @@ use insula_env::Env;
 use insula_types::NodeId;
 use support::{
     container, eventually,
-    image::{File, Pack, busybox, digest, layer},
+    image::{File, Layer, Pack, busybox, digest, layer},
     with_root,
 };
 
@@ -85,6 +85,25 @@ fn damaged_content_is_refused_or_fetched_again() {
         assert!(!half.exists(), "what was half-made is removed");
         assert!(agent.runtime.ensure_image(&image).await.unwrap().pulled_bytes > 0);
         assert!(layer.join("bin/busybox").exists());
+        agent.crash();
+    });
+}
+
+#[test]
+fn an_image_that_is_wrong_about_a_layer_takes_it_from_nobody() {
+    with_root("wrong", async |world| {
+        let layers = busybox();
+        let image = world.registry.push(&layers);
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let wrong = [Layer { diff_id: digest(b"something else"), ..layers[0].clone() }, layers[1].clone()];
+        let wrong = world.registry.push(&wrong);
+        for _ in 0..2 {
+            let error = agent.runtime.ensure_image(&wrong).await.expect_err("its layer has another content");
+            assert!(matches!(error, Error::Content { .. }), "{error}");
+            assert!(agent.runtime.open_blob(&digest(&layers[0].bytes)).is_some(), "other nodes may ask for it");
+        }
+        assert_eq!(agent.runtime.ensure_image(&image).await.unwrap().pulled_bytes, 0);
         agent.crash();
     });
 }

@@ -222,16 +222,18 @@ impl Images {
         }
         let pulled = self.fetch_blob(origin, blob, Arc::clone(progress)).await?;
         match self.unpack(&blob.digest, diff_id).await {
-            Err(Error::Content { why, .. }) => {
-                self.store.remove_blob(&blob.digest);
-                if pulled.bytes > 0 {
-                    return Err(content(&blob.digest, &why));
-                }
+            // A blob that is as it should be stays: then it is this image that is wrong, and others may need the blob.
+            Err(Error::Content { .. }) if pulled.bytes == 0 && self.drop_damaged(&blob.digest).await => {
                 let pulled = self.fetch_blob(origin, blob, Arc::default()).await?;
                 self.unpack(&blob.digest, diff_id).await.map(|()| pulled)
             }
             other => other.map(|()| pulled),
         }
+    }
+
+    async fn drop_damaged(&self, digest: &str) -> bool {
+        let (store, digest) = (Arc::clone(&self.store), digest.to_owned());
+        blocking(&*self.disk, move || store.drop_damaged(&digest)).await
     }
 
     async fn unpack(&self, digest: &str, diff_id: &str) -> Result<(), Error> {

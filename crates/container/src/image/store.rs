@@ -114,9 +114,13 @@ impl Store {
             .map_err(Error::file("keep", path))
     }
 
-    /// Drops a blob that turned out to be damaged.
-    pub fn remove_blob(&self, digest: &str) {
-        fs::remove_file(self.blob(digest)).ok();
+    /// Drops a blob if the disk has lost some of it; gives whether it is gone now. Blocks.
+    pub fn drop_damaged(&self, digest: &str) -> bool {
+        let path = self.blob(digest);
+        let mut hash = Sha256::new();
+        let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut hash));
+        let is_damaged = read.is_err() || format!("sha256:{}", hex::encode(hash.finalize())) != digest;
+        is_damaged && (fs::remove_file(&path).is_ok() || !path.exists())
     }
 
     /// Unpacks a layer from its blob, once.

@@ -39,6 +39,7 @@ pub enum Pack {
 }
 
 /// A layer: compressed bytes, and the digest of the plain ones.
+#[derive(Clone)]
 pub struct Layer {
     pub bytes: Vec<u8>,
     pub diff_id: String,
