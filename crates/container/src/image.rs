@@ -14,6 +14,7 @@ mod peers;
 mod progress;
 mod pull;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
 

@@ -16,7 +16,7 @@ use insula_container::{Config, Error, ImagePeers, ImageRef, NodeRuntime, PeerByt
 use insula_env::Env;
 use insula_types::NodeId;
 use support::{
-    container, eventually,
+    archive, container, eventually,
     image::{File, Layer, Pack, busybox, digest, layer},
     with_root,
 };
@@ -303,6 +303,44 @@ fn an_image_comes_from_other_nodes_first() {
         let alone = NodeRuntime::open(env.clone(), config, None).await.unwrap();
         let error = alone.ensure_image(&image).await.expect_err("nowhere");
         assert!(error.to_string().contains("which no other node has"), "{error}");
+        env.tasks.crash();
+        agent.crash();
+    });
+}
+
+/// In a process of its own, since it is the environment that says where the certificates are.
+#[test]
+fn without_authorities_a_node_says_so_and_still_asks_others() {
+    const NOWHERE: [(&str, &str); 2] = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/dev/null")];
+    if std::env::var_os(NOWHERE[0].0).is_none_or(|path| path != *NOWHERE[0].1) {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["without_authorities_a_node_says_so_and_still_asks_others", "--exact"]).envs(NOWHERE);
+        let output = again.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    with_root("authorities", async |world| {
+        let agent = world.open().await;
+        let image = world.registry.push(&busybox());
+        for error in [
+            agent.runtime.ensure_image(&image).await.expect_err("no client"),
+            agent.runtime.resolve_tag("registry.example/shop").await.expect_err("no client"),
+        ] {
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains("apt-get install ca-certificates"), "{error}: {cause}");
+        }
+
+        // From an archive, and from the node that has it.
+        let archive = archive::saved(&["shop:1"], &busybox()).tar();
+        let sent = stream::iter([Ok::<_, std::io::Error>(archive)]);
+        let imported = agent.runtime.import_image(None, sent).await.unwrap();
+        let image = &imported.image;
+        let other = Other { runtime: agent.runtime.clone(), nodes: vec![(NodeId::new(1), Manner::Good)] };
+        let config = Config { data_dir: world.dir.join("other"), network: None, ..world.config.clone() };
+        let env = Env::real("test");
+        let new = NodeRuntime::open(env.clone(), config, Some(Arc::new(other))).await.unwrap();
+        let info = new.ensure_image(image).await.unwrap();
+        assert!(info.from_nodes_bytes > 0 && info.from_nodes_bytes == info.pulled_bytes, "{info:?}");
         env.tasks.crash();
         agent.crash();
     });

@@ -23,6 +23,7 @@ use super::{
     ImagePeers, ImageRef, PeerBytes, PeerError,
     credentials::Credentials,
     download::{Broken, Download},
+    registry::NoAuthorities,
     store::digest_of,
 };
 use crate::Error;
@@ -48,7 +49,7 @@ const MANIFEST_TYPES: [&str; 4] = [
 pub(super) struct Origin<'a> {
     image: &'a ImageRef,
     reference: Reference,
-    client: Client,
+    client: Result<Client, NoAuthorities>,
     credentials: Credentials,
     peers: Option<&'a dyn ImagePeers>,
     /// Those that are still asked.
@@ -62,7 +63,7 @@ pub(super) struct Origin<'a> {
 impl<'a> Origin<'a> {
     pub fn new(
         image: &'a ImageRef,
-        client: Client,
+        client: Result<Client, NoAuthorities>,
         credentials: Credentials,
         peers: Option<&'a dyn ImagePeers>,
     ) -> Self {
@@ -112,7 +113,7 @@ impl<'a> Origin<'a> {
         let registry = self.reference.registry().to_owned();
         let by_digest = Reference::with_digest(registry, self.reference.repository().to_owned(), digest.to_owned());
         let (bytes, _) = self
-            .client
+            .client("fetch its manifest")?
             .pull_manifest_raw(&by_digest, &self.credentials.auth, &MANIFEST_TYPES)
             .await
             .map_err(self.refused(&by_digest.to_string(), "fetch its manifest, which no other node has"))?;
@@ -214,11 +215,12 @@ impl<'a> Origin<'a> {
         let image = self.image.to_string();
         let ask = |error| self.refused(&image, &format!("fetch {digest}, which no other node has"))(error);
         // A part may name further addresses; this node asks nobody but the registry.
-        self.client.store_auth_if_needed(self.reference.resolve_registry(), &self.credentials.auth).await;
+        let client = self.client(&format!("fetch {digest}"))?;
+        client.store_auth_if_needed(self.reference.resolve_registry(), &self.credentials.auth).await;
         let stream = if download.written() == 0 {
-            self.client.pull_blob_stream(&self.reference, digest).await.map_err(ask)?
+            client.pull_blob_stream(&self.reference, digest).await.map_err(ask)?
         } else {
-            let rest = self.client.pull_blob_stream_partial(&self.reference, digest, download.written(), None).await;
+            let rest = client.pull_blob_stream_partial(&self.reference, digest, download.written(), None).await;
             match rest.map_err(ask)? {
                 BlobResponse::Partial(stream) => stream,
                 BlobResponse::Full(stream) => {
@@ -234,6 +236,10 @@ impl<'a> Origin<'a> {
             Err(Broken::Source(error)) => Err(failed(&image, &format!("fetch {digest}"))(error)),
             Err(Broken::Disk(error)) => Err(error),
         }
+    }
+
+    fn client(&self, attempt: &str) -> Result<&Client, Error> {
+        self.client.as_ref().map_err(|error| failed(&self.image.to_string(), attempt)(*error))
     }
 
     fn refused(&self, image: &str, attempt: &str) -> impl FnOnce(OciDistributionError) -> Error {
@@ -275,7 +281,10 @@ pub(super) fn refused(
     }
 }
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(image: &str, attempt: &str) -> impl FnOnce(E) -> Error {
+pub(super) fn failed<E: std::error::Error + Send + Sync + 'static>(
+    image: &str,
+    attempt: &str,
+) -> impl FnOnce(E) -> Error {
     let (image, attempt) = (image.to_owned(), attempt.to_owned());
     move |source| Error::Pull { image, attempt, source: source.into() }
 }

@@ -6,7 +6,6 @@ use std::{
     ops::Add,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use futures::{StreamExt, stream};
@@ -14,7 +13,6 @@ use insula_env::Disk;
 use insula_types::InstanceId;
 use oci_client::{
     Reference,
-    client::{Client, ClientConfig, ClientProtocol},
     manifest::{OciDescriptor, OciImageManifest, OciManifest},
 };
 use oci_spec::image::ImageConfiguration;
@@ -25,9 +23,10 @@ use super::{
     ImagePeers, ImageRef,
     credentials::Credentials,
     download::Download,
-    origin::{DOCUMENT_BYTES_MAX, Origin, content, refused},
+    origin::{DOCUMENT_BYTES_MAX, Origin, content, failed, refused},
     progress::{Progress, Pulls},
     reference::check_digest,
+    registry,
     store::Store,
 };
 use crate::{Config, Error, ImageInfo, PullProgress, disk::blocking, signal};
@@ -36,9 +35,6 @@ use crate::{Config, Error, ImageInfo, PullProgress, disk::blocking, signal};
 pub(super) const BLOB_BYTES_MAX: u64 = 16 << 30;
 /// Layers of an image, at most: overlayfs takes 500, one mount call's page of options far fewer.
 const LAYERS_MAX: usize = 128;
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Longest silence of a registry.
-const READ_MAX: Duration = Duration::from_secs(30);
 /// Layers of an image that are fetched and unpacked at the same time: one line and one disk are busy with so many.
 const LAYERS_AT_ONCE: usize = 3;
 
@@ -165,8 +161,10 @@ impl Images {
             None => {
                 let registry = reference.registry();
                 let credentials = Credentials::read(&self.registry_credentials, registry, reference.repository());
-                let asked = self.client(registry).fetch_manifest_digest(&reference, &credentials.auth).await;
-                asked.map_err(refused(text, registry, "ask for the digest of its tag", &credentials))?
+                let attempt = "ask for the digest of its tag";
+                let client = registry::client(registry, &self.insecure_registries).map_err(failed(text, attempt))?;
+                let asked = client.fetch_manifest_digest(&reference, &credentials.auth).await;
+                asked.map_err(refused(text, registry, attempt, &credentials))?
             }
         };
         format!("{}/{}@{digest}", reference.registry(), reference.repository()).parse()
@@ -176,7 +174,8 @@ impl Images {
         info!(%image, "image pull begins");
         let progress = self.pulls.begin(image.digest());
         let credentials = Credentials::of(&self.registry_credentials, image);
-        let origin = Origin::new(image, self.client(image.registry()), credentials, self.peers.as_deref());
+        let client = registry::client(image.registry(), &self.insecure_registries);
+        let origin = Origin::new(image, client, credentials, self.peers.as_deref());
         let mut manifest = self.document(&origin, image.digest()).await?;
         if let Some(platform) = platform_digest(image.digest(), &manifest)? {
             manifest = self.document(&origin, &platform).await?;
@@ -284,21 +283,6 @@ impl Images {
             Ok(Pulled { bytes: size, from_nodes })
         };
         self.gates.pass(&blob.digest, fetch).await
-    }
-
-    /// Plain HTTP only where the configuration says so, and on loopback.
-    fn client(&self, registry: &str) -> Client {
-        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let is_loopback = host == "localhost"
-            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        let is_insecure = is_loopback || self.insecure_registries.iter().any(|listed| listed == registry);
-        Client::new(ClientConfig {
-            protocol: if is_insecure { ClientProtocol::Http } else { ClientProtocol::Https },
-            connect_timeout: Some(CONNECT_MAX),
-            read_timeout: Some(READ_MAX),
-            user_agent: concat!("insula/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        })
     }
 }
 
