@@ -1,5 +1,5 @@
 //! `insula-shim DIRECTORY`: starts one instance, keeps its logs, tells how it ended. `insula-shim --exec DIRECTORY`: runs one
-//! more command in it. The contract is in `protocol`.
+//! more command in it. `insula-shim --freeze DIRECTORY`: keeps a file system still. The contract is in `protocol`.
 //!
 //! Single-threaded, because the container library clones without exec. Leaves its starter at once, so that the instance
 //! outlives the agent. Makes nothing that the agent does not know of: mounts, network and cgroup are removed by it.
@@ -11,6 +11,7 @@ mod protocol;
 mod control;
 mod exec;
 mod files;
+mod freeze;
 mod init;
 mod log;
 mod start;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let (first, second) = (arguments.next(), arguments.next());
     let directory = match (first, second, arguments.next()) {
         (Some(mode), Some(directory), None) if mode == "--exec" => return exec::run(Path::new(&directory)),
+        (Some(mode), Some(directory), None) if mode == "--freeze" => return freeze::run(Path::new(&directory)),
         (Some(mode), None, None) if mode == "--hold" => return hold(),
         (Some(directory), None, None) => PathBuf::from(directory),
         _ => {

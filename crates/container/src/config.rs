@@ -7,6 +7,9 @@ use insula_types::Capacity;
 /// Size at which an instance's log file is turned; two are kept.
 pub const LOG_BYTES_MAX: u64 = 10 << 20;
 
+/// Bytes of the disk that a node keeps free: images that nobody needs go, and snapshots are refused, when less is left.
+pub const DISK_FREE_MIN: u64 = 2 << 30;
+
 /// Settings of [`crate::NodeRuntime`].
 #[derive(Debug, Clone)]
 pub struct Config {

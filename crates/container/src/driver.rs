@@ -2,13 +2,14 @@
 //!
 //! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
 //! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`,
-//! `exec`, `protect`, `remove`, `leftovers`.
+//! `exec`, `snapshots`, `protect`, `remove`, `leftovers`.
 
 mod exec;
 mod leftovers;
 mod observe;
 mod protect;
 mod remove;
+mod snapshots;
 mod start;
 
 use std::{
@@ -29,7 +30,11 @@ use insula_types::{ByteSize, ExecSpec, InstanceId, VolumeRef};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
-use self::{exec::EXECS_MAX, protect::Written};
+use self::{
+    exec::EXECS_MAX,
+    protect::Written,
+    snapshots::{Held, Holds},
+};
 use crate::{
     Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, PullProgress, Running,
     Runtime, StoredImage, StoredVolume, cgroup,
@@ -42,7 +47,7 @@ use crate::{
         protocol::{self, Request, Stop},
     },
     signal,
-    storage::Volumes,
+    storage::{Snapshots, Volumes},
     users::{self, Users},
 };
 
@@ -60,8 +65,12 @@ struct Inner {
     kept_logs: PathBuf,
     images: Images,
     volumes: Volumes,
+    snapshots: Snapshots,
     /// Changes whenever a volume has been made.
     made: watch::Sender<()>,
+    held: Holds,
+    /// Room for copies of volumes.
+    copies: Arc<Semaphore>,
     shim: PathBuf,
     /// Containers have user namespaces of their own.
     has_users: bool,
@@ -116,7 +125,8 @@ impl NodeRuntime {
         let store = Store::open(&images)?;
         let images = Images::new(store, Arc::clone(&env.disk), &config, peers);
         let directory = make_private("volumes")?;
-        let volumes = Volumes::open(directory.clone()).map_err(Error::file("open the volumes in", directory))?;
+        let volumes = Volumes::open(directory.clone()).map_err(Error::file("open the volumes in", &directory))?;
+        let snapshots = Snapshots::open(&volumes).map_err(Error::file("open the snapshots in", directory))?;
         let ((ended, _), (made, _)) = (watch::channel(0), watch::channel(()));
         let has_users = config.network.is_some() && {
             let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
@@ -139,7 +149,8 @@ impl NodeRuntime {
                 .map_err(Error::file("open", &instances))?;
         }
         let (firewall, state, exec_number) = Default::default();
-        let execs = Arc::new(Semaphore::new(EXECS_MAX));
+        let (execs, copies) = (Arc::new(Semaphore::new(EXECS_MAX)), Arc::new(Semaphore::new(1)));
+        let (held, _) = watch::channel(BTreeMap::new());
         let inner = Inner {
             env,
             config,
@@ -147,7 +158,10 @@ impl NodeRuntime {
             kept_logs,
             images,
             volumes,
+            snapshots,
             made,
+            held,
+            copies,
             shim,
             has_users,
             firewall,
@@ -157,6 +171,7 @@ impl NodeRuntime {
             state,
         };
         let runtime = Self(Arc::new(inner));
+        runtime.thaw_all().await?;
         runtime.sweep().await?;
         if let Some(network) = &runtime.0.config.network {
             network::ensure_bridge(network)
@@ -259,6 +274,11 @@ impl NodeRuntime {
         let volumes = self.0.volumes.clone();
         let path = volumes.directory().to_owned();
         blocking(&*self.0.env.disk, move || work(&volumes)).await.map_err(Error::file(attempt, path))
+    }
+
+    /// Wraps an error about a volume.
+    fn on_volume(&self, attempt: &'static str, volume: &VolumeRef) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        Error::file(attempt, self.0.volumes.image(volume))
     }
 
     fn home(&self, instance: InstanceId) -> Home {
@@ -364,6 +384,7 @@ impl Runtime for NodeRuntime {
     }
 
     async fn make_volume(&self, volume: &VolumeRef, size: ByteSize) -> Result<(), Error> {
+        let _hold = self.hold(volume, Some(Held::Changing)).map_err(self.on_volume("make the volume", volume))?.0;
         let volume = volume.clone();
         self.with_volumes("make the volume", move |volumes| volumes.make(&volume, size)).await?;
         self.0.made.send_replace(());
@@ -371,10 +392,7 @@ impl Runtime for NodeRuntime {
     }
 
     async fn delete_volume(&self, volume: &VolumeRef) -> Result<(), Error> {
-        if let Some(user) = self.0.state.lock().volumes.get(volume) {
-            let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("instance {user} has it"));
-            return Err(Error::file("delete the volume", self.0.volumes.image(volume))(source));
-        }
+        let _hold = self.hold(volume, Some(Held::Alone)).map_err(self.on_volume("delete the volume", volume))?.0;
         let volume = volume.clone();
         self.with_volumes("delete the volume", move |volumes| volumes.delete(&volume)).await
     }

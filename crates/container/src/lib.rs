@@ -34,4 +34,4 @@ pub use image::{ImagePeers, ImageRef, Imported, PeerBytes, PeerError, StoredImag
 pub use runtime::{
     Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, PullProgress, Running, Runtime,
 };
-pub use storage::StoredVolume;
+pub use storage::{StoredSnapshot, StoredVolume};

@@ -92,6 +92,18 @@ pub(crate) fn processes(data_dir: &Path) -> Vec<Process> {
     shims.collect()
 }
 
+/// Whether a process keeps a file system still for an agent of this data directory, this one or an earlier one. Blocks.
+pub(crate) fn is_any_freezing(data_dir: &Path) -> bool {
+    let program = data_dir.join("shim").join(PREFIX);
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| {
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.next().is_some_and(|first| first.starts_with(program.as_os_str().as_bytes()))
+            && arguments.next() == Some(b"--freeze")
+    })
+}
+
 /// Starts a shim for the instance whose directory is complete, and waits until the instance runs.
 pub(crate) async fn launch(executable: &Path, instance: InstanceId, home: &Home) -> Result<protocol::Running, Error> {
     let failed = |why: String| Error::Shim { instance, why };

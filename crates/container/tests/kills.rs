@@ -18,7 +18,7 @@ use std::{
 
 use insula_container::{Error, ImageRef, InstanceConfig, NodeRuntime, ObservedState, Runtime};
 use insula_env::{Clock, Env, Rng, clock};
-use insula_types::{ByteSize, ExecSpec, InstanceId, VolumeRef, VolumeSpec};
+use insula_types::{ByteSize, ExecSpec, InstanceId, SnapshotName, VolumeRef, VolumeSpec};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{World, container, eventually, get, image::busybox, observed, process, with_root};
 
@@ -46,6 +46,7 @@ fn after_kills_all_that_should_run_runs_and_nothing_else_is_left() {
         for slot in 0..2 {
             agent.runtime.make_volume(&volume(slot), ByteSize::mib(16)).await.unwrap();
         }
+        agent.runtime.make_snapshot(&volume(0), &snapshot("kept")).await.unwrap();
         agent.crash();
         let (clock, mut counts) = (Clock::real(), BTreeMap::new());
         let begun = clock.now();
@@ -75,7 +76,7 @@ fn agent() {
         let config = support::config(Path::new(&directory), cgroup, true);
         let runtime = NodeRuntime::open(Env::real("test"), config, None).await.unwrap();
         let busy = (0..3).map(|_| churn(&runtime, &image, &rng));
-        futures::future::join_all(busy).await;
+        tokio::join!(futures::future::join_all(busy), take_snapshots(&runtime, &rng));
     });
 }
 
@@ -97,6 +98,21 @@ async fn churn(runtime: &NodeRuntime, image: &ImageRef, rng: &Rng) {
             }
         }
     }
+}
+
+/// One after the other, of volumes that are in use and of others.
+async fn take_snapshots(runtime: &NodeRuntime, rng: &Rng) {
+    loop {
+        clock::sleep(Duration::from_millis(rng.range(1, PAUSE_MS_MAX))).await;
+        let (volume, name) = (volume(rng.range(0, 2) as u32), snapshot("new"));
+        if runtime.make_snapshot(&volume, &name).await.is_ok() {
+            runtime.delete_snapshot(&volume, &name).await.ok();
+        }
+    }
+}
+
+fn snapshot(name: &str) -> SnapshotName {
+    name.parse().unwrap()
 }
 
 fn command(parts: &[&str]) -> ExecSpec {
@@ -228,7 +244,31 @@ async fn put_right(world: &World, image: &ImageRef) {
     };
     let waited = clock::timeout(Duration::from_secs(5), wait).await;
     assert!(waited.is_ok(), "left over: {left:#?}");
+    for one in runtime.snapshots().await.unwrap() {
+        let file = world.dir.join(format!("volumes/snapshots/shop.web.data.{}/{}.img", one.volume.slot, one.snapshot));
+        let checked = Command::new("e2fsck").args(["-f", "-n"]).arg(file).output().unwrap();
+        assert!(checked.status.success(), "{one:?}: {checked:?}");
+        if one.snapshot.as_str() != "kept" {
+            runtime.delete_snapshot(&one.volume, &one.snapshot).await.unwrap();
+        }
+    }
+    let left = walk(&world.dir.join("volumes"));
+    let files: Vec<&str> = left.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(files, ["kept.img", "shop.web.data.0.img", "shop.web.data.1.img"]);
     agent.crash();
+}
+
+/// The files below a directory, ordered by name.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(walk(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
+    found
 }
 
 /// As an agent does it: what has ended is removed, what should run and is not there is started.

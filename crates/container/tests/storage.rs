@@ -3,11 +3,17 @@
 
 mod support;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use insula_container::{Exit, InstanceConfig, NodeRuntime, ObservedState, Runtime};
-use insula_types::{ByteSize, TmpfsSpec, VolumeRef, VolumeSpec};
-use support::{container, end, image::busybox, log_text, observed, with_root};
+use insula_container::{Error, Exit, ImageRef, InstanceConfig, NodeRuntime, ObservedState, Runtime};
+use insula_types::{ByteSize, SnapshotName, TmpfsSpec, VolumeRef, VolumeSpec};
+use support::{World, container, end, eventually, image::busybox, log_text, observed, with_root};
 
 /// Runs a script to its end, and gives its output and how it ended.
 async fn run(runtime: &NodeRuntime, config: &InstanceConfig) -> (String, Exit) {
@@ -137,6 +143,267 @@ fn a_volume_outlives_its_instances_and_serves_one_at_a_time() {
     });
 }
 
+fn snapshot(name: &str) -> SnapshotName {
+    name.parse().unwrap()
+}
+
+/// What was wrong with a file, by its kind.
+fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {
+    match outcome.unwrap_err() {
+        Error::File { source, .. } => source.kind(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The kernel lets go of a volume a moment after its last instance did.
+async fn restore(runtime: &NodeRuntime, volume: &VolumeRef, name: &str, size: ByteSize) {
+    let outcome = eventually("the volume is free", async || {
+        match runtime.restore_snapshot(volume, &snapshot(name), size).await {
+            Err(Error::File { source, .. }) if source.to_string().contains("still mounted") => None,
+            outcome => Some(outcome),
+        }
+    });
+    outcome.await.unwrap();
+}
+
+async fn stop(runtime: &NodeRuntime, config: &InstanceConfig) {
+    runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
+    runtime.remove(config.instance).await.unwrap();
+}
+
+/// Writes 0, 1, 2 … into a file, as fast as it can, and large things into another.
+fn writer(instance: u64, image: &ImageRef) -> InstanceConfig {
+    let script = "dd if=/dev/zero of=/var/data/large bs=64k count=64 conv=fsync 2>/dev/null; \
+                  (while :; do dd if=/dev/zero of=/var/data/large bs=64k count=64 2>/dev/null; done) & \
+                  i=0; while :; do echo $i >>/var/data/log; i=$((i+1)); done";
+    with_volume(container(instance, image, &["sh", "-c", script]), 0)
+}
+
+/// Where the node has the volume of an instance.
+fn mounted(world: &World, config: &InstanceConfig) -> PathBuf {
+    world.home(config.instance).join("volumes/data")
+}
+
+async fn wait_for_more(log: &Path) {
+    let len = || fs::metadata(log).map_or(0, |found| found.len());
+    let before = len();
+    eventually("the instance writes", async || (len() > before).then_some(())).await;
+}
+
+#[test]
+fn a_snapshot_gives_a_volume_back_what_it_had() {
+    with_root("snapshot", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        let runtime = &agent.runtime;
+        runtime.ensure_image(&image).await.unwrap();
+        let name = volume("shop/web/data.0");
+        assert_eq!(kind(runtime.make_snapshot(&name, &snapshot("one")).await), ErrorKind::NotFound);
+        runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
+        let script = |script: &str| with_volume(container(1, &image, &["sh", "-c", script]), 0);
+        run(runtime, &script("echo one >/var/data/file; chown 7:8 /var/data/file; chmod 640 /var/data/file")).await;
+        let free = async || {
+            let made = runtime.make_snapshot(&name, &snapshot("one")).await;
+            made.ok()
+        };
+        let made = eventually("the volume is free", free).await;
+        assert_eq!((made.size, &made.volume), (ByteSize::mib(16), &name));
+        assert!(made.used < ByteSize::mib(8), "only what was written is copied: {made:?}");
+        assert_eq!(runtime.snapshots().await.unwrap(), std::slice::from_ref(&made));
+        assert_eq!(kind(runtime.make_snapshot(&name, &snapshot("one")).await), ErrorKind::AlreadyExists);
+
+        let reader = script("echo two >/var/data/file; echo x >/var/data/other; sleep 1000");
+        runtime.start(&reader).await.unwrap();
+        let one = snapshot("one");
+        assert_eq!(kind(runtime.restore_snapshot(&name, &one, ByteSize::mib(16)).await), ErrorKind::ResourceBusy);
+        stop(runtime, &reader).await;
+        assert_eq!(kind(runtime.restore_snapshot(&name, &snapshot("on"), ByteSize(0)).await), ErrorKind::NotFound);
+        // The volume was made larger meanwhile, and stays so.
+        restore(runtime, &name, "one", ByteSize::mib(48)).await;
+        assert_eq!(runtime.volumes().await.unwrap()[0].size, ByteSize::mib(48));
+        let (log, _) = run(runtime, &script("cat /var/data/file; ls -ln /var/data; df -m /var/data")).await;
+        assert!(log.contains(" F one") && log.contains("-rw-r-----") && log.contains(" 7        8 "), "{log}");
+        assert!(!log.contains("other"), "what came later is gone: {log}");
+        let set_aside = std::os::unix::fs::MetadataExt::blocks(
+            &fs::metadata(world.dir.join("volumes/shop.web.data.0.img")).unwrap(),
+        );
+        assert!(set_aside * 512 >= 48 << 20, "its space is set aside: {set_aside}");
+
+        // It outlives its volume, and can bring it back.
+        eventually("the volume is free", async || runtime.delete_volume(&name).await.ok()).await;
+        restore(runtime, &name, "one", ByteSize::mib(16)).await;
+        let (log, _) = run(runtime, &script("cat /var/data/file")).await;
+        assert!(log.contains(" F one"), "{log}");
+        assert_eq!(kind(runtime.delete_snapshot(&name, &snapshot("on")).await), ErrorKind::NotFound);
+        assert_eq!(runtime.delete_snapshot(&name, &one).await.unwrap(), made);
+        assert!(runtime.snapshots().await.unwrap().is_empty());
+        agent.crash();
+    });
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment_while_an_instance_writes() {
+    with_root("snapshot-live", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        let runtime = &agent.runtime;
+        runtime.ensure_image(&image).await.unwrap();
+        let name = volume("shop/web/data.0");
+        runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
+        let config = writer(1, &image);
+        runtime.start(&config).await.unwrap();
+        let log = mounted(world, &config).join("log");
+        let clock = insula_env::Clock::real();
+        let mut longest = Duration::ZERO;
+        for number in 0..5 {
+            wait_for_more(&log).await;
+            let begun = clock.now();
+            runtime.make_snapshot(&name, &snapshot(&format!("s{number}"))).await.unwrap();
+            longest = longest.max(begun.elapsed());
+            let file = world.dir.join(format!("volumes/snapshots/shop.web.data.0/s{number}.img"));
+            let checked = Command::new("e2fsck").args(["-f", "-n"]).arg(file).output().unwrap();
+            assert!(checked.status.success(), "{checked:?}");
+        }
+        println!("the longest of five took {longest:?}");
+        wait_for_more(&log).await;
+        // An instance can be ended while its volume stands still.
+        let last = snapshot("last");
+        let (made, ()) = tokio::join!(runtime.make_snapshot(&name, &last), stop(runtime, &config));
+        println!("beside the end of its instance: {made:?}");
+        restore(runtime, &name, "s4", ByteSize::mib(16)).await;
+        let script =
+            "i=0; while read n; do [ $n = $i ] || echo wrong $n; i=$((i+1)); done </var/data/log; echo lines $i";
+        let (log, _) = run(runtime, &with_volume(container(2, &image, &["sh", "-c", script]), 0)).await;
+        let lines = log.rsplit("lines ").next().unwrap().trim();
+        assert!(!log.contains("wrong") && lines.parse::<u64>().unwrap() > 0, "{log}");
+        agent.crash();
+    });
+}
+
+#[test]
+fn what_a_crash_left_frozen_or_half_made_is_put_right() {
+    with_root("snapshot-crash", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let name = volume("shop/web/data.0");
+        agent.runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
+        let config = writer(1, &image);
+        agent.runtime.start(&config).await.unwrap();
+        let directory = mounted(world, &config);
+        wait_for_more(&directory.join("log")).await;
+        agent.crash();
+
+        // Frozen by one that thaws no more.
+        assert!(Command::new("fsfreeze").arg("--freeze").arg(&directory).status().unwrap().success());
+        let snapshots = world.dir.join("volumes/snapshots/shop.web.data.0");
+        fs::create_dir_all(&snapshots).unwrap();
+        fs::write(snapshots.join("half.img.new"), "half").unwrap();
+        let agent = world.open().await;
+        wait_for_more(&directory.join("log")).await;
+        assert!(!snapshots.exists(), "what was half made is gone");
+
+        // The process that freezes ends by itself, when nobody tells it to, and says so.
+        let shim = fs::read_dir(world.dir.join("shim")).unwrap().flatten().next().unwrap().path();
+        let freeze = || {
+            let mut command = Command::new(&shim);
+            let mut child =
+                command.arg("--freeze").arg(&directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let said = child.as_mut().unwrap().stdout.take().unwrap();
+            let mut word = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut word).unwrap();
+            assert_eq!(word, "frozen\n");
+            child.unwrap()
+        };
+        let begun = insula_env::Clock::real().now();
+        let mut held = freeze();
+        // As long as this is there, its input has no end.
+        let input = held.stdin.take();
+        assert_eq!(held.wait().unwrap().code(), Some(3));
+        drop(input);
+        assert!(begun.elapsed() >= Duration::from_secs(8));
+        wait_for_more(&directory.join("log")).await;
+        // Nor does it outlive the agent, of whom it knows by its input; what else ends processes does not touch it.
+        let mut held = freeze();
+        let pid = rustix::process::Pid::from_child(&held);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(held.try_wait().unwrap().is_none());
+        drop(held.stdin.take());
+        assert_eq!(held.wait().unwrap().code(), Some(0));
+        wait_for_more(&directory.join("log")).await;
+        stop(&agent.runtime, &config).await;
+        agent.crash();
+    });
+}
+
+/// Puts the volumes of a world on a file system of their own.
+fn volumes_on(world: &World, kind: &str, size: ByteSize) {
+    let (file, at) = (world.dir.join("disk"), world.dir.join("volumes"));
+    fs::File::create(&file).unwrap().set_len(size.0).unwrap();
+    fs::create_dir_all(&at).unwrap();
+    assert!(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&file).status().unwrap().success());
+    let mount = ["-t", kind, "-o", "loop"];
+    assert!(Command::new("mount").args(mount).arg(&file).arg(&at).status().unwrap().success());
+}
+
+fn volumes_off(world: &World) {
+    assert!(Command::new("umount").arg(world.dir.join("volumes")).status().unwrap().success());
+}
+
+#[test]
+fn a_disk_without_room_refuses_snapshots() {
+    with_root("snapshot-full", async |world| {
+        volumes_on(world, "ext4", ByteSize::mib(256));
+        let agent = world.open().await;
+        let name = volume("shop/web/data.0");
+        agent.runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
+        let refused = agent.runtime.make_snapshot(&name, &snapshot("one")).await;
+        assert_eq!(kind(refused), ErrorKind::StorageFull);
+        assert!(agent.runtime.snapshots().await.unwrap().is_empty());
+        assert_eq!(fs::read_dir(world.dir.join("volumes/snapshots")).unwrap().count(), 0);
+        agent.crash();
+        volumes_off(world);
+    });
+}
+
+#[test]
+fn where_files_can_share_blocks_an_instance_hardly_waits() {
+    if Command::new("mkfs.xfs").arg("-V").output().is_err() {
+        eprintln!("skipped: mkfs.xfs is not installed");
+        return;
+    }
+    with_root("snapshot-clone", async |world| {
+        volumes_on(world, "xfs", ByteSize::mib(4 << 10));
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        let runtime = &agent.runtime;
+        runtime.ensure_image(&image).await.unwrap();
+        let name = volume("shop/web/data.0");
+        runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
+        let config = writer(1, &image);
+        runtime.start(&config).await.unwrap();
+        wait_for_more(&mounted(world, &config).join("log")).await;
+        let made = runtime.make_snapshot(&name, &snapshot("one")).await.unwrap();
+        let file = world.dir.join("volumes/snapshots/shop.web.data.0/one.img");
+        let checked = Command::new("e2fsck").args(["-f", "-n"]).arg(&file).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        let listed = runtime.snapshots().await.unwrap();
+        assert_eq!((listed.len(), &listed[0].snapshot, listed[0].size), (1, &made.snapshot, made.size));
+        // None of its blocks are another file's too.
+        let extents = Command::new("filefrag").arg("-v").arg(&file).output().unwrap();
+        let extents = String::from_utf8(extents.stdout).unwrap();
+        assert!(extents.contains("found") && !extents.contains("shared"), "{extents}");
+        stop(runtime, &config).await;
+        agent.crash();
+        eventually("the volume is let go", async || {
+            let gone = Command::new("umount").arg(world.dir.join("volumes")).stderr(Stdio::null()).status().unwrap();
+            gone.success().then_some(())
+        })
+        .await;
+    });
+}
+
 #[test]
 fn a_new_volume_has_the_owner_of_the_directory_that_it_covers() {
     with_root("owner", async |world| {
@@ -196,7 +463,7 @@ fn a_first_process_of_ours_collects_orphans_and_hands_signals_on() {
         let mut config = container(1, &image, &["sh", "-c", script]);
         config.spec.has_init = true;
         agent.runtime.start(&config).await.unwrap();
-        let log = support::eventually("it looks for orphans", async || {
+        let log = eventually("it looks for orphans", async || {
             let log = log_text(&agent.runtime, config.instance).await;
             (log.matches(" F none").count() >= 3).then_some(log)
         })

@@ -120,6 +120,10 @@ label!(
     /// A volume of a service.
     VolumeName, "volume"
 );
+label!(
+    /// A snapshot of a volume.
+    SnapshotName, "snapshot"
+);
 
 /// A service within its app, written `app/service`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -36,6 +36,7 @@ impl NodeRuntime {
         let home = self.home(instance);
         if let Some(record) = home.record()? {
             end_leftovers(&record, &home).await?;
+            self.wait_for_thaw(instance, &record).await?;
             if let Some(cgroup) = &record.cgroup {
                 cgroup::remove(cgroup).await.map_err(Error::file("remove the cgroup of", home.path()))?;
             }

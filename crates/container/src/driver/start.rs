@@ -201,6 +201,9 @@ impl NodeRuntime {
         if config.volumes().any(|(volume, _)| is_anothers(&volume)) {
             return Err(Error::State { instance, why: "waits: an earlier instance still has its volume" });
         }
+        if config.volumes().any(|(volume, _)| self.is_held_alone(&volume)) {
+            return Err(Error::State { instance, why: "waits: its volume is being copied, restored or deleted" });
+        }
         state.volumes.extend(config.volumes().map(|(volume, _)| (volume, instance)));
         Ok(())
     }

@@ -19,8 +19,11 @@
 //! - takes [`Request::Signal`], unanswered, and writes a [`Reply`] with `exit` when the command has ended and nothing of what
 //!   it started is left; then it ends;
 //! - hangs up when the other end closes: HUP, then KILL.
+//!
+//! With `--freeze` and a directory, it freezes the file system of that, says [`FROZEN`], or why not, as one line, and thaws it at
+//! the end of its standard input; after [`FROZEN_MAX`] in any case, and ends with [`FROZEN_TOO_LONG`] then.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,15 @@ pub const REQUEST_LEN_MAX: usize = 512;
 
 /// Longest line of an [`Exec`] in bytes: a character of a command may take six.
 pub const EXEC_LEN_MAX: usize = 256 << 10;
+
+/// How long a file system is frozen, at most: a killed instance that wants to write ends only afterwards, and has ten seconds.
+pub const FROZEN_MAX: Duration = Duration::from_secs(8);
+
+/// What is said of a file system that is frozen now.
+pub const FROZEN: &str = "frozen";
+
+/// How it ends when the file system was thawed for lack of time.
+pub const FROZEN_TOO_LONG: u8 = 3;
 
 /// `shim.json`: what to start and how to keep it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -119,7 +119,7 @@ fn check(image: &Path) -> io::Result<()> {
 }
 
 /// Takes the space now, so that what an instance writes later is never refused for lack of it.
-fn set_aside(file: &File, size: u64) -> io::Result<()> {
+pub(super) fn set_aside(file: &File, size: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, size) {
         Ok(()) => Ok(()),
         // Not every file system can; then places are found when they are written.

@@ -3,6 +3,7 @@
 //! ```text
 //! volumes/shop.db.data.0.img       a volume; its directory `data` is what an instance sees
 //! volumes/shop.db.data.0.img.new   one that is being made; worth nothing after a crash
+//! volumes/snapshots/               copies of volumes: see `snapshots`
 //! ```
 //! Always true: a file without `.new` is a whole file system; no volume is made by a start, and none is mounted for two
 //! instances. Who deletes one has said so: nothing is taken away because it seems not to be needed.
@@ -27,9 +28,9 @@ use super::ext4::{self, Kind};
 use crate::users;
 
 /// What the names of volumes' files end with.
-const SUFFIX: &str = ".img";
+pub(super) const SUFFIX: &str = ".img";
 /// What the names of half-made ones end with.
-const NEW: &str = ".img.new";
+pub(super) const NEW: &str = ".img.new";
 /// The directory of a volume's file system that an instance sees, beside what the file system itself keeps.
 const DATA: &str = "data";
 
@@ -85,8 +86,7 @@ impl Volumes {
 
     /// The file that holds it.
     pub fn image(&self, volume: &VolumeRef) -> PathBuf {
-        let VolumeRef { service, name, slot } = volume;
-        self.0.join(format!("{}.{}.{name}.{slot}{SUFFIX}", service.app, service.service))
+        self.0.join(plain(volume) + SUFFIX)
     }
 
     /// Makes a volume, or makes it larger; it never gets smaller.
@@ -114,10 +114,7 @@ impl Volumes {
         if !image.exists() {
             return Ok(());
         }
-        if let Some(device) = ext4::loop_device(&image)? {
-            let why = format!("it is still mounted, by way of {}", device.display());
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
-        }
+        ensure_unmounted(&image)?;
         fs::remove_file(&image).and_then(|()| self.sync())
     }
 
@@ -139,9 +136,17 @@ impl Volumes {
         shown.and(ext4::unmount_at(by_way_of))
     }
 
-    fn sync(&self) -> io::Result<()> {
+    /// Makes names durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
     }
+}
+
+/// Fails while a file's file system is mounted. The kernel lets go of it a moment after the last instance did.
+pub(super) fn ensure_unmounted(image: &Path) -> io::Result<()> {
+    let Some(device) = ext4::loop_device(image)? else { return Ok(()) };
+    let why = format!("it is still mounted, by way of {}", device.display());
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
 }
 
 /// Unmounts a volume from where an instance had it, and waits for all to be written.
@@ -182,7 +187,18 @@ pub(crate) fn covered(rootfs: &Path, path: &str, first: u32) -> io::Result<Optio
 
 /// The volume that a file holds, by its name.
 fn named(file: &str) -> Option<VolumeRef> {
-    let mut parts = file.strip_suffix(SUFFIX)?.split('.');
+    of_plain(file.strip_suffix(SUFFIX)?)
+}
+
+/// A volume's name as one name of a file.
+pub(super) fn plain(volume: &VolumeRef) -> String {
+    let VolumeRef { service, name, slot } = volume;
+    format!("{}.{}.{name}.{slot}", service.app, service.service)
+}
+
+/// The volume that [`plain`] has written so.
+pub(super) fn of_plain(text: &str) -> Option<VolumeRef> {
+    let mut parts = text.split('.');
     let mut part = || parts.next();
     let (app, service, name, slot) = (part()?, part()?, part()?, part()?);
     let volume = format!("{app}/{service}/{name}.{slot}").parse().ok()?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use insula_agent::copies;
-use insula_container::{ImageRef, StoredImage};
+use insula_container::{ImageRef, StoredImage, config::DISK_FREE_MIN};
 use insula_env::{Clock, Disk, Env, beat, clock};
 use insula_state::{GlobalState, Replica};
 use insula_telemetry::chain;
@@ -24,8 +24,6 @@ const FIRST_AFTER: Duration = Duration::from_secs(120);
 const UNUSED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// One that was needed so recently stays, also on a full disk: it may be about to be started.
 const RECENT: Duration = Duration::from_secs(600);
-/// With less free space than this, the longest unneeded image goes first.
-const FREE_MIN: u64 = 2 << 30;
 /// Parts of a pull that broke off are kept for so long, for the next attempt.
 const PARTS_KEPT: Duration = Duration::from_secs(3600);
 
@@ -100,7 +98,7 @@ fn doomed_of(mut images: Vec<StoredImage>, now: SystemTime, mut space: u64) -> V
     images.sort_by_key(|image| image.used);
     images.retain(|image| {
         let is_old = unused(image) >= UNUSED_MAX;
-        let is_in_the_way = space < FREE_MIN && unused(image) >= RECENT;
+        let is_in_the_way = space < DISK_FREE_MIN && unused(image) >= RECENT;
         if is_old || is_in_the_way {
             // Unpacked it is larger; the next look sees what it really gave.
             space = space.saturating_add(image.size_bytes.unwrap_or_default());
@@ -137,8 +135,8 @@ mod tests {
     fn a_full_disk_takes_the_longest_unneeded_and_nothing_recent() {
         let now = Clock::real().wall();
         let images = [image(1, now - HOUR), image(2, now - HOUR * 3), image(3, now - HOUR * 2), image(4, now)];
-        assert_eq!(gone(&images, now, FREE_MIN), Vec::<usize>::new());
-        assert_eq!(gone(&images, now, FREE_MIN - 1), [1], "one is enough");
+        assert_eq!(gone(&images, now, DISK_FREE_MIN), Vec::<usize>::new());
+        assert_eq!(gone(&images, now, DISK_FREE_MIN - 1), [1], "one is enough");
         assert_eq!(gone(&images, now, 0), [1, 2], "two are enough");
         assert_eq!(gone(&images[..2], now, 0), [1, 0]);
         assert_eq!(gone(&images[3..], now, 0), Vec::<usize>::new(), "it may be about to start");
