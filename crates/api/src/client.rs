@@ -137,6 +137,20 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|source| ClientError::Unreadable { what, source })
     }
 
+    /// Sends to the first node that is reached, and reads the answer as JSON: for what is not done again under the same key.
+    async fn json_once<T: DeserializeOwned>(&self, call: Call, limit: Duration) -> Result<T, ClientError> {
+        let what = format!("{} {}", call.method, call.path);
+        let answer = clock::timeout(limit, async {
+            let response = self.send_once(&call).await?;
+            if !response.status().is_success() {
+                return Err(problem(response, &call).await);
+            }
+            whole(response, &what).await
+        });
+        let bytes = answer.await.map_err(|_| ClientError::TimedOut { what: what.clone(), limit })??;
+        serde_json::from_slice(&bytes).map_err(|source| ClientError::Unreadable { what, source })
+    }
+
     /// Sends until a node answers with success, or with a problem that does not pass. Bounded in time by the caller
     /// or by the number of attempts.
     async fn send(&self, call: &Call) -> Result<Response<Incoming>, ClientError> {

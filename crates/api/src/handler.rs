@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
     AppDefinition, AppName, ByteSize, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision,
-    ServiceRef, TokenId, VolumeRef,
+    ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
         List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, Scaled, Token, TokenRemoved, Versioned, Volume,
+        RootChanged, Scaled, Snapshot, Snapshots, Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -207,6 +207,15 @@ pub trait Handler: Send + Sync + 'static {
     ) -> Answer<Versioned<Volume>>;
     /// Deletes a volume with all that is in it. [`crate::Code::Conflict`] while an instance is placed with it.
     async fn delete_volume(&self, volume: VolumeRef, request: Option<RequestId>) -> Answer<Versioned<Volume>>;
+    /// Snapshots of volumes, as the nodes tell of them.
+    async fn snapshots(&self, read: ReadOptions) -> Answer<Snapshots>;
+    /// Copies a volume on its node's disk, also while an instance uses it. [`crate::Code::Conflict`] when the name is taken,
+    /// the disk has no room or it takes too long.
+    async fn create_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>>;
+    /// Gives a volume back what it had. [`crate::Code::Conflict`] while an instance is placed with it.
+    async fn restore_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Volume>>;
+    /// Deletes a snapshot.
+    async fn delete_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>>;
 
     /// Nodes of this region.
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;

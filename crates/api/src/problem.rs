@@ -41,6 +41,8 @@ pub enum Code {
     NoSuchImage,
     /// There is no such volume.
     NoSuchVolume,
+    /// There is no such snapshot.
+    NoSuchSnapshot,
     /// Another app owns the host and path.
     RouteTaken,
     /// The app has another release than the caller expected.
@@ -90,7 +92,8 @@ impl Code {
             | Self::NoSuchRegion
             | Self::NoSuchToken
             | Self::NoSuchImage
-            | Self::NoSuchVolume => StatusCode::NOT_FOUND,
+            | Self::NoSuchVolume
+            | Self::NoSuchSnapshot => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
             Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
@@ -122,6 +125,7 @@ impl Code {
             Self::NoSuchRegion => "there is no such region",
             Self::NoSuchImage => "there is no such image",
             Self::NoSuchVolume => "there is no such volume",
+            Self::NoSuchSnapshot => "there is no such snapshot",
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",

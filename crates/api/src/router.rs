@@ -92,6 +92,16 @@ fn endpoints() -> Endpoints {
             "/v1/apps/{app}/services/{service}/volumes/{volume}",
             put(endpoints::resize_volume).delete(endpoints::delete_volume),
         )
+        .route("/v1/snapshots", get(endpoints::snapshots))
+        .route("/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots", post(endpoints::create_snapshot))
+        .route(
+            "/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots/{snapshot}",
+            delete(endpoints::delete_snapshot),
+        )
+        .route(
+            "/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots/{snapshot}/restore",
+            post(endpoints::restore_snapshot),
+        )
         .route("/v1/nodes", get(endpoints::nodes))
         .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
         .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))

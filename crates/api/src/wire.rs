@@ -28,7 +28,7 @@ pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 pub use token::{Token, TokenKind, TokenRemoved};
-pub use volume::{Volume, VolumeBody, VolumeSizeBody, VolumeState};
+pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};
 
 /// A listing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
     AddressError, AppName, ByteSize, DatacenterName, InstanceId, NodeAddress, NodeName, RegionName, ServiceName,
-    ServiceRef, TokenId, VolumeRef,
+    ServiceRef, SnapshotName, TokenId, VolumeRef,
     definition::{SCALE_MAX, parse_duration},
 };
 
@@ -232,7 +232,7 @@ pub enum ApiCommand {
     /// Look at the images that nodes have, bring one without a registry, or remove one
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Look at volumes, make them, or delete one with all that is in it
+    /// Look at volumes, make them, copy them, or delete one with all that is in it
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// List nodes
@@ -300,6 +300,61 @@ pub enum VolumeCommand {
     Resize(VolumeResizeArgs),
     /// Delete a volume with all that is in it; one that an instance has is refused
     Rm(VolumeRmArgs),
+    /// Copy a volume on its own disk, list such copies, go back to one, or delete it. None is a backup elsewhere
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// List snapshots, and what they take of which disks
+    Ls(SnapshotLsArgs),
+    /// Copy a volume, also while it is in use: its instance cannot write meanwhile, for eight seconds at most
+    Create(SnapshotCreateArgs),
+    /// Give a volume back what it had; refused while an instance has it
+    Restore(SnapshotRestoreArgs),
+    /// Delete a snapshot
+    Rm(SnapshotRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotLsArgs {
+    /// Only those of this volume, by its exact name
+    pub volume: Option<VolumeRef>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotCreateArgs {
+    /// The exact name of the volume, as `insula volume ls` shows it
+    pub volume: VolumeRef,
+    /// What the snapshot is called, like before-upgrade [default: the time, like 20261122-211305]
+    pub snapshot: Option<SnapshotName>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotRestoreArgs {
+    /// The exact name of the volume, as `insula volume ls` shows it
+    pub volume: VolumeRef,
+    /// The exact name of the snapshot, as `insula volume snapshot ls` shows it
+    pub snapshot: SnapshotName,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotRmArgs {
+    /// The exact name of the volume, which may be there no more
+    pub volume: VolumeRef,
+    /// The exact name of the snapshot, as `insula volume snapshot ls` shows it
+    pub snapshot: SnapshotName,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod import;
 mod logs;
 mod nodes;
 mod show;
+mod snapshot;
 mod token;
 mod volume;
 

@@ -117,7 +117,8 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchRegion
         | Code::NoSuchToken
         | Code::NoSuchImage
-        | Code::NoSuchVolume => Exit::NotFound,
+        | Code::NoSuchVolume
+        | Code::NoSuchSnapshot => Exit::NotFound,
         Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,

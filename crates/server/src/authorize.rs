@@ -17,8 +17,9 @@ use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, ListImages, Propose, ReadLogs, RemoveImage, Renew, RenewCertificate,
-    SendInput, StartExec, TakeAuthority, TellAddresses, WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage,
+    RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, TakeAuthority, TellAddresses,
+    WatchState,
 };
 
 /// Who may call a method.
@@ -68,6 +69,11 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<StartExec>(Who::Member),
     // Only to commands that the same node has begun.
     rule::<SendInput>(Who::Member),
+    // For the asking node's API, which has checked the caller's role.
+    rule::<ListSnapshots>(Who::Member),
+    rule::<MakeSnapshot>(Who::Member),
+    rule::<RestoreSnapshot>(Who::Member),
+    rule::<RemoveSnapshot>(Who::Member),
 ];
 
 /// What this node knows of a caller.

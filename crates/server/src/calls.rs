@@ -23,10 +23,12 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, Propose, ProposeRequest, ReadLogs,
-        RemoveImage, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, SendInput, StartExec,
-        StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose,
+        ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
+        RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StateName, TakeAuthority,
+        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
+    snapshots::Snapshots,
 };
 
 /// Time between two looks at whether this node can still tell others what is new.
@@ -45,6 +47,7 @@ pub(crate) struct Calls {
     pub material: Material,
     pub logs: Arc<dyn Logs>,
     pub execs: Execs,
+    pub snapshots: Snapshots,
     pub runtime: NodeRuntime,
     pub disk: Arc<dyn Disk>,
     pub lifetimes: Lifetimes,
@@ -122,6 +125,23 @@ impl Handler for Calls {
                 let request = decode_request::<SendInput>(&body)?;
                 self.execs.take_input(caller.identity.node, request).await?;
                 Ok(encode_response::<SendInput>(&()))
+            }
+            ListSnapshots::ID => {
+                decode_request::<ListSnapshots>(&body)?;
+                Ok(encode_response::<ListSnapshots>(&self.snapshots.stored().await?))
+            }
+            MakeSnapshot::ID => {
+                let request = decode_request::<MakeSnapshot>(&body)?;
+                Ok(encode_response::<MakeSnapshot>(&self.snapshots.make_here(&request).await?))
+            }
+            RestoreSnapshot::ID => {
+                let request = decode_request::<RestoreSnapshot>(&body)?;
+                self.snapshots.restore_here(&request).await?;
+                Ok(encode_response::<RestoreSnapshot>(&()))
+            }
+            RemoveSnapshot::ID => {
+                let request = decode_request::<RemoveSnapshot>(&body)?;
+                Ok(encode_response::<RemoveSnapshot>(&self.snapshots.remove_here(&request).await?))
             }
             other => Err(Status::unknown_method(other)),
         }

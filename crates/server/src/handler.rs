@@ -10,6 +10,7 @@ mod exec;
 pub(crate) mod images;
 mod instances;
 mod nodes;
+mod snapshots;
 mod tokens;
 mod volumes;
 
@@ -24,8 +25,8 @@ use insula_api::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
         Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty,
-        NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Token,
-        TokenRemoved, Versioned, Volume,
+        NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Snapshot,
+        Snapshots, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -33,7 +34,7 @@ use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, TokenId, VolumeRef};
+use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, SnapshotName, TokenId, VolumeRef};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
@@ -67,6 +68,8 @@ pub struct NodeApi {
     pub(crate) execs: Execs,
     /// Counts the copies of images.
     pub(crate) census: Census,
+    /// Snapshots of volumes, on all nodes.
+    pub(crate) snapshots: crate::snapshots::Snapshots,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
     /// Its files; on voters with the CA's keys.
@@ -242,6 +245,23 @@ impl Handler for NodeApi {
 
     async fn delete_volume(&self, volume: VolumeRef, request: Option<RequestId>) -> Answer<Versioned<Volume>> {
         self.take_volume_away(volume, request).await
+    }
+
+    async fn snapshots(&self, read: ReadOptions) -> Answer<Snapshots> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_snapshots().await)
+    }
+
+    async fn create_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>> {
+        self.make_snapshot(volume, snapshot).await
+    }
+
+    async fn restore_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Volume>> {
+        self.bring_back(volume, snapshot).await
+    }
+
+    async fn delete_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>> {
+        self.take_snapshot_away(volume, snapshot).await
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

@@ -37,6 +37,7 @@ mod renewal;
 pub mod restore;
 mod route;
 mod signals;
+mod snapshots;
 mod supervisor;
 mod trust;
 mod whereabouts;

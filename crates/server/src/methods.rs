@@ -4,7 +4,8 @@ use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-    Addresses, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision,
+    Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId,
+    Revision, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -393,4 +394,76 @@ impl Method for SendInput {
     const NAME: &'static str = "send-input";
     type Request = SendInputRequest;
     type Response = ();
+}
+
+/// Lists the snapshots that a node has on its disk.
+#[derive(Debug)]
+pub struct ListSnapshots;
+
+/// Request of [`ListSnapshots`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListSnapshotsRequest {}
+
+/// A snapshot on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSnapshot {
+    /// Of which volume.
+    pub volume: VolumeRef,
+    /// Its name among that one's.
+    pub snapshot: SnapshotName,
+    /// Bytes that the volume had.
+    pub size: ByteSize,
+    /// Bytes that it takes of the disk.
+    pub used: ByteSize,
+    /// When it was made, milliseconds since 1970 by the node's clock.
+    pub created_ms: u64,
+}
+
+impl Method for ListSnapshots {
+    const ID: u16 = 16;
+    const NAME: &'static str = "list-snapshots";
+    type Request = ListSnapshotsRequest;
+    type Response = Vec<NodeSnapshot>;
+}
+
+/// Names a snapshot of a volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// Of which volume.
+    pub volume: VolumeRef,
+    /// Its name among that one's.
+    pub snapshot: SnapshotName,
+}
+
+/// Makes a snapshot of a volume of the node. Goes on when nobody waits for the answer any more.
+#[derive(Debug)]
+pub struct MakeSnapshot;
+
+impl Method for MakeSnapshot {
+    const ID: u16 = 17;
+    const NAME: &'static str = "make-snapshot";
+    type Request = SnapshotRequest;
+    type Response = NodeSnapshot;
+}
+
+/// Puts what is in a snapshot into its volume, which no instance may have. Goes on when nobody waits for the answer any more.
+#[derive(Debug)]
+pub struct RestoreSnapshot;
+
+impl Method for RestoreSnapshot {
+    const ID: u16 = 18;
+    const NAME: &'static str = "restore-snapshot";
+    type Request = SnapshotRequest;
+    type Response = ();
+}
+
+/// Deletes a snapshot from the node's disk; answers with what it was.
+#[derive(Debug)]
+pub struct RemoveSnapshot;
+
+impl Method for RemoveSnapshot {
+    const ID: u16 = 19;
+    const NAME: &'static str = "remove-snapshot";
+    type Request = SnapshotRequest;
+    type Response = NodeSnapshot;
 }

@@ -26,6 +26,7 @@ use crate::{
     methods::{Led, LogsRequest, ReadLogs, Renew},
     node::Node,
     route::Route,
+    snapshots::Snapshots,
 };
 
 /// How long the region's leader may take to commit a report.
@@ -44,6 +45,8 @@ pub(crate) struct Work {
     pub census: Census,
     pub logs: Arc<dyn Logs>,
     pub execs: Execs,
+    /// Snapshots of volumes.
+    pub snapshots: Snapshots,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
     pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
@@ -57,7 +60,8 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let region = Arc::clone(node.region.replica());
     let images = RegionImages { node: node.id, bulk: node.bulk.clone(), region: Arc::clone(&region) };
     let runtime = NodeRuntime::open(env.clone(), settings(config)?, Some(Arc::new(images))).await?;
-    let census = Census { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
+    let census = Census { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), runtime: runtime.clone() };
+    let snapshots = Snapshots { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
     let parts = Parts {
         node: node.id,
         labels: NodeLabels {
@@ -100,7 +104,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let peers = (node.rpc.clone(), node.sessions.clone());
     let execs = Execs::new(node.id, runtime.clone(), peers, env.tasks.child("commands"), env.rng.fork());
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
-    Ok(Work { runtime, census, logs: Arc::new(logs), execs, clock_ahead_ms })
+    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {

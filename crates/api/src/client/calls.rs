@@ -16,7 +16,7 @@ use http::{HeaderValue, Method, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use insula_types::{
-    AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revision, ServiceRef, TokenId, VolumeRef,
+    AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revision, ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,12 +29,16 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
         EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
         List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, ScaleBody, Scaled, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        RootChanged, ScaleBody, Scaled, Snapshot, SnapshotBody, Snapshots, Token, TokenRemoved, Versioned, Volume,
+        VolumeBody, VolumeSizeBody,
     },
 };
 
 /// Longest silence of a node that takes an image in: it unpacks all of it after the last byte has come.
 pub const IMPORT_SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// How long a copy of a volume is waited for: a little longer than the asked node waits for the volume's.
+const COPY_LIMIT: Duration = Duration::from_secs(1810);
 
 /// Tokens that are made at most until the answer with one arrives.
 const TOKENS_MAX: usize = 3;
@@ -258,6 +262,54 @@ impl Client {
     /// As every call here.
     pub async fn delete_volume(&self, volume: &VolumeRef) -> Result<Versioned<Volume>, ClientError> {
         self.json(self.call(Method::DELETE, volume_path(volume))).await
+    }
+
+    /// Snapshots of volumes, as the nodes tell of them.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn snapshots(&self) -> Result<Snapshots, ClientError> {
+        self.get("/v1/snapshots").await
+    }
+
+    /// Makes a snapshot of a volume; waits for as long as the copy takes.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn create_snapshot(
+        &self,
+        volume: &VolumeRef,
+        snapshot: &SnapshotName,
+    ) -> Result<Versioned<Snapshot>, ClientError> {
+        let body = SnapshotBody { snapshot: snapshot.clone() };
+        let path = format!("{}/snapshots", volume_path(volume));
+        self.json_once(self.call(Method::POST, path).with_json(&body), COPY_LIMIT).await
+    }
+
+    /// Gives a volume back what it had when a snapshot was made; waits for as long as the copy takes.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn restore_snapshot(
+        &self,
+        volume: &VolumeRef,
+        snapshot: &SnapshotName,
+    ) -> Result<Versioned<Volume>, ClientError> {
+        let path = format!("{}/snapshots/{snapshot}/restore", volume_path(volume));
+        self.json_once(self.call(Method::POST, path), COPY_LIMIT).await
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn delete_snapshot(
+        &self,
+        volume: &VolumeRef,
+        snapshot: &SnapshotName,
+    ) -> Result<Versioned<Snapshot>, ClientError> {
+        let path = format!("{}/snapshots/{snapshot}", volume_path(volume));
+        self.json_once(self.call(Method::DELETE, path), CALL_LIMIT).await
     }
 
     /// One node by its exact id or name.

@@ -19,7 +19,10 @@ use crate::{
     Answer, BodyStream, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role,
     ScaleRequest,
     handler::{NodeKey, StateKey},
-    wire::{ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody, VolumeBody, VolumeSizeBody},
+    wire::{
+        ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody, SnapshotBody, VolumeBody,
+        VolumeSizeBody,
+    },
 };
 
 /// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
@@ -57,6 +60,7 @@ read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(images, |handler, asked, read| handler.images(read));
 read!(volumes, |handler, asked, read| handler.volumes(read));
+read!(snapshots, |handler, asked, read| handler.snapshots(read));
 read!(nodes, |handler, asked, read| handler.nodes(read));
 read!(regions, |handler, asked, read| handler.regions(read));
 read!(node, |handler, asked, read| async { handler.node(&node_key(&asked)?, read).await });
@@ -143,6 +147,32 @@ pub(super) async fn delete_volume(State(shared): State<Shared>, asked: Asked) ->
     let answer = async {
         asked.allow(Role::Admin)?;
         shared.handler.delete_volume(volume(&asked)?, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn create_snapshot(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let SnapshotBody { snapshot } = asked::json_body(body).await?;
+        shared.handler.create_snapshot(volume(&asked)?, snapshot).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn restore_snapshot(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        // What the volume has now is lost, as when it is deleted.
+        asked.allow(Role::Admin)?;
+        shared.handler.restore_snapshot(volume(&asked)?, asked.name("snapshot")?).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn delete_snapshot(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Admin)?;
+        shared.handler.delete_snapshot(volume(&asked)?, asked.name("snapshot")?).await
     };
     respond::json(answer.await)
 }

@@ -1,6 +1,6 @@
 //! Volumes, as they travel.
 
-use insula_types::{ByteSize, InstanceId, NodeId, NodeName};
+use insula_types::{ByteSize, InstanceId, NodeId, NodeName, Revision, SnapshotName};
 use serde::{Deserialize, Serialize};
 
 /// A volume of this region.
@@ -74,4 +74,43 @@ pub struct VolumeBody {
 pub struct VolumeSizeBody {
     /// Its new size in bytes.
     pub size: ByteSize,
+}
+
+/// A snapshot of a volume: a copy on the same disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name among those of its volume.
+    pub snapshot: SnapshotName,
+    /// The name of its volume, which may be there no more.
+    pub volume: String,
+    /// The node that has it on its disk.
+    pub node: NodeId,
+    /// That node's name; none when it is no member any more.
+    pub node_name: Option<NodeName>,
+    /// Bytes that the volume had.
+    pub size: ByteSize,
+    /// Bytes that it takes of the disk.
+    pub used: ByteSize,
+    /// When it was made, by that node's clock.
+    pub created_ms: u64,
+}
+
+/// The snapshots that nodes tell of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// The region's revision.
+    pub revision: Revision,
+    /// By volume, the oldest first.
+    pub items: Vec<Snapshot>,
+    /// Nodes that did not answer, so that theirs are not among these.
+    #[serde(default)]
+    pub silent: Vec<NodeName>,
+}
+
+/// Makes a snapshot of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotBody {
+    /// Its name, which none of the volume's other snapshots has.
+    pub snapshot: SnapshotName,
 }

@@ -20,7 +20,7 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
         EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
         List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, Scaled, Token, TokenRemoved, Versioned, Volume,
+        RootChanged, Scaled, Snapshot, Snapshots, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -29,7 +29,7 @@ use insula_identity::{
 };
 use insula_types::{
     AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId,
-    RegionName, ReleaseNumber, RequestId, Revision, TokenId, VolumeRef, definition::Format,
+    RegionName, ReleaseNumber, RequestId, Revision, SnapshotName, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -244,6 +244,23 @@ impl Handler for Fake {
     }
 
     async fn resize_volume(&self, _: VolumeRef, _: ByteSize, _: Option<RequestId>) -> Answer<Versioned<Volume>> {
+        not_here()
+    }
+
+    async fn snapshots(&self, read: ReadOptions) -> Answer<Snapshots> {
+        let List { revision, items } = self.list(read, Vec::new())?;
+        Ok(Snapshots { revision, items, silent: Vec::new() })
+    }
+
+    async fn create_snapshot(&self, _: VolumeRef, _: SnapshotName) -> Answer<Versioned<Snapshot>> {
+        not_here()
+    }
+
+    async fn restore_snapshot(&self, _: VolumeRef, _: SnapshotName) -> Answer<Versioned<Volume>> {
+        not_here()
+    }
+
+    async fn delete_snapshot(&self, _: VolumeRef, _: SnapshotName) -> Answer<Versioned<Snapshot>> {
         not_here()
     }
 

@@ -1,4 +1,4 @@
-//! `insula volume ls`, `create`, `resize` and `rm`.
+//! `insula volume ls`, `create`, `resize` and `rm`; `snapshot` is in [`super::snapshot`].
 
 use insula_api::{Client, wire::Volume};
 
@@ -15,6 +15,7 @@ pub async fn run(client: &Client, command: VolumeCommand) -> Result<(), Failure>
         VolumeCommand::Create(args) => create(client, &args).await,
         VolumeCommand::Resize(args) => resize(client, &args).await,
         VolumeCommand::Rm(args) => remove(client, &args).await,
+        VolumeCommand::Snapshot(command) => super::snapshot::run(client, command).await,
     }
 }
 
@@ -55,7 +56,10 @@ async fn resize(client: &Client, args: &VolumeResizeArgs) -> Result<(), Failure>
 
 async fn remove(client: &Client, args: &VolumeRmArgs) -> Result<(), Failure> {
     if !args.yes {
-        let shown = format!("All that is in volume {} is lost. There is no way back.", args.volume);
+        let shown = format!(
+            "All that is in volume {} is lost. There is no way back but its snapshots, if it has any.",
+            args.volume
+        );
         confirm(&shown, "its name to go on", &args.volume.to_string())?;
     }
     let gone = client.delete_volume(&args.volume).await?.value;

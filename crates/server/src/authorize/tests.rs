@@ -43,6 +43,10 @@ const TABLE: &[(u16, &str)] = &[
     (RemoveImage::ID, "yyrnnnr"),
     (StartExec::ID, "yyrnnnr"),
     (SendInput::ID, "yyrnnnr"),
+    (ListSnapshots::ID, "yyrnnnr"),
+    (MakeSnapshot::ID, "yyrnnnr"),
+    (RestoreSnapshot::ID, "yyrnnnr"),
+    (RemoveSnapshot::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {

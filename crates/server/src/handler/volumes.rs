@@ -63,7 +63,7 @@ impl NodeApi {
         self.show_volume(&volume)
     }
 
-    fn show_volume(&self, name: &VolumeRef) -> Answer<Versioned<Volume>> {
+    pub(super) fn show_volume(&self, name: &VolumeRef) -> Answer<Versioned<Volume>> {
         self.region.replica().read_at(|region, revision| {
             let found = region.volumes.get(name).ok_or_else(|| {
                 Problem::new(Code::NoSuchVolume, format!("{name}: `insula volume ls` lists those there are"))
