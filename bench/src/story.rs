@@ -38,7 +38,7 @@ pub enum Story {
     NoServers,
     /// The image registry stopped, then the power cut of the only node that runs an app
     NoRegistry,
-    /// An app with a volume: released anew, killed, its node cut from power
+    /// An app with a volume: released anew, killed, its node cut from power, its data overwritten
     Volume,
     /// Unchanged images of Debian's packages: nginx, Apache with PHP, PostgreSQL, Redis, Node, Python
     Stock,

@@ -141,3 +141,27 @@ fn refused(error: &Error) -> Status {
     };
     Status::new(code, source.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_users_can_do_something_about_is_said_without_paths_of_the_node() {
+        let file = |source| Error::File { attempt: "make a snapshot of", path: "/data/v.img".into(), source };
+        let words = |kind| refused(&file(io::Error::new(kind, "in words")));
+        for (kind, code) in [
+            (ErrorKind::NotFound, Code::NotFound),
+            (ErrorKind::ResourceBusy, Code::Conflict),
+            (ErrorKind::StorageFull, Code::Conflict),
+            (ErrorKind::QuotaExceeded, Code::ResourceExhausted),
+        ] {
+            assert_eq!((words(kind).code, words(kind).message.as_str()), (code, "in words"));
+        }
+        // The system's own "no such file" is a fault of ours, and says where.
+        let found = refused(&file(io::Error::from_raw_os_error(2)));
+        assert!(found.code == Code::Internal && found.message.contains("/data/v.img"), "{found:?}");
+    }
+}
