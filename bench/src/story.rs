@@ -14,6 +14,7 @@ mod power_cut;
 mod restored;
 mod stage;
 mod stock;
+mod storm;
 mod upgrade;
 mod volume;
 
@@ -34,6 +35,8 @@ pub enum Story {
     PowerCut,
     /// kill -9 of server and dataplane on each of three nodes in turn
     Kills,
+    /// Kills at random of instances, shims, servers, dataplanes and whole nodes
+    Storm,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
     /// The image registry stopped, then the power cut of the only node that runs an app
@@ -75,6 +78,12 @@ pub struct Telling {
     /// Name of the lab
     #[arg(long, default_value = "demo")]
     pub name: String,
+    /// Kills of the storm
+    #[arg(long, default_value_t = 60)]
+    pub kills: u32,
+    /// Seed of the storm: the same draws again [default: any]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Leave the lab standing after a failure, to look around
     #[arg(long)]
     pub keep: bool,
@@ -89,6 +98,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
     match story {
         Story::PowerCut => on_stage(&|stage| power_cut::tell(stage, telling.node.as_deref(), interrupt)),
         Story::Kills => on_stage(&|stage| kills::tell(stage, interrupt)),
+        Story::Storm => on_stage(&|stage| storm::tell(stage, telling, interrupt)),
         Story::NoServers => on_stage(&|stage| no_servers::tell(stage, interrupt)),
         Story::NoRegistry => on_stage(&|stage| no_registry::tell(stage, telling.rate, interrupt)),
         Story::Volume => on_stage(&|stage| volume::tell(stage, interrupt)),

@@ -109,11 +109,23 @@ impl Stage {
         interrupt: &Interrupt,
         holds: impl Fn() -> Result<()>,
     ) -> Result<u64> {
+        self.await_within(BACK_WITHIN, what, since_ms, interrupt, holds)
+    }
+
+    /// The same with a time that it may take.
+    pub(super) fn await_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        since_ms: u64,
+        interrupt: &Interrupt,
+        holds: impl Fn() -> Result<()>,
+    ) -> Result<u64> {
         loop {
             let looked_ms = now_ms();
             let Err(error) = holds() else { return Ok(looked_ms.saturating_sub(since_ms)) };
-            if now_ms() > since_ms + BACK_WITHIN.as_millis() as u64 {
-                return Err(error.context(format!("waited {} s for {what}", BACK_WITHIN.as_secs())));
+            if now_ms() > since_ms + limit.as_millis() as u64 {
+                return Err(error.context(format!("waited {} s for {what}", limit.as_secs())));
             }
             interrupt.sleep(LOOK_EVERY)?;
         }

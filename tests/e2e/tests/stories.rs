@@ -16,6 +16,9 @@ use nix::unistd::geteuid;
 /// Requests per second and edge: what a machine that runs other tests too can do.
 const RATE: u32 = 30;
 
+/// Kills of the storm; hundreds by `cargo xtask demo storm -- --kills 500`.
+const KILLS: u32 = 25;
+
 /// One story at a time, also where one process runs all tests (`cargo test`): each takes the whole machine.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -40,7 +43,15 @@ fn built() -> PathBuf {
 
 fn play(story: Story, name: &str, programs: &Programs) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let telling = Telling { check: true, node: None, rate: RATE, name: format!("e2e-{name}"), keep: false };
+    let telling = Telling {
+        check: true,
+        node: None,
+        rate: RATE,
+        name: format!("e2e-{name}"),
+        kills: KILLS,
+        seed: None,
+        keep: false,
+    };
     let interrupt = Interrupt::hold_back().expect("signals");
     tell(story, programs, &telling, &interrupt).expect("a story with a good end");
 }
@@ -53,6 +64,11 @@ fn an_app_outlives_a_power_cut() {
 #[test]
 fn server_and_dataplane_are_killed_on_each_node() {
     tell_it(Story::Kills, "kills");
+}
+
+#[test]
+fn a_storm_of_kills_leaves_nothing_but_what_shall_run() {
+    tell_it(Story::Storm, "storm");
 }
 
 #[test]
