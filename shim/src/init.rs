@@ -2,7 +2,7 @@
 //! ends, orphans of the command's processes included. It ends when the command does, in the same way.
 //!
 //! No executable of ours comes into the container: the process that would have become the command forks once more and
-//! stays as it is.
+//! stays as it is. Where the container is only to be there for commands of others, it stays without having started one.
 
 use std::collections::HashMap;
 
@@ -42,12 +42,7 @@ impl Executor for InitExecutor {
                 DefaultExecutor {}.exec(spec)
             }
             ForkResult::Parent { child } => {
-                // Else the container's root could reach the shim's file on the node through `/proc/1/exe`.
-                prctl::set_dumpable(false).map_err(failed)?;
-                // Those who wait for our descriptors to be closed by the command's start, and for the end of its output,
-                // shall not wait for this process.
-                // SAFETY: all descriptors of this process, of which nothing is used any more.
-                unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+                withdraw()?;
                 std::process::exit(look_after(child));
             }
         }
@@ -62,6 +57,42 @@ impl Executor for InitExecutor {
     }
 }
 
+/// Runs nothing: a first process that collects orphans until it is killed.
+#[derive(Clone)]
+pub struct HoldExecutor;
+
+impl Executor for HoldExecutor {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(failed)?;
+        withdraw()?;
+        loop {
+            if SigSet::all().wait() == Ok(Signal::SIGCHLD) {
+                collect(None);
+            }
+        }
+    }
+
+    /// Whether there is such a program is for the commands to find.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        get_executor().setup_envs(envs)
+    }
+}
+
+/// Gives up what a first process of ours must not have.
+fn withdraw() -> Result<(), ExecutorError> {
+    // Else the container's root could reach the shim's file on the node through `/proc/1/exe`.
+    prctl::set_dumpable(false).map_err(failed)?;
+    // Those who wait for our descriptors to be closed by the command's start, and for the end of its output, shall not wait
+    // for this process.
+    // SAFETY: all descriptors of this process, of which nothing is used any more.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    Ok(())
+}
+
 fn failed(error: Errno) -> ExecutorError {
     ExecutorError::Other(format!("start the first process: {error}"))
 }
@@ -71,7 +102,7 @@ fn look_after(command: Pid) -> i32 {
     loop {
         match SigSet::all().wait() {
             Ok(Signal::SIGCHLD) => {
-                if let Some(code) = collect(command) {
+                if let Some(code) = collect(Some(command)) {
                     return code;
                 }
             }
@@ -82,13 +113,13 @@ fn look_after(command: Pid) -> i32 {
     }
 }
 
-/// Collects all that have ended.
-fn collect(command: Pid) -> Option<i32> {
+/// Collects all that have ended; gives the code of the command, when it is among them.
+fn collect(command: Option<Pid>) -> Option<i32> {
     let mut code = None;
     loop {
         match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, exit)) if pid == command => code = Some(exit),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => code = Some(128 + signal as i32),
+            Ok(WaitStatus::Exited(pid, exit)) if Some(pid) == command => code = Some(exit),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == command => code = Some(128 + signal as i32),
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return code,
             _ => {}
         }

@@ -29,7 +29,7 @@ use nix::{
 
 use crate::{
     files,
-    init::InitExecutor,
+    init::{HoldExecutor, InitExecutor},
     log::{LogFile, Pump},
     protocol::{Config, Running, VERSION, Work},
 };
@@ -62,14 +62,19 @@ pub fn start(directory: &Path) -> Result<Started, String> {
     let (stdout, stdout_end) = output_pipe()?;
     let (stderr, stderr_end) = output_pipe()?;
     let pid = match &config.work {
-        Work::Container { id, output_owner, netns, has_init, .. } => {
+        Work::Container { id, output_owner, netns, has_init, is_held, .. } => {
             if let Some((user, group)) = *output_owner {
                 for end in [&stdout_end, &stderr_end] {
                     std::os::unix::fs::fchown(end, Some(user), Some(group))
                         .map_err(|error| format!("give a pipe to the container's user: {error}"))?;
                 }
             }
-            start_container(&directory, id, (netns.as_deref(), *has_init), stdout_end, stderr_end)?
+            let first = match (is_held, has_init) {
+                (true, _) => First::Hold,
+                (false, true) => First::Init,
+                (false, false) => First::Command,
+            };
+            start_container(&directory, id, (netns.as_deref(), first), stdout_end, stderr_end)?
         }
         Work::Process { .. } => start_process(&config.work, stdout_end, stderr_end)?,
     };
@@ -88,12 +93,22 @@ fn output_pipe() -> Result<(File, OwnedFd), String> {
     Ok((File::from(read), write))
 }
 
+/// What the container's first process is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Command,
+    /// One of ours, which starts the command.
+    Init,
+    /// One of ours, and no command.
+    Hold,
+}
+
 /// Runs libcontainer in a child that ends once the container runs, so that its heap is not kept for the life of the
 /// instance. The container's first process becomes our child (CLONE_PARENT).
 fn start_container(
     directory: &Path,
     id: &str,
-    (netns, has_init): (Option<&str>, bool),
+    (netns, first): (Option<&str>, First),
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<i32, String> {
@@ -106,7 +121,7 @@ fn start_container(
             // SAFETY: the default action is no handler of ours.
             unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.ok();
             let entered = netns.map_or(Ok(()), enter);
-            let text = match entered.and_then(|()| create(directory, id, has_init, stdout, stderr)) {
+            let text = match entered.and_then(|()| create(directory, id, first, stdout, stderr)) {
                 Ok(pid) => pid.to_string(),
                 Err(error) => error,
             };
@@ -137,7 +152,7 @@ fn wait_for(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
-fn create(directory: &Path, id: &str, has_init: bool, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
+fn create(directory: &Path, id: &str, first: First, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
     let chain = |attempt: &str, error: &dyn std::error::Error| {
         let mut text = format!("{attempt}: {error}");
         let mut source = error.source();
@@ -148,8 +163,10 @@ fn create(directory: &Path, id: &str, has_init: bool, stdout: OwnedFd, stderr: O
         text
     };
     let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default());
-    if has_init {
-        builder = builder.with_executor(InitExecutor);
+    match first {
+        First::Command => {}
+        First::Init => builder = builder.with_executor(InitExecutor),
+        First::Hold => builder = builder.with_executor(HoldExecutor),
     }
     let mut container = builder
         .with_root_path(directory.join("state"))

@@ -2,11 +2,12 @@
 //!
 //! The truth is in the instances' directories and in the kernel; what is in memory (reserved addresses and ports,
 //! watchers) is made from it when the runtime is opened. Parts: `start`, `observe`,
-//! `exec`, `snapshots`, `protect`, `remove`, `leftovers`.
+//! `exec`, `one_off`, `snapshots`, `protect`, `remove`, `leftovers`.
 
 mod exec;
 mod leftovers;
 mod observe;
+mod one_off;
 mod protect;
 mod remove;
 mod snapshots;
@@ -26,12 +27,13 @@ use std::{
 use async_trait::async_trait;
 use futures::Stream;
 use insula_env::Env;
-use insula_types::{ByteSize, ExecSpec, InstanceId, VolumeRef};
+use insula_types::{ByteSize, ExecSpec, InstanceId, Resources, VolumeRef};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
 use self::{
     exec::EXECS_MAX,
+    one_off::ONE_OFFS_MAX,
     protect::Written,
     snapshots::{Held, Holds},
 };
@@ -79,6 +81,8 @@ struct Inner {
     /// Room for commands in instances.
     execs: Arc<Semaphore>,
     exec_number: AtomicU64,
+    /// Room for one-off instances.
+    one_offs: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -91,6 +95,8 @@ struct State {
     watched: BTreeSet<InstanceId>,
     users: Users,
     volumes: BTreeMap<VolumeRef, InstanceId>,
+    /// Instances that somebody has made for one command and will remove, with what they reserve.
+    one_offs: BTreeMap<InstanceId, Resources>,
 }
 
 impl NodeRuntime {
@@ -150,6 +156,7 @@ impl NodeRuntime {
         }
         let (firewall, state, exec_number) = Default::default();
         let (execs, copies) = (Arc::new(Semaphore::new(EXECS_MAX)), Arc::new(Semaphore::new(1)));
+        let one_offs = Arc::new(Semaphore::new(ONE_OFFS_MAX));
         let (held, _) = watch::channel(BTreeMap::new());
         let inner = Inner {
             env,
@@ -168,6 +175,7 @@ impl NodeRuntime {
             ended,
             execs,
             exec_number,
+            one_offs,
             state,
         };
         let runtime = Self(Arc::new(inner));
@@ -184,6 +192,7 @@ impl NodeRuntime {
             }
         }
         runtime.take_over().await?;
+        runtime.remove_one_offs().await?;
         runtime.keep_firewall();
         Ok(runtime)
     }
@@ -336,7 +345,9 @@ impl Runtime for NodeRuntime {
             // One that is being started or removed is neither here nor there.
             let Some(_lock) = self.try_lock(instance) else { continue };
             match self.observe(instance).await {
-                Ok(observed) => found.extend(observed.map(|(_, observed)| observed)),
+                Ok(observed) => {
+                    found.extend(observed.filter(|(record, _)| !record.is_one_off).map(|(_, observed)| observed));
+                }
                 Err(error) => tracing::warn!(%instance, %error, "an instance cannot be observed"),
             }
         }

@@ -28,6 +28,9 @@ pub(crate) struct Record {
     /// The id on the node of its root, where it has a user namespace.
     #[serde(default)]
     pub users: Option<u32>,
+    /// Made for one command, and gone with it.
+    #[serde(default)]
+    pub is_one_off: bool,
 }
 
 impl Record {

@@ -33,7 +33,8 @@ pub trait Runtime: Send + Sync {
     /// again ([`Error::State`]): remove it first.
     async fn start(&self, config: &InstanceConfig) -> Result<Running, Error>;
 
-    /// What is on this node now, running or ended, also what an earlier life of the agent started. Ordered by id.
+    /// What is on this node now, running or ended, also what an earlier life of the agent started. Ordered by id. One-off
+    /// instances (`NodeRuntime::run`) are not among them.
     ///
     /// # Errors
     /// [`Error::File`] when the instances' directory cannot be read.

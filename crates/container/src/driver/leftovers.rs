@@ -51,6 +51,8 @@ impl NodeRuntime {
         told.extend(known.iter().filter(|(_, one)| one.is_half_made()).map(|(instance, _)| {
             format!("directory {} has no record of an instance", self.home(*instance).path().display())
         }));
+        let is_given_up = |(instance, one): &(&InstanceId, &Known)| one.is_one_off() && !self.is_one_off(**instance);
+        told.extend(known.iter().filter(is_given_up).map(|(instance, _)| format!("one-off instance {instance}")));
         let veths: BTreeSet<String> = known.keys().map(|instance| network::veth(*instance)).collect();
         told.extend(links.into_iter().filter(|link| !veths.contains(link)).map(|link| format!("interface {link}")));
         self.judge_mounts(&found.mounts, &known, &mut told);
@@ -164,6 +166,10 @@ struct Known {
 impl Known {
     fn is_half_made(&self) -> bool {
         self.record.is_none() && !self.is_changing
+    }
+
+    fn is_one_off(&self) -> bool {
+        !self.is_changing && self.record.as_ref().is_some_and(|record| record.is_one_off)
     }
 }
 

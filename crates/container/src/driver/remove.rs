@@ -34,7 +34,10 @@ impl NodeRuntime {
     /// which all else is found, goes last.
     pub(super) async fn discard(&self, instance: InstanceId) -> Result<(), Error> {
         let home = self.home(instance);
-        if let Some(record) = home.record()? {
+        let record = home.record()?;
+        // A one-off instance wrote nothing itself, and what its command wrote went to the caller.
+        let has_logs = record.as_ref().is_none_or(|record| !record.is_one_off);
+        if let Some(record) = record {
             end_leftovers(&record, &home).await?;
             self.wait_for_thaw(instance, &record).await?;
             if let Some(cgroup) = &record.cgroup {
@@ -52,7 +55,7 @@ impl NodeRuntime {
                 }
                 unmount_volumes(&home)?;
                 network::release(&home.netns())?;
-                if let Some(name) = home.path().file_name() {
+                if let Some(name) = home.path().file_name().filter(|_| has_logs) {
                     logs::keep(home.path(), &kept.join(name))?;
                 }
                 logs::prune(&kept, now)?;

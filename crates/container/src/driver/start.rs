@@ -126,8 +126,15 @@ impl NodeRuntime {
         self.reserve_volumes(config).await?;
         let ports = config.spec.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
         let cgroup = format!("/{}/{instance}", self.0.config.cgroup_parent.trim_matches('/'));
-        let record =
-            Record { config: config.clone(), address: Some(address), ports, cgroup: Some(cgroup.clone()), users };
+        let is_one_off = self.is_one_off(instance);
+        let record = Record {
+            config: config.clone(),
+            address: Some(address),
+            ports,
+            cgroup: Some(cgroup.clone()),
+            users,
+            is_one_off,
+        };
         home.write("instance.json", &record)?;
         if let Some(first) = users {
             users::let_in(home.path(), first).map_err(Error::file("open", home.path()))?;
@@ -153,6 +160,7 @@ impl NodeRuntime {
             output_owner: Some(root?),
             netns: Some(netns.to_string_lossy().into_owned()),
             has_init: config.spec.has_init,
+            is_held: is_one_off,
         };
         Ok(((record, work), stop_signal))
     }
@@ -240,7 +248,8 @@ impl NodeRuntime {
             return Err(Error::Config { instance, why: "a process needs a command".to_owned() });
         }
         let ports = self.reserve_ports(instance, config.spec.ports.iter().map(|port| port.name.clone()).collect())?;
-        let record = Record { config: config.clone(), address: None, ports, cgroup: None, users: None };
+        let record =
+            Record { config: config.clone(), address: None, ports, cgroup: None, users: None, is_one_off: false };
         home.write("instance.json", &record)?;
         let own = ["PATH", "HOME", "USER", "LANG"];
         let mut env: BTreeMap<String, String> =

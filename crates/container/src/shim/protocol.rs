@@ -79,6 +79,9 @@ pub enum Work {
         /// Under a first process of the shim's, which collects orphans.
         #[serde(default)]
         has_init: bool,
+        /// Without its command: only a first process of the shim's, beside which others are run.
+        #[serde(default)]
+        is_held: bool,
     },
     /// A command as the same user, in a session of its own.
     Process {

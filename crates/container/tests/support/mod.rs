@@ -160,7 +160,7 @@ impl World {
         self.open_as(Config { limit: Some(limit), ..self.config.clone() }, None).await
     }
 
-    async fn open_as(&self, config: Config, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
+    pub async fn open_as(&self, config: Config, peers: Option<Arc<dyn ImagePeers>>) -> Agent {
         let env = Env { disk: Arc::new(self.disk.clone()), ..Env::real("test") };
         let runtime = NodeRuntime::open(env.clone(), config, peers).await.unwrap();
         Agent { runtime, env }
