@@ -15,6 +15,7 @@ pub mod derive;
 pub mod lease;
 pub mod level;
 pub mod nodes;
+pub mod one_off;
 pub mod placements;
 mod rollout;
 mod round;

@@ -152,29 +152,7 @@ fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add:
     }
     let fresh: BTreeSet<InstanceId> =
         services.values().flat_map(|s| &s.live).filter(|one| one.is_fresh).map(|one| one.instance).collect();
-    let snapshot = Snapshot {
-        nodes: state
-            .nodes
-            .values()
-            .map(|node| NodeView {
-                id: node.id,
-                datacenter: &node.datacenter,
-                capacity: node.capacity,
-                health: node.health,
-                is_cordoned: node.is_cordoned || node.is_draining,
-            })
-            .collect(),
-        taken: state
-            .placements
-            .values()
-            .map(|placement| Taken {
-                node: placement.node,
-                service: &placement.service,
-                resources: placement.spec.resources,
-                is_staying: fresh.contains(&placement.instance),
-            })
-            .collect(),
-    };
+    let snapshot = snapshot(state, |placement| fresh.contains(&placement.instance));
     let of = |name: &ServiceRef| services.get(name).and_then(|service| service.wanted);
     let wanted: Vec<Wanted<'_>> = add
         .iter()
@@ -205,6 +183,33 @@ fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add:
         }
     }
     plan.commands.extend(chunks(&placements).map(RegionCommand::Place));
+}
+
+/// What the scheduler looks at; `is_staying` says what counts when a service is spread.
+pub(crate) fn snapshot(state: &RegionState, is_staying: impl Fn(&Placement) -> bool) -> Snapshot<'_> {
+    Snapshot {
+        nodes: state
+            .nodes
+            .values()
+            .map(|node| NodeView {
+                id: node.id,
+                datacenter: &node.datacenter,
+                capacity: node.capacity,
+                health: node.health,
+                is_cordoned: node.is_cordoned || node.is_draining,
+            })
+            .collect(),
+        taken: state
+            .placements
+            .values()
+            .map(|placement| Taken {
+                node: placement.node,
+                service: &placement.service,
+                resources: placement.spec.resources,
+                is_staying: is_staying(placement),
+            })
+            .collect(),
+    }
 }
 
 fn set_desired(plan: &mut Plan, instances: &[InstanceId], desired: Desired, reason: &str) {
