@@ -1,7 +1,9 @@
 //! A command in an instance, between its caller and the API: an HTTP/1.1 connection that became a stream of frames.
 //!
 //! `POST /v1/instances/{instance}/exec` with a definition of the command in JSON and `Upgrade: insula-exec/1`; a refusal is a
-//! problem as everywhere, 101 means that the command runs. Then frames go both ways ([`frame`]). Nothing is buffered beyond a
+//! problem as everywhere, 101 means that the command runs. `POST /v1/apps/{app}/services/{service}/run` is the same for an
+//! instance that is made for the command: after 101 its image may have to come, [`insula_types::ExecOutput::Started`] says that
+//! the command runs, and [`insula_types::ExecOutput::Failed`] without that why it does not. Then frames go both ways ([`frame`]). Nothing is buffered beyond a
 //! few frames: who does not read holds up who writes. Either side ends the session by closing the connection.
 
 pub mod frame;

@@ -180,6 +180,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Runs a command in an instance, on its node, wherever the call arrives; answers when it runs.
     async fn exec(&self, id: InstanceId, spec: ExecSpec) -> Answer<ExecSession>;
 
+    /// Makes an instance of a service for one command, on a node of this region that has room, and runs it there. Answers before
+    /// the command runs, since its image may have to come first: the session's first word is [`insula_types::ExecOutput::Started`],
+    /// or why it does not run.
+    async fn run(&self, service: ServiceRef, spec: ExecSpec) -> Answer<ExecSession>;
+
     /// Images that nodes of this region have, as those say that are reached.
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>>;
     /// Takes an image in from an archive, on this node, under `name` or the name that it has there.

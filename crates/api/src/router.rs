@@ -82,6 +82,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/apps/{app}/status", get(endpoints::app_status))
         .route("/v1/apps/{app}/instances", get(endpoints::app_instances))
         .route("/v1/apps/{app}/services/{service}/scale", put(endpoints::scale))
+        .route("/v1/apps/{app}/services/{service}/run", post(exec::run))
         .route("/v1/instances", get(endpoints::instances))
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))

@@ -225,6 +225,9 @@ pub enum ApiCommand {
     Logs(LogArgs),
     /// Run a command inside a running instance; ends as the command does, and with 125 when that is not known
     Exec(ExecArgs),
+    /// Run a command in an instance that is made for it, with image, environment, user, network and limits of a service, but
+    /// without its volumes; ends as the command does, and with 125 when that is not known
+    Run(RunArgs),
     /// Set the number of instances of a service per region
     Scale(ScaleArgs),
     /// Remove an app with all its releases
@@ -505,7 +508,7 @@ pub struct StatusArgs {
 pub struct LogArgs {
     /// Of all instances of an app, or of one service of it
     #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source, required_unless_present = "instance")]
-    pub source: Option<LogSource>,
+    pub source: Option<AppSource>,
     /// Of one instance
     #[arg(long, value_name = "ID", conflicts_with = "source")]
     pub instance: Option<InstanceId>,
@@ -517,9 +520,9 @@ pub struct LogArgs {
     pub tail: Option<u32>,
 }
 
-/// Whose logs.
+/// An app, or one service of it.
 #[derive(Debug, Clone)]
-pub struct LogSource {
+pub struct AppSource {
     pub app: AppName,
     pub service: Option<ServiceName>,
 }
@@ -645,6 +648,22 @@ pub struct ExecArgs {
     /// Id of an instance, or a service, of which a ready instance is taken
     #[arg(value_name = "INSTANCE|APP/SERVICE", value_parser = parse_exec_target)]
     pub target: ExecTarget,
+    #[command(flatten)]
+    pub command: CommandArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The service; as an app alone, its only one
+    #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source)]
+    pub source: AppSource,
+    #[command(flatten)]
+    pub command: CommandArgs,
+}
+
+/// A command, and what it gets.
+#[derive(Debug, Args)]
+pub struct CommandArgs {
     /// Give it a terminal [default: when standard input and output are one]
     #[arg(short, long)]
     pub terminal: bool,
@@ -683,12 +702,12 @@ fn parse_service(text: &str) -> Result<ServiceRef, String> {
     Ok(ServiceRef::new(app, ServiceName::new(service).map_err(|error| error.to_string())?))
 }
 
-fn parse_source(text: &str) -> Result<LogSource, String> {
+fn parse_source(text: &str) -> Result<AppSource, String> {
     if text.contains('/') {
         let ServiceRef { app, service } = parse_service(text)?;
-        return Ok(LogSource { app, service: Some(service) });
+        return Ok(AppSource { app, service: Some(service) });
     }
-    Ok(LogSource { app: AppName::new(text).map_err(|error| error.to_string())?, service: None })
+    Ok(AppSource { app: AppName::new(text).map_err(|error| error.to_string())?, service: None })
 }
 
 #[cfg(test)]

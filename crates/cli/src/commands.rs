@@ -69,8 +69,9 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         },
         ApiCommand::Doctor(args) => doctor::run(client, args.json).await,
         ApiCommand::Logs(args) => logs::run(client, &args).await,
-        // Ends as its command does.
-        ApiCommand::Exec(args) => return exec::run(client, &args).await,
+        // Both end as their command does.
+        ApiCommand::Exec(args) => return exec::exec(client, &args).await,
+        ApiCommand::Run(args) => return exec::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,

@@ -19,7 +19,7 @@ pub enum Exit {
     Unreachable = 5,
     /// It took too long; the outcome may still come.
     TimedOut = 6,
-    /// `exec` could not run the command, or does not know how it ended: all other codes are the command's own.
+    /// `exec` or `run` could not run the command, or does not know how it ended: all other codes are the command's own.
     NotRun = 125,
 }
 

@@ -40,6 +40,10 @@ fn a_command_that_is_not_run_exits_125() {
         let said = run(&format!("insula --socket {} exec {target} -- true", socket.display()));
         assert_eq!(said, code(Exit::NotRun.into()), "{target}");
     }
+    for target in ["shop/web", "shop"] {
+        let said = run(&format!("insula --socket {} run {target} -- true", socket.display()));
+        assert_eq!(said, code(Exit::NotRun.into()), "{target}");
+    }
 }
 
 #[test]
@@ -80,6 +84,9 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula exec shop/web",
         "insula exec shop -- ls",
         "insula exec -t -T shop/web -- ls",
+        "insula run shop/web",
+        "insula run i/",
+        "insula run -t -T shop/web -- ls",
         "insula rm",
         "insula explain instance 7",
         "insula token create --role admin",
@@ -105,6 +112,8 @@ fn wrong_usage_is_refused_by_the_parser() {
         "insula logs --instance i-00000001",
         "insula exec -it shop/web -- sh -c true",
         "insula exec i-00000001 -- ls -l",
+        "insula run -it shop -- sh",
+        "insula run shop/web -T -i -- cat -",
         "insula events -f --since 41 --json",
         "insula status shop --json",
         "insula deploy - --plan --json",

@@ -17,9 +17,7 @@ use insula_state::{GlobalCommand, RegionCommand};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage,
-    RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, TakeAuthority, TellAddresses,
-    WatchState,
+AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -67,6 +65,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<RemoveImage>(Who::Member),
     // For the asking node's API, which has checked the caller's role.
     rule::<StartExec>(Who::Member),
+    // The same; what is run is the service as this node knows it.
+    rule::<StartOneOff>(Who::Member),
     // Only to commands that the same node has begun.
     rule::<SendInput>(Who::Member),
     // For the asking node's API, which has checked the caller's role.

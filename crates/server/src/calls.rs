@@ -23,10 +23,7 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose,
-        ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
-        RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StateName, TakeAuthority,
-        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose, ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
     snapshots::Snapshots,
 };
@@ -164,6 +161,10 @@ impl Handler for Calls {
             StartExec::ID => {
                 let request = decode_request::<StartExec>(&body)?;
                 self.execs.serve(caller.identity.node, request, sink).await
+            }
+            StartOneOff::ID => {
+                let request = decode_request::<StartOneOff>(&body)?;
+                self.execs.serve_one_off(caller.identity.node, request, sink).await
             }
             other => Err(Status::unknown_method(other)),
         }

@@ -1,5 +1,7 @@
-//! Commands in instances, on this node and on others: output comes as a stream over `bulk`, input goes in calls over `rpc`,
+//! Commands in instances, those that are made for one included (`one_off`), on this node and on others: output comes as a stream over `bulk`, input goes in calls over `rpc`,
 //! numbered, so that one that is sent again counts once. The stream is the session: with it, the command ends.
+
+mod one_off;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -9,9 +11,10 @@ use std::{
 
 use futures::FutureExt;
 use insula_api::{ExecFar, ExecSession};
-use insula_container::{Error, Exec, ExecOrder, ExecStdin, ExecStdout, Exit, NodeRuntime, Runtime};
+use insula_container::{Error, Exec, ExecOrder, ExecStdin, ExecStdout, Exit, NodeLabels, NodeRuntime, Runtime};
 use insula_env::{Rng, TaskGroup, clock};
-use insula_rpc::{Code, Peers, Settings, Status, StreamSink, TypedStream};
+use insula_rpc::{Code, Method, Peers, Settings, Status, StreamSink, TypedStream};
+use insula_state::{RegionState, Store};
 use insula_telemetry::chain;
 use insula_types::{ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId};
 use parking_lot::Mutex;
@@ -46,7 +49,10 @@ pub(crate) fn settings() -> Settings {
 #[derive(Clone)]
 pub(crate) struct Execs {
     node: NodeId,
+    labels: NodeLabels,
     runtime: NodeRuntime,
+    /// What services are, for instances that are made for a command.
+    region: Store<RegionState>,
     /// For input.
     rpc: Peers,
     /// For output; with [`settings`].
@@ -68,9 +74,15 @@ struct Inbox {
 }
 
 impl Execs {
-    pub(crate) fn new(node: NodeId, runtime: NodeRuntime, peers: (Peers, Peers), tasks: TaskGroup, rng: Rng) -> Self {
-        let (rpc, bulk) = peers;
-        Self { node, runtime, rpc, bulk, tasks, rng: Arc::new(rng), inboxes: Arc::default() }
+    pub(crate) fn new(
+        (node, labels): (NodeId, NodeLabels),
+        runtime: NodeRuntime,
+        region: Store<RegionState>,
+        (rpc, bulk): (Peers, Peers),
+        tasks: TaskGroup,
+        rng: Rng,
+    ) -> Self {
+        Self { node, labels, runtime, region, rpc, bulk, tasks, rng: Arc::new(rng), inboxes: Arc::default() }
     }
 
     /// Runs a command in an instance of a node.
@@ -91,25 +103,42 @@ impl Execs {
         }
         let id = self.rng.next();
         let request = StartExecRequest { session: id, instance, spec };
-        let mut outputs = self.bulk.stream::<StartExec>(node, &request, REACH_LIMIT).await?;
-        match clock::timeout(START_LIMIT, outputs.next()).await {
-            Ok(Some(Ok(ExecOutput::Started))) => {}
-            Ok(Some(Err(status))) => return Err(status),
-            Ok(_) => return Err(Status::new(Code::Protocol, "the node does not say whether the command runs")),
-            Err(_) => {
-                return Err(Status::new(Code::DeadlineExceeded, format!("it did not begin within {START_LIMIT:?}")));
-            }
-        }
+        let outputs = self.ask::<StartExec>(node, &request, START_LIMIT).await?;
         let execs = self.clone();
-        self.tasks.spawn("command in an instance elsewhere", async move {
-            let ExecFar { input, output } = far;
-            tokio::select! {
-                () = take_output(outputs, &output) => {}
-                () = execs.send_input(node, id, input) => {}
-                () = output.closed() => {}
-            }
-        });
+        self.tasks.spawn("command in an instance elsewhere", async move { execs.relay(node, id, outputs, far).await });
         Ok(session)
+    }
+
+    /// Asks another node to run a command, and waits for its word that it does.
+    async fn ask<M: Method<Response = ExecOutput>>(
+        &self,
+        node: NodeId,
+        request: &M::Request,
+        limit: Duration,
+    ) -> Result<TypedStream<M>, Status> {
+        let mut outputs = self.bulk.stream::<M>(node, request, REACH_LIMIT).await?;
+        match clock::timeout(limit, outputs.next()).await {
+            Ok(Some(Ok(ExecOutput::Started))) => Ok(outputs),
+            Ok(Some(Err(status))) => Err(status),
+            Ok(_) => Err(Status::new(Code::Protocol, "the node does not say whether the command runs")),
+            Err(_) => Err(Status::new(Code::DeadlineExceeded, format!("it did not begin within {limit:?}"))),
+        }
+    }
+
+    /// Carries between a command of another node and its caller, until either leaves.
+    async fn relay<M: Method<Response = ExecOutput>>(
+        &self,
+        node: NodeId,
+        session: u64,
+        outputs: TypedStream<M>,
+        far: ExecFar,
+    ) {
+        let ExecFar { input, output } = far;
+        tokio::select! {
+            () = take_output(outputs, &output) => {}
+            () = self.send_input(node, session, input) => {}
+            () = output.closed() => {}
+        }
     }
 
     /// Brings input to the node of the command, in order, each when the one before has been taken. Ends when the caller does.
@@ -141,16 +170,7 @@ impl Execs {
         let inbox = Inbox { next: tokio::sync::Mutex::new(0), input: session.input };
         let _registered = self.register((caller, request.session), inbox)?;
         let exec = self.runtime.exec(request.instance, &request.spec).await.map_err(|error| refused(&error))?;
-        sink.send_item::<StartExec>(&ExecOutput::Started).await?;
-        let mut output = session.output;
-        let send = async {
-            while let Some(item) = output.recv().await {
-                sink.send_item::<StartExec>(&item).await?;
-            }
-            Ok(())
-        };
-        let ((), sent) = tokio::join!(pump(exec, far), send);
-        sent
+        send::<StartExec>(&sink, session.output, pump(exec, far)).await
     }
 
     fn register(&self, key: (NodeId, u64), inbox: Inbox) -> Result<Registered<'_>, Status> {
@@ -195,18 +215,35 @@ impl Drop for Registered<'_> {
     }
 }
 
+/// Tells another node what a command says while `pump` brings it, [`ExecOutput::Started`] first.
+async fn send<M: Method<Response = ExecOutput>>(
+    sink: &StreamSink,
+    mut output: mpsc::Receiver<ExecOutput>,
+    pump: impl Future<Output = ()>,
+) -> Result<(), Status> {
+    sink.send_item::<M>(&ExecOutput::Started).await?;
+    let send = async {
+        while let Some(item) = output.recv().await {
+            sink.send_item::<M>(&item).await?;
+        }
+        Ok(())
+    };
+    let ((), sent) = tokio::join!(pump, send);
+    sent
+}
+
 /// Why a command does not run, for other nodes and for callers of the API.
 fn refused(error: &Error) -> Status {
     let code = match error {
         Error::State { .. } => Code::FailedPrecondition,
-        Error::Exec { .. } => Code::InvalidArgument,
+        Error::Exec { .. } | Error::Config { .. } => Code::InvalidArgument,
         _ => Code::Internal,
     };
     Status::new(code, chain(error))
 }
 
 /// Passes on what another node sends, until its last word.
-async fn take_output(mut from: TypedStream<StartExec>, to: &mpsc::Sender<ExecOutput>) {
+async fn take_output<M: Method<Response = ExecOutput>>(mut from: TypedStream<M>, to: &mpsc::Sender<ExecOutput>) {
     loop {
         let output = match from.next().await {
             Some(Ok(output)) => output,

@@ -34,7 +34,7 @@ use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, SnapshotName, TokenId, VolumeRef};
+use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, ServiceRef, SnapshotName, TokenId, VolumeRef};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
@@ -204,6 +204,10 @@ impl Handler for NodeApi {
 
     async fn exec(&self, id: InstanceId, spec: ExecSpec) -> Answer<ExecSession> {
         self.begin_command(id, spec).await
+    }
+
+    async fn run(&self, service: ServiceRef, spec: ExecSpec) -> Answer<ExecSession> {
+        self.begin_one_off(service, spec)
     }
 
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {

@@ -4,8 +4,7 @@ use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-    Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId,
-    Revision, SnapshotName, VolumeRef,
+Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision, ServiceRef, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -371,6 +370,30 @@ impl Method for StartExec {
     const ID: u16 = 14;
     const NAME: &'static str = "start-exec";
     type Request = StartExecRequest;
+    type Response = ExecOutput;
+}
+
+/// Makes an instance of a service on the node for one command, and runs that; answers with a stream of what it says,
+/// [`ExecOutput::Started`] first, which may take as long as the image to come. Command and instance end with the stream. Asked
+/// over `bulk`.
+#[derive(Debug)]
+pub struct StartOneOff;
+
+/// Request of [`StartOneOff`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartOneOffRequest {
+    /// Names the session, among those of the caller; the same names as of [`StartExec`].
+    pub session: u64,
+    /// What an instance is made of, as the region runs it now.
+    pub service: ServiceRef,
+    /// The command.
+    pub spec: ExecSpec,
+}
+
+impl Method for StartOneOff {
+    const ID: u20 = 16;
+    const NAME: &'static str = "start-one-off";
+    type Request = StartOneOffRequest;
     type Response = ExecOutput;
 }
 

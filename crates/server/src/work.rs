@@ -62,13 +62,11 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let runtime = NodeRuntime::open(env.clone(), settings(config)?, Some(Arc::new(images))).await?;
     let census = Census { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), runtime: runtime.clone() };
     let snapshots = Snapshots { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
+    let labels =
+        NodeLabels { name: config.name.clone(), region: config.region.clone(), datacenter: config.datacenter.clone() };
     let parts = Parts {
         node: node.id,
-        labels: NodeLabels {
-            name: config.name.clone(),
-            region: config.region.clone(),
-            datacenter: config.datacenter.clone(),
-        },
+        labels: labels.clone(),
         path: config.paths().placements(),
         region: node.region.clone(),
         runtime: Arc::new(runtime.clone()),
@@ -102,7 +100,14 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         },
     );
     let peers = (node.rpc.clone(), node.sessions.clone());
-    let execs = Execs::new(node.id, runtime.clone(), peers, env.tasks.child("commands"), env.rng.fork());
+    let execs = Execs::new(
+        (node.id, labels),
+        runtime.clone(),
+        node.region.clone(),
+        peers,
+        env.tasks.child("commands"),
+        env.rng.fork(),
+    );
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
     Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, clock_ahead_ms })
 }

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use insula_env::clock;
-use insula_types::{ExecSpec, InstanceId};
+use insula_types::{ExecSpec, InstanceId, ServiceRef};
 
 use super::{CALL_LIMIT, Client, ClientError, problem};
 use crate::{ExecSession, exec};
@@ -15,7 +15,20 @@ impl Client {
     /// # Errors
     /// As every call here.
     pub async fn exec(&self, id: InstanceId, spec: &ExecSpec) -> Result<ExecSession, ClientError> {
-        let mut call = self.call(Method::POST, format!("/v1/instances/{id}/exec")).with_json(spec);
+        self.begin_command(format!("/v1/instances/{id}/exec"), spec).await
+    }
+
+    /// Runs a command in an instance of a service that is made for it. As [`Client::exec`], but that the answer may come before
+    /// the command runs: [`insula_types::ExecOutput::Started`] says that it does.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn run(&self, service: &ServiceRef, spec: &ExecSpec) -> Result<ExecSession, ClientError> {
+        self.begin_command(format!("/v1/apps/{}/services/{}/run", service.app, service.service), spec).await
+    }
+
+    async fn begin_command(&self, path: String, spec: &ExecSpec) -> Result<ExecSession, ClientError> {
+        let mut call = self.call(Method::POST, path).with_json(spec);
         call.headers.push((header::CONNECTION, HeaderValue::from_static("Upgrade")));
         call.headers.push((header::UPGRADE, exec::PROTOCOL));
         let what = format!("{} {}", call.method, call.path);

@@ -1,4 +1,4 @@
-//! A command in an instance: a request that becomes a session.
+//! A command in an instance, or in one that is made for it: a request that becomes a session.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use insula_env::clock;
-use insula_types::{ExecOutput, ExecSpec};
+use insula_types::{ExecOutput, ExecSpec, InstanceId, ServiceRef};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
@@ -21,7 +21,14 @@ use super::{
     asked::{self, Asked},
     bearer,
 };
-use crate::{Code, ExecSession, Handler, Problem, Role, exec};
+use crate::{Answer, Code, ExecSession, Handler, Problem, Role, exec};
+
+/// Where a command is run.
+enum Place {
+    Instance(InstanceId),
+    /// In an instance that is made for it.
+    OneOff(ServiceRef),
+}
 
 /// Largest definition of a command in bytes: a character of it may take six.
 const SPEC_LEN_MAX: usize = 256 << 10;
@@ -34,9 +41,30 @@ pub(super) async fn exec(
     asked: Asked,
     body: Body,
 ) -> Response {
+    let place = asked.name("instance").map(Place::Instance);
+    begin(shared, upgrade, asked, body, place).await
+}
+
+pub(super) async fn run(
+    State(shared): State<Shared>,
+    upgrade: Option<Extension<OnUpgrade>>,
+    asked: Asked,
+    body: Body,
+) -> Response {
+    let service = asked.name("app").and_then(|app| Ok(ServiceRef::new(app, asked.name("service")?)));
+    begin(shared, upgrade, asked, body, service.map(Place::OneOff)).await
+}
+
+async fn begin(
+    shared: Shared,
+    upgrade: Option<Extension<OnUpgrade>>,
+    asked: Asked,
+    body: Body,
+    place: Answer<Place>,
+) -> Response {
     let begin = async {
         asked.allow(Role::Deployer)?;
-        let instance = asked.name("instance")?;
+        let place = place?;
         let spec: ExecSpec = asked::json_body_of(body, SPEC_LEN_MAX).await?;
         spec.check().map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))?;
         let upgrade = upgrade.filter(|_| asked.headers().get(header::UPGRADE) == Some(&exec::PROTOCOL));
@@ -46,7 +74,11 @@ pub(super) async fn exec(
         };
         let room = Arc::clone(&shared.execs).try_acquire_owned();
         let room = room.map_err(|_| Problem::new(Code::Busy, "64 commands are run through this node already"))?;
-        Ok((shared.handler.exec(instance, spec).await?, upgrade, room))
+        let session = match place {
+            Place::Instance(instance) => shared.handler.exec(instance, spec).await?,
+            Place::OneOff(service) => shared.handler.run(service, spec).await?,
+        };
+        Ok((session, upgrade, room))
     };
     let (session, upgrade, room) = match begin.await {
         Ok(begun) => begun,

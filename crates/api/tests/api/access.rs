@@ -18,6 +18,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/apps/{app}/status", "viewer"),
     ("GET", "/v1/apps/{app}/instances", "viewer"),
     ("PUT", "/v1/apps/{app}/services/{service}/scale", "deployer"),
+    ("POST", "/v1/apps/{app}/services/{service}/run", "deployer"),
     ("GET", "/v1/instances", "viewer"),
     ("GET", "/v1/instances/{instance}", "viewer"),
     ("GET", "/v1/instances/{instance}/logs", "viewer"),

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use insula_api::{Client, ClientError, Code, ExecSession, Role};
 use insula_env::clock;
-use insula_types::{ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, WindowSize};
+use insula_types::{ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, ServiceRef, WindowSize};
 
 use crate::fake::{Fake, World};
 
@@ -85,6 +85,36 @@ async fn a_refusal_is_a_problem_and_nothing_is_begun() {
     assert_eq!(refusal(world.local().exec(id, &spec("")).await), Code::InvalidRequest);
     let plain = world.raw("POST /v1/instances/i-00000007/exec", r#"{"command":["echo"]}"#).await;
     assert!(plain.starts_with("HTTP/1.1 400") && plain.contains("Upgrade: insula-exec/1"), "{plain}");
+    world.stop().await;
+}
+
+fn shop() -> ServiceRef {
+    ServiceRef::new("shop".parse().expect("a name"), "web".parse().expect("a name"))
+}
+
+#[tokio::test]
+async fn an_instance_of_its_own_is_for_deployers_and_says_whether_it_came_to_be() {
+    let world = World::start(Fake::default()).await;
+    let shop = shop();
+    assert_eq!(refusal(world.client("viewer-token").run(&shop, &spec("echo")).await), Code::Forbidden);
+    assert_eq!(refusal(world.client("nobody").run(&shop, &spec("echo")).await), Code::Unauthorized);
+    assert_eq!(refusal(world.local().run(&shop, &spec("")).await), Code::InvalidRequest);
+    let other = ServiceRef { service: "db".parse().expect("a name"), ..shop.clone() };
+    assert_eq!(refusal(world.client("deployer-token").run(&other, &spec("echo")).await), Code::NoSuchService);
+    let plain = world.raw("POST /v1/apps/shop/services/web/run", r#"{"command":["echo"]}"#).await;
+    assert!(plain.starts_with("HTTP/1.1 400") && plain.contains("Upgrade: insula-exec/1"), "{plain}");
+
+    for client in [world.client("deployer-token"), world.local()] {
+        let mut session = client.run(&shop, &spec("echo")).await.expect("it is begun");
+        assert_eq!(next(&mut session).await, Some(ExecOutput::Started));
+        assert_eq!(next(&mut session).await, Some(ExecOutput::Exit(ExecExit::Code(7))));
+        let mut session = client.run(&shop, &spec("fail")).await.expect("it is begun");
+        assert_eq!(next(&mut session).await, Some(ExecOutput::Failed("no image".to_owned())));
+    }
+    ended(&world, 4).await;
+    // Who leaves while it is made is missed as well.
+    drop(world.local().run(&shop, &spec("wait")).await.expect("it is begun"));
+    ended(&world, 5).await;
     world.stop().await;
 }
 

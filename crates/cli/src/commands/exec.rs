@@ -1,4 +1,5 @@
-//! `insula exec`: a command in an instance, as if it ran here. Its end is ours; what fails on the way ends with 125.
+//! `insula exec` and `insula run`: a command in an instance, or in one that is made for it, as if it ran here. Its end is ours;
+//! what fails on the way ends with 125.
 
 mod terminal;
 
@@ -19,7 +20,7 @@ use tokio::{
 use self::terminal::Raw;
 use crate::{
     Exit, Failure,
-    args::{ExecArgs, ExecTarget},
+    args::{AppSource, CommandArgs, ExecArgs, ExecTarget, RunArgs},
 };
 
 /// Bytes of input that are read at once.
@@ -29,20 +30,54 @@ const WAITING_MAX: usize = 2;
 /// How long a command that does not read may hold up a signal that comes after its input.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 
-pub async fn run(client: &Client, args: &ExecArgs) -> Result<ExitCode, Failure> {
+/// In an instance that runs.
+pub async fn exec(client: &Client, args: &ExecArgs) -> Result<ExitCode, Failure> {
     let outcome = async {
         let instance = match &args.target {
             ExecTarget::Instance(id) => *id,
             ExecTarget::Service(service) => pick(client, service).await?,
         };
-        let is_terminal = args.terminal || !args.no_terminal && io::stdin().is_terminal() && io::stdout().is_terminal();
-        let has_input = args.interactive || is_terminal;
-        let terminal = is_terminal.then(terminal::size);
-        let spec = ExecSpec { command: args.command.clone(), terminal, has_input };
-        let session = client.exec(instance, &spec).await?;
-        carry(session, is_terminal, has_input).await
+        let spec = spec(&args.command);
+        // It is answered when the command runs.
+        carry(client.exec(instance, &spec).await?, &spec, true).await
     };
     outcome.await.map_err(|failure: Failure| failure.with_exit(Exit::NotRun))
+}
+
+/// In an instance that is made for it.
+pub async fn run(client: &Client, args: &RunArgs) -> Result<ExitCode, Failure> {
+    let outcome = async {
+        let service = service(client, &args.source).await?;
+        let spec = spec(&args.command);
+        carry(client.run(&service, &spec).await?, &spec, false).await
+    };
+    outcome.await.map_err(|failure: Failure| failure.with_exit(Exit::NotRun))
+}
+
+fn spec(args: &CommandArgs) -> ExecSpec {
+    let is_terminal = args.terminal || !args.no_terminal && io::stdin().is_terminal() && io::stdout().is_terminal();
+    ExecSpec {
+        command: args.command.clone(),
+        terminal: is_terminal.then(terminal::size),
+        has_input: args.interactive || is_terminal,
+    }
+}
+
+/// The service that is named, or the only one of its app.
+async fn service(client: &Client, source: &AppSource) -> Result<ServiceRef, Failure> {
+    let AppSource { app, service } = source;
+    if let Some(service) = service {
+        return Ok(ServiceRef::new(app.clone(), service.clone()));
+    }
+    let found = client.app_status(app, None).await?.value.services;
+    match found.as_slice() {
+        [only] => Ok(ServiceRef::new(app.clone(), only.service.clone())),
+        many => {
+            let names: Vec<_> = many.iter().map(|one| format!("{app}/{}", one.service)).collect();
+            let names = names.join(", ");
+            Err(Failure::new(Exit::Usage, format!("{app} has more services than one: name {names}")))
+        }
+    }
 }
 
 /// A ready instance of a service, or else one that runs.
@@ -56,12 +91,13 @@ async fn pick(client: &Client, service: &ServiceRef) -> Result<InstanceId, Failu
 }
 
 /// Stands between the session and this process's own streams.
-async fn carry(session: ExecSession, is_terminal: bool, has_input: bool) -> Result<ExitCode, Failure> {
+async fn carry(session: ExecSession, spec: &ExecSpec, is_started: bool) -> Result<ExitCode, Failure> {
+    let (is_terminal, has_input) = (spec.terminal.is_some(), spec.has_input);
     let ExecSession { input, output } = session;
     // Put back whatever happens, before anything is said here.
     let raw = if is_terminal { Raw::enter() } else { None };
     let outcome = tokio::select! {
-        outcome = show(output) => outcome,
+        outcome = show(output, is_started) => outcome,
         outcome = tell(input.clone(), is_terminal, has_input) => outcome,
         outcome = pass_signals(input, is_terminal) => outcome,
     };
@@ -70,11 +106,14 @@ async fn carry(session: ExecSession, is_terminal: bool, has_input: bool) -> Resu
 }
 
 /// Writes what comes; gives the command's own code.
-async fn show(mut output: mpsc::Receiver<ExecOutput>) -> Result<ExitCode, Failure> {
+async fn show(mut output: mpsc::Receiver<ExecOutput>, mut is_started: bool) -> Result<ExitCode, Failure> {
     let (writer, mut written) = start_writer();
     let ended = loop {
         match output.recv().await {
-            Some(ExecOutput::Started) => {}
+            Some(ExecOutput::Started) => is_started = true,
+            Some(ExecOutput::Failed(why)) if !is_started => {
+                break Err(Failure::new(Exit::NotRun, format!("the command was not run: {why}")));
+            }
             Some(ExecOutput::Exit(exit)) => break Ok(ExitCode::from(exit.code())),
             Some(ExecOutput::Failed(why)) => {
                 break Err(Failure::new(Exit::NotRun, format!("how the command ended is not known: {why}")));

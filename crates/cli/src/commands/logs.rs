@@ -6,7 +6,7 @@ use insula_types::InstanceId;
 
 use crate::{
     Exit, Failure,
-    args::{LogArgs, LogSource},
+    args::{AppSource, LogArgs},
     exit::chain,
     output::say,
 };
@@ -49,7 +49,7 @@ pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
     if failures.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, "some logs could not be read")) }
 }
 
-async fn of_app(client: &Client, source: &LogSource) -> Result<Vec<(InstanceId, String)>, Failure> {
+async fn of_app(client: &Client, source: &AppSource) -> Result<Vec<(InstanceId, String)>, Failure> {
     let list = client.instances(Some(&source.app)).await?;
     let wanted = list.items.iter().filter(|item| source.service.as_ref().is_none_or(|name| *name == item.service));
     let sources: Vec<_> = wanted.map(|item| (item.id, format!("{} {}", item.service, item.id))).collect();

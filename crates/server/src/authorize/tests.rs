@@ -42,6 +42,7 @@ const TABLE: &[(u16, &str)] = &[
     (ListImages::ID, "yyrnnnr"),
     (RemoveImage::ID, "yyrnnnr"),
     (StartExec::ID, "yyrnnnr"),
+    (StartOneOff::ID, "yyrnnnr"),
     (SendInput::ID, "yyrnnnr"),
     (ListSnapshots::ID, "yyrnnnr"),
     (MakeSnapshot::ID, "yyrnnnr"),

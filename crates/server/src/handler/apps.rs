@@ -19,8 +19,13 @@ use crate::images::Copies;
 /// Most problems told with a status.
 const PROBLEMS_MAX: usize = 10;
 
-fn no_such_app(app: &AppName) -> Problem {
+pub(super) fn no_such_app(app: &AppName) -> Problem {
     Problem::new(Code::NoSuchApp, format!("{app}: `insula apps` lists those there are"))
+}
+
+pub(super) fn no_such_service(service: &ServiceRef) -> Problem {
+    let ServiceRef { app, service } = service;
+    Problem::new(Code::NoSuchService, format!("{app} has no service {service}: `insula status {app}` lists them"))
 }
 
 /// The definition that runs, as the global state has it.
@@ -135,12 +140,9 @@ impl NodeApi {
     pub(super) async fn set_scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
         let ServiceRef { app, service } = request.service;
         let previous = self.global.read(|global| global.apps.get(&app).map(|found| found.scale.get(&service).copied()));
-        let previous = previous.ok_or_else(|| no_such_app(&app))?.ok_or_else(|| {
-            Problem::new(
-                Code::NoSuchService,
-                format!("{app} has no service {service}: `insula status {app}` lists them"),
-            )
-        })?;
+        let previous = previous
+            .ok_or_else(|| no_such_app(&app))?
+            .ok_or_else(|| no_such_service(&ServiceRef::new(app.clone(), service.clone())))?;
         let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
         let committed = self.change(&self.global, request.request, &command).await?;
         let value = Scaled { app, service, previous, scale: request.scale };
