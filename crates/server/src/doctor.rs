@@ -168,6 +168,25 @@ pub(crate) fn kernel(kernel: &Kernel) -> Check {
     Check::ok(SUBJECT, format!("Linux {} gives what containers need", kernel.release))
 }
 
+/// What is on the node of instances that are gone, or why that is not known.
+pub(crate) fn leftovers(found: Result<Vec<String>, String>) -> Check {
+    const SUBJECT: &str = "leftovers";
+    const ADVICE: &str = "restart insula server, instances go on: it takes away directories, cgroups and interfaces; what is told \
+                          again then is for you: end shims by their id, umount mounts, losetup -d loop devices, and report it \
+                          as a fault";
+    match found {
+        Ok(found) if found.is_empty() => Check::ok(SUBJECT, "nothing is left of instances that are gone"),
+        Ok(items) => {
+            let found = match items.len() {
+                1 => "of an instance that is gone there still is".to_owned(),
+                count => format!("of instances that are gone {count} things are still there"),
+            };
+            Check { items, ..Check::not_ok(SUBJECT, Grade::Warn, found, ADVICE) }
+        }
+        Err(why) => Check::not_ok(SUBJECT, Grade::Warn, why, "see the log and the kernel's (dmesg) for what hangs"),
+    }
+}
+
 /// A task: its name, restarts, and age and limit of its last beat in milliseconds.
 type SeenTask<'a> = (&'a str, u64, Option<(u64, u64)>);
 
@@ -244,6 +263,17 @@ mod tests {
         let of = |tasks: &[SeenTask<'static>]| super::tasks("server", tasks.iter().copied());
         let all = [of(&[("a", 0, Some((1, 10)))]), of(&[("a", 1, None)]), of(&[("a", 1, Some((11, 10)))])];
         assert_eq!(grades(&all), [ok, warn, bad]);
+    }
+
+    #[test]
+    fn leftovers_are_listed() {
+        let none = leftovers(Ok(Vec::new()));
+        assert_eq!((none.grade, none.items, none.advice), (Grade::Ok, Vec::new(), None));
+        let all = ["mount /a", "shim 7 of /b"].map(str::to_owned).to_vec();
+        let two = leftovers(Ok(all.clone()));
+        assert_eq!((two.grade, two.items, two.advice.is_some()), (Grade::Warn, all, true));
+        assert!(two.found.contains("2 things"), "{}", two.found);
+        assert_eq!(leftovers(Err("read /proc: no".to_owned())).found, "read /proc: no");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Check {
     pub grade: Grade,
     /// What was found, in one sentence.
     pub found: String,
+    /// What it was found in, one line each, where there may be many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<String>,
     /// What to do, unless it is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
@@ -38,12 +41,12 @@ pub struct Check {
 impl Check {
     /// One that found things as they shall be.
     pub fn ok(subject: &str, found: impl Into<String>) -> Self {
-        Self { subject: subject.to_owned(), grade: Grade::Ok, found: found.into(), advice: None }
+        Self { subject: subject.to_owned(), grade: Grade::Ok, found: found.into(), items: Vec::new(), advice: None }
     }
 
     /// One that found something: how bad, and what to do.
     pub fn not_ok(subject: &str, grade: Grade, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { subject: subject.to_owned(), grade, found: found.into(), advice: Some(advice.into()) }
+        Self { subject: subject.to_owned(), grade, found: found.into(), items: Vec::new(), advice: Some(advice.into()) }
     }
 }
 

@@ -34,6 +34,9 @@ fn text(report: &Doctor, width: Option<usize>) -> String {
             Grade::Other => "?   ",
         };
         out.push_str(&format!("{grade}  {}: {}\n", clean(&check.subject), clean(&check.found)));
+        for item in &check.items {
+            out.push_str(&format!("      - {}\n", clean(item)));
+        }
         if let Some(advice) = &check.advice {
             out.push_str(&format!("      {}\n", clean(advice)));
         }
@@ -87,6 +90,10 @@ mod tests {
             checks: vec![
                 Check::ok("disk space", "40 % of 30 GiB are free"),
                 Check::not_ok("clock", Grade::Warn, "900 ms behind the leader's", "set the clocks"),
+                Check {
+                    items: vec!["mount /a".to_owned(), "interface ins-b".to_owned()],
+                    ..Check::not_ok("leftovers", Grade::Warn, "2 things", "take them away")
+                },
             ],
             tasks: vec![task, short],
         };
@@ -94,6 +101,10 @@ mod tests {
             ok    disk space: 40 % of 30 GiB are free
             warn  clock: 900 ms behind the leader's
                   set the clocks
+            warn  leftovers: 2 things
+                  - mount /a
+                  - interface ins-b
+                  take them away
 
             PROCESS  OWNER   TASK     RULE     RESTARTS  LAST BEAT  LIMIT
             server   server  control  restart  1         0.2s       15.0s

@@ -7,6 +7,7 @@ use insula_catalog::link::TaskReport;
 use insula_env::clock;
 use insula_raft::GroupState;
 use insula_state::{Domain, LEVEL};
+use insula_telemetry::chain;
 
 use super::NodeApi;
 use crate::{
@@ -17,8 +18,14 @@ use crate::{
 /// How long the dataplane may take to catch up with what has just been committed.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// How long it may take to look for what instances left.
+const LOOK_MAX: Duration = Duration::from_secs(4);
+/// How long the kernel may take to let go of what was taken away.
+const LET_GO: Duration = Duration::from_secs(1);
+
 impl NodeApi {
     pub(super) async fn look_at_itself(&self) -> Doctor {
+        let leftovers = doctor::leftovers(self.leftovers().await);
         let mut checks = vec![
             self.group_check(&self.region_group, "region"),
             self.group_check(&self.global_group, "global"),
@@ -27,6 +34,7 @@ impl NodeApi {
             doctor::clock(*self.clock_ahead_ms.borrow()),
             self.disk_check(),
             doctor::kernel(&kernel(self.census.runtime.has_users())),
+            leftovers,
         ];
         checks.extend(self.level_check());
         let mut tasks = Vec::new();
@@ -39,6 +47,21 @@ impl NodeApi {
             tasks.extend(reports.into_iter().map(|report| describe(process, report)));
         }
         Doctor { node: self.config.name.to_string(), checks, tasks }
+    }
+
+    /// What belongs to no instance, and is no passing sight: the kernel lets go of some things a moment late.
+    async fn leftovers(&self) -> Result<Vec<String>, String> {
+        let look = async || {
+            let found = clock::timeout(LOOK_MAX, self.census.runtime.leftovers()).await;
+            found.map_err(|_| format!("not looked through within {LOOK_MAX:?}"))?.map_err(|error| chain(&error))
+        };
+        let seen = look().await?;
+        if seen.is_empty() {
+            return Ok(seen);
+        }
+        clock::sleep(LET_GO).await;
+        let still = look().await?;
+        Ok(seen.into_iter().filter(|one| still.contains(one)).collect())
     }
 
     fn level_check(&self) -> Option<Check> {
