@@ -51,6 +51,22 @@ pub(super) fn tell(stage: &Stage, rate: u32, interrupt: &Interrupt) -> Result<Ve
         }
     }
 
+    step("a command in an instance of its own, from each node");
+    for node in nodes {
+        let command = ["run", "-i", "solo", "--", "busybox", "sh", "-c", "cat; echo $INSULA_INSTANCE $PORT"];
+        let said = lab.on(&node.name, &command, "there and back\n");
+        let is_well = said.as_ref().is_ok_and(|said| {
+            said.starts_with("there and back\ni-") && said.ends_with(" 8080\n") && !said.contains(&instance)
+        });
+        if !is_well {
+            broken.push(format!("a command in an instance of its own, from {}, said {said:?}", node.name));
+        }
+    }
+    let after = lab.items("n1", &["ps", "solo"])?;
+    if after.len() != 1 || text(&after[0]["id"]).as_ref() != Some(&instance) {
+        broken.push(format!("instances that were made for one command are placed: {after:?}"));
+    }
+
     step("the image registry is stopped");
     lab.run(&["registry", "off"])?;
     let edges: Vec<_> = nodes.iter().filter(|node| node.name != victim).map(LabNode::edge).collect();

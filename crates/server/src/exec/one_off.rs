@@ -35,7 +35,9 @@ impl Execs {
                 false => execs.run_there(node, service, spec, far).await,
             };
             if let Err(status) = done {
-                output.send(ExecOutput::Failed(format!("on node {node}: {status}"))).await.ok();
+                let name = execs.region.read(|region| region.nodes.get(&node).map(|node| node.name.to_string()));
+                let why = format!("on node {}: {status}", name.unwrap_or_else(|| node.to_string()));
+                output.send(ExecOutput::Failed(why)).await.ok();
             }
         });
         session
