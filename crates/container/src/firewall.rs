@@ -2,9 +2,10 @@
 //! which clouds give a machine its secrets; and nobody outside reaches them but through the edge.
 //!
 //! Two tables of nftables are ours, named like the bridge: `inet` for what is routed, `bridge` for who may say to be whom.
-//! They are written as a whole, in one transaction; an instance that comes or goes only changes the set of who may say to be
-//! whom, since hooking chains in anew makes the kernel wait (16 to 28 ms beside 6). When somebody else changes rules, they
-//! are looked at again (rule R19).
+//! They are written as a whole, in one transaction, and name no instance: every interface is in a group that is its address
+//! as a number, and a set has the addresses with their groups. So instances come and go without a change; only when more
+//! addresses are in use than ever before, the next ones are written as well. When somebody else changes rules, they are
+//! looked at again (rule R19).
 //!
 //! ```text
 //!   instance ─ veth ─ [bridge: is it its own address?] ─ insula0 ─┬─ to_node: refused, but for answers
@@ -12,7 +13,6 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::{self, Write as _},
@@ -20,22 +20,30 @@ use std::{
     process::{Command, Stdio},
 };
 
-use insula_types::InstanceId;
-
 use crate::{
     config::NetworkConfig,
-    network::{VETH_PREFIX, veth},
+    network::{VETH_PREFIX, group},
 };
 
 /// Where clouds and their agents answer: link-local, and Amazon's in IPv6.
 const METADATA_V4: &str = "169.254.0.0/16";
 const METADATA_V6: &str = "fd00:ec2::/32";
 
+/// Addresses that are written at once: a start waits for nft only when it takes the first of so many.
+const STEP: u32 = 256;
+
 /// What comes before those who may say to be whom.
 const ELEMENTS: &str = "elements = {";
 
-/// Both tables, written as `nft -s list` shows them.
-pub(crate) fn rules(config: &NetworkConfig, instances: &BTreeMap<InstanceId, Ipv4Addr>) -> String {
+/// The last address that rules are written for when the highest in use is this.
+pub(crate) fn last(config: &NetworkConfig, highest: Ipv4Addr) -> Ipv4Addr {
+    let first = u32::from(config.subnet.gateway());
+    let steps = u32::from(highest).saturating_sub(first) / STEP + 1;
+    Ipv4Addr::from(first.saturating_add(steps.saturating_mul(STEP) - 1))
+}
+
+/// Both tables, for instances with addresses up to `last`, written as `nft -s list` shows them.
+pub(crate) fn rules(config: &NetworkConfig, last: Ipv4Addr) -> String {
     let (bridge, gateway, subnet) = (&config.bridge, config.subnet.gateway(), config.subnet);
     let refuse = "reject with icmpx admin-prohibited";
     // What the edge says to an instance needs no memory of its connections: only what begins one is refused.
@@ -74,21 +82,19 @@ pub(crate) fn rules(config: &NetworkConfig, instances: &BTreeMap<InstanceId, Ipv
 }}
 table bridge {bridge} {{
 	set sources {{
-		type ifname . ipv4_addr
+		type devgroup . ipv4_addr
 "#
     );
-    if !instances.is_empty() {
-        let elements: Vec<String> = instances.iter().map(element).collect();
-        writeln!(text, "\t\t{ELEMENTS} {} }}", elements.join(",\n\t\t\t     ")).ok();
-    }
+    let elements: Vec<String> = subnet.addresses().take_while(|address| *address <= last).map(element).collect();
+    writeln!(text, "\t\t{ELEMENTS} {} }}", elements.join(",\n\t\t\t     ")).ok();
     text + &format!(
         r#"	}}
 
 	chain from_instances {{
 		type filter hook prerouting priority filter; policy accept;
 		iifname != "{VETH_PREFIX}*" accept
-		iifname . ip saddr @sources accept
-		iifname . arp saddr ip @sources accept
+		iifgroup . ip saddr @sources accept
+		iifgroup . arp saddr ip @sources accept
 		drop
 	}}
 }}
@@ -96,28 +102,9 @@ table bridge {bridge} {{
     )
 }
 
-/// Who may say to be whom: an interface and its address.
-fn element((instance, address): (&InstanceId, &Ipv4Addr)) -> String {
-    format!("\"{}\" . {address}", veth(*instance))
-}
-
-/// Changes the rules that are there from those for some instances to those for others. Blocks. Nothing is changed when it
-/// fails, as it does when the rules are not those.
-pub(crate) fn change(
-    bridge: &str,
-    from: &BTreeMap<InstanceId, Ipv4Addr>,
-    to: &BTreeMap<InstanceId, Ipv4Addr>,
-) -> io::Result<()> {
-    let only_in = |one: &BTreeMap<_, _>, other: &BTreeMap<InstanceId, Ipv4Addr>| -> Vec<String> {
-        one.iter().filter(|(instance, address)| other.get(*instance) != Some(*address)).map(element).collect()
-    };
-    let mut script = String::new();
-    for (verb, elements) in [("delete", only_in(from, to)), ("add", only_in(to, from))] {
-        if !elements.is_empty() {
-            writeln!(script, "{verb} element bridge {bridge} sources {{ {} }}", elements.join(", ")).ok();
-        }
-    }
-    nft(&["-f", "-"], &script).map(drop)
+/// Who may say to be whom: the one interface of a group, and its address.
+fn element(address: Ipv4Addr) -> String {
+    format!("{} . {address}", group(address))
 }
 
 /// Puts the rules in place of those that are there. Blocks.
@@ -183,15 +170,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_name_each_instance_with_its_address() {
-        let config = NetworkConfig { bridge: "insula0".to_owned(), subnet: "10.77.0.0/28".parse().expect("valid") };
-        let none = rules(&config, &BTreeMap::new());
-        assert!(none.contains("ip saddr 10.77.0.0/28 oifname != \"insula0\" masquerade") && !none.contains("elements"));
-        let address = |last| Ipv4Addr::new(10, 77, 0, last);
-        let two = BTreeMap::from([(InstanceId::new(1), address(2)), (InstanceId::new(2), address(3))]);
-        let two = rules(&config, &two);
-        assert!(two.contains("{ \"ins-00000001\" . 10.77.0.2,\n"), "{two}");
-        assert!(two.contains("\"ins-00000002\" . 10.77.0.3 }\n"), "{two}");
+    fn rules_are_written_for_many_addresses_at_once() {
+        let config =
+            |subnet: &str| NetworkConfig { bridge: "insula0".to_owned(), subnet: subnet.parse().expect("valid") };
+        let (small, large) = (config("10.77.0.0/29"), config("10.77.0.0/16"));
+        let (first, far) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 1, 1));
+        let text = rules(&small, last(&small, first));
+        assert!(text.contains("ip saddr 10.77.0.0/29 oifname != \"insula0\" masquerade"), "{text}");
+        assert!(text.contains("{ 172818434 . 10.77.0.2,\n") && text.contains(" 172818438 . 10.77.0.6 }\n"), "{text}");
+        assert_eq!(last(&large, first), Ipv4Addr::new(10, 77, 1, 0));
+        assert_eq!(last(&large, far), Ipv4Addr::new(10, 77, 2, 0));
+        let text = rules(&large, last(&large, far));
+        assert!(text.contains(" . 10.77.2.0 }\n") && !text.contains("10.77.2.1"), "{text}");
     }
 
     #[test]

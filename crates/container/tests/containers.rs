@@ -7,6 +7,7 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -29,6 +30,10 @@ fn a_container_serves_and_outlives_the_agent() {
         assert_eq!(agent.runtime.start(&config).await.unwrap(), running, "a second start adopts");
         agent.crash();
 
+        // As an earlier version left it, which told the firewall of interfaces by their names.
+        let ungrouped = Command::new("ip").args("link set dev ins-00000001 group default".split(' ')).status().unwrap();
+        assert!(ungrouped.success());
+        assert_eq!(get(address, "/").await, None, "the firewall does not know it");
         let agent = world.open().await;
         let seen = observed(&agent.runtime, config.instance).await.unwrap();
         assert_eq!(seen.state, ObservedState::Running(running.clone()), "same process");

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::NodeRuntime;
 use crate::{
-    Ended, Error, Exit, Observed, ObservedState, Running, cgroup,
+    Ended, Error, Exit, Observed, ObservedState, Running, cgroup, network,
     record::{self, DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self, Answer,
@@ -80,6 +80,11 @@ impl NodeRuntime {
             };
             if let Some(ObservedState::Running(running)) = state {
                 info!(%instance, pid = running.pid, "instance taken over");
+                if let Some(Err(error)) =
+                    OptionFuture::from(record.address.map(|address| network::set_group(instance, address))).await
+                {
+                    warn!(%instance, %error, "an interface cannot be put into its group: the firewall drops what it says");
+                }
                 if let Some(Err(error)) = OptionFuture::from(record.cgroup.as_deref().map(cgroup::end_owns)).await {
                     warn!(%instance, %error, "commands of an earlier life cannot be ended");
                 }

@@ -1,6 +1,6 @@
-//! Keeps the firewall as it has to be: with the instances that there are, and whatever others do to it.
+//! Keeps the firewall as it has to be: for the addresses that are in use, and whatever others do to it.
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use insula_env::{Beat, beat, clock};
 use insula_types::InstanceId;
@@ -20,13 +20,14 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(super) enum Written {
     #[default]
     Unknown,
-    For(BTreeMap<InstanceId, Ipv4Addr>),
+    /// For instances with addresses up to this one.
+    UpTo(Ipv4Addr),
     /// The runtime is at its end.
     Removed,
 }
 
 impl NodeRuntime {
-    /// Lets the firewall know the instances that there are now. Starts at the same time share one change.
+    /// Returns when the firewall is there for an instance, whose address is taken: nearly always at once.
     pub(super) async fn admit(&self, instance: InstanceId) -> Result<(), Error> {
         self.renew_firewall().await.map_err(|error| Error::Network {
             instance,
@@ -38,27 +39,17 @@ impl NodeRuntime {
     async fn renew_firewall(&self) -> io::Result<()> {
         let Some(network) = self.0.config.network.clone() else { return Ok(()) };
         let mut written = Arc::clone(&self.0.firewall).lock_owned().await;
-        let now = self.0.state.lock().addresses.clone();
-        let known = match std::mem::take(&mut *written) {
-            Written::Removed => {
-                *written = Written::Removed;
-                return Ok(());
-            }
-            Written::For(known) => Some(known),
-            Written::Unknown => None,
-        };
-        if known.as_ref() == Some(&now) {
-            *written = Written::For(now);
-            return Ok(());
+        let highest = self.0.state.lock().addresses.values().max().copied();
+        let last = firewall::last(&network, highest.unwrap_or(network.subnet.gateway()));
+        match *written {
+            Written::Removed => return Ok(()),
+            Written::UpTo(earlier) if earlier >= last => return Ok(()),
+            Written::UpTo(_) | Written::Unknown => *written = Written::Unknown,
         }
         // Held until all is written, also when nobody waits for it any more: what is written last must be the latest.
         let work = move || {
-            let changed = known.map(|known| firewall::change(&network.bridge, &known, &now));
-            match changed {
-                Some(Ok(())) => {}
-                _ => firewall::apply(&network.bridge, &firewall::rules(&network, &now))?,
-            }
-            *written = Written::For(now);
+            firewall::apply(&network.bridge, &firewall::rules(&network, last))?;
+            *written = Written::UpTo(last);
             Ok(())
         };
         blocking(&*self.0.env.disk, work).await
@@ -68,8 +59,8 @@ impl NodeRuntime {
     async fn check_firewall(&self) -> io::Result<()> {
         let Some(network) = &self.0.config.network else { return Ok(()) };
         let mut written = self.0.firewall.lock().await;
-        if let Written::For(instances) = &*written {
-            let (bridge, rules) = (network.bridge.clone(), firewall::rules(network, instances));
+        if let Written::UpTo(last) = *written {
+            let (bridge, rules) = (network.bridge.clone(), firewall::rules(network, last));
             if blocking(&*self.0.env.disk, move || firewall::is_in_place(&bridge, &rules)).await {
                 return Ok(());
             }
