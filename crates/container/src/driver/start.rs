@@ -19,7 +19,7 @@ use rustix::{
         fsmount, fsopen, mount, move_mount,
     },
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::NodeRuntime;
 use crate::{
@@ -121,6 +121,7 @@ impl NodeRuntime {
         let network = self.0.config.network.as_ref().ok_or_else(|| {
             refuse("this node has no network for containers: use the process driver, or start insula as root")
         })?;
+        self.expect_move();
         let address = self.reserve_address(instance)?;
         let users = self.reserve_users(config)?;
         self.reserve_volumes(config).await?;
@@ -154,6 +155,8 @@ impl NodeRuntime {
         let network = network::connect(network, instance, (&netns, &sysfs), address);
         let (root, network, admitted) = tokio::join!(root, network, self.admit(instance));
         network.and(admitted)?;
+        // On a busy machine the first time may be too long ago.
+        self.expect_move();
         let work = Work::Container {
             id: instance.to_string(),
             oom_counter,
@@ -163,6 +166,16 @@ impl NodeRuntime {
             is_held: is_one_off,
         };
         Ok(((record, work), stop_signal))
+    }
+
+    /// The shim will move the container's first process into its cgroup soon.
+    fn expect_move(&self) {
+        let disk = Arc::clone(&self.0.env.disk);
+        self.0.env.tasks.spawn("expect a move into a cgroup", async move {
+            if let Err(error) = blocking(&*disk, cgroup::expect_move).await {
+                debug!(%error, "the next start takes a little longer");
+            }
+        });
     }
 
     /// The first id of the range of the instance's app; none where apps have no users of their own.
