@@ -8,9 +8,10 @@ mod disk;
 mod failover;
 mod idle;
 mod images;
+mod many;
 mod neighbours;
 mod probe;
-mod processes;
+pub(crate) mod processes;
 mod start;
 
 use std::fmt;
@@ -74,6 +75,8 @@ pub enum Part {
     Idle,
     /// Starts of containers
     Start,
+    /// 300 instances on one node
+    Many,
     /// Images pulled and unpacked, beside skopeo and umoci
     Images,
     /// A service beside apps that take all they can get
@@ -90,7 +93,7 @@ pub enum Part {
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "images", "neighbours", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "neighbours", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -106,11 +109,13 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     let lab = Lab::up(programs, LAB, 3, None)?;
     let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
-    for part in [Part::Idle, Part::Start, Part::Images, Part::Neighbours, Part::Commit, Part::Failover, Part::Calm] {
+    let order = [Part::Idle, Part::Start, Part::Many, Part::Images];
+    for part in order.into_iter().chain([Part::Neighbours, Part::Commit, Part::Failover, Part::Calm]) {
         if choice.only.contains(&part) {
             let measured = match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
+                Part::Many => many::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
                 Part::Neighbours => neighbours::measure(&lab)?,
                 Part::Commit => commit::measure(&lab)?,

@@ -6,6 +6,7 @@
 use std::{
     io::{Write, stdout},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -50,8 +51,20 @@ enum Verb {
         /// The image, by digest, in a registry without TLS
         #[arg(long)]
         image: String,
-        /// How many
+        /// How many, one after the other
         #[arg(long, default_value_t = 100)]
+        count: u64,
+        /// How many at once
+        #[arg(long, default_value_t = 40)]
+        at_once: u64,
+    },
+    /// Start many containers of an image on one node; a line of JSON
+    Many {
+        /// The image, by digest, in a registry without TLS
+        #[arg(long)]
+        image: String,
+        /// How many
+        #[arg(long, default_value_t = 300)]
         count: u64,
     },
     /// Histories of real processes under faults, as root, in a lab
@@ -119,19 +132,26 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Clients(arguments) => in_runtime(run_clients(arguments)),
         Verb::Writes(arguments) => in_runtime(make_writes(arguments)),
-        Verb::Starts { image, count } => {
-            starts::hide_mounts()?;
-            let dir = std::env::temp_dir().join(format!("insula-bench-{}", std::process::id()));
-            std::fs::create_dir_all(&dir)?;
-            let measured = in_runtime(starts::measure(&image, &dir.join("insula"), count))
-                .and_then(|ours| Ok([ours, starts::measure_runc(&dir.join("runc"), count)?]));
-            std::fs::remove_dir_all(&dir)?;
-            println!("{}", serde_json::to_string(&measured?)?);
-            Ok(())
-        }
+        Verb::Starts { image, count, at_once } => in_own_mounts(async |dir| {
+            let plan = starts::Plan { count, at_once };
+            let ours = starts::measure(&image, &dir.join("insula"), plan).await?;
+            Ok([ours, starts::measure_runc(&dir.join("runc"), plan).await?])
+        }),
+        Verb::Many { image, count } => in_own_mounts(async |dir| starts::many::measure(&image, &dir, count).await),
         Verb::Load(arguments) => in_runtime(make_load(arguments)),
         Verb::Page => in_runtime(async { page::serve(&TaskGroup::new("page")).await }),
     }
+}
+
+/// Measures with mounts and a directory that nobody else has, and says what came out.
+fn in_own_mounts<T: serde::Serialize>(work: impl AsyncFnOnce(PathBuf) -> anyhow::Result<T>) -> anyhow::Result<()> {
+    starts::hide_mounts()?;
+    let dir = std::env::temp_dir().join(format!("insula-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let measured = in_runtime(work(dir.clone()));
+    std::fs::remove_dir_all(&dir)?;
+    println!("{}", serde_json::to_string(&measured?)?);
+    Ok(())
 }
 
 fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

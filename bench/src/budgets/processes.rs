@@ -24,7 +24,7 @@ pub(super) fn beside(pids: &[u32], is_one: impl Fn(&str) -> bool) -> anyhow::Res
 }
 
 /// Memory of a process, its part of what it shares with others included, in MiB.
-pub(super) fn pss_mib(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn pss_mib(pid: u32) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<f64>().ok());

@@ -5,27 +5,33 @@ use anyhow::{Context, Result};
 use super::{Line, ms};
 use crate::{
     lab::{Lab, output},
-    starts::Starts,
+    starts::Measured,
 };
 
-/// Starts that are measured.
+/// Starts that are measured one after the other, and at once.
 const COUNT: &str = "100";
+const AT_ONCE: &str = "40";
 /// From the call to a running process.
-const START_MS_BUDGET: f64 = 25.0;
+const P50_MS_BUDGET: f64 = 25.0;
+const P99_MS_BUDGET: f64 = 60.0;
 
 /// Measures ours and runc's, in the network of the lab's services.
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
-    eprintln!("starting {COUNT} containers, and as many by runc …");
+    eprintln!("starting {COUNT} containers and {AT_ONCE} at once, and as many by runc …");
     let image = lab.run(&["image", "bench"])?;
     let mut command = lab.command_at("services", &lab.programs().bench);
-    let said = output(command.args(["starts", "--count", COUNT, "--image", image.trim()]), "")?;
-    let [ours, runc]: [Starts; 2] = serde_json::from_str(&said).with_context(|| format!("understand {said}"))?;
-    let line = |what: &str, ours_us: u64, runc_us: u64, budget| Line {
-        what: format!("container start, image present, {what}"),
-        measured: ms(ours_us),
-        budget,
-        unit: "ms",
-        peer: Some(("runc".to_owned(), ms(runc_us))),
+    let said = output(command.args(["starts", "--count", COUNT, "--at-once", AT_ONCE, "--image", image.trim()]), "")?;
+    let measured: [Measured; 2] = serde_json::from_str(&said).with_context(|| format!("understand {said}"))?;
+    let line = |what: &str, value: fn(&Measured) -> u64, budget| {
+        let [ours, runc] = measured.each_ref().map(|of| ms(value(of)));
+        let what = format!("container start, image present, {what}");
+        Line { what, measured: ours, budget, unit: "ms", peer: Some(("runc".to_owned(), runc)) }
     };
-    Ok(vec![line("p50", ours.p50_us, runc.p50_us, Some(START_MS_BUDGET)), line("p99", ours.p99_us, runc.p99_us, None)])
+    Ok(vec![
+        line("p50", |of| of.one_by_one.p50_us, Some(P50_MS_BUDGET)),
+        line("p99", |of| of.one_by_one.p99_us, Some(P99_MS_BUDGET)),
+        line(&format!("{AT_ONCE} at once, p50"), |of| of.at_once.p50_us, None),
+        line(&format!("{AT_ONCE} at once, p99"), |of| of.at_once.p99_us, None),
+        line(&format!("{AT_ONCE} at once, until all run"), |of| of.all_us, None),
+    ])
 }
