@@ -69,6 +69,10 @@ impl NodeRuntime {
                     state.ports.insert(instance, record.ports.values().copied().collect());
                 }
             }
+            let grouped = OptionFuture::from(record.address.map(|address| network::set_group(instance, address))).await;
+            if let Some(Err(error)) = grouped {
+                warn!(%instance, %error, "an interface cannot be put into its group: the firewall drops what it says");
+            }
             let state = match self.observe(instance).await {
                 Ok(observed) => observed.map(|(_, observed)| observed.state),
                 // One instance that is in trouble does not keep the others from being looked after.
@@ -80,11 +84,6 @@ impl NodeRuntime {
             };
             if let Some(ObservedState::Running(running)) = state {
                 info!(%instance, pid = running.pid, "instance taken over");
-                if let Some(Err(error)) =
-                    OptionFuture::from(record.address.map(|address| network::set_group(instance, address))).await
-                {
-                    warn!(%instance, %error, "an interface cannot be put into its group: the firewall drops what it says");
-                }
                 if let Some(Err(error)) = OptionFuture::from(record.cgroup.as_deref().map(cgroup::end_owns)).await {
                     warn!(%instance, %error, "commands of an earlier life cannot be ended");
                 }
