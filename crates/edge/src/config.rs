@@ -16,8 +16,20 @@ pub struct Config {
     pub pool_idle: Duration,
     /// Idle connections kept to one instance.
     pub pool_per_instance: usize,
-    /// Client connections at a time; further ones wait in the kernel's queue.
+    /// New connections that are made to one instance at a time. Each costs two handshakes where the instance is on another
+    /// node: without a bound, clients of one app take the processors of both nodes from all others.
+    pub dials_per_instance: usize,
+    /// Requests that wait for their turn to make a connection to one instance; further ones go to another, or are refused.
+    pub dials_waiting_max: usize,
+    /// How long they wait.
+    pub dial_wait: Duration,
+    /// Client connections at a time; further ones wait in the kernel's queue. One client has at most as many as are free.
     pub connections_max: usize,
+    /// Connections at a time that have not said a request yet. One client has at most as many as are free; a further one of
+    /// its is closed at once.
+    pub quiet_max: usize,
+    /// Requests in flight at a time. One app has at most as many as are free; a further one of its is refused.
+    pub requests_max: usize,
     /// How long open requests may take to end once the edge is told to stop.
     pub drain: Duration,
 }
@@ -30,7 +42,12 @@ impl Default for Config {
             request_body_idle: Duration::from_secs(60),
             pool_idle: Duration::from_secs(4),
             pool_per_instance: 64,
+            dials_per_instance: 4,
+            dials_waiting_max: 128,
+            dial_wait: Duration::from_secs(1),
             connections_max: 10_000,
+            quiet_max: 4_000,
+            requests_max: 10_000,
             drain: Duration::from_secs(10),
         }
     }

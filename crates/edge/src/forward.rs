@@ -21,20 +21,20 @@ use insula_env::{
 };
 use insula_mesh::{Caller, Dialer, Target, TraceId, Verdicts};
 use insula_types::InstanceId;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::debug;
 
 use crate::{
     Config,
     answer::plain,
+    apps::{Apps, Place},
     body::{FromInstance, RequestBody, ResponseBody},
     choose,
     config::{HEAD_BYTES_MAX, HEADERS_MAX, REPLAY_BYTES_MAX, TRIES_MAX},
     headers,
     instances::{InFlight, Instances, Sender},
     metrics::{Cause, Metrics, add},
-    retry::{Budget, is_idempotent},
+    retry::is_idempotent,
     route, upgrade,
 };
 
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub dialer: Arc<dyn Dialer>,
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     pub instances: Instances,
-    pub budget: Mutex<Budget>,
+    pub apps: Apps,
     pub metrics: Arc<Metrics>,
     pub env: Env,
 }
@@ -69,6 +69,8 @@ enum Source {
 
 /// Why one try gave no response.
 enum Failure {
+    /// Too many others wait for a connection to that instance.
+    Busy,
     /// No connection was made.
     NotSent,
     /// A connection from the pool turned out to be closed before anything was sent on it.
@@ -86,7 +88,6 @@ impl Shared {
     /// Answers one request. Every way out of here is a response.
     pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Incoming>, client: SocketAddr) -> Answer {
         add(&self.metrics.requests);
-        self.budget.lock().request(self.env.clock.now());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let host = match route::host(request.uri(), request.headers(), request.version()) {
             Ok(host) if path.starts_with('/') && method != Method::CONNECT => host,
@@ -103,6 +104,10 @@ impl Shared {
             let text = format!("no app is published at {host}{place}");
             return self.refuse(Cause::NoRoute, StatusCode::NOT_FOUND, &text);
         };
+        let Some(place) = self.apps.enter(&target.service.app, self.env.clock.now()) else {
+            let text = format!("{} has as many requests in flight as it may", target.service.app);
+            return self.refuse(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, &text);
+        };
         let half = headers::upgrade(request.headers()).map(|protocol| (upgrade::client_half(&mut request), protocol));
         let (parts, body) = request.into_parts();
         let mut pending = match self.prepare(parts, body, client).await {
@@ -114,7 +119,7 @@ impl Shared {
             pending.headers.insert(header::UPGRADE, protocol);
             half
         });
-        let answer = self.send(&catalog, target, pending, half).await;
+        let answer = self.send(&catalog, target, pending, half, &place).await;
         debug!(%client, %method, %host, %path, status = answer.status().as_u16(), "request");
         answer
     }
@@ -172,6 +177,7 @@ impl Shared {
         target: &RouteTarget,
         mut pending: Pending,
         mut half: Option<upgrade::ClientHalf>,
+        place: &Place,
     ) -> Answer {
         let mut tried: Vec<InstanceId> = Vec::new();
         // Those of them that may well take the request on a new connection, once nothing else is left.
@@ -179,10 +185,10 @@ impl Shared {
         let mut catalog = Arc::clone(first_catalog);
         let mut last: Option<(Cause, StatusCode, String)> = None;
         for tries in 1..=TRIES_MAX {
-            let chosen = self.choose(&catalog, target, &tried).or_else(|| {
+            let chosen = self.choose(&catalog, target, &tried, place).or_else(|| {
                 tried.retain(|id| !again.contains(id));
                 again.clear();
-                self.choose(&catalog, target, &tried)
+                self.choose(&catalog, target, &tried, place)
             });
             let Some((instance, in_flight)) = chosen else { break };
             tried.push(instance);
@@ -196,7 +202,7 @@ impl Shared {
             if matches!(failure, Failure::Stale | Failure::Unknown { is_reused: true }) {
                 again.push(instance);
             }
-            if !is_safe || tries == TRIES_MAX || !self.may_retry() {
+            if !is_safe || tries == TRIES_MAX || !self.may_retry(target) {
                 break;
             }
             catalog = self.holder.current();
@@ -205,24 +211,33 @@ impl Shared {
             let text = format!("{} has no ready instance", target.service);
             (Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text)
         });
+        if cause == Cause::Busy {
+            self.apps.refused(&target.service.app, self.env.clock.now());
+        }
         self.refuse(cause, status, &text)
     }
 
-    fn may_retry(&self) -> bool {
-        let is_allowed = self.budget.lock().retry(self.env.clock.now());
+    fn may_retry(&self, target: &RouteTarget) -> bool {
+        let is_allowed = self.apps.retry(&target.service.app, self.env.clock.now());
         add(if is_allowed { &self.metrics.retries } else { &self.metrics.retries_refused });
         is_allowed
     }
 
     /// Chooses an instance that is not among `tried`, and counts the request as in flight to it.
-    fn choose(&self, catalog: &Catalog, target: &RouteTarget, tried: &[InstanceId]) -> Option<(InstanceId, InFlight)> {
+    fn choose(
+        &self,
+        catalog: &Catalog,
+        target: &RouteTarget,
+        tried: &[InstanceId],
+        place: &Place,
+    ) -> Option<(InstanceId, InFlight)> {
         let now = self.env.clock.now();
         let verdicts = Arc::clone(&self.verdicts.borrow());
         let is_doubtful = |id| self.instances.is_doubtful(id, now);
         let candidates = choose::candidates(catalog, target, &verdicts, tried, is_doubtful);
         let draw = |below: usize| self.env.rng.range(0, below as u64) as usize;
         let chosen = choose::pick(&candidates, |id| self.instances.in_flight(id), draw)?;
-        Some((chosen.instance, self.instances.enter(chosen.instance, chosen.node)))
+        Some((chosen.instance, self.instances.enter(chosen.instance, chosen.node, &self.config, place)))
     }
 
     /// What a failure means for the client, and whether another try is safe.
@@ -233,6 +248,10 @@ impl Shared {
             Source::Client(body) => body.is_some(),
         };
         match failure {
+            Failure::Busy => {
+                let text = format!("more requests wait for {service} than its instances take");
+                ((Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text), can_resend)
+            }
             Failure::NotSent => {
                 let text = format!("no instance of {service} takes connections");
                 ((Cause::Connect, StatusCode::BAD_GATEWAY, text), can_resend)
@@ -263,11 +282,7 @@ impl Shared {
         in_flight: InFlight,
         half: &mut Option<upgrade::ClientHalf>,
     ) -> Result<Answer, Failure> {
-        let now = self.env.clock.now();
-        let (mut sender, is_reused) = match in_flight.0.take(now, self.config.pool_idle) {
-            Some(sender) => (sender, true),
-            None => (self.connect(target, instance, &in_flight, pending.client).await?, false),
-        };
+        let (mut sender, is_reused) = self.connection(target, instance, &in_flight, pending.client).await?;
         let (request, progress) = pending.request(&self.config);
         let sent = sender.try_send_request(request);
         let response = match self.await_head(sent, &progress).await {
@@ -300,6 +315,26 @@ impl Shared {
                 Err(_) if progress.load(Ordering::Relaxed) != before => {}
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// A connection to the instance, and whether it has been used before.
+    async fn connection(
+        &self,
+        target: &RouteTarget,
+        instance: InstanceId,
+        in_flight: &InFlight,
+        client: SocketAddr,
+    ) -> Result<(Sender, bool), Failure> {
+        let idle = || in_flight.0.take(self.env.clock.now(), self.config.pool_idle);
+        if let Some(sender) = idle() {
+            return Ok((sender, true));
+        }
+        let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
+        // Another request may have been done with its own meanwhile.
+        match idle() {
+            Some(sender) => Ok((sender, true)),
+            None => Ok((self.connect(target, instance, in_flight, client).await?, false)),
         }
     }
 

@@ -11,11 +11,12 @@ use std::{
 
 use hyper::client::conn::http1::SendRequest;
 use insula_catalog::Catalog;
-use insula_env::clock::Instant;
+use insula_env::clock::{Instant, timeout};
 use insula_types::{InstanceId, NodeId};
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::body::RequestBody;
+use crate::{Config, apps::Place, body::RequestBody};
 
 /// How long an instance that took no connection is passed over when there are others; doubles with each failure.
 const DOUBT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
@@ -30,9 +31,32 @@ pub(crate) struct Instance {
     in_flight: AtomicUsize,
     idle: Mutex<VecDeque<(Sender, Instant)>>,
     doubt: Mutex<Option<(Instant, Duration)>>,
+    /// Turns to make a connection, and places to wait for one.
+    dials: Semaphore,
+    waiting: Semaphore,
 }
 
 impl Instance {
+    fn new(node: NodeId, config: &Config) -> Self {
+        Self {
+            node,
+            in_flight: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            doubt: Mutex::default(),
+            dials: Semaphore::new(config.dials_per_instance),
+            waiting: Semaphore::new(config.dials_waiting_max),
+        }
+    }
+
+    /// A turn to make a connection, those who wait first; none when too many wait, or it takes too long.
+    pub(crate) async fn turn(&self, wait_max: Duration) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.dials.try_acquire() {
+            return Some(turn);
+        }
+        let _place = self.waiting.try_acquire().ok()?;
+        timeout(wait_max, self.dials.acquire()).await.ok()?.ok()
+    }
+
     /// An idle connection, the one used last first. Those that are closed, old or still busy are passed over.
     pub(crate) fn take(&self, now: Instant, idle_max: Duration) -> Option<Sender> {
         let mut idle = self.idle.lock();
@@ -88,7 +112,7 @@ impl Instance {
 
 /// A request in flight to an instance, from the choice to the end of the response.
 #[derive(Debug)]
-pub(crate) struct InFlight(pub Arc<Instance>);
+pub(crate) struct InFlight(pub Arc<Instance>, #[expect(dead_code, reason = "held, not read")] Place);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -102,12 +126,11 @@ pub(crate) struct Instances(Mutex<BTreeMap<InstanceId, Arc<Instance>>>);
 
 impl Instances {
     /// Counts a request in flight to an instance.
-    pub(crate) fn enter(&self, id: InstanceId, node: NodeId) -> InFlight {
-        let instance = Arc::clone(self.0.lock().entry(id).or_insert_with(|| {
-            Arc::new(Instance { node, in_flight: AtomicUsize::new(0), idle: Mutex::default(), doubt: Mutex::default() })
-        }));
+    pub(crate) fn enter(&self, id: InstanceId, node: NodeId, config: &Config, place: &Place) -> InFlight {
+        let mut all = self.0.lock();
+        let instance = Arc::clone(all.entry(id).or_insert_with(|| Arc::new(Instance::new(node, config))));
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(instance)
+        InFlight(instance, Arc::clone(place))
     }
 
     pub(crate) fn in_flight(&self, id: InstanceId) -> usize {

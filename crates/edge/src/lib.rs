@@ -2,13 +2,15 @@
 //! anywhere in the region.
 //!
 //! Always: a request goes only where the catalog says, and never to a node that does not answer; it is sent a second
-//! time only when that is safe; bodies stream both ways through bounded buffers; what is unsafe to pass on (hop-by-hop
+//! time only when that is safe; no app and no client can take what others need; bodies stream both ways through bounded buffers; what is unsafe to pass on (hop-by-hop
 //! headers, forged addresses) is not. Whatever the catalog holds, the edge answers, and never panics.
 //! Left to others: `mesh` makes the streams and watches nodes; `catalog` knows routes and instances.
 
 mod answer;
+mod apps;
 mod body;
 mod choose;
+mod clients;
 mod config;
 mod forward;
 mod headers;
@@ -17,6 +19,7 @@ mod metrics;
 mod retry;
 mod route;
 mod serve;
+mod share;
 mod upgrade;
 
 pub use config::Config;

@@ -16,6 +16,8 @@ pub enum Cause {
     NoCatalog,
     /// No instance can take it.
     NoInstance,
+    /// Its app has its share of the requests in flight, or more wait for its instances than may.
+    Busy,
     /// No instance took a connection.
     Connect,
     /// The instance, or the way to it, broke off before an answer.
@@ -26,11 +28,12 @@ pub enum Cause {
     BodyBrokenOff,
 }
 
-const CAUSES: [(Cause, &str); 8] = [
+const CAUSES: [(Cause, &str); 9] = [
     (Cause::BadRequest, "failed_bad_request"),
     (Cause::NoRoute, "failed_no_route"),
     (Cause::NoCatalog, "failed_no_catalog"),
     (Cause::NoInstance, "failed_no_instance"),
+    (Cause::Busy, "failed_busy"),
     (Cause::Connect, "failed_connect"),
     (Cause::BrokenOff, "failed_broken_off"),
     (Cause::TimedOut, "failed_timed_out"),
@@ -41,6 +44,7 @@ const CAUSES: [(Cause, &str); 8] = [
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub(crate) connections: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) retries_refused: AtomicU64,
@@ -73,6 +77,7 @@ impl Metrics {
     pub fn read(&self) -> BTreeMap<String, u64> {
         let plain = [
             ("connections", &self.connections),
+            ("connections_refused_total", &self.connections_refused),
             ("requests_total", &self.requests),
             ("retries_total", &self.retries),
             ("retries_refused_total", &self.retries_refused),

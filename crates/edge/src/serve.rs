@@ -17,19 +17,19 @@ use insula_env::{
     net::{TcpListener, TcpStream},
 };
 use insula_mesh::Dialer;
-use insula_types::NodeId;
-use parking_lot::Mutex;
+use insula_types::{AppName, NodeId};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
     Config, Metrics,
+    apps::Apps,
+    clients::{Admitted, Clients},
     config::{HEAD_BYTES_MAX, HEADERS_MAX},
     forward::Shared,
     instances::Instances,
     metrics::add,
-    retry::Budget,
 };
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
@@ -42,6 +42,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Edge {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
+    clients: Arc<Clients>,
     stopping: CancellationToken,
     open: TaskTracker,
 }
@@ -51,7 +52,7 @@ impl Edge {
     pub fn new(config: Config, holder: Arc<Holder>, dialer: Arc<dyn Dialer>, env: &Env) -> Self {
         let shared = Shared {
             verdicts: dialer.verdicts(),
-            budget: Mutex::new(Budget::new(env.clock.now())),
+            apps: Apps::new(config.requests_max),
             instances: Instances::default(),
             metrics: Arc::default(),
             env: env.clone(),
@@ -61,6 +62,7 @@ impl Edge {
         };
         let edge = Self {
             places: Arc::new(Semaphore::new(shared.config.connections_max)),
+            clients: Arc::new(Clients::new(&shared.config)),
             shared: Arc::new(shared),
             stopping: CancellationToken::new(),
             open: TaskTracker::new(),
@@ -84,9 +86,14 @@ impl Edge {
             };
             match accepted {
                 Ok((stream, client)) => {
+                    let Some(admitted) = self.clients.admit(client.ip()) else {
+                        add(&self.shared.metrics.connections_refused);
+                        debug!(%client, "a client has its share of the connections");
+                        continue;
+                    };
                     let edge = self.clone();
                     let connection = self.open.track_future(async move {
-                        edge.connection(stream, client).await;
+                        edge.connection(stream, client, admitted).await;
                         drop(place);
                     });
                     self.shared.env.tasks.spawn("edge client", connection);
@@ -99,11 +106,12 @@ impl Edge {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, client: SocketAddr) {
+    async fn connection(&self, stream: TcpStream, client: SocketAddr, admitted: Admitted) {
         let counter = &self.shared.metrics.connections;
         add(counter);
         stream.set_nodelay(true).ok();
         let service = service_fn(|request| {
+            admitted.spoke();
             let answer = Arc::clone(&self.shared).answer(request, client);
             async move { Ok::<_, Infallible>(answer.await) }
         });
@@ -140,6 +148,11 @@ impl Edge {
         &self.shared.metrics
     }
 
+    /// Requests that were refused for the sake of other apps, by app, since the start.
+    pub fn refused(&self) -> BTreeMap<AppName, u64> {
+        self.shared.apps.all_refused()
+    }
+
     /// Requests in flight by node.
     pub fn in_flight(&self) -> BTreeMap<NodeId, u64> {
         self.shared.instances.in_flight_by_node()
@@ -152,6 +165,7 @@ async fn sweep(shared: Arc<Shared>, beat: Beat) {
     loop {
         beat.idle(ticks.tick()).await;
         let catalog = shared.holder.current();
+        shared.apps.sweep(&catalog);
         shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
     }
 }

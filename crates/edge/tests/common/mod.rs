@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{
@@ -46,6 +46,10 @@ pub struct FakeDialer {
     lost: Mutex<BTreeMap<NodeId, CancellationToken>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     pub dials: AtomicU64,
+    /// Instances that take no connections, and do not refuse them either.
+    pub stuck: Mutex<BTreeSet<InstanceId>>,
+    /// Dials to those; none ends.
+    pub stuck_dials: AtomicU64,
 }
 
 impl FakeDialer {
@@ -68,6 +72,10 @@ impl Dialer for FakeDialer {
         let lost = self.lost.lock().entry(node).or_default().clone();
         async move {
             let failed = |source| DialError::Connect { instance, node, source };
+            if self.stuck.lock().contains(&instance) {
+                self.stuck_dials.fetch_add(1, Ordering::Relaxed);
+                std::future::pending::<()>().await;
+            }
             let address = address.ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
             let stream = net::connect(address, Duration::from_secs(1)).await.map_err(failed)?;
             Ok(Box::new(Guarded::new(stream, lost)) as Stream)
@@ -218,6 +226,8 @@ impl World {
             lost: Mutex::default(),
             verdicts: watch::Sender::new(Arc::new(verdicts)),
             dials: AtomicU64::new(0),
+            stuck: Mutex::default(),
+            stuck_dials: AtomicU64::new(0),
         });
         let edge = Edge::new(config, Arc::clone(&holder), Arc::clone(&dialer) as Arc<dyn Dialer>, &env);
         let listener: Arc<TcpListener> = Arc::new(net::bind(LOCALHOST).await.expect("bind"));
@@ -247,16 +257,19 @@ impl World {
         self.instances.iter().find(|i| i.number == number).expect("started")
     }
 
-    /// Gives the edge a catalog with these instances, all ready.
+    /// Gives the edge a catalog with these instances of `shop`, all ready.
     pub fn publish(&self, ready: &[u64]) {
+        self.publish_apps(&[("shop", ready)]);
+    }
+
+    /// Gives the edge a catalog of apps, each at `APP.example` with these instances, all ready.
+    pub fn publish_apps(&self, apps: &[(&str, &[u64])]) {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let mut catalog = Catalog {
             incarnation: Incarnation(1),
             revision: Revision(revision),
             ..Catalog::empty(ClusterId::new(1), "fra".parse().expect("name"), node(1))
         };
-        let service = ServiceRef::new("shop".parse().expect("name"), "web".parse().expect("name"));
-        catalog.services.entry(service.clone()).or_default();
         for number in 1..=9 {
             let entry = CatalogNode {
                 name: format!("n{number}").parse().expect("name"),
@@ -267,19 +280,23 @@ impl World {
             };
             catalog.nodes.insert(node(number), entry);
         }
-        for number in ready {
-            let entry = CatalogInstance {
-                node: node(*number),
-                is_ready: true,
-                was_ready: true,
-                is_draining: false,
-                ports: BTreeMap::from([(port(), 80)]),
-                endpoints: BTreeMap::new(),
-            };
-            catalog.services.entry(service.clone()).or_default().instances.insert(InstanceId::new(*number), entry);
+        for (app, ready) in apps {
+            let service = ServiceRef::new(app.parse().expect("name"), "web".parse().expect("name"));
+            let of_service = catalog.services.entry(service.clone()).or_default();
+            for number in *ready {
+                let entry = CatalogInstance {
+                    node: node(*number),
+                    is_ready: true,
+                    was_ready: true,
+                    is_draining: false,
+                    ports: BTreeMap::from([(port(), 80)]),
+                    endpoints: BTreeMap::new(),
+                };
+                of_service.instances.insert(InstanceId::new(*number), entry);
+            }
+            let target = RouteTarget { service, port: port() };
+            catalog.routes.entry(format!("{app}.example")).or_default().insert("/".to_owned(), target);
         }
-        let target = RouteTarget { service, port: port() };
-        catalog.routes.entry("shop.example".to_owned()).or_default().insert("/".to_owned(), target);
         assert_eq!(self.holder.offer(catalog), insula_catalog::Offered::Taken);
     }
 
