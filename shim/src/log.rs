@@ -59,6 +59,8 @@ pub struct LogFile {
     written: u64,
     bytes_max: u64,
     budget: Budget,
+    /// Lines that were dropped so far.
+    lines_dropped: u64,
 }
 
 impl LogFile {
@@ -66,7 +68,7 @@ impl LogFile {
     pub fn open(path: PathBuf, bytes_max: u64) -> Self {
         let older = path.with_extension("1");
         let budget = Budget { bytes: BURST, at: Instant::now(), dropped: 0 };
-        let mut log = Self { path, older, file: None, written: 0, bytes_max, budget };
+        let mut log = Self { path, older, file: None, written: 0, bytes_max, budget, lines_dropped: 0 };
         log.reopen();
         log
     }
@@ -85,6 +87,7 @@ impl LogFile {
     fn offer(&mut self, line: &[u8]) {
         if !self.budget.take(line.len() as u64, Instant::now()) {
             self.budget.dropped += 1;
+            self.lines_dropped += 1;
             return;
         }
         self.tell_dropped();
@@ -154,6 +157,11 @@ impl Pump {
     /// Whether what it reads is being dropped.
     pub fn is_flooded(&self) -> bool {
         self.log.borrow().is_flooded()
+    }
+
+    /// Lines of the log that were dropped so far, of all streams.
+    pub fn lines_dropped(&self) -> u64 {
+        self.log.borrow().lines_dropped
     }
 
     /// Writes what is left and closes the pipe.
@@ -263,11 +271,14 @@ mod tests {
             pump.take(&line);
         }
         assert!(pump.is_flooded());
+        let dropped = pump.lines_dropped();
+        assert!(dropped > 0);
         let size = std::fs::metadata(&path).unwrap().len();
         assert!((BURST / 2..BURST * 2).contains(&size), "{size}");
         log.borrow_mut().budget.bytes = BURST;
         pump.take(b"and on\n");
         assert!(!pump.is_flooded());
+        assert_eq!(pump.lines_dropped(), dropped, "all that were ever dropped");
         let text = std::fs::read_to_string(&path).unwrap();
         let last: Vec<&str> = text.lines().rev().take(2).collect();
         assert!(last[0].ends_with("stdout F and on"), "{}", last[0]);

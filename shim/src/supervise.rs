@@ -157,7 +157,11 @@ impl Supervisor {
                 return true;
             }
         }
-        connection.reply(Reply { running: Some(self.work.running.clone()), ..Reply::default() })
+        connection.reply(Reply {
+            running: Some(self.work.running.clone()),
+            log_lines_dropped: self.work.stdout.lines_dropped(),
+            ..Reply::default()
+        })
     }
 
     /// Begins to stop; a second call can only bring KILL nearer.

@@ -77,7 +77,11 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
         drop(flood);
         eprintln!("{what}: {} of {} requests failed; what the region says of it:", beside.failed, beside.all);
         let said = lab.on("n1", &["events"], "").context("a node that is alive answers")?;
-        said.lines().filter(|line| line.contains("hog/web")).rev().take(3).for_each(|line| eprintln!("   {line}"));
+        said.lines()
+            .filter(|line| line.contains("  note  ") && line.contains(" hog"))
+            .rev()
+            .take(3)
+            .for_each(|line| eprintln!("   {line}"));
         let nodes = lab.items("n1", &["nodes"])?;
         ensure!(nodes.iter().all(|node| node["state"] == "up"), "a node is down beside a {what}: {nodes:?}");
         lab.on("n1", &["rm", "hog", "--yes"], "")?;

@@ -10,6 +10,7 @@ pub mod copies;
 pub mod core;
 mod instance;
 mod kept;
+pub mod pressure;
 pub mod probe;
 mod renew;
 mod report;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_env::{Env, clock};
-use insula_state::{RegionState, Store};
+use insula_state::{RegionState, Store, event::Event};
 use insula_types::{InstanceId, InstanceStatus, VolumeRef};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -38,6 +38,12 @@ pub trait Reporter: Send + Sync + Debug {
     /// # Errors
     /// [`CallError`] when that is not known; it is said again then.
     async fn report_volume(&self, volume: VolumeRef, is_here: bool) -> Result<(), CallError>;
+
+    /// Puts something that this node saw into the region's events.
+    ///
+    /// # Errors
+    /// [`CallError`] when the region does not take it, as that of an older program may not.
+    async fn note(&self, event: Event) -> Result<(), CallError>;
 }
 
 pub(crate) type Statuses = BTreeMap<InstanceId, InstanceStatus>;

@@ -14,6 +14,7 @@ use crate::{
     Action, Core, Event, Prober, Reporter,
     copies::{self, OtherImages},
     kept,
+    pressure::{self, Refused},
     probe::exec,
     renew::changed,
     report::{self, Statuses},
@@ -52,6 +53,8 @@ pub struct Parts {
     pub reporter: Arc<dyn Reporter>,
     /// What else is kept of images.
     pub other_images: OtherImages,
+    /// Asks the node's edge whom it refuses.
+    pub refused: Refused,
 }
 
 impl fmt::Debug for Parts {
@@ -73,6 +76,7 @@ impl Agent {
         report::start(env, Arc::clone(&parts.reporter), parts.region.clone(), statuses.clone());
         copies::start(env, &parts);
         volumes::start(env, &parts);
+        pressure::start(env, &parts);
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
         env.tasks.supervise("agent", beat::QUICK, move |beat| {

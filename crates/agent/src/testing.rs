@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use insula_container::{
-    Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, PullProgress,
-    Running, Runtime, StoredVolume,
+    Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Pressure,
+    PullProgress, Running, Runtime, StoredVolume,
 };
 use insula_env::{
     Clock,
@@ -55,6 +55,7 @@ struct World {
     volumes: BTreeMap<VolumeRef, ByteSize>,
     answers: BTreeMap<InstanceId, (Option<Exit>, String)>,
     violations: Vec<String>,
+    pressures: BTreeMap<InstanceId, Pressure>,
 }
 
 impl FakeRuntime {
@@ -97,6 +98,11 @@ impl FakeRuntime {
         } else {
             world.unready.remove(&instance)
         };
+    }
+
+    /// That instance lacks this, or takes too much of it.
+    pub fn set_pressure(&self, instance: InstanceId, pressure: Pressure) {
+        self.0.world.lock().pressures.insert(instance, pressure);
     }
 
     /// A running instance ends by itself.
@@ -268,6 +274,12 @@ impl Runtime for FakeRuntime {
         };
         let stdout = Box::new(std::io::Cursor::new(said.into_bytes()));
         Ok(Exec { stdin: None, stdout, stderr: None, exit: Box::pin(exit), handle })
+    }
+
+    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error> {
+        let world = self.0.world.lock();
+        let runs = world.instances.iter().filter(|(_, (_, state))| matches!(state, ObservedState::Running(_)));
+        Ok(runs.map(|(id, _)| (*id, world.pressures.get(id).cloned().unwrap_or_default())).collect())
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

@@ -7,10 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use insula_container::{Exit, NodeLabels};
+use insula_container::{Exit, NodeLabels, Pressure};
 use insula_env::{BlockFile, Clock, Disk, Env, RealDisk, Rng, TaskGroup, clock, disk::DiskJob};
 use insula_state::{
     Domain, Leadership, ProposeError, Proposer, RegionState, Replica, Store, Update,
+    event::Event,
     region::{RegionKey, RegionObject},
 };
 use insula_types::{
@@ -52,6 +53,7 @@ struct Reports {
     last: Mutex<crate::report::Statuses>,
     calls: Mutex<u32>,
     volumes: Mutex<Vec<(VolumeRef, bool)>>,
+    notes: Mutex<Vec<Event>>,
     is_broken: Mutex<bool>,
 }
 
@@ -71,6 +73,11 @@ impl Reporter for Reports {
             return Err(CallError("cut off".into()));
         }
         self.volumes.lock().push((volume, is_here));
+        Ok(())
+    }
+
+    async fn note(&self, event: Event) -> Result<(), CallError> {
+        self.notes.lock().push(event);
         Ok(())
     }
 }
@@ -162,6 +169,7 @@ impl Bench {
             prober: Arc::new(self.runtime.clone()),
             reporter: self.reports.clone(),
             other_images: Arc::new(std::collections::BTreeSet::new),
+            refused: Arc::new(|| Box::pin(async { Default::default() })),
         };
         self.agent = Some(Agent::start(&self.env, parts));
     }
@@ -417,4 +425,26 @@ async fn new_catalogs_are_told_at_once_and_many_of_them_together() {
     assert_eq!(last, Some(Revision(200)));
     assert!((5..=7).contains(&renewals), "200 catalogs within 200 ms cost {renewals} renewals");
     bench.env.tasks.crash();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_at_its_limits_is_named_in_the_events() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE), placement(2, NODE)]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    clock::sleep(Duration::from_secs(30)).await;
+    let pressure = Pressure { forks_refused: 9, ..Pressure::default() };
+    bench.runtime.set_pressure(InstanceId::new(2), pressure);
+    bench.until("begun and over", |b| b.reports.notes.lock().len() == 2).await;
+    let notes = bench.reports.notes.lock().clone();
+    let placed = placement(2, NODE);
+    for (note, what) in
+        notes.iter().zip(["is at its limit of processes: it cannot start more", "within its limit again"])
+    {
+        assert!(note.text.starts_with(&format!("{} {} on node n7 ", placed.service, placed.instance)), "{}", note.text);
+        assert!(note.text.ends_with(what), "{}", note.text);
+        assert_eq!((note.instance, note.node), (Some(placed.instance), Some(NodeId::new(NODE))));
+        assert_eq!(note.app.as_ref(), Some(&placed.service.app));
+    }
 }

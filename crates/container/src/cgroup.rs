@@ -1,4 +1,4 @@
-//! Control groups of containers: paths, the counter of out-of-memory kills, ending and removing them. Limits are set by
+//! Control groups of containers: paths, what the kernel counts in them, ending and removing them. Limits are set by
 //! the shim. Works on version 1, version 2, and the hybrid of both.
 
 use std::{
@@ -61,6 +61,44 @@ fn directories(cgroup: &str) -> Vec<PathBuf> {
         roots.into_iter().map(|root| root.join(relative)).filter(|path| path.is_dir()).collect();
     found.sort();
     found
+}
+
+/// What the kernel has counted in a cgroup; zero where it does not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Forks refused at the limit of processes.
+    pub forks_refused: u64,
+    /// Processes killed for lack of memory.
+    pub oom_kills: u64,
+    /// Periods in which something wanted to run, and those in which it was held back.
+    pub cpu_periods: u64,
+    pub cpu_throttled: u64,
+}
+
+impl Counters {
+    /// Reads those of a cgroup, in whatever hierarchies it is. Blocks.
+    pub fn read(cgroup: &str) -> Self {
+        Self::read_in(&directories(cgroup))
+    }
+
+    fn read_in(directories: &[PathBuf]) -> Self {
+        let value = |file: &str, key: &str| {
+            let mut texts = directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
+            texts.find_map(|text| flat(&text, key)).unwrap_or(0)
+        };
+        Self {
+            forks_refused: value("pids.events", "max"),
+            // Of version 2, and of version 1.
+            oom_kills: value("memory.events", "oom_kill").max(value("memory.oom_control", "oom_kill")),
+            cpu_periods: value("cpu.stat", "nr_periods"),
+            cpu_throttled: value("cpu.stat", "nr_throttled"),
+        }
+    }
+}
+
+/// The value of a line `KEY VALUE`.
+fn flat(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// Names of the cgroups right below `parent`, in any hierarchy.
@@ -265,5 +303,31 @@ mod tests {
         // Without root it is refused.
         expect_move().ok();
         assert_eq!(fs::read_to_string("/proc/self/cgroup").expect("as before"), before);
+    }
+
+    #[test]
+    fn counters_of_both_versions_are_read() {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("make");
+            fs::write(path, text).expect("write");
+        };
+        // As Linux 6.1 writes them.
+        write("v2/pids.events", "max 7\n");
+        write("v2/memory.events", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n");
+        write(
+            "v2/cpu.stat",
+            "usage_usec 51\nuser_usec 50\nsystem_usec 1\nnr_periods 40\nnr_throttled 30\nthrottled_usec 9\n",
+        );
+        write("v1/pids/pids.events", "max 7\n");
+        write("v1/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
+        write("v1/cpu/cpu.stat", "nr_periods 40\nnr_throttled 30\nthrottled_time 9000\nnr_bursts 0\nburst_time 0\n");
+        let expected = Counters { forks_refused: 7, oom_kills: 2, cpu_periods: 40, cpu_throttled: 30 };
+        let read =
+            |names: &[&str]| Counters::read_in(&names.iter().map(|name| root.path().join(name)).collect::<Vec<_>>());
+        assert_eq!(read(&["v2"]), expected);
+        assert_eq!(read(&["v1/cpu", "v1/memory", "v1/pids"]), expected);
+        assert_eq!(read(&["gone"]), Counters::default());
     }
 }

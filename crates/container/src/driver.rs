@@ -38,8 +38,8 @@ use self::{
     snapshots::{Held, Holds},
 };
 use crate::{
-    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, PullProgress, Running,
-    Runtime, StoredImage, StoredVolume, cgroup,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Pressure, PullProgress,
+    Running, Runtime, StoredImage, StoredVolume, cgroup,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -410,6 +410,15 @@ impl Runtime for NodeRuntime {
 
     async fn exec(&self, instance: InstanceId, spec: &ExecSpec) -> Result<Exec, Error> {
         self.run_command(instance, spec).await
+    }
+
+    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error> {
+        let mut found = Vec::new();
+        for instance in record::instances(&self.0.instances)? {
+            // Without its lock: a look at the same time must not miss it.
+            found.extend(self.pressure(instance).await.map(|pressure| (instance, pressure)));
+        }
+        Ok(found)
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

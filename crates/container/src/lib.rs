@@ -17,6 +17,7 @@ pub mod image;
 mod logs;
 mod names;
 mod network;
+mod pressure;
 mod record;
 mod runtime;
 mod seccomp;
@@ -31,6 +32,7 @@ pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};
 pub use image::{ImagePeers, ImageRef, Imported, PeerBytes, PeerError, StoredImage};
+pub use pressure::{DiskFill, Pressure};
 pub use runtime::{
     Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, PullProgress, Running, Runtime,
 };

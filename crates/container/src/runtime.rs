@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{Error, Exec, ImageRef, StoredVolume};
+use crate::{Error, Exec, ImageRef, Pressure, StoredVolume};
 
 /// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
 #[async_trait]
@@ -88,6 +88,12 @@ pub trait Runtime: Send + Sync {
     /// [`Error::State`] of one that does not run here or is no container, and while too many commands run;
     /// [`Error::Exec`] when the command cannot be begun; [`Error::File`].
     async fn exec(&self, instance: InstanceId, spec: &ExecSpec) -> Result<Exec, Error>;
+
+    /// What the instances that run lack, or take too much of, ordered by id. Those that cannot be looked at now are missing.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the instances' directory cannot be read.
+    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error>;
 
     /// Changes (a counter goes up) whenever some instance ended.
     fn ended(&self) -> watch::Receiver<u64>;

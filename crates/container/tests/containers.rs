@@ -143,6 +143,37 @@ fn limits_hold_and_are_told_apart() {
 }
 
 #[test]
+fn what_presses_an_instance_is_seen() {
+    with_root("pressure", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let script = "dd if=/dev/zero of=/big bs=64k; yes 'a line of the log' | head -c 30000000; \
+            (for i in $(seq 20); do sleep 1000 & done); while :; do :; done";
+        let mut config = container(1, &image, &["sh", "-c", script]);
+        let resources = &mut config.spec.resources;
+        (resources.pids, resources.cpu) = (8, CpuMillis(200));
+        resources.disk = Some(ByteSize::mib(8));
+        agent.runtime.start(&config).await.unwrap();
+        let calm = container(2, &image, &["sleep", "1000"]);
+        agent.runtime.start(&calm).await.unwrap();
+        eventually("all of it is seen", async || {
+            let seen = agent.runtime.pressures().await.unwrap();
+            let [(_, one), (_, two)] = &seen[..] else { panic!("{seen:?}") };
+            assert_eq!((two.forks_refused, two.oom_kills, two.log_lines_dropped), (0, 0, 0), "{two:?}");
+            let is_full = one.disks.iter().any(|disk| disk.volume.is_none() && disk.bytes_percent >= 95);
+            let is_held_back = one.cpu_throttled > 10 && one.cpu_periods >= one.cpu_throttled;
+            (one.forks_refused > 0 && one.log_lines_dropped > 0 && is_full && is_held_back).then_some(())
+        })
+        .await;
+        agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
+        let seen = agent.runtime.pressures().await.unwrap();
+        assert_eq!(seen.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [calm.instance], "what has ended lacks nothing");
+        agent.crash();
+    });
+}
+
+#[test]
 fn a_container_sees_its_environment_and_little_else() {
     with_root("sees", async |world| {
         let image = world.registry.push(&busybox());

@@ -13,7 +13,7 @@
 
 use insula_identity::{NodeIdentity, RegionAuthority};
 use insula_rpc::{Code, Method, Status};
-use insula_state::{GlobalCommand, RegionCommand};
+use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
@@ -138,6 +138,9 @@ pub(crate) fn is_own_authority(own: &NodeIdentity, own_ca: &[u8], brought: &Regi
     Ok(())
 }
 
+/// Longest text of an event that a node which does not vote may add, in bytes.
+const NOTE_LEN_MAX: usize = 512;
+
 /// Who may propose a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proposer {
@@ -147,6 +150,8 @@ enum Proposer {
     Only(NodeId),
     /// A voter.
     Voter,
+    /// A voter, or the node that the command is about.
+    VoterOr(NodeId),
     /// A voter, of itself.
     VoterOnly(NodeId),
     /// The leader itself, without a call.
@@ -173,6 +178,9 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::DeleteVolume { .. }
         | C::TakeOutNode { .. } => Proposer::Member,
         C::TakeControl { node } => Proposer::VoterOnly(*node),
+        // What a node saw itself, in a few words; the rest is for controllers.
+        C::Note(Event { node: Some(node), text, .. }) if text.len() <= NOTE_LEN_MAX => Proposer::VoterOr(*node),
+        C::Note(_) => Proposer::Voter,
         // Voters take machines in; controllers run on leaders.
         C::Join { .. }
         | C::BindKey { .. }
@@ -182,7 +190,6 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::Place(_)
         | C::SetDesired { .. }
         | C::RemovePlacements(_)
-        | C::Note(_)
         | C::RaiseLevel(_)
         | C::Controlled { .. } => Proposer::Voter,
     }
@@ -228,8 +235,9 @@ fn may_propose(node: NodeId, is_voter: bool, proposer: Proposer) -> Result<(), S
             Err(Status::permission_denied(format!("{node} may not speak for {about}")))
         }
         Proposer::Only(_) => Ok(()),
+        Proposer::VoterOr(about) if is_voter || about == node => Ok(()),
         Proposer::Voter | Proposer::VoterOnly(_) if is_voter => Ok(()),
-        Proposer::Voter | Proposer::VoterOnly(_) => {
+        Proposer::Voter | Proposer::VoterOnly(_) | Proposer::VoterOr(_) => {
             Err(Status::retryable(Code::PermissionDenied, format!("this is for voters to decide, and {node} is none")))
         }
         Proposer::Nobody => Err(Status::permission_denied("only a founding node proposes this, to itself")),

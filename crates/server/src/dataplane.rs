@@ -11,7 +11,7 @@ use insula_rpc::Dispatcher;
 use tokio::sync::Mutex;
 use tracing::info;
 
-use crate::{Error, config::NodeConfig, signals};
+use crate::{Error, config::NodeConfig, refused, signals};
 
 /// How long the rest may take to stop once the edge has drained.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -111,6 +111,6 @@ impl link::Dataplane for Asked {
     }
 
     fn stats(&self) -> BTreeMap<String, u64> {
-        self.edge.metrics().read()
+        self.edge.metrics().read().into_iter().chain(refused::named(self.edge.refused())).collect()
     }
 }

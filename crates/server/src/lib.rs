@@ -33,6 +33,7 @@ mod methods;
 pub mod node;
 mod program;
 mod push;
+mod refused;
 mod renewal;
 pub mod restore;
 mod route;

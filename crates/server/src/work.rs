@@ -10,7 +10,7 @@ use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, Nod
 use insula_control::Control;
 use insula_env::{Clock, Env, beat};
 use insula_rpc::Peers;
-use insula_state::{RegionCommand, RegionState, Store};
+use insula_state::{RegionCommand, RegionState, Store, event::Event};
 use insula_telemetry::chain;
 use insula_types::{CpuMillis, Granted, InstanceId, InstanceStatus, Load, NodeId, Renewal, Revision, VolumeRef};
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::{
     machine_size,
     methods::{Led, LogsRequest, ReadLogs, Renew},
     node::Node,
+    refused,
     route::Route,
     snapshots::Snapshots,
 };
@@ -73,6 +74,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         prober: Arc::new(NetworkProber),
         reporter: Arc::new(Reports { node: node.id, region: node.region.clone() }),
         other_images: images::of_live_releases(Arc::clone(node.global.replica())),
+        refused: refused::asked_of(dataplane),
     };
     let agent = Agent::start(env, parts);
     let renewer = Renewals {
@@ -199,6 +201,10 @@ impl Reporter for Reports {
             false => RegionCommand::ForgetVolume { node, volume },
         })
         .await
+    }
+
+    async fn note(&self, event: Event) -> Result<(), CallError> {
+        self.propose(&RegionCommand::Note(event)).await
     }
 }
 

@@ -278,6 +278,7 @@ impl Start {
             prober: Arc::new(self.runtime.clone()),
             reporter: Arc::new(Reports { node: id, region: region.clone() }),
             other_images: Arc::new(std::collections::BTreeSet::new),
+            refused: Arc::new(|| Box::pin(async { Default::default() })),
         };
         Agent::start(env, parts);
         // The data plane is not here: what this node knows counts as routed by.

@@ -10,7 +10,8 @@ use insula_control::{HandOverError, MembershipError};
 use insula_env::{Clock, Rng, clock::timeout};
 use insula_raft::{Group, LoadError, ProposeError as RaftError, Row, StateMachine, UnknownCommand};
 use insula_state::{
-    Domain, Leadership, Machine, MachineError, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store, seal,
+    Domain, Leadership, Machine, MachineError, ProposeError, Proposer, RegionCommand, RegionState, Replica, Store,
+    event::Event, seal,
 };
 use insula_types::{Granted, InstanceStatus, NodeId, Renewal, RequestId, Revision, VolumeRef};
 use tokio::sync::watch;
@@ -215,6 +216,10 @@ impl Reporter for Reports {
             false => RegionCommand::ForgetVolume { node, volume },
         })
         .await
+    }
+
+    async fn note(&self, event: Event) -> Result<(), CallError> {
+        self.propose(&RegionCommand::Note(event)).await
     }
 }
 

@@ -10,7 +10,9 @@ use tracing::{info, warn};
 
 use super::NodeRuntime;
 use crate::{
-    Ended, Error, Exit, Observed, ObservedState, Running, cgroup, network,
+    Ended, Error, Exit, Observed, ObservedState, Pressure, Running, cgroup,
+    disk::blocking,
+    network, pressure,
     record::{self, DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self, Answer,
@@ -39,6 +41,17 @@ impl NodeRuntime {
         };
         let config_hash = record.config.hash();
         Ok(Some((record, Observed { instance, config_hash, state })))
+    }
+
+    /// What the instance lacks, or takes too much of; none when it does not run.
+    pub(super) async fn pressure(&self, instance: InstanceId) -> Option<Pressure> {
+        let home = self.home(instance);
+        let record = home.record().ok()??;
+        let Answer::Reply(reply) = shim::ask(instance, &home, &Request::Status).await.ok()? else { return None };
+        reply.running?;
+        let read = blocking(&*self.0.env.disk, move || pressure::read(&record, &home));
+        let pressure = read.await;
+        Some(Pressure { log_lines_dropped: reply.log_lines_dropped, ..pressure })
     }
 
     /// The shim does not answer any more: it has written down the end, or was killed.

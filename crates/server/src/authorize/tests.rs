@@ -89,6 +89,10 @@ fn each_command_is_proposed_by_whom_the_table_says() {
         version: String::new(),
     };
     let health = C::SetNodeHealth { id: me, health: NodeHealth::Up };
+    let note = |about: Option<NodeId>, text: &str| {
+        let event = Event::new(0, insula_state::event::EventKind::Note, text);
+        C::Note(Event { node: about, ..event })
+    };
     // By a voter, by another member; both are node 1.
     let table: Vec<(C, &str)> = vec![
         (C::ReportStatus { node: me, statuses: statuses() }, "yy"),
@@ -110,6 +114,10 @@ fn each_command_is_proposed_by_whom_the_table_says() {
         (C::SetDesired { instances: Vec::new(), desired: Desired::Stop, reason: String::new() }, "yr"),
         (C::RemoveDefinition { app: "shop".parse().expect("name") }, "yr"),
         (health.clone(), "yr"),
+        (note(Some(me), "it is so"), "yy"),
+        (note(Some(other), "it is so"), "yr"),
+        (note(None, "it is so"), "yr"),
+        (note(Some(me), &"so ".repeat(200)), "yr"),
         (C::Controlled { epoch: 1, command: Box::new(health) }, "yr"),
         // What a node may report it may not hide inside a controller's decision.
         (C::Controlled { epoch: 1, command: Box::new(update(me)) }, "yr"),
