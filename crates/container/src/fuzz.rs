@@ -22,6 +22,7 @@ pub fn shim_seeds() -> Vec<Vec<u8>> {
         oom_counter: Some("/sys/fs/cgroup/memory.events".to_owned()),
         output_owner: Some((1, 2)),
         netns: Some("netns".to_owned()),
+        is_held: false,
         has_init: true,
     };
     let exec = Exec {

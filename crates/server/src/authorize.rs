@@ -17,7 +17,9 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage,
+    RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority,
+    TellAddresses, WatchState,
 };
 
 /// Who may call a method.

@@ -23,7 +23,10 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose, ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose,
+        ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
+        RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority,
+        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
     snapshots::Snapshots,
 };

@@ -34,7 +34,9 @@ use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
-use insula_types::{AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, ServiceRef, SnapshotName, TokenId, VolumeRef};
+use insula_types::{
+    AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, ServiceRef, SnapshotName, TokenId, VolumeRef,
+};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};

@@ -4,7 +4,8 @@ use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId, Revision, ServiceRef, SnapshotName, VolumeRef,
+    Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId,
+    Revision, ServiceRef, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -391,7 +392,7 @@ pub struct StartOneOffRequest {
 }
 
 impl Method for StartOneOff {
-    const ID: u20 = 16;
+    const ID: u16 = 20;
     const NAME: &'static str = "start-one-off";
     type Request = StartOneOffRequest;
     type Response = ExecOutput;

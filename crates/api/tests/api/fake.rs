@@ -29,7 +29,7 @@ use insula_identity::{
 };
 use insula_types::{
     AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId,
-RegionName, ReleaseNumber, RequestId, Revision, ServiceRef, SnapshotName, TokenId, VolumeRef, definition::Format,
+    RegionName, ReleaseNumber, RequestId, Revision, ServiceRef, SnapshotName, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
