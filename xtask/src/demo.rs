@@ -34,6 +34,8 @@ enum Story {
     PowerCut,
     /// kill -9 of server and dataplane on each of three nodes in turn
     Kills,
+    /// Kills at random of instances, shims, servers, dataplanes and whole nodes; then nothing is left over
+    Storm,
     /// All servers of three nodes stopped, and a dataplane killed meanwhile
     NoServers,
     /// The image registry stopped, then the power cut of the only node that runs an app

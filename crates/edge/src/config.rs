@@ -17,7 +17,9 @@ pub struct Config {
     /// Idle connections kept to one instance.
     pub pool_per_instance: usize,
     /// New connections that are made to one instance at a time. Each costs two handshakes where the instance is on another
-    /// node: without a bound, clients of one app take the processors of both nodes from all others.
+    /// node: without a bound, clients of one app take the processors of both nodes from all others. Meant for nodes a few
+    /// milliseconds apart: where a handshake takes a second, four at a time are four requests a second of clients whose
+    /// instances close each connection.
     pub dials_per_instance: usize,
     /// Requests that wait for their turn to make a connection to one instance; further ones go to another, or are refused.
     pub dials_waiting_max: usize,
