@@ -422,6 +422,39 @@ fn a_new_volume_has_the_owner_of_the_directory_that_it_covers() {
 }
 
 #[test]
+fn a_loop_device_of_nobody_is_left_over_and_one_of_another_disk_is_not_ours() {
+    with_root("loops", async |world| {
+        let agent = world.open().await;
+        let losetup = |arguments: &[&str]| {
+            let output = Command::new("losetup").args(arguments).output().unwrap();
+            assert!(output.status.success(), "losetup {arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let image = world.dir.join("instances/stray.img");
+        fs::write(&image, [0; 4096]).unwrap();
+        let device = losetup(&["--find", "--show", image.to_str().unwrap()]);
+        let found = agent.runtime.leftovers().await.unwrap();
+        losetup(&["--detach", &device]);
+        fs::remove_file(&image).unwrap();
+        assert_eq!(found, [format!("loop device of {}", image.display())]);
+
+        // As the nodes of a lab see each other's.
+        let disk = world.dir.join("volumes");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&disk).status().unwrap();
+        assert!(mounted.success());
+        let image = disk.join("theirs.img");
+        fs::write(&image, [0; 4096]).unwrap();
+        let device = losetup(&["--find", "--show", image.to_str().unwrap()]);
+        let seen = agent.runtime.leftovers().await.unwrap();
+        assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
+        let found = agent.runtime.leftovers().await.unwrap();
+        losetup(&["--detach", &device]);
+        assert_eq!((seen.len(), found), (1, Vec::new()), "{seen:?}");
+        agent.crash();
+    });
+}
+
+#[test]
 fn files_and_rates_are_bounded() {
     with_root("bounds", async |world| {
         let image = world.registry.push(&busybox());

@@ -81,9 +81,10 @@ impl NodeRuntime {
         // The fifth field; space, tab, newline and backslash are written in octal (proc_pid_mountinfo(5)).
         let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|path| PathBuf::from(plain(path)));
         let is_ours = |path: &PathBuf| path.starts_with(&self.0.config.data_dir);
+        let loops = storage::loop_files().map_err(Error::file("list loop devices of", &self.0.config.data_dir))?;
         Ok(Found {
             mounts: mounts.filter(is_ours).collect(),
-            loops: storage::loop_files().into_iter().filter(is_ours).collect(),
+            loops: loops.into_iter().filter(is_ours).collect(),
             cgroups: cgroup::children(&self.0.config.cgroup_parent),
             shims: shim::processes(&self.0.config.data_dir),
         })

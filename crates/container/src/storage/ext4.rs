@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -13,6 +13,7 @@ use rustix::{
     io::Errno,
     mount::{UnmountFlags, unmount},
 };
+use serde::Deserialize;
 
 /// How long what is in it shall last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,11 +102,37 @@ pub(super) fn loop_device(image: &Path) -> io::Result<Option<PathBuf>> {
     Ok(text.lines().next().map(str::trim).filter(|line| !line.is_empty()).map(PathBuf::from))
 }
 
-/// The files that loop devices show, one for each device.
-pub(crate) fn loop_files() -> Vec<PathBuf> {
-    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let files = devices.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
-    files.map(|file| PathBuf::from(file.trim_end_matches('\n').trim_end_matches(" (deleted)"))).collect()
+/// The files that loop devices show, one for each device, as far as they are on the disk that their names lead to: nodes that
+/// share a kernel, as in a lab, see each other's devices, with files of the same names on other disks.
+pub(crate) fn loop_files() -> io::Result<Vec<PathBuf>> {
+    let mut command = Command::new("losetup");
+    command.args(["--list", "--json", "--output", "BACK-MAJ:MIN,BACK-FILE"]);
+    let output = command.output().map_err(|error| missing("losetup", error))?;
+    if output.stdout.is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed: LoopDevices = serde_json::from_slice(&output.stdout)?;
+    let files = listed.devices.into_iter().filter_map(|one| {
+        let file = PathBuf::from(one.file?.trim_end_matches(" (deleted)"));
+        let device = file.ancestors().skip(1).find_map(|above| fs::metadata(above).ok())?.dev();
+        (one.disk.trim() == format!("{}:{}", libc::major(device), libc::minor(device))).then_some(file)
+    });
+    Ok(files.collect())
+}
+
+/// What losetup(8) lists.
+#[derive(Deserialize)]
+struct LoopDevices {
+    #[serde(rename = "loopdevices")]
+    devices: Vec<LoopDevice>,
+}
+
+#[derive(Deserialize)]
+struct LoopDevice {
+    #[serde(rename = "back-maj:min")]
+    disk: String,
+    #[serde(rename = "back-file")]
+    file: Option<String>,
 }
 
 /// Repairs what can be repaired without a question. `resize2fs` asks for it.
