@@ -446,7 +446,7 @@ fn a_loop_device_of_nobody_is_left_over_and_one_of_another_disk_is_not_ours() {
         fs::write(&image, [0; 4096]).unwrap();
         let device = losetup(&["--find", "--show", image.to_str().unwrap()]);
         let seen = agent.runtime.leftovers().await.unwrap();
-        assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
+        assert!(Command::new("umount").arg("-l").arg(&disk).status().unwrap().success());
         let found = agent.runtime.leftovers().await.unwrap();
         losetup(&["--detach", &device]);
         assert_eq!((seen.len(), found), (1, Vec::new()), "{seen:?}");
