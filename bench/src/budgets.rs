@@ -105,26 +105,35 @@ pub struct Choice {
 /// # Errors
 /// When something cannot be measured.
 pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
+    let mut lines = Vec::new();
+    let mut take = |measured: Vec<Line>| {
+        // Also seen when a later part fails.
+        eprint!("{}", Table(measured.clone()));
+        lines.extend(measured);
+    };
+    if choice.only.contains(&Part::Neighbours) {
+        // What neighbours share are the processors of one machine; three nodes would have three neighbours on them.
+        eprintln!("making a lab of one node …");
+        take(neighbours::measure(&Lab::up(programs, LAB, 1, None)?)?);
+    }
+    if choice.only.iter().all(|part| *part == Part::Neighbours) {
+        return Ok(Table(lines));
+    }
     eprintln!("making a lab of three nodes …");
     let lab = Lab::up(programs, LAB, 3, None)?;
-    let mut lines = Vec::new();
     // Idle nodes come first: later parts leave state behind.
-    let order = [Part::Idle, Part::Start, Part::Many, Part::Images];
-    for part in order.into_iter().chain([Part::Neighbours, Part::Commit, Part::Failover, Part::Calm]) {
+    for part in [Part::Idle, Part::Start, Part::Many, Part::Images, Part::Commit, Part::Failover, Part::Calm] {
         if choice.only.contains(&part) {
-            let measured = match part {
+            take(match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
                 Part::Many => many::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
-                Part::Neighbours => neighbours::measure(&lab)?,
+                Part::Neighbours => Vec::new(),
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
                 Part::Calm => calm::measure(&lab)?,
-            };
-            // Also seen when a later part fails.
-            eprint!("{}", Table(measured.clone()));
-            lines.extend(measured);
+            });
         }
     }
     Ok(Table(lines))

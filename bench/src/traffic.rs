@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     os::unix::process::CommandExt,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -29,6 +30,13 @@ impl Traffic {
     /// Starts it in the network of the lab's services.
     pub(crate) fn start(lab: &Lab, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
         Self::spawn(lab.command_at("services", &lab.programs().bench), edges, host, rate)
+    }
+
+    /// Starts it there, by nice(1): less of it leaves the processors to the nodes, more makes what is measured theirs alone.
+    pub(crate) fn start_nice(lab: &Lab, edges: &[SocketAddr], host: &str, rate: u32, nice: i8) -> Result<Self> {
+        let mut command = lab.command_at("services", Path::new("nice"));
+        command.args(["-n", &nice.to_string()]).arg(&lab.programs().bench);
+        Self::spawn(command, edges, host, rate)
     }
 
     /// Starts it on this machine.

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+/// Bytes that are written with a line: time, stream, mark and end.
+const PREFIX_LEN: usize = 38;
 /// Longest piece of a line that is written as one, in bytes; also how much one stream may keep in memory.
 const PIECE_LEN_MAX: usize = 4096;
 
@@ -21,7 +23,7 @@ const BURST: u64 = 8 << 20;
 const RATE: u64 = 1 << 20;
 /// While lines are dropped, so much is read each time, and so rarely: an instance that floods its log must not keep the shim
 /// busy, whose time is not its own.
-const FLOOD_READ_LEN_MAX: usize = 256 << 10;
+const FLOOD_READ_LEN_MAX: usize = 64 << 10;
 pub const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much may be written now.
@@ -84,14 +86,15 @@ impl LogFile {
     }
 
     /// Writes a line if there may be one more now.
-    fn offer(&mut self, line: &[u8]) {
-        if !self.budget.take(line.len() as u64, Instant::now()) {
+    fn offer(&mut self, text: &[u8], stream: &str, is_whole: bool) {
+        // Before it is formatted: a flood of lines that are dropped must cost little.
+        if !self.budget.take((PREFIX_LEN + text.len()) as u64, Instant::now()) {
             self.budget.dropped += 1;
             self.lines_dropped += 1;
             return;
         }
         self.tell_dropped();
-        self.write(line);
+        self.write(&formatted(text, stream, is_whole));
     }
 
     /// Says how many lines are missing before the next one.
@@ -177,10 +180,15 @@ impl Pump {
 
     fn take(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let mut line = std::mem::take(&mut self.pending);
-            line.extend_from_slice(&bytes[..end]);
-            bytes = &bytes[end + 1..];
-            self.line(&line, true);
+            let (text, rest) = (&bytes[..end], &bytes[end + 1..]);
+            if self.pending.is_empty() {
+                self.line(text, true);
+            } else {
+                let mut line = std::mem::take(&mut self.pending);
+                line.extend_from_slice(text);
+                self.line(&line, true);
+            }
+            bytes = rest;
         }
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= PIECE_LEN_MAX {
@@ -190,7 +198,7 @@ impl Pump {
     }
 
     fn line(&self, text: &[u8], is_whole: bool) {
-        self.log.borrow_mut().offer(&formatted(text, self.name, is_whole));
+        self.log.borrow_mut().offer(text, self.name, is_whole);
     }
 }
 

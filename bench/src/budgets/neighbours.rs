@@ -1,9 +1,10 @@
-//! Hostile neighbours: what a service feels of an app on the same nodes that takes all it can get.
+//! Hostile neighbours: what a service feels of an app on the same node that takes all it can get.
 
 use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use insula_env::Clock;
+use serde_json::Value;
 
 use super::{Line, ms};
 use crate::{
@@ -12,10 +13,13 @@ use crate::{
     traffic::Traffic,
 };
 
-/// Requests a second to the edge of each node.
-const RATE: u32 = 50;
-/// Connections a second to each edge in a flood of them.
+/// Requests a second, and by how much their clients go before others: they stand for other machines, and what they wait for
+/// the processor is not the node's.
+const RATE: u32 = 100;
+const CLIENTS_NICE: i8 = -10;
+/// Connections a second in a flood of them, whose clients go behind all others.
 const FLOOD: u32 = 1000;
+const FLOOD_NICE: i8 = 19;
 /// How long is measured without a neighbour, and with it.
 const WATCHED: Duration = Duration::from_secs(10);
 /// How long a neighbour runs before it is measured.
@@ -27,7 +31,6 @@ const VICTIM: &str = r#"
 app = "victim"
 [services.web]
 image = "IMAGE"
-scale = 3
 ports = [{ name = "http", port = 8080, protocol = "http" }]
 routes = [{ host = "victim.example", path = "/" }]
 resources = { cpu = "500m", memory = "32MiB", pids = 32 }
@@ -39,7 +42,6 @@ app = "hog"
 [services.web]
 image = "IMAGE"
 command = ["/bin/busybox", "sh", "-c", """SCRIPT"""]
-scale = 3
 ports = [{ name = "http", port = 8080, protocol = "http" }]
 routes = [{ host = "hog.example", path = "/" }]
 resources = { cpu = "250m", memory = "32MiB", pids = 64, disk = "32MiB" }
@@ -59,31 +61,28 @@ const NEIGHBOURS: [(&str, &str); 7] = [
 /// The one that comes from outside.
 const CONNECTIONS: &str = "connection flood";
 
-/// Measures a victim beside each.
+/// Measures a victim beside each, on the one node of a lab.
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     let image = lab.run(&["image", "neighbours", "--tag", "v1"])?.trim().to_owned();
     lab.on("n1", &["deploy", "-", "--wait", "2m"], &VICTIM.replace("IMAGE", &image))?;
     let edges: Vec<_> = lab.nodes()?.iter().map(LabNode::edge).collect();
-    let traffic = Traffic::start(lab, &edges, "victim.example", RATE)?;
+    let traffic = Traffic::start_nice(lab, &edges, "victim.example", RATE, CLIENTS_NICE)?;
     sleep(WARM);
     let mut lines = Vec::new();
     for (what, script) in NEIGHBOURS {
         let alone = watch(&traffic);
+        let begun_ms = Clock::real().wall_ms();
         let definition = NEIGHBOUR.replace("IMAGE", &image).replace("SCRIPT", script);
         lab.on("n1", &["deploy", "-", "--detach"], &definition)?;
-        let flood = (what == CONNECTIONS).then(|| Traffic::start(lab, &edges, "hog.example", FLOOD)).transpose()?;
+        let flood = || Traffic::start_nice(lab, &edges, "hog.example", FLOOD, FLOOD_NICE);
+        let flood = (what == CONNECTIONS).then(flood).transpose()?;
         sleep(WARM);
         let beside = watch(&traffic);
         drop(flood);
         eprintln!("{what}: {} of {} requests failed; what the region says of it:", beside.failed, beside.all);
-        let said = lab.on("n1", &["events"], "").context("a node that is alive answers")?;
-        said.lines()
-            .filter(|line| line.contains("  note  ") && line.contains(" hog"))
-            .rev()
-            .take(3)
-            .for_each(|line| eprintln!("   {line}"));
         let nodes = lab.items("n1", &["nodes"])?;
         ensure!(nodes.iter().all(|node| node["state"] == "up"), "a node is down beside a {what}: {nodes:?}");
+        said_of(lab, begun_ms)?.iter().for_each(|text| eprintln!("   {text}"));
         lab.on("n1", &["rm", "hog", "--yes"], "")?;
         until_gone(lab)?;
         lines.push(Line {
@@ -97,6 +96,21 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
     lab.on("n1", &["rm", "victim", "--yes"], "")?;
     Ok(lines)
 }
+
+/// What the events name of the neighbour since then, but its birth and end.
+fn said_of(lab: &Lab, since_ms: u64) -> Result<Vec<String>> {
+    let said = lab.on("n1", &["events", "--json"], "").context("a node that is alive answers")?;
+    let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of_it = |event: &Value| {
+        event["app"] == "hog"
+            && event["at_ms"].as_u64() >= Some(since_ms)
+            && PRESSURES.iter().any(|kind| event["kind"] == *kind)
+    };
+    Ok(events.filter(of_it).filter_map(|event| Some(event["text"].as_str()?.to_owned())).collect())
+}
+
+/// Kinds of events that say what presses.
+const PRESSURES: [&str; 2] = ["note", "restarting"];
 
 /// What came of the requests of a while.
 struct Watched {

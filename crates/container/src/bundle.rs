@@ -27,13 +27,9 @@ use crate::{
 
 /// Open files of one process, where the node itself may have as many.
 const OPEN_FILES_MAX: u64 = 65_536;
-/// Length of one period of CPU time in microseconds, the kernel's own default.
-const CPU_PERIOD_US: u64 = 100_000;
 /// Weight of one CPU among instances that compete, the kernel's own default, and the bounds that it takes.
 const CPU_SHARES_OF_ONE: u64 = 1024;
 const CPU_SHARES: (u64, u64) = (2, 262_144);
-/// The kernel takes no smaller quota.
-const CPU_QUOTA_US_MIN: i64 = 1000;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What Docker gives by default, but NET_RAW: with it, an instance could send in the name of another.
@@ -209,10 +205,10 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
 fn resources(source: &Source<'_>) -> Result<LinuxResources, OciSpecError> {
     let limits = source.service.resources;
     let shares = (u64::from(limits.cpu.0) * CPU_SHARES_OF_ONE / 1000).clamp(CPU_SHARES.0, CPU_SHARES.1);
-    let quota = (i64::from(limits.cpu.0) * CPU_PERIOD_US as i64 / 1000).max(CPU_QUOTA_US_MIN);
+    let cpu = cgroup::Bandwidth::of(limits.cpu);
     let memory = i64::try_from(limits.memory.0).unwrap_or(i64::MAX);
     let mut resources = LinuxResourcesBuilder::default()
-        .cpu(LinuxCpuBuilder::default().shares(shares).quota(quota).period(CPU_PERIOD_US).build()?)
+        .cpu(LinuxCpuBuilder::default().shares(shares).quota(cpu.quota_us as i64).period(cpu.period_us).build()?)
         // The second counts memory and swap together: no swap.
         .memory(LinuxMemoryBuilder::default().limit(memory).swap(memory).build()?)
         .pids(LinuxPidsBuilder::default().limit(i64::from(limits.pids)).build()?)

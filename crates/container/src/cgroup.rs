@@ -8,7 +8,7 @@ use std::{
 };
 
 use insula_env::clock;
-use insula_types::Capacity;
+use insula_types::{Capacity, CpuMillis};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -114,15 +114,35 @@ pub(crate) fn children(parent: &str) -> Vec<String> {
     names
 }
 
-/// Length of the period over which CPU time is given out; the kernel's own choice.
-const CPU_PERIOD_US: u64 = 100_000;
+/// Length of the period over which CPU time is given out. Whoever may use a quarter of a processor and wants all of it takes it
+/// at the beginning of each period, and others wait: beside such a one the slowest of a hundred requests took 10 ms with the
+/// kernel's own 100 ms, 2.8 ms with 20 ms (and 2.4 ms alone). Shorter ones hold back those who ask for little.
+const CPU_PERIOD_US: u64 = 20_000;
+/// The longest, for those who may use so little that a short one cannot say it, and the least that the kernel gives in any.
+const CPU_PERIOD_US_MAX: u64 = 100_000;
+const CPU_QUOTA_US_MIN: u64 = 1000;
+
+/// CPU time in each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    pub quota_us: u64,
+    pub period_us: u64,
+}
+
+impl Bandwidth {
+    /// So many thousandths of a processor, at least a hundredth.
+    pub fn of(cpu: CpuMillis) -> Self {
+        let millis = u64::from(cpu.0).max(1);
+        let period_us = (CPU_QUOTA_US_MIN * 1000 / millis).clamp(CPU_PERIOD_US, CPU_PERIOD_US_MAX);
+        Self { quota_us: (millis * period_us / 1000).max(CPU_QUOTA_US_MIN), period_us }
+    }
+}
 
 /// Bounds what all below `parent` use together, whatever each may; makes it when it is missing. The kernel refuses less CPU
 /// time than one below it has already, with version 1 also less memory than is in use.
 pub(crate) fn bound(parent: &str, limit: Capacity) -> io::Result<()> {
     let relative = parent.trim_matches('/');
-    let quota_us = u64::from(limit.cpu.0) * CPU_PERIOD_US / 1000;
-    let (memory, quota) = (limit.memory.0.to_string(), quota_us.to_string());
+    let (memory, cpu) = (limit.memory.0.to_string(), Bandwidth::of(limit.cpu));
     if is_unified() {
         let directory = Path::new(ROOT).join(relative);
         fs::create_dir_all(&directory)?;
@@ -131,9 +151,14 @@ pub(crate) fn bound(parent: &str, limit: Capacity) -> io::Result<()> {
             fs::write(above.join("cgroup.subtree_control"), "+cpu +memory")?;
         }
         fs::write(directory.join("memory.max"), memory)?;
-        return fs::write(directory.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"));
+        return fs::write(directory.join("cpu.max"), format!("{} {}", cpu.quota_us, cpu.period_us));
     }
-    for (hierarchy, file, value) in [("memory", "memory.limit_in_bytes", memory), ("cpu", "cpu.cfs_quota_us", quota)] {
+    for (hierarchy, file, value) in [
+        ("memory", "memory.limit_in_bytes", memory),
+        // First: the other way round it would be less for a moment than some below it have.
+        ("cpu", "cpu.cfs_period_us", cpu.period_us.to_string()),
+        ("cpu", "cpu.cfs_quota_us", cpu.quota_us.to_string()),
+    ] {
         let directory = Path::new(ROOT).join(hierarchy).join(relative);
         fs::create_dir_all(&directory)?;
         fs::write(directory.join(file), value)?;
@@ -294,6 +319,15 @@ mod tests {
             let found = own_directory(lines);
             assert_eq!(found.is_some(), path.is_some(), "{lines}");
             assert!(path.is_none_or(|path| found.is_some_and(|found| found.ends_with(path))), "{lines}");
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_given_out_in_short_periods() {
+        for (millis, quota_us, period_us) in
+            [(2000, 40_000, 20_000), (50, 1000, 20_000), (40, 1000, 25_000), (10, 1000, 100_000), (0, 1000, 100_000)]
+        {
+            assert_eq!(Bandwidth::of(CpuMillis(millis)), Bandwidth { quota_us, period_us }, "{millis}");
         }
     }
 

@@ -226,7 +226,7 @@ fn together_instances_leave_the_node_its_reserve() {
         } else {
             (format!("memory/{parent}/memory.limit_in_bytes"), format!("cpu/{parent}/cpu.cfs_quota_us"))
         };
-        for (file, expected) in [(memory, "50331648"), (cpu, "150000")] {
+        for (file, expected) in [(memory, "50331648"), (cpu, "30000")] {
             let found = fs::read_to_string(Path::new("/sys/fs/cgroup").join(&file)).unwrap();
             assert_eq!(found.split_whitespace().next(), Some(expected), "{file}");
         }

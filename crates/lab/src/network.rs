@@ -101,7 +101,11 @@ pub(crate) fn set_up_router(router: Process, services: Process, nodes: &[NodePla
     let lines = format!(
         "addr add {SERVICES_ADDRESS}/24 dev eth0\nlink set eth0 up\nroute add default via {SERVICES_GATEWAY}\n"
     );
-    ip(services, &lines)
+    ip(services, &lines)?;
+    // Clients there stand for many machines. With the ports of one alone, thousands of short connections leave the kernel
+    // searching for a free port.
+    let reuse = "echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse";
+    run_with(inside(services, "sh").args(["-c", reuse]), "").map(drop)
 }
 
 /// A locally administered hardware address (IEEE 802, second bit of the first byte) that follows from `address`.
