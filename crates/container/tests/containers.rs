@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use insula_container::{Exit, ObservedState, Runtime};
+use insula_container::{Exit, ObservedState, Pressure, Runtime};
 use insula_types::{ByteSize, Capacity, CpuMillis, InstanceId, TmpfsSpec};
 use support::{container, end, eventually, get, image::busybox, log_text, observed, process, with_root};
 
@@ -148,8 +148,9 @@ fn what_presses_an_instance_is_seen() {
         let image = world.registry.push(&busybox());
         let agent = world.open().await;
         agent.runtime.ensure_image(&image).await.unwrap();
-        // The log first: it has to be quick to be too much. A shell ends when it can start nothing.
-        let script = "yes 'a line of the log' | head -c 30000000; dd if=/dev/zero of=/big bs=64k; \
+        // The log first, when nothing slows it down, and in long lines, whose bytes come fastest: too much is 1 MiB a second. A
+        // shell ends when it can start nothing.
+        let script = "yes \"$(printf %04000d 0)\" | head -c 30000000; dd if=/dev/zero of=/big bs=64k; \
             (while :; do :; done) & (while :; do :; done) & (for i in $(seq 20); do sleep 1000 & done); wait";
         let mut config = container(1, &image, &["sh", "-c", script]);
         let resources = &mut config.spec.resources;
@@ -158,15 +159,21 @@ fn what_presses_an_instance_is_seen() {
         agent.runtime.start(&config).await.unwrap();
         let calm = container(2, &image, &["sleep", "1000"]);
         agent.runtime.start(&calm).await.unwrap();
-        eventually("all of it is seen", async || {
-            let seen = agent.runtime.pressures().await.unwrap();
-            let [(_, one), (_, two)] = &seen[..] else { panic!("{seen:?}") };
-            assert_eq!((two.forks_refused, two.oom_kills, two.log_lines_dropped), (0, 0, 0), "{two:?}");
-            let is_full = one.disks.iter().any(|disk| disk.volume.is_none() && disk.bytes_percent >= 95);
-            let is_held_back = one.cpu_throttled > 10 && one.cpu_periods >= one.cpu_throttled;
-            (one.forks_refused > 0 && one.log_lines_dropped > 0 && is_full && is_held_back).then_some(())
-        })
-        .await;
+        // One after the other, so that a part that is not seen is named.
+        let sees = async |part: &str, is_seen: fn(&Pressure) -> bool| {
+            eventually(part, async || {
+                let seen = agent.runtime.pressures().await.unwrap();
+                let [(_, one), (_, two)] = &seen[..] else { panic!("{part}: {seen:?}") };
+                assert_eq!((two.forks_refused, two.oom_kills, two.log_lines_dropped), (0, 0, 0), "{two:?}");
+                is_seen(one).then_some(())
+            })
+            .await;
+        };
+        let is_full = |one: &Pressure| one.disks.iter().any(|disk| disk.volume.is_none() && disk.bytes_percent >= 95);
+        sees("lines of its log were dropped", |one| one.log_lines_dropped > 0).await;
+        sees("its layer is full", is_full).await;
+        sees("forks were refused", |one| one.forks_refused > 0).await;
+        sees("it was held back", |one| one.cpu_throttled > 10 && one.cpu_periods >= one.cpu_throttled).await;
         agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
         let seen = agent.runtime.pressures().await.unwrap();
         assert_eq!(seen.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [calm.instance], "what has ended lacks nothing");

@@ -155,15 +155,17 @@ fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {
     }
 }
 
-/// The kernel lets go of a volume a moment after its last instance did.
-async fn restore(runtime: &NodeRuntime, volume: &VolumeRef, name: &str, size: ByteSize) {
-    let outcome = eventually("the volume is free", async || {
-        match runtime.restore_snapshot(volume, &snapshot(name), size).await {
-            Err(Error::File { source, .. }) if source.to_string().contains("still mounted") => None,
-            outcome => Some(outcome),
-        }
+/// What an attempt gives once the kernel has let go of a volume, which it does a moment after the last instance did.
+async fn once_free<T>(mut attempt: impl AsyncFnMut() -> Result<T, Error>) -> T {
+    let outcome = eventually("the volume is free", async || match attempt().await {
+        Err(Error::File { source, .. }) if source.to_string().contains("still mounted") => None,
+        outcome => Some(outcome),
     });
-    outcome.await.unwrap();
+    outcome.await.unwrap()
+}
+
+async fn restore(runtime: &NodeRuntime, volume: &VolumeRef, name: &str, size: ByteSize) {
+    once_free(async || runtime.restore_snapshot(volume, &snapshot(name), size).await).await;
 }
 
 async fn stop(runtime: &NodeRuntime, config: &InstanceConfig) {
@@ -202,11 +204,7 @@ fn a_snapshot_gives_a_volume_back_what_it_had() {
         runtime.make_volume(&name, ByteSize::mib(16)).await.unwrap();
         let script = |script: &str| with_volume(container(1, &image, &["sh", "-c", script]), 0);
         run(runtime, &script("echo one >/var/data/file; chown 7:8 /var/data/file; chmod 640 /var/data/file")).await;
-        let free = async || {
-            let made = runtime.make_snapshot(&name, &snapshot("one")).await;
-            made.ok()
-        };
-        let made = eventually("the volume is free", free).await;
+        let made = once_free(async || runtime.make_snapshot(&name, &snapshot("one")).await).await;
         assert_eq!((made.size, &made.volume), (ByteSize::mib(16), &name));
         assert!(made.used < ByteSize::mib(8), "only what was written is copied: {made:?}");
         assert_eq!(runtime.snapshots().await.unwrap(), std::slice::from_ref(&made));
@@ -230,7 +228,7 @@ fn a_snapshot_gives_a_volume_back_what_it_had() {
         assert!(set_aside * 512 >= 48 << 20, "its space is set aside: {set_aside}");
 
         // It outlives its volume, and can bring it back.
-        eventually("the volume is free", async || runtime.delete_volume(&name).await.ok()).await;
+        once_free(async || runtime.delete_volume(&name).await).await;
         restore(runtime, &name, "one", ByteSize::mib(16)).await;
         let (log, _) = run(runtime, &script("cat /var/data/file")).await;
         assert!(log.contains(" F one"), "{log}");
