@@ -3,10 +3,14 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use insula_container::{Exit, Runtime};
-use insula_types::{ByteSize, InstanceId};
+use insula_types::{ByteSize, Capacity, CpuMillis, ExecSpec, InstanceId};
 use support::{World, container, end, eventually, image::busybox, log_text, with_root};
 
 /// As `with_root`, where the kernel has control groups of version 2 alone.
@@ -18,13 +22,18 @@ fn with_unified(name: &str, test: impl AsyncFnOnce(&World) + Send + 'static) {
     }
 }
 
-fn cgroup(world: &World, instance: InstanceId) -> PathBuf {
-    PathBuf::from(format!("/sys/fs/cgroup/{}/{instance}", world.config.cgroup_parent))
+/// The cgroup above those of all instances.
+fn parent(world: &World) -> PathBuf {
+    Path::new("/sys/fs/cgroup").join(&world.config.cgroup_parent)
 }
 
-/// A file of lines `name number`.
-fn counters(world: &World, instance: InstanceId, file: &str) -> BTreeMap<String, u64> {
-    let text = fs::read_to_string(cgroup(world, instance).join(file)).unwrap();
+fn cgroup(world: &World, instance: InstanceId) -> PathBuf {
+    parent(world).join(instance.to_string())
+}
+
+/// A file of lines `name number` in a cgroup.
+fn counters(cgroup: &Path, file: &str) -> BTreeMap<String, u64> {
+    let text = fs::read_to_string(cgroup.join(file)).unwrap();
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     lines.map(|(name, number)| (name.to_owned(), number.parse().unwrap())).collect()
 }
@@ -50,7 +59,7 @@ fn limits_are_set_and_processor_time_is_held_to_its_quota() {
             assert_eq!(found.trim(), expected, "{file}");
         }
         let stat = eventually("it was held back", async || {
-            let stat = counters(world, config.instance, "cpu.stat");
+            let stat = counters(&cgroup(world, config.instance), "cpu.stat");
             (stat["nr_throttled"] >= 5 && stat["nr_periods"] >= 10).then_some(stat)
         })
         .await;
@@ -61,6 +70,55 @@ fn limits_are_set_and_processor_time_is_held_to_its_quota() {
         })
         .await;
         assert!(log.contains("F 0::/\n"), "it sees where it is on the node: {log}");
+        agent.crash();
+    });
+}
+
+#[test]
+fn together_instances_are_held_to_what_the_node_gives_them() {
+    with_unified("bound", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open_bounded(Capacity { cpu: CpuMillis(400), memory: ByteSize::mib(256) }).await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        // Each is within its own limit of 500; the two are not within that of both.
+        for number in [1, 2] {
+            let config = container(number, &image, &["sh", "-c", "while :; do :; done"]);
+            agent.runtime.start(&config).await.unwrap();
+        }
+        let before = counters(&parent(world), "cpu.stat");
+        let after = eventually("they are held back", async || {
+            let stat = counters(&parent(world), "cpu.stat");
+            let grown = |name: &str| stat[name] - before[name];
+            (grown("nr_throttled") >= 5 && grown("nr_periods") >= 10).then_some(stat)
+        })
+        .await;
+        let each_us = (after["usage_usec"] - before["usage_usec"]) / (after["nr_periods"] - before["nr_periods"]);
+        assert!(each_us < 60_000, "{each_us} µs of 40,000 in each period: {before:?} {after:?}");
+        // What is told of each is its own, not that of both.
+        for (instance, seen) in agent.runtime.pressures().await.unwrap() {
+            let own = counters(&cgroup(world, instance), "cpu.stat");
+            assert!(seen.cpu_periods >= 5 && seen.cpu_throttled <= own["nr_throttled"], "{seen:?} {own:?}");
+        }
+        agent.crash();
+    });
+}
+
+#[test]
+fn forks_that_a_command_is_refused_are_its_instances() {
+    with_unified("forks", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let mut config = container(1, &image, &["sleep", "1000"]);
+        config.spec.resources.pids = 8;
+        agent.runtime.start(&config).await.unwrap();
+        let forks_refused = async || agent.runtime.pressures().await.unwrap()[0].1.forks_refused;
+        assert_eq!(forks_refused().await, 0);
+        let command = ["sh", "-c", "for i in $(seq 20); do sleep 1000 & done"].map(str::to_owned).into();
+        let spec = ExecSpec { command, terminal: None, has_input: false };
+        let exec = agent.runtime.exec(config.instance, &spec).await.unwrap();
+        eventually("it is told", async || (forks_refused().await > 0).then_some(())).await;
+        drop(exec);
         agent.crash();
     });
 }
@@ -77,7 +135,7 @@ fn an_instance_goes_as_a_whole_when_a_part_of_it_takes_too_much_memory() {
         agent.runtime.start(&config).await.unwrap();
         let seen = end(&agent.runtime, config.instance).await;
         assert_eq!((seen.exit, seen.is_oom_killed), (Exit::Signal(9), true));
-        let events = counters(world, config.instance, "memory.events");
+        let events = counters(&cgroup(world, config.instance), "memory.events");
         assert_eq!(events["oom_group_kill"], 1, "{events:?}");
         let log = log_text(&agent.runtime, config.instance).await;
         assert!(!log.contains("survived"), "{log}");
