@@ -33,7 +33,7 @@ enum Task {
     /// The simulation, all tests, then those of the virtual machine
     Test,
     /// Tests of containers in an emulated machine with cgroup v2 alone, and over a power cut of it
-    Vm,
+    Vm(vm::VmArgs),
     /// A whole region, simulated, from each of N seeds
     Sim {
         /// Plant a bug, which the seeds must catch
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Task::Check { quick: true } => check::quick(),
         Task::Check { quick: false } => check::run_with_tests(),
         Task::Test => test::run_all(),
-        Task::Vm => vm::run(),
+        Task::Vm(arguments) => vm::run(&arguments),
         Task::Sim { planted: None, arguments } => test::simulate(&arguments),
         Task::Sim { planted: Some(bug), arguments } => test::simulate_planted(bug, &arguments),
         Task::Fuzz { arguments } => test::fuzz(&arguments),

@@ -23,7 +23,7 @@ pub(crate) fn run_all() -> Result<()> {
     packages::ensure(packages::LAB)?;
     simulate(&["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
     tests(&["--workspace"])?;
-    vm::run()
+    vm::run(&vm::VmArgs::default())
 }
 
 /// The tests inside the crates, without the end-to-end ones.

@@ -5,6 +5,7 @@
 //! compiled tests of `crates/container` and the programs that they call. Two boots of one disk: in the first the tests run,
 //! and the power is cut while instances run; in the second the runtime has to make sense of what is left.
 
+mod boots;
 mod disk;
 mod kernel;
 mod machine;
@@ -23,41 +24,16 @@ use crate::{
     packages,
     run::{cargo, top},
 };
+use boots::Boot;
 
-/// A test program, as it is run in the machine.
-struct Tests {
-    /// Name of the file in `crates/container/tests`.
-    name: &'static str,
-    /// Tests that cannot run there, or to which the kernel does not matter.
-    without: &'static [&'static str],
-}
+pub(crate) use boots::VmArgs;
 
-/// What runs in each boot, in this order; another test program of `crates/container` is one more line. Not there: `images`
-/// and `processes` (nothing of control groups is in them), `budgets` (it measures time, and emulation has another), and
-/// `one_offs` (both emulated processors stood still in the kernel once, and nobody knows yet why). Of `containers`,
-/// `what_presses_an_instance` does not see all within its time there, and which part it does not see is not known yet.
-const BOOTS: [&[Tests]; 2] = [
-    &[
-        Tests {
-            name: "containers",
-            without: &["a_failed_start_says_why", "a_start_that_nobody_waits_for", "what_presses_an_instance"],
-        },
-        Tests { name: "unified", without: &[] },
-        Tests { name: "exec", without: &["bytes_go_both_ways", "processes_are_not_entered"] },
-        // Its disk has not the 2 GiB that must stay free beside a snapshot, nor a file system that shares blocks.
-        Tests { name: "storage", without: &["a_snapshot_", "where_files_can_share_blocks"] },
-        Tests { name: "escapes", without: &[] },
-        // Last: what it starts runs when the power is cut.
-        Tests { name: "reboot", without: &[] },
-    ],
-    &[Tests { name: "reboot", without: &[] }],
-];
-
-/// Boots the machine twice, prints how each test went.
+/// Boots the machine, twice when all is to run, and prints how each test went.
 ///
 /// # Errors
 /// When a test fails, did not run, or the machine did not end by itself.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(arguments: &VmArgs) -> Result<()> {
+    let boots = boots::chosen(arguments)?;
     if !cfg!(target_arch = "x86_64") {
         println!("── virtual machine: skipped, it is of x86_64 and so must be what is tested in it");
         return Ok(());
@@ -65,38 +41,28 @@ pub(crate) fn run() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::LAB)?;
     packages::ensure(packages::VM)?;
-    let programs = build()?;
+    let programs = build(&boots)?;
     let dir = top().join("target/vm");
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     println!("── virtual machine: its kernel and disk");
     let kernel = kernel::ensure(&dir)?;
     let initrd = disk::initrd(&dir, &kernel)?;
-    let disk = disk::root(&dir, &kernel, &programs, &BOOTS.map(script))?;
-    for (number, tests) in (1..).zip(BOOTS) {
-        println!("── virtual machine: boot {number} of {}", BOOTS.len());
-        let log = dir.join(format!("console-{number}.log"));
-        let lines =
-            machine::boot(&machine::Boot { number, kernel: &kernel.image, initrd: &initrd, disk: &disk }, &log)?;
-        let names: Vec<_> = tests.iter().map(|tests| tests.name).collect();
-        if let Err(why) = verdict::judge(&names, &lines) {
+    let disk = disk::root(&dir, &kernel, &programs, &boots)?;
+    for boot in &boots {
+        println!("── virtual machine: boot {} of {}", boot.number, boots.len());
+        let log = dir.join(format!("console-{}.log", boot.number));
+        let parts = machine::Parts { kernel: &kernel.image, initrd: &initrd, disk: &disk };
+        let lines = machine::run(boot, &parts, &log)?;
+        if let Err(why) = verdict::judge(&boot.names(), &lines) {
             verdict::print_why(&lines);
-            bail!("virtual machine, boot {number}: {why}; all that it said: {}", log.display());
+            bail!("virtual machine, boot {}: {why}; all that it said: {}", boot.number, log.display());
         }
     }
     Ok(())
 }
 
-/// One line for each test program: its name and arguments.
-fn script(tests: &[Tests]) -> String {
-    let line = |tests: &Tests| {
-        let without = tests.without.iter().map(|name| format!(" --skip {name}")).collect::<String>();
-        format!("{}{without}\n", tests.name)
-    };
-    tests.iter().map(line).collect()
-}
-
 /// Builds the test programs, in the form that `cargo xtask test` has already built, and finds them.
-fn build() -> Result<BTreeMap<String, PathBuf>> {
+fn build(boots: &[Boot]) -> Result<BTreeMap<String, PathBuf>> {
     println!("── build");
     let arguments = ["build", "--workspace", "--all-targets", "--quiet", "--message-format", "json-render-diagnostics"];
     let output = cargo().args(arguments).stderr(Stdio::inherit()).output().context("start cargo")?;
@@ -104,7 +70,7 @@ fn build() -> Result<BTreeMap<String, PathBuf>> {
         bail!("build failed ({})", output.status);
     }
     let built = test_programs(&String::from_utf8_lossy(&output.stdout), &top().join("crates/container/tests"));
-    let wanted = BOOTS.iter().flat_map(|tests| tests.iter()).map(|tests| tests.name);
+    let wanted = boots.iter().flat_map(Boot::names);
     wanted
         .map(|name| {
             let path = built.get(name).with_context(|| format!("cargo built no test program {name}"))?;
@@ -147,11 +113,5 @@ mod tests {
         let messages = messages.map(|message| message.to_string()).join("\n");
         let found = test_programs(&messages, Path::new("/r/crates/container/tests"));
         assert_eq!(found, BTreeMap::from([("containers".to_owned(), "/r/target/containers-1".into())]));
-    }
-
-    #[test]
-    fn a_script_names_what_is_left_out() {
-        let tests = [Tests { name: "one", without: &["a", "b"] }, Tests { name: "two", without: &[] }];
-        assert_eq!(script(&tests), "one --skip a --skip b\ntwo\n");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel::Kernel;
+use super::{boots::Boot, kernel::Kernel};
 use crate::run::run;
 
 /// What the runtime and its tests call, beside the many small programs of busybox.
@@ -61,12 +61,7 @@ pub(crate) fn initrd(dir: &Path, kernel: &Kernel) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be written, or a program is missing here.
-pub(crate) fn root(
-    dir: &Path,
-    kernel: &Kernel,
-    tests: &BTreeMap<String, PathBuf>,
-    scripts: &[String],
-) -> Result<PathBuf> {
+pub(crate) fn root(dir: &Path, kernel: &Kernel, tests: &BTreeMap<String, PathBuf>, boots: &[Boot]) -> Result<PathBuf> {
     let tree = Tree::new(dir.join("root.tree"))?;
     for (name, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
         tree.make(target)?;
@@ -90,8 +85,8 @@ pub(crate) fn root(
     tree.write("etc/resolv.conf", "nameserver 192.0.2.53\n")?;
     tree.copy(&kernel.modules, &format!("lib/modules/{}", kernel.version()?))?;
     tree.write("vm/boot", include_str!("boot.sh"))?;
-    for (number, script) in (1..).zip(scripts) {
-        tree.write(&format!("vm/boot-{number}"), script)?;
+    for boot in boots {
+        tree.write(&format!("vm/boot-{}", boot.number), &boot.script())?;
     }
     let disk = dir.join("disk.ext4");
     let mut format = Command::new("/sbin/mke2fs");

@@ -9,16 +9,15 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::verdict;
+use super::{boots::Boot, verdict};
 use crate::run::hears;
 
-/// Seconds that one boot may take; it is ended then. It takes up to 350 on two cores with three times the work.
-const SECONDS_MAX: &str = "600";
+/// Seconds that a boot in which each program runs once may take; it is ended then. It takes up to 535 on two cores with three
+/// times the work.
+const SECONDS_MAX: usize = 600;
 
-/// One boot.
-pub(crate) struct Boot<'a> {
-    /// Told to the machine.
-    pub number: usize,
+/// What the machine is made of.
+pub(crate) struct Parts<'a> {
     pub kernel: &'a Path,
     pub initrd: &'a Path,
     pub disk: &'a Path,
@@ -28,17 +27,18 @@ pub(crate) struct Boot<'a> {
 ///
 /// # Errors
 /// When the emulator cannot be started, or the log not be written.
-pub(crate) fn boot(boot: &Boot<'_>, log: &Path) -> Result<Vec<String>> {
+pub(crate) fn run(boot: &Boot, parts: &Parts<'_>, log: &Path) -> Result<Vec<String>> {
     let mut command = Command::new("timeout");
-    command.args(["--foreground", "--signal=KILL", SECONDS_MAX, "qemu-system-x86_64"]);
+    let seconds_max = (SECONDS_MAX * boot.times).to_string();
+    command.args(["--foreground", "--signal=KILL", &seconds_max, "qemu-system-x86_64"]);
     // A reset ends the emulator: that is how the machine cuts its own power.
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-no-reboot"]);
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio"]);
-    command.arg("-kernel").arg(boot.kernel).arg("-initrd").arg(boot.initrd);
+    command.arg("-kernel").arg(parts.kernel).arg("-initrd").arg(parts.initrd);
     let kernel_arguments = format!("console=ttyS0 panic=-1 loglevel=3 insula.boot={}", boot.number);
     command.args(["-append", &kernel_arguments]);
     // What the machine has not synced is lost with it; what it has need not outlive this machine as well.
-    command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", boot.disk.display())]);
+    command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", parts.disk.display())]);
     let mut child = hears(&mut command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
