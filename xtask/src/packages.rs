@@ -36,6 +36,7 @@ pub(crate) const LAB: &[Package] = &[
 /// For the virtual machine of the tests, beside what the lab needs. Its kernel is not installed.
 pub(crate) const VM: &[Package] = &[
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "a machine with a kernel of its own"),
+    package("xfsprogs", "/usr/sbin/mkfs.xfs", "a file system whose files can share blocks"),
     package("netbase", "/etc/protocols", "names of protocols for nft"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "whom clients of registries trust"),
 ];

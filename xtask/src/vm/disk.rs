@@ -15,7 +15,7 @@ use crate::run::run;
 
 /// What the runtime and its tests call, beside the many small programs of busybox.
 /// The shell is the real one: that of busybox prefers what busybox is itself to all other programs.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 14] = [
     "/bin/busybox",
     "/bin/sh",
     "/usr/sbin/nft",
@@ -27,6 +27,8 @@ const PROGRAMS: [&str; 12] = [
     "/sbin/resize2fs",
     "/sbin/e2fsck",
     "/sbin/losetup",
+    "/usr/sbin/mkfs.xfs",
+    "/usr/sbin/filefrag",
     "/bin/mount",
 ];
 /// Names of protocols, without which nft shows rules otherwise than they were written.
@@ -36,8 +38,10 @@ const TRUSTED: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Modules that are needed to find the disk; ext4 is in the kernel itself.
 const DISK_MODULES: [&str; 2] = ["kernel/drivers/virtio", "kernel/drivers/block/virtio_blk.ko"];
 const INDEX: [&str; 3] = ["modules.dep", "modules.alias", "modules.symbols"];
-/// Size of the disk. The file is sparse.
-const SIZE: &str = "2G";
+/// Size of the disk: what is on it, the 2 GiB that must stay free beside a snapshot, and room to work. The file is sparse.
+const SIZE: &str = "4G";
+/// Files that the disk may hold: the kernel writes a quarter of a KiB for each of them, once it is mounted.
+const FILES_MAX: &str = "65536";
 
 /// What is loaded with the kernel: mounts the disk and hands over to it.
 ///
@@ -90,7 +94,11 @@ pub(crate) fn root(dir: &Path, kernel: &Kernel, tests: &BTreeMap<String, PathBuf
     }
     let disk = dir.join("disk.ext4");
     let mut format = Command::new("/sbin/mke2fs");
-    format.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&tree.0).arg(&disk).arg(SIZE);
+    format
+        .args(["-q", "-F", "-t", "ext4", "-N", FILES_MAX, "-E", "root_owner=0:0", "-d"])
+        .arg(&tree.0)
+        .arg(&disk)
+        .arg(SIZE);
     run("make the disk", &mut format)?;
     Ok(disk)
 }
