@@ -5,6 +5,9 @@
 //! ```
 //! Each way is an event, the first of a kind about an instance (or app) at most once in [`TELL_GAP`]: events are replicated,
 //! and only so many are kept. What the region cannot take now is not told later; it may not be true any more.
+//!
+//! An instance that ends for what it lacks, as a shell does that can start nothing, runs too shortly to be looked at: the
+//! runtime tells what it lacked at its end. The time in which it waits to be started again says nothing about it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +17,13 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use insula_container::Pressure;
+use insula_container::{Pressure, Pressures};
 use insula_env::{
     Env,
     clock::{self, Instant},
 };
 use insula_state::event::{Event, EventKind};
-use insula_types::{AppName, InstanceId};
+use insula_types::{AppName, InstanceId, ServiceSpec};
 use tracing::{debug, info};
 
 use crate::{Parts, chain};
@@ -81,7 +84,7 @@ impl Squeeze {
             Self::Memory => "is at its limit of memory: processes of it are killed".to_owned(),
             Self::Cpu => "takes more than its share of the processor: it is held back most of the time".to_owned(),
             Self::Bytes(disk) => format!("has filled {}", Disk(disk)),
-            Self::Files(disk) => format!("has made as many files as fit on {}", Disk(disk)),
+            Self::Files(disk) => format!("has made as many files as fit on {}, however small they are", Disk(disk)),
             Self::Log => "writes more log than is kept: lines are dropped".to_owned(),
             Self::Requests => "gets more requests than it answers: some are refused".to_owned(),
         }
@@ -96,6 +99,22 @@ impl Squeeze {
             Self::Files(disk) => format!("has room for files on {} again", Disk(disk)),
             Self::Log => "writes no more log than is kept".to_owned(),
             Self::Requests => "has no requests refused any more".to_owned(),
+        }
+    }
+
+    /// The limit that was reached, as the definition says it; none: it says nothing about that.
+    fn limit(&self, spec: &ServiceSpec) -> Option<String> {
+        let resources = &spec.resources;
+        let size_of = |name: &str| spec.volumes.iter().find(|volume| volume.name.as_str() == name);
+        match self {
+            Self::Processes => Some(format!("resources.pids = {}", resources.pids)),
+            Self::Memory => Some(format!("resources.memory = \"{}\"", resources.memory)),
+            Self::Cpu => Some(format!("resources.cpu = \"{}\"", resources.cpu)),
+            Self::Bytes(None) | Self::Files(None) => Some(format!("resources.disk = \"{}\"", resources.disk?)),
+            Self::Bytes(Some(volume)) | Self::Files(Some(volume)) => {
+                Some(format!("size = \"{}\"", size_of(volume)?.size))
+            }
+            Self::Log | Self::Requests => None,
         }
     }
 }
@@ -115,6 +134,7 @@ impl fmt::Display for Disk<'_> {
 #[derive(Debug, Default)]
 struct State {
     looks: u32,
+    /// The last sign of it, or the last look at which nobody was there to give one.
     seen_at: Option<Instant>,
     is_told: bool,
     told_at: Option<Instant>,
@@ -124,6 +144,8 @@ struct State {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     instances: BTreeMap<InstanceId, Pressure>,
+    /// Those that ended since the look before, as they were then.
+    ended: Vec<(InstanceId, Pressure)>,
     /// Requests refused, by app.
     refused: BTreeMap<AppName, u64>,
 }
@@ -131,9 +153,16 @@ struct Seen {
 impl Seen {
     /// What is wrong now with whom, as the look before tells.
     fn signs(&self, before: &Self) -> BTreeSet<(Subject, Squeeze)> {
-        let of_instances = self.instances.iter().flat_map(|(instance, now)| {
-            let before = before.instances.get(instance).cloned().unwrap_or_default();
-            signs_of(&before, now).into_iter().map(|sign| (Subject::Instance(*instance), sign))
+        let mut last = before.instances.clone();
+        let runs = self.ended.iter().map(|(instance, then)| (instance, then, true));
+        let runs = runs.chain(self.instances.iter().map(|(instance, now)| (instance, now, false)));
+        let of_instances = runs.flat_map(|(instance, now, has_ended)| {
+            let signs = signs_of(last.get(instance).unwrap_or(&Pressure::default()), now);
+            if has_ended {
+                // The next run counts anew.
+                last.remove(instance);
+            }
+            signs.into_iter().map(|sign| (Subject::Instance(*instance), sign))
         });
         let refused = |app: &AppName| grown(before.refused.get(app).copied().unwrap_or(0), self.refused[app]);
         let apps = self.refused.keys().filter(|app| refused(app) > 0);
@@ -142,7 +171,9 @@ impl Seen {
 
     fn has(&self, subject: &Subject) -> bool {
         match subject {
-            Subject::Instance(instance) => self.instances.contains_key(instance),
+            Subject::Instance(instance) => {
+                self.instances.contains_key(instance) || self.ended.iter().any(|(ended, _)| ended == instance)
+            }
             Subject::App(app) => self.refused.contains_key(app),
         }
     }
@@ -158,16 +189,22 @@ struct Watch {
 
 impl Watch {
     /// Takes in what there is now; gives what is to be told, and whether it has begun.
-    fn look(&mut self, now: Instant, seen: Seen) -> Vec<(Subject, Squeeze, bool)> {
+    fn look(&mut self, now: Instant, mut seen: Seen) -> Vec<(Subject, Squeeze, bool)> {
         // Counters of what was there before this program say nothing about now; those of a new instance begin with it.
+        if self.last.is_none() {
+            seen.ended.clear();
+        }
         let signs = seen.signs(self.last.as_ref().unwrap_or(&seen));
-        self.states.retain(|(subject, _), _| seen.has(subject));
-        self.last = Some(seen);
+        self.states.retain(|(subject, _), state| seen.has(subject) || state.is_recent(now));
         for sign in &signs {
             self.states.entry(sign.clone()).or_default();
         }
         let mut tell = Vec::new();
         for (key, state) in &mut self.states {
+            if !seen.has(&key.0) {
+                state.pause(now);
+                continue;
+            }
             let Some(has_begun) = state.step(now, signs.contains(key), key.1.looks()) else { continue };
             if tell.len() < TOLD_MAX {
                 state.tell(now, has_begun);
@@ -175,6 +212,7 @@ impl Watch {
             }
         }
         self.states.retain(|_, state| state.is_of_use(now));
+        self.last = Some(seen);
         tell
     }
 }
@@ -200,10 +238,20 @@ impl State {
         }
     }
 
+    /// Who it is about is not there: it may come back and go on.
+    const fn pause(&mut self, now: Instant) {
+        self.looks = 0;
+        self.seen_at = Some(now);
+    }
+
+    /// Whether it was told too recently to be told again.
+    fn is_recent(&self, now: Instant) -> bool {
+        self.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_GAP)
+    }
+
     /// Whether forgetting it would make a difference.
     fn is_of_use(&self, now: Instant) -> bool {
-        let is_recent = self.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_GAP);
-        self.is_told || self.looks > 0 || is_recent
+        self.is_told || self.looks > 0 || self.is_recent(now)
     }
 }
 
@@ -256,14 +304,14 @@ pub(crate) fn start(env: &Env, parts: &Parts) {
 
 /// None when the instances cannot be looked at: they are still there.
 async fn see(parts: &Parts) -> Option<Seen> {
-    let instances = match parts.runtime.pressures().await {
-        Ok(instances) => instances.into_iter().collect(),
+    let Pressures { here, removed } = match parts.runtime.pressures().await {
+        Ok(instances) => instances,
         Err(error) => {
             debug!(error = %chain(&error), "the instances of this node cannot be looked at");
             return None;
         }
     };
-    Some(Seen { instances, refused: (parts.refused)().await })
+    Some(Seen { instances: here.into_iter().collect(), ended: removed, refused: (parts.refused)().await })
 }
 
 /// None of an instance that the region does not know.
@@ -272,8 +320,12 @@ fn event(parts: &Parts, subject: &Subject, squeeze: &Squeeze, has_begun: bool) -
     let node = &parts.labels.name;
     let event = match subject {
         Subject::Instance(id) => {
-            let service = parts.region.read(|state| state.placements.get(id).map(|placed| placed.service.clone()))?;
-            let text = format!("{service} {id} on node {node} {what}");
+            let (service, limit) = parts.region.read(|state| {
+                let placed = state.placements.get(id)?;
+                Some((placed.service.clone(), squeeze.limit(&placed.spec).filter(|_| has_begun)))
+            })?;
+            let limit = limit.map_or_else(String::new, |limit| format!(" (its limit: {limit})"));
+            let text = format!("{service} {id} on node {node} {what}{limit}");
             Event::new(0, EventKind::Note, text).app(&service.app).instance(*id)
         }
         Subject::App(app) => {

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use insula_container::{
     Ended, Error, Exec, ExecHandle, Exit, ImageInfo, ImageRef, InstanceConfig, Observed, ObservedState, Pressure,
-    PullProgress, Running, Runtime, StoredVolume,
+    Pressures, PullProgress, Running, Runtime, StoredVolume,
 };
 use insula_env::{
     Clock,
@@ -56,6 +56,7 @@ struct World {
     answers: BTreeMap<InstanceId, (Option<Exit>, String)>,
     violations: Vec<String>,
     pressures: BTreeMap<InstanceId, Pressure>,
+    removed: Vec<(InstanceId, Pressure)>,
 }
 
 impl FakeRuntime {
@@ -100,7 +101,7 @@ impl FakeRuntime {
         };
     }
 
-    /// That instance lacks this, or takes too much of it.
+    /// That instance lacks this, or takes too much of it, until it is removed.
     pub fn set_pressure(&self, instance: InstanceId, pressure: Pressure) {
         self.0.world.lock().pressures.insert(instance, pressure);
     }
@@ -233,6 +234,8 @@ impl Runtime for FakeRuntime {
             return Err(Error::State { instance, why: "runs: stop it first" });
         }
         world.instances.remove(&instance);
+        let pressure = world.pressures.remove(&instance).unwrap_or_default();
+        world.removed.push((instance, pressure));
         Ok(())
     }
 
@@ -276,10 +279,12 @@ impl Runtime for FakeRuntime {
         Ok(Exec { stdin: None, stdout, stderr: None, exit: Box::pin(exit), handle })
     }
 
-    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error> {
-        let world = self.0.world.lock();
-        let runs = world.instances.iter().filter(|(_, (_, state))| matches!(state, ObservedState::Running(_)));
-        Ok(runs.map(|(id, _)| (*id, world.pressures.get(id).cloned().unwrap_or_default())).collect())
+    async fn pressures(&self) -> Result<Pressures, Error> {
+        let mut world = self.0.world.lock();
+        let removed = std::mem::take(&mut world.removed);
+        let here =
+            world.instances.keys().map(|id| (*id, world.pressures.get(id).cloned().unwrap_or_default())).collect();
+        Ok(Pressures { here, removed })
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

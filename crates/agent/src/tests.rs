@@ -439,12 +439,34 @@ async fn an_instance_at_its_limits_is_named_in_the_events() {
     bench.until("begun and over", |b| b.reports.notes.lock().len() == 2).await;
     let notes = bench.reports.notes.lock().clone();
     let placed = placement(2, NODE);
-    for (note, what) in
-        notes.iter().zip(["is at its limit of processes: it cannot start more", "within its limit again"])
+    for (note, what) in notes
+        .iter()
+        .zip(["limit of processes: it cannot start more (its limit: resources.pids = 256)", "its limit again"])
     {
         assert!(note.text.starts_with(&format!("{} {} on node n7 ", placed.service, placed.instance)), "{}", note.text);
         assert!(note.text.ends_with(what), "{}", note.text);
         assert_eq!((note.instance, note.node), (Some(placed.instance), Some(NodeId::new(NODE))));
         assert_eq!(note.app.as_ref(), Some(&placed.service.app));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_ends_for_its_limits_is_named_in_the_events() {
+    let mut bench = Bench::new();
+    bench.place(&[placement(1, NODE)]);
+    bench.start();
+    bench.until("ready", |b| b.is_ready(1)).await;
+    clock::sleep(Duration::from_secs(30)).await;
+    for run in 1..=5 {
+        let (forks_refused, oom_kills) = (run, u64::from(run > 1));
+        let pressure = Pressure { forks_refused, oom_kills, ..Pressure::default() };
+        bench.runtime.set_pressure(InstanceId::new(1), pressure);
+        bench.runtime.crash(InstanceId::new(1), Exit::Code(2));
+        bench.until("started again", |b| b.is_ready(1) && b.runtime.starts(InstanceId::new(1)) as u64 > run).await;
+    }
+    bench.until("told", |b| b.reports.notes.lock().len() == 2).await;
+    let texts: Vec<_> = bench.reports.notes.lock().iter().map(|note| note.text.clone()).collect();
+    for (text, what) in texts.iter().zip(["resources.pids = 256", "resources.memory = \"128MiB\""]) {
+        assert!(text.contains("is at its limit of") && text.contains(what), "{text}");
     }
 }

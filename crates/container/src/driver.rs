@@ -14,7 +14,7 @@ mod snapshots;
 mod start;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Display,
     fs::{File, Permissions},
     net::Ipv4Addr,
@@ -38,8 +38,8 @@ use self::{
     snapshots::{Held, Holds},
 };
 use crate::{
-    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Pressure, PullProgress,
-    Running, Runtime, StoredImage, StoredVolume, cgroup,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Pressure, Pressures,
+    PullProgress, Running, Runtime, StoredImage, StoredVolume, cgroup,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -55,6 +55,9 @@ use crate::{
 
 /// How long an instance may take to vanish after KILL, its last output and its exit file included.
 const END_MAX: Duration = Duration::from_secs(10);
+
+/// Removed instances that are remembered for what they lacked: more than a node removes between two looks.
+const REMOVED_MAX: usize = 256;
 
 /// Containers and processes of this node. Clones share it.
 #[derive(Clone)]
@@ -95,6 +98,8 @@ struct State {
     watched: BTreeSet<InstanceId>,
     users: Users,
     volumes: BTreeMap<VolumeRef, InstanceId>,
+    /// What instances lacked that were removed since somebody asked; at most [`REMOVED_MAX`], the newest.
+    removed: VecDeque<(InstanceId, Pressure)>,
     /// Instances that somebody has made for one command and will remove, with what they reserve.
     one_offs: BTreeMap<InstanceId, Resources>,
 }
@@ -412,13 +417,15 @@ impl Runtime for NodeRuntime {
         self.run_command(instance, spec).await
     }
 
-    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error> {
-        let mut found = Vec::new();
+    async fn pressures(&self) -> Result<Pressures, Error> {
+        let mut here = Vec::new();
         for instance in record::instances(&self.0.instances)? {
             // Without its lock: a look at the same time must not miss it.
-            found.extend(self.pressure(instance).await.map(|pressure| (instance, pressure)));
+            here.extend(self.pressure(instance).await.map(|pressure| (instance, pressure)));
         }
-        Ok(found)
+        // Afterwards: what was removed meanwhile is in one of the two at least.
+        let removed = std::mem::take(&mut self.0.state.lock().removed).into();
+        Ok(Pressures { here, removed })
     }
 
     fn ended(&self) -> watch::Receiver<u64> {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use insula_types::InstanceId;
 use rustix::fs::statvfs;
 
 use crate::{
@@ -29,6 +30,16 @@ pub struct Pressure {
     pub log_lines_dropped: u64,
     /// How full the file systems are that it writes to and that have a bound of their own.
     pub disks: Vec<DiskFill>,
+}
+
+/// What is known of the instances of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pressures {
+    /// Of those that are here, ordered by id.
+    pub here: Vec<(InstanceId, Pressure)>,
+    /// Of those that were removed since they were asked for before, as it was at their end, in that order. One that was started
+    /// again is among those that are here, too, with counters that began anew.
+    pub removed: Vec<(InstanceId, Pressure)>,
 }
 
 /// How full a file system of an instance is.

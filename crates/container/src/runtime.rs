@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{Error, Exec, ImageRef, Pressure, StoredVolume};
+use crate::{Error, Exec, ImageRef, Pressures, StoredVolume};
 
 /// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
 #[async_trait]
@@ -89,11 +89,12 @@ pub trait Runtime: Send + Sync {
     /// [`Error::Exec`] when the command cannot be begun; [`Error::File`].
     async fn exec(&self, instance: InstanceId, spec: &ExecSpec) -> Result<Exec, Error>;
 
-    /// What the instances that run lack, or take too much of, ordered by id. Those that cannot be looked at now are missing.
+    /// What the instances of this node lack, or take too much of, also of those that have ended since the last call: one that
+    /// ends for what it lacks is seldom there when it is looked at. Those that cannot be looked at now are missing.
     ///
     /// # Errors
     /// [`Error::File`] when the instances' directory cannot be read.
-    async fn pressures(&self) -> Result<Vec<(InstanceId, Pressure)>, Error>;
+    async fn pressures(&self) -> Result<Pressures, Error>;
 
     /// Changes (a counter goes up) whenever some instance ended.
     fn ended(&self) -> watch::Receiver<u64>;

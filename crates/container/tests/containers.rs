@@ -162,7 +162,7 @@ fn what_presses_an_instance_is_seen() {
         // One after the other, so that a part that is not seen is named.
         let sees = async |part: &str, is_seen: fn(&Pressure) -> bool| {
             eventually(part, async || {
-                let seen = agent.runtime.pressures().await.unwrap();
+                let seen = agent.runtime.pressures().await.unwrap().here;
                 let [(_, one), (_, two)] = &seen[..] else { panic!("{part}: {seen:?}") };
                 assert_eq!((two.forks_refused, two.oom_kills, two.log_lines_dropped), (0, 0, 0), "{two:?}");
                 is_seen(one).then_some(())
@@ -175,8 +175,55 @@ fn what_presses_an_instance_is_seen() {
         sees("forks were refused", |one| one.forks_refused > 0).await;
         sees("it was held back", |one| one.cpu_throttled > 10 && one.cpu_periods >= one.cpu_throttled).await;
         agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
+        agent.runtime.remove(config.instance).await.unwrap();
         let seen = agent.runtime.pressures().await.unwrap();
-        assert_eq!(seen.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [calm.instance], "what has ended lacks nothing");
+        assert_eq!(seen.here.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [calm.instance]);
+        assert_eq!(seen.removed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [config.instance]);
+        agent.crash();
+    });
+}
+
+/// Each ends within moments for what it lacks, before anybody has looked at it.
+#[test]
+fn what_pressed_an_instance_is_known_after_its_end() {
+    with_root("pressed", async |world| {
+        let image = world.registry.push(&busybox());
+        let agent = world.open().await;
+        agent.runtime.ensure_image(&image).await.unwrap();
+        let scripts = [
+            "bomb() { bomb | bomb & }; bomb; while :; do bomb; done",
+            "x=xxxxxxxx; while :; do x=$x$x; done",
+            "i=0; while :; do : >/tmp$i || i=0; i=$((i+1)); done",
+            "true",
+        ];
+        let mut seen = Vec::new();
+        for (number, script) in (1..).zip(scripts) {
+            let mut config = container(number, &image, &["sh", "-c", script]);
+            let resources = &mut config.spec.resources;
+            (resources.pids, resources.memory, resources.disk) = (64, ByteSize::mib(32), Some(ByteSize::mib(32)));
+            agent.runtime.start(&config).await.unwrap();
+            let ended = end(&agent.runtime, config.instance).await;
+            let here = agent.runtime.pressures().await.unwrap().here;
+            agent.runtime.remove(config.instance).await.unwrap();
+            let removed = agent.runtime.pressures().await.unwrap().removed;
+            assert_eq!(here, removed, "at its end, and before it was removed: {ended:?}");
+            let [(instance, pressure)] = <[_; 1]>::try_from(removed).unwrap();
+            assert_eq!(instance, config.instance);
+            seen.push(pressure);
+        }
+        let signs = seen.iter().map(|one| {
+            let disk = one.disks.first().unwrap();
+            (one.forks_refused > 0, one.oom_kills > 0, disk.bytes_percent >= 95, disk.files_percent >= 95)
+        });
+        let expected = [
+            (true, false, false, false),
+            (false, true, false, false),
+            (false, false, false, true),
+            (false, false, false, false),
+        ];
+        assert_eq!(signs.collect::<Vec<_>>(), expected, "{seen:?}");
+        let seen = agent.runtime.pressures().await.unwrap();
+        assert_eq!((seen.here.len(), seen.removed.len()), (0, 0), "told once");
         agent.crash();
     });
 }

@@ -1,5 +1,6 @@
 use insula_container::DiskFill;
 use insula_env::Clock;
+use insula_types::{ByteSize, VolumeSpec};
 
 use super::*;
 
@@ -96,10 +97,75 @@ fn what_was_before_is_not_told_now() {
     assert_eq!(looks.at(10), [(Squeeze::Processes, true)], "started again");
     looks.seen.instances.clear();
     assert_eq!(looks.at(15), []);
+    assert_eq!(looks.at(609), []);
+    assert!(!looks.watch.states.is_empty(), "it may come back, and is not to be told of again");
+    assert_eq!(looks.at(610), []);
     assert!(looks.watch.states.is_empty(), "it is gone");
     let new = Pressure { oom_kills: 1, ..Pressure::default() };
     looks.seen.instances.insert(InstanceId::new(2), new);
-    assert_eq!(looks.at(20), [(Squeeze::Memory, true)], "a new one's counters begin with it");
+    assert_eq!(looks.at(620), [(Squeeze::Memory, true)], "a new one's counters begin with it");
+}
+
+#[test]
+fn what_ends_between_two_looks_is_told_for_what_it_lacked_then() {
+    let mut looks = Looks::new();
+    let id = InstanceId::new(1);
+    let refused = |forks_refused| (id, Pressure { forks_refused, ..Pressure::default() });
+    looks.one().forks_refused = 7;
+    looks.watch = Watch::default();
+    looks.seen.ended = vec![refused(9)];
+    assert_eq!(looks.at(5), [], "before this program began, perhaps");
+
+    looks.seen.ended = vec![refused(7)];
+    looks.one().forks_refused = 0;
+    assert_eq!(looks.at(10), [], "nothing since the look before");
+
+    looks.seen.instances.clear();
+    looks.seen.ended = vec![refused(0), refused(3)];
+    assert_eq!(looks.at(15), [(Squeeze::Processes, true)]);
+    // It waits to be started again, longer than what is over takes; and does the same then.
+    looks.seen.ended.clear();
+    (20..100).for_each(|seconds| assert_eq!(looks.at(seconds), []));
+    looks.seen.ended = vec![refused(3)];
+    assert_eq!(looks.at(100), [], "told");
+    looks.seen.ended.clear();
+    assert_eq!(looks.at(190), []);
+    looks.seen.instances.insert(id, Pressure::default());
+    assert_eq!(looks.at(195), []);
+    assert_eq!(looks.at(249), [], "it has not run for a minute yet");
+    assert_eq!(looks.at(250), [(Squeeze::Processes, false)]);
+
+    let full = DiskFill { volume: None, bytes_percent: 3, files_percent: 100 };
+    looks.seen.ended = vec![(id, Pressure { disks: vec![full], ..Pressure::default() })];
+    assert_eq!(looks.at(255), [(Squeeze::Files(None), true)]);
+    // What the next run counts begins anew, also where it is the same number.
+    looks.seen.ended = vec![(id, Pressure { oom_kills: 1, ..Pressure::default() })];
+    looks.one().log_lines_dropped = 4;
+    assert_eq!(looks.at(260), [(Squeeze::Memory, true), (Squeeze::Log, true)]);
+}
+
+#[test]
+fn the_limit_that_was_reached_is_named() {
+    let mut spec = ServiceSpec::default();
+    spec.resources.disk = Some(ByteSize::mib(32));
+    let name = "data".parse().expect("a name");
+    spec.volumes = vec![VolumeSpec { name, path: "/data".to_owned(), size: ByteSize::mib(1024) }];
+    let data = || Some("data".to_owned());
+    for (squeeze, limit) in [
+        (Squeeze::Processes, Some("resources.pids = 256")),
+        (Squeeze::Memory, Some("resources.memory = \"128MiB\"")),
+        (Squeeze::Cpu, Some("resources.cpu = \"250m\"")),
+        (Squeeze::Bytes(None), Some("resources.disk = \"32MiB\"")),
+        (Squeeze::Files(None), Some("resources.disk = \"32MiB\"")),
+        (Squeeze::Bytes(data()), Some("size = \"1GiB\"")),
+        (Squeeze::Files(data()), Some("size = \"1GiB\"")),
+        (Squeeze::Files(Some("gone".to_owned())), None),
+        (Squeeze::Log, None),
+    ] {
+        assert_eq!(squeeze.limit(&spec).as_deref(), limit, "{squeeze:?}");
+    }
+    let files = Squeeze::Files(data()).begun();
+    assert!(files.contains("files") && files.ends_with("its volume data, however small they are"), "{files}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use insula_types::InstanceId;
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{info, warn};
 
-use super::NodeRuntime;
+use super::{NodeRuntime, REMOVED_MAX};
 use crate::{
     Ended, Error, Exit, Observed, ObservedState, Pressure, Running, cgroup,
     disk::blocking,
@@ -43,15 +43,30 @@ impl NodeRuntime {
         Ok(Some((record, Observed { instance, config_hash, state })))
     }
 
-    /// What the instance lacks, or takes too much of; none when it does not run.
+    /// What the instance lacks, or takes too much of, or did at its end; none when it is not here.
     pub(super) async fn pressure(&self, instance: InstanceId) -> Option<Pressure> {
         let home = self.home(instance);
         let record = home.record().ok()??;
-        let Answer::Reply(reply) = shim::ask(instance, &home, &Request::Status).await.ok()? else { return None };
-        reply.running?;
-        let read = blocking(&*self.0.env.disk, move || pressure::read(&record, &home));
-        let pressure = read.await;
-        Some(Pressure { log_lines_dropped: reply.log_lines_dropped, ..pressure })
+        let log_lines_dropped = match shim::ask(instance, &home, &Request::Status).await.ok()? {
+            Answer::Reply(reply) => reply.log_lines_dropped,
+            Answer::Gone => 0,
+        };
+        let pressure = blocking(&*self.0.env.disk, move || pressure::read(&record, &home)).await;
+        Some(Pressure { log_lines_dropped, ..pressure })
+    }
+
+    /// Keeps what an instance lacked for the next who asks, before that can no longer be read.
+    pub(super) async fn keep_pressure(&self, instance: InstanceId, record: &Record, home: &Home) {
+        if record.is_one_off || !record.is_container() {
+            return;
+        }
+        let (record, home) = (record.clone(), home.clone());
+        let pressure = blocking(&*self.0.env.disk, move || pressure::read(&record, &home)).await;
+        let removed = &mut self.0.state.lock().removed;
+        if removed.len() == REMOVED_MAX {
+            removed.pop_front();
+        }
+        removed.push_back((instance, pressure));
     }
 
     /// The shim does not answer any more: it has written down the end, or was killed.

@@ -38,6 +38,7 @@ impl NodeRuntime {
         // A one-off instance wrote nothing itself, and what its command wrote went to the caller.
         let has_logs = record.as_ref().is_none_or(|record| !record.is_one_off);
         if let Some(record) = record {
+            self.keep_pressure(instance, &record, &home).await;
             end_leftovers(&record, &home).await?;
             self.wait_for_thaw(instance, &record).await?;
             if let Some(cgroup) = &record.cgroup {
