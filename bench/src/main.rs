@@ -46,7 +46,7 @@ enum Verb {
     Budgets(budgets::Choice),
     /// Write to Insula's API (as INSULA_CONTEXT names it) or to etcd; a line of JSON for each write
     Writes(WritesArguments),
-    /// Start containers of an image, by Insula's runtime and by runc; a line of JSON
+    /// Start containers of an image, by Insula's runtime, by runc and by podman; a line of JSON
     Starts {
         /// The image, by digest, in a registry without TLS
         #[arg(long)]
@@ -135,7 +135,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Starts { image, count, at_once } => in_own_mounts(async |dir| {
             let plan = starts::Plan { count, at_once };
             let ours = starts::measure(&image, &dir.join("insula"), plan).await?;
-            Ok([ours, starts::measure_runc(&dir.join("runc"), plan).await?])
+            let runc = starts::measure_runc(&dir.join("runc"), plan).await?;
+            Ok([ours, runc, starts::measure_podman(&image, &dir.join("podman"), plan).await?])
         }),
         Verb::Many { image, count } => in_own_mounts(async |dir| starts::many::measure(&image, &dir, count).await),
         Verb::Load(arguments) => in_runtime(make_load(arguments)),

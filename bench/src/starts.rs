@@ -1,7 +1,8 @@
-//! Starts of containers whose image is present, one after the other and many at once: Insula's runtime, and `runc` as its
-//! peer. To be run as root in a network of its own; leaves nothing.
+//! Starts of containers whose image is present, one after the other and many at once: Insula's runtime, and `runc` and
+//! `podman` as its peers. To be run as root in a network of its own; leaves nothing.
 
 pub mod many;
+mod podman;
 
 use std::{
     fs,
@@ -19,6 +20,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
+pub use podman::measure as measure_podman;
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, sync::Semaphore, task::JoinSet};
 
@@ -176,6 +178,32 @@ fn instance(number: u64, image: &str) -> Result<InstanceConfig> {
     })
 }
 
+/// A runtime that ours is compared with.
+trait Peer: Clone {
+    /// Returns when it runs.
+    fn start(self, number: u64) -> impl Future<Output = Result<()>> + Send + 'static;
+    /// Ends and removes it.
+    async fn end(&self, number: u64) -> Result<()>;
+}
+
+async fn start_all_of(peer: &impl Peer, plan: Plan) -> Result<Measured> {
+    let clock = Clock::real();
+    let mut times_us = Vec::new();
+    for number in 0..=plan.count {
+        let begun = clock.now();
+        peer.clone().start(number).await?;
+        if number > 0 {
+            times_us.push(begun.elapsed().as_micros() as u64);
+        }
+        peer.end(number).await?;
+    }
+    let together_us = start_together(plan.at_once, plan.at_once, |number| peer.clone().start(number)).await?;
+    for number in 0..plan.at_once {
+        peer.end(number).await?;
+    }
+    Ok(Measured::of(times_us, together_us))
+}
+
 /// The same with `runc run --detach`: a read-only root of static busybox, a network namespace without any link, no
 /// layers and no log.
 ///
@@ -184,24 +212,9 @@ fn instance(number: u64, image: &str) -> Result<InstanceConfig> {
 pub async fn measure_runc(dir: &Path, plan: Plan) -> Result<Measured> {
     let runc = Runc { root: dir.join("runc"), bundle: dir.join("bundle") };
     runc.make_bundle().await?;
-    let clock = Clock::real();
-    let mut times_us = Vec::new();
-    for number in 0..=plan.count {
-        let begun = clock.now();
-        runc.clone().start(number).await?;
-        if number > 0 {
-            times_us.push(begun.elapsed().as_micros() as u64);
-        }
-        runc.end(number).await?;
-    }
-    let together_us = start_together(plan.at_once, plan.at_once, |number| runc.clone().start(number)).await?;
-    for number in 0..plan.at_once {
-        runc.end(number).await?;
-    }
-    Ok(Measured::of(times_us, together_us))
+    start_all_of(&runc, plan).await
 }
 
-/// The peer.
 #[derive(Clone)]
 struct Runc {
     root: PathBuf,
@@ -221,14 +234,6 @@ impl Runc {
         Ok(fs::write(&path, config.to_string())?)
     }
 
-    async fn start(self, number: u64) -> Result<()> {
-        self.run(&["run", "--detach", &format!("insula-bench-{number}")]).await
-    }
-
-    async fn end(&self, number: u64) -> Result<()> {
-        self.run(&["delete", "--force", &format!("insula-bench-{number}")]).await
-    }
-
     async fn run(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new("runc");
         command.arg("--root").arg(&self.root).args(arguments).current_dir(&self.bundle);
@@ -237,5 +242,15 @@ impl Runc {
         let status = command.status().await.context("start runc")?;
         ensure!(status.success(), "runc {arguments:?} failed ({status})");
         Ok(())
+    }
+}
+
+impl Peer for Runc {
+    async fn start(self, number: u64) -> Result<()> {
+        self.run(&["run", "--detach", &format!("insula-bench-{number}")]).await
+    }
+
+    async fn end(&self, number: u64) -> Result<()> {
+        self.run(&["delete", "--force", &format!("insula-bench-{number}")]).await
     }
 }

@@ -45,6 +45,7 @@ pub(crate) const VM: &[Package] = &[
 pub(crate) const PEERS: &[Package] = &[
     package("etcd-server", "/usr/bin/etcd", "the replicated store that commits are compared with"),
     package("runc", "/usr/sbin/runc", "the container runtime that starts are compared with"),
+    package("podman", "/usr/bin/podman", "the container engine that starts are compared with"),
     package("skopeo", "/usr/bin/skopeo", "pulls that ours are compared with"),
     package("umoci", "/usr/bin/umoci", "unpacking that ours is compared with"),
 ];
