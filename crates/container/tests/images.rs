@@ -130,7 +130,7 @@ fn a_layer_stays_in_its_directory() {
         fs::write(&secret, "secret").unwrap();
         let (secret, dir) = (secret.to_str().unwrap(), world.dir.to_str().unwrap());
         let evil = || b"evil".to_vec();
-        let endless = "a/".repeat(1 << 20);
+        let (endless, long) = ("a/".repeat(1 << 20), "a".repeat(300));
         let cases = [
             ("rising name", vec![File::Raw("../evil", evil())]),
             ("rising name inside", vec![File::Raw("a/../../evil", evil())]),
@@ -139,6 +139,9 @@ fn a_layer_stays_in_its_directory() {
             ("through a rising link", vec![File::Link("way", "../../../.."), File::Plain("way/evil", 0o644, evil())]),
             ("hard link to outside", vec![File::Hard("copy", secret)]),
             ("hard link through a link", vec![File::Link("way", dir), File::Hard("copy", "way/secret")]),
+            ("hard link to nothing", vec![File::Hard("copy", "nothing")]),
+            ("a name longer than any file's", vec![File::Plain(&long, 0o644, evil())]),
+            ("a link to more than any path", vec![File::Link("way", &endless)]),
             ("whiteout through a link", vec![File::Link("way", dir), File::Plain("way/.wh.secret", 0o644, vec![])]),
             ("whiteout of the parent", vec![File::Raw("a/.wh...", vec![])]),
             ("a name that fills the memory", vec![File::Plain(&endless, 0o644, evil())]),

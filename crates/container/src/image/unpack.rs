@@ -47,6 +47,18 @@ impl From<io::Error> for UnpackError {
     }
 }
 
+impl UnpackError {
+    /// Lays it on the layer where only names in it bring it about: links to what is not there, and names that are too long.
+    fn of_names(self) -> Self {
+        match self {
+            Self::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+                Self::Content(format!("a name in it is too long, or of what is not there: {error}"))
+            }
+            other => other,
+        }
+    }
+}
+
 impl From<rustix::io::Errno> for UnpackError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::Io(error.into())
@@ -82,7 +94,7 @@ pub(super) fn unpack_at_most(bytes_max: u64, blob: &Path, root: &Path, diff_id: 
         if count > ENTRIES_MAX || written > bytes_max {
             return refuse(format!("it has more than {ENTRIES_MAX} entries or {bytes_max} bytes"));
         }
-        unpack_entry(&mut entry, root, &mut directories)?;
+        unpack_entry(&mut entry, root, &mut directories).map_err(UnpackError::of_names)?;
         // What a link or a whiteout has of content is nobody's.
         io::copy(&mut entry, &mut io::sink())?;
     }
