@@ -2,9 +2,14 @@
 //! a value that does not survive its own writing, or a read that takes seconds is a finding; its bytes are kept in
 //! `fuzz/corpus/TARGET`, from where every later run takes them first.
 //!
-//! No coverage guides it, which would need a nightly compiler and libfuzzer: the seeds are values of every shape instead.
+//! No coverage guides it, which would need a nightly compiler and libfuzzer: the seeds are values of every shape instead. Where
+//! a reader says what became of an input, what has not become of any before makes it a seed, too; how often each did is told
+//! at the end.
 
+mod json;
 mod mutate;
+mod outcomes;
+mod tape;
 mod targets;
 
 use std::{
@@ -20,12 +25,14 @@ use clap::Parser;
 use insula_env::{Clock, Rng};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{mutate::mutate, targets::Target};
+use crate::{outcomes::Outcomes, targets::Target};
 
 /// A read of some kilobytes that takes longer, in processor time, is a finding.
 const SLOW: Duration = Duration::from_secs(2);
 /// Between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Seeds of a run, at most.
+const SEEDS_MAX: usize = 5000;
 /// Inputs between two looks at the clock.
 const ROUND: usize = 256;
 
@@ -62,33 +69,39 @@ fn run(arguments: &Arguments) -> Result<()> {
     let clock = Clock::real();
     let (begun, rng) = (clock.now(), Rng::from_seed(seed));
     let mut count: u64 = 0;
-    let mut try_one = |input: &[u8]| -> Result<()> {
+    let mut try_one = |input: &[u8]| -> Result<String> {
         let before = processor_time();
         let outcome = catch_unwind(AssertUnwindSafe(|| (reader.read)(input)));
         let why = match outcome {
-            Ok(Ok(())) if processor_time() - before < SLOW => return Ok(()),
-            Ok(Ok(())) => format!("it took {:?} of processor time", processor_time() - before),
+            Ok(Ok(became)) if processor_time() - before < SLOW => return Ok(became),
+            Ok(Ok(_)) => format!("it took {:?} of processor time", processor_time() - before),
             Ok(Err(why)) => why,
             Err(_) => "it panicked, see above".to_owned(),
         };
         let path = keep(&corpus, input)?;
         bail!("a finding: {why}; the input is in {}", path.display())
     };
+    let mut outcomes = Outcomes::default();
     for input in reader.seeds.iter().chain(&known) {
-        try_one(input).context("an input of the corpus, unchanged")?;
+        outcomes.is_new(&try_one(input).context("an input of the corpus, unchanged")?);
     }
-    let seeds: Vec<Vec<u8>> = reader.seeds.iter().chain(&known).cloned().collect();
+    let mut seeds: Vec<Vec<u8>> = reader.seeds.iter().chain(&known).cloned().collect();
+    println!("   {} seeds, of which became {} things", seeds.len(), outcomes.count());
     let (end, mut told) = (Duration::from_secs(arguments.minutes * 60), Duration::ZERO);
     while begun.elapsed() < end {
         for _ in 0..ROUND {
-            try_one(&mutate(&seeds, &rng))?;
+            let input = (reader.change)(&seeds, &rng);
+            if outcomes.is_new(&try_one(&input)?) && seeds.len() < SEEDS_MAX {
+                seeds.push(input);
+            }
         }
         count += ROUND as u64;
         if begun.elapsed() >= told + TELL_EVERY {
             told = begun.elapsed();
-            println!("   {:>3} s  {count} inputs", told.as_secs());
+            println!("   {:>3} s  {count} inputs, {} outcomes", told.as_secs(), outcomes.count());
         }
     }
+    print!("{outcomes}");
     println!("{}: {count} inputs, no finding", arguments.target.name());
     Ok(())
 }

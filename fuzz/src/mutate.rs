@@ -21,7 +21,7 @@ pub(crate) fn mutate(seeds: &[Vec<u8>], rng: &Rng) -> Vec<u8> {
     bytes
 }
 
-fn pick<'a, T>(all: &'a [T], rng: &Rng) -> Option<&'a T> {
+pub(crate) fn pick<'a, T>(all: &'a [T], rng: &Rng) -> Option<&'a T> {
     if all.is_empty() { None } else { all.get(rng.range(0, all.len() as u64) as usize) }
 }
 

@@ -24,6 +24,8 @@ use insula_types::{
     RequestId, Revision, SignalNumber, WindowSize, codec,
 };
 
+use crate::{json, mutate::mutate, tape};
+
 /// What can be fuzzed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
@@ -61,17 +63,29 @@ pub(crate) enum Target {
     Shims,
 }
 
-type Read = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
+type Read = Box<dyn FnMut(&[u8]) -> Result<String, String>>;
+/// Makes an input of seeds.
+type Change = fn(&[Vec<u8>], &Rng) -> Vec<u8>;
 
-/// Seeds, and what reads an input; an error is a finding.
+/// Seeds, how they are changed, and what reads an input: it tells what became of that; an error is a finding.
 pub(crate) struct Reader {
     pub(crate) seeds: Vec<Vec<u8>>,
+    pub(crate) change: Change,
     pub(crate) read: Read,
 }
 
 impl Reader {
-    fn new(seeds: Vec<Vec<u8>>, read: impl FnMut(&[u8]) -> Result<(), String> + 'static) -> Self {
-        Self { seeds, read: Box::new(read) }
+    /// One that does not tell what becomes of inputs.
+    fn new(seeds: Vec<Vec<u8>>, mut read: impl FnMut(&[u8]) -> Result<(), String> + 'static) -> Self {
+        Self::telling(seeds, mutate, move |input| read(input).map(|()| String::new()))
+    }
+
+    fn telling(
+        seeds: Vec<Vec<u8>>,
+        change: Change,
+        read: impl FnMut(&[u8]) -> Result<String, String> + 'static,
+    ) -> Self {
+        Self { seeds, change, read: Box::new(read) }
     }
 }
 
@@ -97,26 +111,26 @@ impl Target {
             Self::Sessions => Reader::new(sessions()?, read_session),
             Self::Images => {
                 let area = area()?;
-                Reader::new(fuzz::document_seeds(), move |input| {
+                Reader::telling(fuzz::document_seeds(), json::change, move |input| {
                     let area = &area;
                     fuzz::documents(&area.0, input)
                 })
             }
             Self::Layers => {
                 let area = area()?;
-                Reader::new(area.0.layer_seeds()?, move |input| {
+                Reader::telling(area.0.layer_seeds()?, tape::change, move |input| {
                     let area = &area;
                     area.0.layer(input)
                 })
             }
             Self::Archives => {
                 let area = area()?;
-                Reader::new(area.0.archive_seeds()?, move |input| {
+                Reader::telling(area.0.archive_seeds()?, tape::change, move |input| {
                     let area = &area;
                     area.0.archive(input)
                 })
             }
-            Self::Shims => Reader::new(fuzz::shim_seeds(), fuzz::shim),
+            Self::Shims => Reader::telling(fuzz::shim_seeds(), json::change, fuzz::shim),
         })
     }
 }

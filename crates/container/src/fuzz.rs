@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
+use insula_types::{
+    ByteSize, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec, TmpfsSpec, VolumeSpec,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use crate::image::fuzz::{Area, document_seeds, documents};
+pub use crate::image::fuzz::{Area, digest_of, document_seeds, documents};
 use crate::{
+    InstanceConfig, NodeLabels,
     record::Record,
     shim::protocol::{Config, Exec, Exit, Reply, Request, Running, Stop, VERSION, Work},
 };
@@ -42,31 +46,69 @@ pub fn shim_seeds() -> Vec<Vec<u8>> {
     let refused = Reply { error: Some("why".to_owned()), ..Reply::default() };
     let ended = Reply { exit: Some(exit), ..Reply::default() };
     seeds.extend([refused, ended, Reply { running: Some(running), ..Reply::default() }].iter().map(write));
+    seeds.extend(record().map(|record| write(&record)));
     seeds
+}
+
+/// What the agent writes down of an instance; none when a name in it is none.
+fn record() -> Option<Record> {
+    let name = "data".parse().ok()?;
+    let spec = ServiceSpec {
+        image: Some(format!("registry.example/shop@sha256:{}", "0".repeat(64))),
+        command: vec!["serve".to_owned()],
+        env: [("KEY".to_owned(), "value".to_owned())].into(),
+        ports: vec![PortSpec { name: "http".parse().ok()?, port: 80, protocol: Protocol::Http }],
+        resources: Resources { disk: Some(ByteSize::mib(64)), files: Some(1024), ..Resources::default() },
+        tmpfs: vec![TmpfsSpec { path: "/run".to_owned(), size: ByteSize::mib(64) }],
+        volumes: vec![VolumeSpec { name, path: "/data".to_owned(), size: ByteSize::mib(64) }],
+        has_init: true,
+        ..ServiceSpec::default()
+    };
+    let node = NodeLabels { name: "n1".parse().ok()?, region: "fra".parse().ok()?, datacenter: "fra1".parse().ok()? };
+    let service = ServiceRef { app: "shop".parse().ok()?, service: "web".parse().ok()? };
+    let (instance, release) = (InstanceId::new(1), ReleaseNumber(1));
+    Some(Record {
+        config: InstanceConfig { instance, service, release, spec, node, slot: Some(0) },
+        address: Some([10, 77, 0, 2].into()),
+        ports: [("http".parse().ok()?, 80)].into(),
+        cgroup: Some("/insula/i-00000001".to_owned()),
+        users: Some(1 << 20),
+        is_one_off: false,
+    })
 }
 
 fn write(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// Reads a line or a file as each of those that there are.
+/// Reads a line or a file as each of those that there are. Gives what became of it, in words.
 ///
 /// # Errors
 /// When one does not survive its own writing.
-pub fn shim(input: &[u8]) -> Result<(), String> {
-    survives::<Request>(input)?;
-    survives::<Reply>(input)?;
-    survives::<Exec>(input)?;
-    survives::<Config>(input)?;
-    survives::<Running>(input)?;
-    survives::<Exit>(input)?;
-    survives::<Record>(input)
+pub fn shim(input: &[u8]) -> Result<String, String> {
+    let said = [
+        survives::<Request>(input)?,
+        survives::<Reply>(input)?,
+        survives::<Exec>(input)?,
+        survives::<Config>(input)?,
+        survives::<Running>(input)?,
+        survives::<Exit>(input)?,
+        survives::<Record>(input)?,
+    ];
+    // What it was taken for, or else why for nothing.
+    let taken: String =
+        (1..).zip(&said).filter(|(_, why)| why.is_none()).map(|(number, _)| format!("as{number}")).collect();
+    Ok(if taken.is_empty() { said.into_iter().flatten().collect::<Vec<_>>().join("; ") } else { taken })
 }
 
-fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(input: &[u8]) -> Result<(), String> {
-    let Ok(read) = serde_json::from_slice::<T>(input) else { return Ok(()) };
+/// Why it cannot be read, if it cannot.
+fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(input: &[u8]) -> Result<Option<String>, String> {
+    let read = match serde_json::from_slice::<T>(input) {
+        Ok(read) => read,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
     match serde_json::from_slice::<T>(&write(&read)) {
-        Ok(again) if again == read => Ok(()),
+        Ok(again) if again == read => Ok(None),
         other => Err(format!("{read:?} is read back as {other:?}")),
     }
 }

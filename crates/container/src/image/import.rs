@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Makes an image of the files of an archive.
-    fn take_over(&self, staged: &Staged, name: Option<&str>) -> Result<Imported, Error> {
+    pub(super) fn take_over(&self, staged: &Staged, name: Option<&str>) -> Result<Imported, Error> {
         let found = contents::find(staged)?;
         let Some(name) = name.or(found.name.as_deref()) else {
             return refuse("it does not say what the image is called: say it with --name, like --name shop");
