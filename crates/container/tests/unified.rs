@@ -64,7 +64,7 @@ fn limits_are_set_and_processor_time_is_held_to_its_quota() {
         })
         .await;
         let each_us = stat["usage_usec"] / stat["nr_periods"];
-        assert!(each_us < 75_000, "{each_us} µs of 50,000 in each period: {stat:?}");
+        assert!(each_us < 15_000, "{each_us} µs of 10,000 in each period: {stat:?}");
         let log = eventually("it says where it is", async || {
             Some(log_text(&agent.runtime, config.instance).await).filter(|log| !log.is_empty())
         })
@@ -93,9 +93,9 @@ fn together_instances_are_held_to_what_the_node_gives_them() {
         })
         .await;
         let each_us = (after["usage_usec"] - before["usage_usec"]) / (after["nr_periods"] - before["nr_periods"]);
-        assert!(each_us < 60_000, "{each_us} µs of 40,000 in each period: {before:?} {after:?}");
+        assert!(each_us < 12_000, "{each_us} µs of 8,000 in each period: {before:?} {after:?}");
         // What is told of each is its own, not that of both.
-        for (instance, seen) in agent.runtime.pressures().await.unwrap() {
+        for (instance, seen) in agent.runtime.pressures().await.unwrap().here {
             let own = counters(&cgroup(world, instance), "cpu.stat");
             assert!(seen.cpu_periods >= 5 && seen.cpu_throttled <= own["nr_throttled"], "{seen:?} {own:?}");
         }
@@ -112,7 +112,7 @@ fn forks_that_a_command_is_refused_are_its_instances() {
         let mut config = container(1, &image, &["sleep", "1000"]);
         config.spec.resources.pids = 8;
         agent.runtime.start(&config).await.unwrap();
-        let forks_refused = async || agent.runtime.pressures().await.unwrap()[0].1.forks_refused;
+        let forks_refused = async || agent.runtime.pressures().await.unwrap().here[0].1.forks_refused;
         assert_eq!(forks_refused().await, 0);
         let command = ["sh", "-c", "for i in $(seq 20); do sleep 1000 & done"].map(str::to_owned).into();
         let spec = ExecSpec { command, terminal: None, has_input: false };
