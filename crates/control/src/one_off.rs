@@ -1,6 +1,6 @@
 //! Where a one-off instance goes: one that is made for one command, outside of the placements.
 //!
-//! Pure, by the scheduler's rules: the node takes new instances, and has the room. One-off instances are not in the state: the
+//! Pure, by the scheduler's rules: the node takes new instances, has the room, and the runtime class if one is asked for. One-off instances are not in the state: the
 //! node that is chosen adds those that it has, and looks again ([`admit`]).
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ pub fn choose(
     let snapshot = placements::snapshot(state, |_| true);
     let among = |is_asked: &dyn Fn(&NodeView<'_>) -> bool| {
         let nodes = snapshot.nodes.iter().filter(|node| is_asked(node)).cloned().collect();
-        place(&Snapshot { nodes, taken: snapshot.taken.clone() }, service, spec.resources)
+        place(&Snapshot { nodes, taken: snapshot.taken.clone() }, service, spec)
     };
     among(&|node| node.id == here && with_image.contains(&here))
         .or_else(|_| among(&|node| with_image.contains(&node.id)))
@@ -49,12 +49,13 @@ pub fn admit(
     let Snapshot { nodes, mut taken } = placements::snapshot(state, |_| true);
     taken.extend(one_offs.iter().map(|resources| Taken { node, service, resources: *resources, is_staying: true }));
     let nodes = nodes.into_iter().filter(|one| one.id == node).collect();
-    place(&Snapshot { nodes, taken }, service, spec.resources).map(drop)
+    place(&Snapshot { nodes, taken }, service, spec).map(drop)
 }
 
-fn place<'a>(snapshot: &Snapshot<'a>, service: &'a ServiceRef, resources: Resources) -> Result<Choice, PlaceError> {
+fn place<'a>(snapshot: &Snapshot<'a>, service: &'a ServiceRef, spec: &'a ServiceSpec) -> Result<Choice, PlaceError> {
     // The scheduler answers by this name; nobody else sees it.
     let instance = InstanceId::default();
-    let wanted = [Wanted { instance, service, resources, bound_to: None }];
+    let (resources, runtime) = (spec.resources, spec.runtime.as_ref());
+    let wanted = [Wanted { instance, service, resources, bound_to: None, runtime }];
     schedule(snapshot, &wanted).remove(&instance).expect("it answers for every instance that is wanted")
 }

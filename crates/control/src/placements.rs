@@ -157,8 +157,9 @@ fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add:
     let wanted: Vec<Wanted<'_>> = add
         .iter()
         .filter_map(|Added { instance, service, bound_to, .. }| {
-            let resources = of(service)?.1.spec.resources;
-            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to })
+            let spec = &of(service)?.1.spec;
+            let (resources, runtime) = (spec.resources, spec.runtime.as_ref());
+            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to, runtime })
         })
         .collect();
     let mut decisions = schedule(&snapshot, &wanted);
@@ -197,6 +198,7 @@ pub(crate) fn snapshot(state: &RegionState, is_staying: impl Fn(&Placement) -> b
                 capacity: node.capacity,
                 health: node.health,
                 is_cordoned: node.is_cordoned || node.is_draining,
+                runtimes: state.runtimes.get(&node.id),
             })
             .collect(),
         taken: state

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, BinaryHeap},
 };
 
-use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, ServiceRef};
+use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, RuntimeName, ServiceRef};
 
 use crate::{
     Choice, PlaceError, Tightest,
@@ -45,6 +45,7 @@ pub(crate) struct Batch<'b, 'a> {
     index: &'b mut Index<'a>,
     service: &'a ServiceRef,
     need: Capacity,
+    runtime: Option<&'a RuntimeName>,
     spread: Spread,
     queues: Vec<Queue>,
     offers: BinaryHeap<Reverse<Offer>>,
@@ -55,7 +56,12 @@ pub(crate) struct Batch<'b, 'a> {
 }
 
 impl<'b, 'a> Batch<'b, 'a> {
-    pub fn new(index: &'b mut Index<'a>, service: &'a ServiceRef, cpu: CpuMillis, memory: ByteSize) -> Self {
+    pub fn new(
+        index: &'b mut Index<'a>,
+        service: &'a ServiceRef,
+        need: Capacity,
+        runtime: Option<&'a RuntimeName>,
+    ) -> Self {
         let spread = index.spreads.remove(service).unwrap_or_default();
         let mut queues: Vec<Queue> = index.datacenters.iter().map(|_| Queue::default()).collect();
         for (&room, &instances) in &spread.by_room {
@@ -63,9 +69,8 @@ impl<'b, 'a> Batch<'b, 'a> {
             let candidate = Candidate { instances, share_ppm: Reverse(at.share_ppm), room };
             queues[at.datacenter].touched.push(Reverse(candidate));
         }
-        let need = Capacity { cpu, memory };
         let (offers, full, changed) = Default::default();
-        let mut batch = Self { index, service, need, spread, queues, offers, full, changed, refusal: None };
+        let mut batch = Self { index, service, need, runtime, spread, queues, offers, full, changed, refusal: None };
         for datacenter in 0..batch.queues.len() {
             batch.offer(datacenter);
         }
@@ -75,7 +80,10 @@ impl<'b, 'a> Batch<'b, 'a> {
     /// Places one instance.
     pub fn place(&mut self) -> Result<Choice, PlaceError> {
         let Some(Reverse(offer)) = self.offers.pop() else {
-            return Err(self.refusal.get_or_insert_with(|| refuse(self.index, self.service, self.need)).clone());
+            return Err(self
+                .refusal
+                .get_or_insert_with(|| refuse(self.index, self.service, self.need, self.runtime))
+                .clone());
         };
         let Offer { datacenter, best, .. } = offer;
         let choice = Choice { node: self.index.rooms[best.room].id, reasons: self.explain(&offer) };
@@ -106,7 +114,7 @@ impl<'b, 'a> Batch<'b, 'a> {
         let (name, order) = &self.index.datacenters[datacenter];
         let rooms = &self.index.rooms;
         let queue = &mut self.queues[datacenter];
-        let fits = |room: usize| rooms[room].fits(self.need);
+        let fits = |room: usize| rooms[room].fits(self.need) && rooms[room].has(self.runtime);
         let by_room = &self.spread.by_room;
         let untouched = |room: usize| fits(room) && !by_room.contains_key(&room);
         let best = next_untouched(order, &mut queue.looked_at, untouched).or_else(|| {
@@ -141,6 +149,9 @@ impl<'b, 'a> Batch<'b, 'a> {
                 offer.best.instances
             ),
         ];
+        if let Some(class) = self.runtime {
+            reasons.push(format!("the node has the runtime {class}"));
+        }
         if !self.full.is_empty() {
             let full: Vec<&str> = self.full.iter().map(|name| name.as_str()).collect();
             reasons.push(format!("no room in {}", full.join(", ")));
@@ -167,13 +178,17 @@ fn next_untouched(
 }
 
 /// Says why nothing fits: the resource that lacks on most nodes, by what it lacks on the nearest of them.
-fn refuse(index: &Index<'_>, service: &ServiceRef, need: Capacity) -> PlaceError {
+fn refuse(index: &Index<'_>, service: &ServiceRef, need: Capacity, runtime: Option<&RuntimeName>) -> PlaceError {
     let service = service.clone();
     if index.rooms.is_empty() {
         return PlaceError::NoNode { service, nodes: index.nodes, down: index.down, cordoned: index.cordoned };
     }
+    let rooms: Vec<_> = index.rooms.iter().filter(|room| room.has(runtime)).collect();
+    if let Some(class) = runtime.filter(|_| rooms.is_empty()) {
+        return PlaceError::NoRuntime { service, runtime: class.clone(), nodes: index.rooms.len() };
+    }
     let short = |lacks: &dyn Fn(&Capacity) -> u64| {
-        let lacking: Vec<u64> = index.rooms.iter().map(|room| lacks(&room.free)).filter(|lack| *lack > 0).collect();
+        let lacking: Vec<u64> = rooms.iter().map(|room| lacks(&room.free)).filter(|lack| *lack > 0).collect();
         (lacking.len(), lacking.into_iter().min().unwrap_or(0))
     };
     let (cpu_nodes, cpu) = short(&|free| need.cpu.0.saturating_sub(free.cpu.0).into());
@@ -183,5 +198,5 @@ fn refuse(index: &Index<'_>, service: &ServiceRef, need: Capacity) -> PlaceError
     } else {
         Tightest::Memory(ByteSize(memory))
     };
-    PlaceError::NoCapacity { service, nodes: index.rooms.len(), tightest }
+    PlaceError::NoCapacity { service, nodes: rooms.len(), tightest }
 }

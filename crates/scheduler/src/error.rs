@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use insula_types::{ByteSize, CpuMillis, ServiceRef};
+use insula_types::{ByteSize, CpuMillis, RuntimeName, ServiceRef};
 
 /// The resource that lacks on most nodes, and by how much on the node that comes nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,24 +24,32 @@ impl fmt::Display for Tightest {
 }
 
 /// Why the only node that an instance can go to does not take it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyNot {
     /// It is down, or no member any more.
     Down,
     /// It lacks this.
     Full(Tightest),
+    /// It does not have this runtime class.
+    NoRuntime(RuntimeName),
 }
 
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => f.write_str("that node is down: bring it back"),
+            Self::NoRuntime(class) => {
+                write!(f, "that node has no runtime {class}: {REMEDY}")
+            }
             Self::Full(tightest) => {
                 write!(f, "{tightest} there: lower the resources of the service, or move others away")
             }
         }
     }
 }
+
+/// What helps where a runtime class lacks.
+const REMEDY: &str = "set it up in runtime.classes of a node's configuration, or name another runtime";
 
 /// Why an instance has no node. A later round may find one: nothing here is for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +81,18 @@ pub enum PlaceError {
         nodes: usize,
         /// What lacks.
         tightest: Tightest,
+    },
+    /// Nodes take new instances, but none has the runtime class.
+    #[error(
+        "place an instance of {service}: no node has the runtime {runtime}, of {nodes} that take new ones: {REMEDY}"
+    )]
+    NoRuntime {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// What lacks.
+        runtime: RuntimeName,
+        /// Nodes that take new instances.
+        nodes: usize,
     },
     /// Its volumes are on one node, and that one does not take it.
     #[error("place an instance of {service}: its volumes are on one node, and {why}")]

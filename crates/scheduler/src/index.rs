@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, NodeId, Resources, ServiceRef};
+use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, NodeId, Resources, RuntimeName, ServiceRef};
 
 use crate::{Choice, PlaceError, Snapshot, Tightest, Wanted, WhyNot};
 
@@ -14,16 +14,23 @@ const WHOLE_PPM: u64 = 1_000_000;
 
 /// A node with room to give. Its place in [`Index::rooms`] orders like its id.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct Room<'a> {
     pub id: NodeId,
     pub datacenter: usize,
     pub total: Capacity,
     pub free: Capacity,
     /// Free share of the scarcer resource, in parts per million, as the order of its data centre knows it.
     pub share_ppm: u32,
+    /// Its runtime classes.
+    pub runtimes: Option<&'a BTreeSet<RuntimeName>>,
 }
 
-impl Room {
+impl Room<'_> {
+    /// Whether it has a runtime class, if one is needed.
+    pub fn has(&self, runtime: Option<&RuntimeName>) -> bool {
+        runtime.is_none_or(|class| self.runtimes.is_some_and(|classes| classes.contains(class)))
+    }
+
     /// Whether `need` fits.
     pub fn fits(&self, need: Capacity) -> bool {
         self.free.cpu >= need.cpu && self.free.memory >= need.memory
@@ -64,14 +71,14 @@ fn need(resources: &Resources) -> Capacity {
 
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
-    pub rooms: Vec<Room>,
+    pub rooms: Vec<Room<'a>>,
     pub datacenters: Vec<(&'a DatacenterName, FreeOrder)>,
     pub spreads: BTreeMap<&'a ServiceRef, Spread>,
     pub nodes: usize,
     pub down: usize,
     pub cordoned: usize,
     /// Nodes that are up and take nothing but what is bound to them.
-    apart: BTreeMap<NodeId, Room>,
+    apart: BTreeMap<NodeId, Room<'a>>,
 }
 
 impl<'a> Index<'a> {
@@ -87,7 +94,8 @@ impl<'a> Index<'a> {
         for node in nodes.values().filter(|node| node.health.is_up()) {
             let total = node.capacity.allocatable();
             let datacenter = datacenter_of(node.datacenter);
-            let room = Room { id: node.id, datacenter, total, free: total, share_ppm: 0 };
+            let runtimes = node.runtimes;
+            let room = Room { id: node.id, datacenter, total, free: total, share_ppm: 0, runtimes };
             if node.is_cordoned {
                 apart.insert(node.id, room);
             } else {
@@ -130,6 +138,9 @@ impl<'a> Index<'a> {
         let Some(room) = at.map(|at| &mut self.rooms[at]).or_else(|| self.apart.get_mut(&node)) else {
             return refuse(WhyNot::Down);
         };
+        if let Some(class) = wanted.runtime.filter(|_| !room.has(wanted.runtime)) {
+            return refuse(WhyNot::NoRuntime(class.clone()));
+        }
         if !room.fits(need) {
             let (cpu, memory) =
                 (need.cpu.0.saturating_sub(room.free.cpu.0), need.memory.0.saturating_sub(room.free.memory.0));

@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use insula_types::{Capacity, DatacenterName, InstanceId, NodeHealth, NodeId, Resources, ServiceRef};
+use insula_types::{Capacity, DatacenterName, InstanceId, NodeHealth, NodeId, Resources, RuntimeName, ServiceRef};
 
 use crate::{batch::Batch, index::Index};
 pub use error::{PlaceError, Tightest, WhyNot};
@@ -36,6 +36,8 @@ pub struct NodeView<'a> {
     pub health: NodeHealth,
     /// Nothing is placed on a cordoned node; what runs there still counts.
     pub is_cordoned: bool,
+    /// The runtime classes that it has; none: no class.
+    pub runtimes: Option<&'a BTreeSet<RuntimeName>>,
 }
 
 /// Room on a node that is taken already.
@@ -71,6 +73,8 @@ pub struct Wanted<'a> {
     pub resources: Resources,
     /// The only node that it can go to, where its volumes are. That one may be cordoned: it is no newcomer there.
     pub bound_to: Option<NodeId>,
+    /// The runtime class that its node must have.
+    pub runtime: Option<&'a RuntimeName>,
 }
 
 /// Where an instance goes, and why.
@@ -87,7 +91,8 @@ pub struct Choice {
 ///
 /// # Errors
 /// Per instance: [`PlaceError::NoNode`] when nothing may be placed anywhere, [`PlaceError::NoCapacity`] when no node has
-/// the room, naming the tightest resource and its shortfall; [`PlaceError::Bound`] when its only node cannot take it.
+/// the room, naming the tightest resource and its shortfall; [`PlaceError::NoRuntime`] when none has its runtime class;
+/// [`PlaceError::Bound`] when its only node cannot take it.
 pub fn schedule<'a>(
     snapshot: &Snapshot<'a>,
     wanted: &[Wanted<'a>],
@@ -102,10 +107,10 @@ pub fn schedule<'a>(
     let mut batches: BTreeMap<_, BTreeSet<InstanceId>> = BTreeMap::new();
     for one in wanted.iter().filter(|one| one.bound_to.is_none()) {
         let size = (Reverse(one.resources.memory), Reverse(one.resources.cpu));
-        batches.entry((size, one.service)).or_default().insert(one.instance);
+        batches.entry((size, one.service, one.runtime)).or_default().insert(one.instance);
     }
-    for (((Reverse(memory), Reverse(cpu)), service), instances) in batches {
-        let mut batch = Batch::new(&mut index, service, cpu, memory);
+    for (((Reverse(memory), Reverse(cpu)), service, runtime), instances) in batches {
+        let mut batch = Batch::new(&mut index, service, Capacity { cpu, memory }, runtime);
         decisions.extend(instances.into_iter().map(|instance| (instance, batch.place())));
         batch.finish();
     }

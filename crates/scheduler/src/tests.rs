@@ -44,6 +44,7 @@ impl World {
             capacity: Capacity { cpu: CpuMillis(cpu), memory: ByteSize::mib(mib) },
             health: if is_up { NodeHealth::Up } else { NodeHealth::Down { since_ms: 1 } },
             is_cordoned,
+            runtimes: None,
         };
         let taken = |&(s, n, cpu, mib, is_staying): &(u8, u64, u32, u64, bool)| Taken {
             node: NodeId::new(n),
@@ -56,6 +57,7 @@ impl World {
             service: &names.services[s as usize],
             resources: size(cpu, mib),
             bound_to: None,
+            runtime: None,
         };
         let snapshot = Snapshot {
             nodes: self.nodes.iter().enumerate().map(node).collect(),
@@ -281,4 +283,37 @@ proptest! {
         wanted.reverse();
         prop_assert_eq!(forwards, schedule(&snapshot, &wanted));
     }
+}
+
+#[test]
+fn a_runtime_class_is_looked_for_on_nodes() {
+    let (datacenter, name) = (DatacenterName::new("fra1").expect("valid"), service("web"));
+    let class = |name: &str| RuntimeName::new(name).expect("valid");
+    let (sandbox, virtual_machine) = (class("runsc"), class("kata"));
+    let has = BTreeSet::from([sandbox.clone()]);
+    let node = |id, runtimes| NodeView {
+        id: NodeId::new(id),
+        datacenter: &datacenter,
+        capacity: Capacity { cpu: CpuMillis(1000), memory: ByteSize::mib(1024) },
+        health: NodeHealth::Up,
+        is_cordoned: false,
+        runtimes,
+    };
+    let snapshot = Snapshot { nodes: vec![node(1, None), node(2, Some(&has))], taken: Vec::new() };
+    let place = |runtime, cpu, bound_to: Option<u64>| {
+        let (instance, bound_to) = (InstanceId::new(1), bound_to.map(NodeId::new));
+        let wanted = [Wanted { instance, service: &name, resources: size(cpu, 64), bound_to, runtime }];
+        schedule(&snapshot, &wanted).remove(&instance).expect("decided").map_err(|error| error.to_string())
+    };
+    let choice = place(Some(&sandbox), 100, None).expect("one has it");
+    assert_eq!(choice.node, NodeId::new(2));
+    assert!(choice.reasons.contains(&"the node has the runtime runsc".to_owned()), "{:?}", choice.reasons);
+    assert_eq!(place(None, 100, None).expect("any").node, NodeId::new(1));
+    let full = place(Some(&sandbox), 1000, None).expect_err("no room");
+    assert!(full.contains("no room on any of 1 nodes, cpu is 100m short"), "{full}");
+    let lacking = place(Some(&virtual_machine), 100, None).expect_err("none has it");
+    assert!(lacking.contains("no node has the runtime kata, of 2 that take new ones"), "{lacking}");
+    assert_eq!(place(Some(&sandbox), 100, Some(2)).expect("its volumes are there").node, NodeId::new(2));
+    let elsewhere = place(Some(&sandbox), 100, Some(1)).expect_err("its volumes are elsewhere");
+    assert!(elsewhere.contains("that node has no runtime runsc"), "{elsewhere}");
 }

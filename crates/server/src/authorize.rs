@@ -167,6 +167,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         C::ReportStatus { node, .. }
         | C::ReportTrust { node, .. }
         | C::SetAddresses { node, .. }
+        | C::SetRuntimes { node, .. }
         | C::ConfirmVolume { node, .. }
         | C::ForgetVolume { node, .. }
         | C::UpdateNode { id: node, .. } => Proposer::Only(*node),

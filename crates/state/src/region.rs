@@ -3,9 +3,11 @@
 mod apply;
 mod command;
 
+use std::collections::BTreeSet;
+
 use insula_types::{
     Addresses, Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement,
-    RegionName, RegionalDefinition, Revision, Volume, VolumeRef,
+    RegionName, RegionalDefinition, Revision, RuntimeName, Volume, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,9 @@ pub struct JoinToken {
     pub uses_left: u32,
 }
 
+/// Most runtime classes of a node.
+pub const RUNTIMES_MAX: usize = 16;
+
 /// What a node trusts and shows, server and dataplane alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeTrust {
@@ -86,6 +91,8 @@ pub struct RegionState {
     pub keys: Table<NodeId, String>,
     /// Where nodes are reached that have said more than one address; see [`RegionState::addresses_of`].
     pub addresses: Table<NodeId, Addresses>,
+    /// Runtime classes of nodes that have any.
+    pub runtimes: Table<NodeId, BTreeSet<RuntimeName>>,
     /// Volumes, used or not.
     pub volumes: Table<VolumeRef, Volume>,
     /// What the programs of all nodes have agreed on; none while it is the first level.
@@ -166,6 +173,8 @@ pub enum RegionKey {
     Addresses(NodeId),
     /// A volume.
     Volume(VolumeRef),
+    /// The runtime classes of a node.
+    Runtimes(NodeId),
 }
 
 /// An object of the region.
@@ -200,6 +209,8 @@ pub enum RegionObject {
     Addresses(Addresses),
     /// A volume.
     Volume(Volume),
+    /// The runtime classes of a node.
+    Runtimes(BTreeSet<RuntimeName>),
 }
 
 impl Domain for RegionState {
@@ -259,6 +270,7 @@ impl Domain for RegionState {
             Key::NodeKey(id) => set!(keys, id, NodeKey),
             Key::Addresses(id) => set!(addresses, id, Addresses),
             Key::Volume(volume) => set!(volumes, volume, Volume),
+            Key::Runtimes(id) => set!(runtimes, id, Runtimes),
         }
     }
 
@@ -287,6 +299,7 @@ impl Domain for RegionState {
         add!(keys, NodeKey);
         add!(addresses, Addresses);
         add!(volumes, Volume);
+        add!(runtimes, Runtimes);
         all
     }
 
@@ -306,6 +319,7 @@ impl Domain for RegionState {
             RegionKey::Level => "level",
             RegionKey::Addresses(_) => "addresses of nodes",
             RegionKey::Volume(_) => "volumes",
+            RegionKey::Runtimes(_) => "runtime classes of nodes",
         }
     }
 

@@ -24,8 +24,8 @@ pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestI
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};
 pub use name::{
-    AppName, DatacenterName, NameError, NodeName, PortName, RegionName, ServiceName, ServiceRef, SnapshotName,
-    VolumeName,
+    AppName, DatacenterName, NameError, NodeName, PortName, RegionName, RuntimeName, ServiceName, ServiceRef,
+    SnapshotName, VolumeName,
 };
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::definition::nearest;
+
 /// Longest DNS label in bytes (RFC 1035 section 2.3.4).
 pub const LABEL_LEN_MAX: usize = 63;
 
@@ -28,6 +30,8 @@ fn check_label(what: &'static str, found: &str) -> Result<(), NameError> {
         "use lower-case letters, digits and hyphens only"
     } else if found.starts_with('-') || found.ends_with('-') {
         "it may not begin or end with a hyphen"
+    } else if what == RuntimeName::WHAT && nearest(found, RuntimeName::OWN).is_some() {
+        "\"container\" and \"process\" are what every node has; a runtime class needs a name unlike those"
     } else {
         return Ok(());
     };
@@ -124,6 +128,17 @@ label!(
     /// A snapshot of a volume.
     SnapshotName, "snapshot"
 );
+label!(
+    /// A runtime class: an OCI runtime that nodes may have besides their own way to run containers. Not what a slip makes of
+    /// [`RuntimeName::OWN`].
+    RuntimeName, "runtime"
+);
+
+impl RuntimeName {
+    const WHAT: &str = "runtime";
+    /// What a definition may say in its place, on every node.
+    pub const OWN: [&str; 2] = ["container", "process"];
+}
 
 /// A service within its app, written `app/service`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

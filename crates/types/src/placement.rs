@@ -31,7 +31,8 @@ pub struct Placement {
 impl Placement {
     /// From which level on programs know all of it.
     pub fn level(&self) -> Level {
-        if self.slot.is_some() { Level(4) } else { self.spec.level() }
+        let of_slot = if self.slot.is_some() { Level(4) } else { Level::FIRST };
+        of_slot.max(self.spec.level())
     }
 
     /// The volumes that it uses, in the order of the definition.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use health::{Check, HealthSpec};
 pub use storage::{Slot, TmpfsSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec};
 
-use crate::{ByteSize, CpuMillis, Level, PortName};
+use crate::{ByteSize, CpuMillis, Level, PortName, RuntimeName};
 
 /// How an instance is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct ServiceSpec {
     /// Directories that outlive it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeSpec>,
+    /// The OCI runtime that runs its containers; none: the node's own way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeName>,
 }
 
 impl ServiceSpec {
@@ -69,7 +72,11 @@ impl ServiceSpec {
             && !self.stop.is_usual_meant
             && self.resources.is_of_first_level()
             && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
-        if is_of_first { Level::FIRST } else { Level(4) }
+        match (&self.runtime, is_of_first) {
+            (Some(_), _) => Level(5),
+            (None, true) => Level::FIRST,
+            (None, false) => Level(4),
+        }
     }
 
     /// The port that its check goes to: the one that the check names, else the one for HTTP, else the first.

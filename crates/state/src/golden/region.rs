@@ -1,10 +1,13 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use insula_types::{
     Addresses, Agreed, ByteSize, Capacity, Check, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation,
     InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol,
-    RegionalDefinition, RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, ServiceRef, ServiceSpec,
-    StopSpec, TmpfsSpec, Volume, VolumeRef, VolumeSpec,
+    RegionalDefinition, RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, RuntimeName, ServiceRef,
+    ServiceSpec, StopSpec, TmpfsSpec, Volume, VolumeRef, VolumeSpec,
 };
 
 use super::{File, variants};
@@ -22,16 +25,16 @@ variants!(command_name, COMMANDS, RegionCommand:
     Init, CreateJoinToken, Join, UpdateNode, SetNodeHealth, Cordon, RemoveNode, SetDefinition, RemoveDefinition, Place,
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
     BindKey, RemoveJoinToken, RaiseLevel, SetAddresses, CreateVolume, GrowVolume, DeleteVolume,
-    ConfirmVolume, ForgetVolume,
+    ConfirmVolume, ForgetVolume, SetRuntimes,
 );
 variants!(key_name, KEYS, RegionKey:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Volume,
+    Volume, Runtimes,
 );
 // The objects have the names of their keys, so that listing them again would tell nothing but a new one.
 variants!(object_name, OBJECTS, RegionObject:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Volume,
+    Volume, Runtimes,
 );
 
 const NODE: NodeId = NodeId::new(7);
@@ -201,6 +204,10 @@ fn addresses() -> Addresses {
     Addresses::new(4, list.map(|text| text.parse().expect("an address")).to_vec()).expect("good ones")
 }
 
+fn runtimes() -> BTreeSet<RuntimeName> {
+    BTreeSet::from(["kata", "runsc"].map(|name| name.parse().expect("a name")))
+}
+
 const DESIRED: [Desired; 3] = [Desired::Run, Desired::Drain, Desired::Stop];
 const PHASES: [Phase; 6] =
     [Phase::Pending, Phase::Pulling, Phase::Starting, Phase::Running, Phase::Backoff, Phase::Stopped];
@@ -264,6 +271,11 @@ fn later_commands() -> Vec<RegionCommand> {
         C::DeleteVolume { volume: volume_ref() },
         C::ConfirmVolume { node: NODE, volume: volume_ref() },
         C::ForgetVolume { node: NODE, volume: volume_ref() },
+        C::SetRuntimes { node: NODE, runtimes: runtimes() },
+        C::Place(vec![Placement {
+            spec: ServiceSpec { runtime: Some("runsc".parse().expect("a name")), ..spec() },
+            ..placement(Desired::Run)
+        }]),
         C::SetDefinition(checked_definition()),
         C::Place(vec![Placement { spec: spec_with_volumes(), slot: Some(1), ..placement(Desired::Run) }]),
     ];
@@ -300,6 +312,7 @@ fn later_rows() -> Vec<Row> {
         (K::NodeKey(NODE), O::NodeKey("cc".into())),
         (K::Level, O::Level(agreed())),
         (K::Addresses(NODE), O::Addresses(addresses())),
+        (K::Runtimes(NODE), O::Runtimes(runtimes())),
         (K::Volume(volume_ref()), O::Volume(volume(false))),
         (K::Volume(volume_ref()), O::Volume(volume(true))),
     ];

@@ -2,14 +2,16 @@
 
 mod volumes;
 
+use std::collections::BTreeSet;
+
 use insula_types::{
     Addresses, Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement,
-    RegionalDefinition, Revision,
+    RegionalDefinition, Revision, RuntimeName,
 };
 
 use super::{
-    ControlLease, JoinToken, NodeDuty, NodeTrust, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply,
-    RegionState,
+    ControlLease, JoinToken, NodeDuty, NodeTrust, RUNTIMES_MAX, RegionCommand, RegionKey, RegionMeta, RegionObject,
+    RegionReply, RegionState,
 };
 use crate::{
     Changes, Domain, Rejection,
@@ -61,6 +63,7 @@ impl<'a> Apply<'a> {
             C::DeleteVolume { volume } => self.delete_volume(volume),
             C::ConfirmVolume { node, volume } => self.confirm_volume(*node, volume),
             C::ForgetVolume { node, volume } => self.forget_volume(*node, volume),
+            C::SetRuntimes { node, runtimes } => self.set_runtimes(*node, runtimes),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => {
                 self.knows_enough(version)?;
@@ -435,6 +438,20 @@ impl<'a> Apply<'a> {
         self.update_node(id, |node| node.address = to)
     }
 
+    fn set_runtimes(&mut self, id: NodeId, runtimes: &BTreeSet<RuntimeName>) -> Decision {
+        self.node(id)?;
+        if runtimes.len() > RUNTIMES_MAX {
+            return Err(Rejection::invalid(format!("a node has at most {RUNTIMES_MAX} runtime classes")));
+        }
+        match self.state.runtimes.get(&id) {
+            Some(present) if present == runtimes => {}
+            Some(_) if runtimes.is_empty() => self.out.remove(RegionKey::Runtimes(id)),
+            None if runtimes.is_empty() => {}
+            _ => self.out.put(RegionKey::Runtimes(id), RegionObject::Runtimes(runtimes.clone())),
+        }
+        Ok(RegionReply::Done)
+    }
+
     /// Forgets what is known of a node that is removed.
     fn forget_node(&mut self, id: NodeId, reason: &str) {
         self.out.remove(RegionKey::Node(id));
@@ -446,6 +463,9 @@ impl<'a> Apply<'a> {
         }
         if self.state.addresses.contains(&id) {
             self.out.remove(RegionKey::Addresses(id));
+        }
+        if self.state.runtimes.contains(&id) {
+            self.out.remove(RegionKey::Runtimes(id));
         }
         self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
     }

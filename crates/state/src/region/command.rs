@@ -1,10 +1,10 @@
 //! What can be asked of the region state.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use insula_types::{
     Addresses, Agreed, AppName, ByteSize, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth,
-    NodeId, Placement, RegionalDefinition, Revision, VolumeRef,
+    NodeId, Placement, RegionalDefinition, Revision, RuntimeName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +191,13 @@ pub enum RegionCommand {
         /// The volume.
         volume: VolumeRef,
     },
+    /// The runtime classes that a node has, as it says itself. At most [`RUNTIMES_MAX`](super::RUNTIMES_MAX).
+    SetRuntimes {
+        /// The node.
+        node: NodeId,
+        /// Their names.
+        runtimes: BTreeSet<RuntimeName>,
+    },
 }
 
 impl RegionCommand {
@@ -221,6 +228,7 @@ impl RegionCommand {
             | Self::DeleteVolume { .. }
             | Self::ConfirmVolume { .. }
             | Self::ForgetVolume { .. } => Level(4),
+            Self::SetRuntimes { .. } => Level(5),
             Self::SetDefinition(definition) => definition.level(),
             Self::Place(placements) => placements.iter().map(Placement::level).max().unwrap_or(Level::FIRST),
             // A program that knows the command and not what it agrees to must not apply it either.

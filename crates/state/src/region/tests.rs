@@ -344,3 +344,31 @@ fn volumes_are_not_spoken_of_before_all_know_them() {
     let plain = Placement { slot: None, spec: ServiceSpec::default(), ..with_volume(1, 1, 0) };
     assert_eq!(RegionCommand::Place(vec![plain]).level(), Level::FIRST);
 }
+
+#[test]
+fn nodes_say_which_runtime_classes_they_have() {
+    let mut region = Region::new();
+    let set = |node, names: &[String]| {
+        let runtimes = names.iter().map(|name| name.parse().expect("a name")).collect();
+        RegionCommand::SetRuntimes { node: NodeId::new(node), runtimes }
+    };
+    let known = |region: &Region| {
+        region.replica.read(|state| state.runtimes.get(&NodeId::new(1)).map(|classes| format!("{classes:?}")))
+    };
+    let two = ["runsc", "kata"].map(str::to_owned);
+    assert_eq!(set(1, &two).level(), Level(5));
+    region.at(1, &set(1, &two)).expect("a member");
+    assert_eq!(known(&region).as_deref(), Some(r#"{"kata", "runsc"}"#));
+    let seen = region.machine.revision();
+    region.at(2, &set(1, &two)).expect("said again");
+    assert_eq!(region.machine.revision(), seen);
+    let many: Vec<String> = (0..=RUNTIMES_MAX).map(|number| format!("r{number}")).collect();
+    assert_eq!(region.at(3, &set(1, &many)).expect_err("too many").code, RejectionCode::Invalid);
+    assert_eq!(region.at(3, &set(2, &two)).expect_err("no member").code, RejectionCode::NotFound);
+    region.at(4, &set(1, &[])).expect("it has none any more");
+    assert_eq!(known(&region), None);
+
+    let spec = ServiceSpec { runtime: Some("runsc".parse().expect("a name")), ..ServiceSpec::default() };
+    let placement = Placement { spec, ..with_volume(1, 1, 0) };
+    assert_eq!(RegionCommand::Place(vec![placement]).level(), Level(5), "with a volume too");
+}

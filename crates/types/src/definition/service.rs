@@ -12,13 +12,14 @@ use std::{
 use super::{
     SCALE_MAX, ServiceDefinition,
     fields::{Fields, Item},
-    keys,
+    keys, nearest,
     problem::Problems,
     syntax::{self, SIGNALS},
     tree::Value,
 };
 use crate::{
-    ByteSize, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, StopSpec,
+    ByteSize, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, RuntimeName, ServiceSpec,
+    StopSpec,
 };
 
 /// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
@@ -48,7 +49,7 @@ pub(super) fn read(
 ) -> Option<ServiceDefinition> {
     let fields = item.fields(&keys::SERVICE, problems)?;
     let command = command(&fields, problems);
-    let (driver, image) = driver(item, &fields, !command.is_empty(), problems);
+    let Kind { driver, runtime, image } = kind(item, &fields, !command.is_empty(), problems);
     let ports = fields.get("ports").map(|item| ports(&item, problems)).unwrap_or_default();
     let spec = ServiceSpec {
         driver,
@@ -63,6 +64,7 @@ pub(super) fn read(
         has_init: flag(&fields, "init", problems),
         tmpfs: fields.get("tmpfs").map(|item| storage::tmpfs(&item, problems)).unwrap_or_default(),
         volumes: fields.get("volumes").map(|item| storage::volumes(&item, problems)).unwrap_or_default(),
+        runtime,
         ports,
     };
     storage::check_paths(&fields, &spec, problems);
@@ -133,23 +135,27 @@ fn arguments(item: &Item<'_>, most: usize, problems: &mut Problems) -> Vec<Strin
     arguments
 }
 
+/// How a service is run.
+struct Kind {
+    driver: DriverKind,
+    runtime: Option<RuntimeName>,
+    image: Option<String>,
+}
+
 /// Image or process: one of both, said without contradiction.
-fn driver(
-    service: &Item<'_>,
-    fields: &Fields<'_>,
-    has_command: bool,
-    problems: &mut Problems,
-) -> (DriverKind, Option<String>) {
-    const CHOICES: [(&str, DriverKind); 2] = [("container", DriverKind::Container), ("process", DriverKind::Process)];
+fn kind(service: &Item<'_>, fields: &Fields<'_>, has_command: bool, problems: &mut Problems) -> Kind {
     let image = fields.get("image");
-    let runtime = fields.get("runtime");
-    let driver = runtime.as_ref().map(|item| item.choice(&CHOICES, &[], problems));
+    let said = fields.get("runtime").map(|item| (item.tree.value.describe(), runtime(&item, problems)));
+    let (said, chosen) = said.unzip();
+    let driver = chosen.as_ref().map(|chosen| chosen.as_ref().map(|(driver, _)| *driver));
     match (&image, driver) {
         (Some(image), Some(Some(DriverKind::Process))) => {
             image.refuse(problems, "runtime \"process\" runs a program of the node and takes no image; take one out");
         }
         (None, Some(Some(DriverKind::Container))) => {
-            service.refuse(problems, "runtime \"container\" needs an image; write image = \"registry/name@sha256:…\"");
+            let said = said.unwrap_or_default();
+            service
+                .refuse(problems, format!("runtime {said} needs an image; write image = \"registry/name@sha256:…\""));
         }
         (None, Some(Some(DriverKind::Process))) if !has_command => {
             service.refuse(problems, "runtime \"process\" needs a command; write command = [\"./server\"]");
@@ -163,7 +169,27 @@ fn driver(
         _ => {}
     }
     let image = image.and_then(|item| item.checked(syntax::check_image, problems)).map(str::to_owned);
-    (driver.flatten().unwrap_or_default(), image)
+    let (driver, runtime) = chosen.flatten().unwrap_or_default();
+    Kind { driver, runtime, image }
+}
+
+/// One of the two that every node has, or a class.
+fn runtime(item: &Item<'_>, problems: &mut Problems) -> Option<(DriverKind, Option<RuntimeName>)> {
+    let text = item.text(problems)?;
+    match text {
+        "container" => return Some((DriverKind::Container, None)),
+        "process" => return Some((DriverKind::Process, None)),
+        _ => {}
+    }
+    let problem = match (nearest(text, RuntimeName::OWN), RuntimeName::new(text)) {
+        (None, Ok(class)) => return Some((DriverKind::Container, Some(class))),
+        (Some(near), _) => format!("found {}; did you mean {near:?}?", item.tree.value.describe()),
+        (None, Err(error)) => {
+            format!("{error}; valid: container, process, or the name of a runtime class that nodes have")
+        }
+    };
+    item.refuse(problems, problem);
+    None
 }
 
 fn env(item: &Item<'_>, problems: &mut Problems) -> BTreeMap<String, String> {

@@ -115,6 +115,7 @@ fn a_full_definition_is_read_and_survives_json() {
                 has_init: false,
                 tmpfs: [],
                 volumes: [],
+                runtime: None,
             },
             scale: Some(
                 3,
@@ -252,6 +253,19 @@ fn images_and_commands() {
     check_service(
         "runtime = \"proces\"\ncommand = [\"a\"]",
         expect![[r#"line 3, column 11: services.web.runtime: found "proces"; did you mean "process"?"#]],
+    );
+    check_service("IMAGE\nruntime = \"runsc\"", expect!["valid"]);
+    check_service(
+        "runtime = \"runsc\"\ncommand = [\"a\"]",
+        expect![[
+            r#"line 2, column 1: services.web: runtime "runsc" needs an image; write image = "registry/name@sha256:…""#
+        ]],
+    );
+    check_service(
+        "IMAGE\nruntime = \"/usr/bin/runsc\"",
+        expect![[
+            r#"line 4, column 11: services.web.runtime: "/usr/bin/runsc" is not a valid runtime name: use lower-case letters, digits and hyphens only; valid: container, process, or the name of a runtime class that nodes have"#
+        ]],
     );
     check_service(
         "IMAGE\nruntime = \"process\"\ncommand = [\"./server\"]",

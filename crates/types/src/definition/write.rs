@@ -14,9 +14,10 @@ pub(super) fn app(definition: &AppDefinition) -> Value {
 fn service(item: &ServiceDefinition) -> Value {
     let spec = &item.spec;
     let mut out = Map::new();
-    let runtime = match spec.driver {
-        DriverKind::Container => "container",
-        DriverKind::Process => "process",
+    let runtime = match (spec.driver, &spec.runtime) {
+        (DriverKind::Container, Some(class)) => class.as_str(),
+        (DriverKind::Container, None) => "container",
+        (DriverKind::Process, _) => "process",
     };
     out.insert("runtime".to_owned(), runtime.into());
     if let Some(image) = &spec.image {
