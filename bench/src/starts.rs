@@ -99,6 +99,7 @@ async fn open(image: &str, dir: &Path) -> Result<NodeRuntime> {
         insecure_registries: vec![registry],
         registry_credentials: dir.join("registries.json"),
         log_bytes_max: 1 << 20,
+        runtimes: Default::default(),
     };
     let runtime = NodeRuntime::open(Env::real("bench"), config, None).await?;
     runtime.ensure_image(&image.parse()?).await?;

@@ -1,12 +1,15 @@
 //! `--exec`: one more command in a container that runs. The contract is in `protocol`.
 //!
 //! This process stays outside and looks after the command; a child of it enters the container and leaves the command behind
-//! as its sibling (`enter`). Whatever ends this process ends the command with it.
+//! as its sibling (`enter`). Whatever ends this process ends the command with it. A container that a runtime of the node's
+//! runs is entered by that (`outside`).
 
 mod enter;
+mod outside;
 mod terminal;
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{BufRead, BufReader, IoSlice, IoSliceMut, Read},
     os::{
@@ -22,7 +25,6 @@ use libcontainer::oci_spec::runtime::Spec;
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigSet, Signal, kill},
@@ -36,11 +38,12 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2, setsid},
 };
 
-use self::enter::Entry;
+use self::{enter::Entry, outside::Outside};
 use crate::{
     control::Connection,
     files, leave_standard_streams,
-    protocol::{EXEC_LEN_MAX, Exec, Exit, Reply, Request, Running, VERSION},
+    protocol::{Config, EXEC_LEN_MAX, Exec, Exit, Reply, Request, Running, VERSION, Work},
+    runtime,
 };
 
 /// How long what the command left behind may take to end after KILL.
@@ -70,6 +73,17 @@ pub fn run(directory: &Path) -> ExitCode {
     }
 }
 
+/// `--signal NUMBER VARIABLE`, in a container: sends a signal to each process with this variable in its environment.
+pub fn send_signal(signal: &OsStr, variable: &OsStr) -> ExitCode {
+    match signal.to_str().and_then(|number| number.parse().ok()) {
+        Some(signal) => {
+            outside::send_signal(signal, variable.as_encoded_bytes());
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::from(2),
+    }
+}
+
 /// A command that has not begun.
 struct Prepared {
     exec: Exec,
@@ -79,6 +93,7 @@ struct Prepared {
     /// The caller's ends of the pipes: output, errors, input.
     pipes: Vec<OwnedFd>,
     signals: SignalFd,
+    outside: Option<Outside>,
 }
 
 fn prepare(directory: &Path, stream: &UnixStream) -> Result<Prepared, String> {
@@ -92,7 +107,12 @@ fn prepare(directory: &Path, stream: &UnixStream) -> Result<Prepared, String> {
     let read = |name: &str| std::fs::read(directory.join(name)).map_err(|error| format!("read {name}: {error}"));
     let spec: Spec = serde_json::from_slice(&read("bundle/config.json")?).map_err(|error| format!("{error}"))?;
     let running: Running = serde_json::from_slice(&read("running.json")?).map_err(|error| format!("{error}"))?;
+    let config: Config = serde_json::from_slice(&read("shim.json")?).map_err(|error| format!("{error}"))?;
     let container = open_process(&running)?;
+    let outside = match config.work {
+        Work::Container { runtime: Some(runtime), id, .. } => Some(Outside::new(runtime, directory, id)),
+        _ => None,
+    };
 
     let (told, tell) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|error| format!("make a socket: {error}"))?;
@@ -105,16 +125,12 @@ fn prepare(directory: &Path, stream: &UnixStream) -> Result<Prepared, String> {
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| format!("open a descriptor for signals: {error}"))?;
     let entry = Entry { spec, container, tell, streams, exec: exec.clone() };
-    Ok(Prepared { exec, entry, told, pipes, signals })
+    Ok(Prepared { exec, entry, told, pipes, signals, outside })
 }
 
 /// The container's first process, by a descriptor that stays with it whatever becomes of its number.
 fn open_process(running: &Running) -> Result<OwnedFd, String> {
-    // SAFETY: no memory is concerned.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, running.pid, 0) };
-    let fd = Errno::result(result).map_err(|error| format!("find the container's first process: {error}"))?;
-    // SAFETY: the kernel has just given it to us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let fd = runtime::open_process(running.pid)?;
     if files::start_ticks(running.pid) != running.start_ticks {
         return Err("the container has ended".to_owned());
     }
@@ -155,18 +171,13 @@ fn owner(spec: &Spec) -> (u32, u32) {
 
 impl Prepared {
     /// Starts the command, and gives the caller its descriptors.
-    fn start(mut self, stream: &UnixStream) -> Result<Started, String> {
-        let (exec, entry) = (self.exec, self.entry);
-        // SAFETY: this process has one thread, so the child may do anything.
-        match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
-            ForkResult::Parent { .. } => drop(entry),
-            ForkResult::Child => {
-                drop(self.told);
-                entry.enter();
-                std::process::exit(0);
-            }
-        }
-        match listen(&self.told, stream, &mut self.pipes) {
+    fn start(self, stream: &UnixStream) -> Result<Started, String> {
+        let Self { exec, entry, told, mut pipes, signals, outside } = self;
+        let started = match &outside {
+            Some(outside) => outside.start(entry, &mut pipes),
+            None => enter(entry, told, stream, &mut pipes),
+        };
+        match started {
             Ok(pid) => {
                 let running = Running {
                     version: VERSION,
@@ -174,15 +185,31 @@ impl Prepared {
                     start_ticks: files::start_ticks(pid),
                     started_ms: files::now_ms(),
                 };
-                send(stream, Reply { running: Some(running), ..Reply::default() }, &self.pipes);
-                Ok(Started { exec, pid: Pid::from_raw(pid), signals: self.signals, end: None, kill_at: None })
+                send(stream, Reply { running: Some(running), ..Reply::default() }, &pipes);
+                Ok(Started { exec, pid: Pid::from_raw(pid), signals, outside, end: None, kill_at: None })
             }
             Err(error) => {
+                // It may have begun, without a word from the runtime in time.
+                outside.iter().for_each(Outside::end);
                 end_all(&exec.own_cgroup);
                 Err(error)
             }
         }
     }
+}
+
+/// Starts the command by a child that enters the container; gives its process.
+fn enter(entry: Entry, told: OwnedFd, stream: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> Result<i32, String> {
+    // SAFETY: this process has one thread, so the child may do anything.
+    match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
+        ForkResult::Parent { .. } => drop(entry),
+        ForkResult::Child => {
+            drop(told);
+            entry.enter();
+            std::process::exit(0);
+        }
+    }
+    listen(&told, stream, descriptors)
 }
 
 /// Hears what those who enter say until the command is executed, which closes the last of their ends. A terminal that they
@@ -244,6 +271,7 @@ struct Started {
     exec: Exec,
     pid: Pid,
     signals: SignalFd,
+    outside: Option<Outside>,
     end: Option<Exit>,
     /// The caller has hung up.
     kill_at: Option<Instant>,
@@ -282,6 +310,9 @@ impl Started {
                 _ => {}
             }
         }
+        if let Some(outside) = &self.outside {
+            outside.end();
+        }
         end_all(&self.exec.own_cgroup);
         if let Some(mut caller) = caller {
             caller.reply(Reply { exit: self.end, ..Reply::default() });
@@ -306,10 +337,12 @@ impl Started {
         }
     }
 
-    /// To the command and those of its children that did not leave its group.
+    /// To the command and those of its children that did not leave its group; by a runtime of the node's, to all of them.
     fn signal(&self, signal: Signal) {
-        if self.end.is_none() {
-            kill(Pid::from_raw(-self.pid.as_raw()), signal).ok();
+        match &self.outside {
+            _ if self.end.is_some() => {}
+            Some(outside) => outside.signal(signal),
+            None => drop(kill(Pid::from_raw(-self.pid.as_raw()), signal)),
         }
     }
 

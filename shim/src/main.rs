@@ -1,5 +1,6 @@
 //! `insula-shim DIRECTORY`: starts one instance, keeps its logs, tells how it ended. `insula-shim --exec DIRECTORY`: runs one
-//! more command in it. `insula-shim --freeze DIRECTORY`: keeps a file system still. The contract is in `protocol`.
+//! more command in it. `insula-shim --freeze DIRECTORY`: keeps a file system still. In containers of runtimes of the node's,
+//! `insula-shim --init` is a first process, and `--signal` sends signals. The contract is in `protocol`.
 //!
 //! Single-threaded, because the container library clones without exec. Leaves its starter at once, so that the instance
 //! outlives the agent. Makes nothing that the agent does not know of: mounts, network and cgroup are removed by it.
@@ -14,6 +15,7 @@ mod files;
 mod freeze;
 mod init;
 mod log;
+mod runtime;
 mod start;
 mod supervise;
 
@@ -29,11 +31,17 @@ use protocol::{Reply, VERSION};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
+    if std::env::args_os().nth(1).is_some_and(|mode| mode == "--init") {
+        return init::run(&arguments.skip(1).collect::<Vec<_>>());
+    }
     let (first, second) = (arguments.next(), arguments.next());
     let directory = match (first, second, arguments.next()) {
         (Some(mode), Some(directory), None) if mode == "--exec" => return exec::run(Path::new(&directory)),
         (Some(mode), Some(directory), None) if mode == "--freeze" => return freeze::run(Path::new(&directory)),
         (Some(mode), None, None) if mode == "--hold" => return hold(),
+        (Some(mode), Some(signal), Some(variable)) if mode == "--signal" => {
+            return exec::send_signal(&signal, &variable);
+        }
         (Some(directory), None, None) => PathBuf::from(directory),
         _ => {
             eprintln!("usage: insula-shim [--exec] DIRECTORY (of an instance; it is started by the node agent)");

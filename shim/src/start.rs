@@ -1,4 +1,4 @@
-//! Starts the work: a container by libcontainer, or a process.
+//! Starts the work: a container by libcontainer or a runtime of the node's (`runtime`), or a process.
 
 use std::{
     cell::RefCell,
@@ -8,7 +8,7 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixListener, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     rc::Rc,
 };
@@ -16,7 +16,7 @@ use std::{
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::OFlag,
     sched::{CloneFlags, setns},
     sys::{
         prctl,
@@ -32,10 +32,12 @@ use crate::{
     init::{HoldExecutor, InitExecutor},
     log::{LogFile, Pump},
     protocol::{Config, Running, VERSION, Work},
+    runtime,
 };
 
 /// Work that has been started, with all that is needed to look after it.
 pub struct Started {
+    pub directory: PathBuf,
     pub config: Config,
     pub running: Running,
     pub listener: UnixListener,
@@ -59,10 +61,10 @@ pub fn start(directory: &Path) -> Result<Started, String> {
         .map_err(|error| format!("listen on shim.sock: {error}"))?;
 
     let log = Rc::new(RefCell::new(LogFile::open(directory.join("log"), config.log_bytes_max)));
-    let (stdout, stdout_end) = output_pipe()?;
-    let (stderr, stderr_end) = output_pipe()?;
+    let (stdout, stdout_end) = runtime::pipe()?;
+    let (stderr, stderr_end) = runtime::pipe()?;
     let pid = match &config.work {
-        Work::Container { id, output_owner, netns, has_init, is_held, .. } => {
+        Work::Container { id, output_owner, netns, has_init, is_held, runtime, .. } => {
             if let Some((user, group)) = *output_owner {
                 for end in [&stdout_end, &stderr_end] {
                     std::os::unix::fs::fchown(end, Some(user), Some(group))
@@ -74,7 +76,10 @@ pub fn start(directory: &Path) -> Result<Started, String> {
                 (false, true) => First::Init,
                 (false, false) => First::Command,
             };
-            start_container(&directory, id, (netns.as_deref(), first), stdout_end, stderr_end)?
+            match runtime {
+                Some(runtime) => runtime::start((runtime, &directory, id), stdout_end, stderr_end, &stderr)?,
+                None => start_container(&directory, id, (netns.as_deref(), first), stdout_end, stderr_end)?,
+            }
         }
         Work::Process { .. } => start_process(&config.work, stdout_end, stderr_end)?,
     };
@@ -83,14 +88,7 @@ pub fn start(directory: &Path) -> Result<Started, String> {
         .map_err(|error| format!("write running.json: {error}"))?;
     let stdout = Pump::new(stdout, "stdout", Rc::clone(&log));
     let stderr = Pump::new(stderr, "stderr", log);
-    Ok(Started { config, running, listener, stdout, stderr })
-}
-
-/// A pipe whose reading end does not block.
-fn output_pipe() -> Result<(File, OwnedFd), String> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| format!("set up a pipe: {error}"))?;
-    Ok((File::from(read), write))
+    Ok(Started { directory, config, running, listener, stdout, stderr })
 }
 
 /// What the container's first process is.
@@ -191,7 +189,7 @@ fn start_process(work: &Work, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, S
     let (program, arguments) = command.split_first().ok_or("the command is empty")?;
     std::fs::create_dir_all("work").map_err(|error| format!("make work/: {error}"))?;
     // Orphans of the command come to us, and are ended with it.
-    prctl::set_child_subreaper(true).map_err(|error| format!("become subreaper: {error}"))?;
+    runtime::become_subreaper()?;
     let open_files_max = *open_files_max;
     let mut command = Command::new(program);
     command

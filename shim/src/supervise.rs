@@ -22,6 +22,7 @@ use crate::{
     files,
     log::FLOOD_PAUSE,
     protocol::{Exit, Reply, Request, Stop, VERSION, Work},
+    runtime,
     start::Started,
 };
 
@@ -108,7 +109,7 @@ impl Supervisor {
         poll(&mut descriptors, timeout).ok();
     }
 
-    /// Collects ended children: the work's first process, and orphans of a plain process.
+    /// Collects ended children: the work's first process, orphans of a plain process, and what a runtime left.
     fn reap(&mut self) {
         loop {
             let status = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG));
@@ -181,11 +182,18 @@ impl Supervisor {
         if matches!(self.phase, Phase::Draining { .. }) {
             return Ok(());
         }
-        let pid = match self.work.config.work {
-            Work::Container { .. } => self.work.running.pid,
-            Work::Process { .. } => -self.work.running.pid,
-        };
-        kill(Pid::from_raw(pid), Signal::try_from(signal)?)
+        let (pid, signal) = (self.work.running.pid, Signal::try_from(signal)?);
+        match &self.work.config.work {
+            // What the node sees may be the sandbox that the first process is in: only KILL is for that.
+            Work::Container { runtime: Some(runtime), id, .. } if signal != Signal::SIGKILL => {
+                let mut call = runtime::call(runtime, &self.work.directory, "kill");
+                // Collected with all other children.
+                let sent = call.arg(id).arg((signal as i32).to_string()).spawn();
+                sent.map(drop).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+            }
+            Work::Container { .. } => kill(Pid::from_raw(pid), signal),
+            Work::Process { .. } => kill(Pid::from_raw(-pid), signal),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -195,7 +203,7 @@ impl Supervisor {
 
     /// Ends what is left, and writes down how it ended. The cgroup is still there: the agent removes it.
     fn finish(mut self) {
-        if matches!(self.work.config.work, Work::Process { .. }) {
+        if matches!(self.work.config.work, Work::Process { .. } | Work::Container { runtime: Some(_), .. }) {
             end_orphans();
         }
         self.work.stdout.finish();

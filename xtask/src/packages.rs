@@ -31,6 +31,8 @@ pub(crate) const LAB: &[Package] = &[
     package("busybox-static", "/usr/share/doc/busybox-static/copyright", "the content of test images"),
     package("docker-registry", "/usr/bin/docker-registry", "a real image registry"),
     package("e2fsprogs", "/usr/share/doc/e2fsprogs/copyright", "the disks of the lab's nodes"),
+    package("runc", "/usr/sbin/runc", "a runtime class, and what our own starts are compared with"),
+    package("runsc", "/usr/bin/runsc", "a runtime class that is a sandbox"),
 ];
 
 /// For the virtual machine of the tests, beside what the lab needs. Its kernel is not installed.
@@ -44,7 +46,6 @@ pub(crate) const VM: &[Package] = &[
 /// What is measured beside Insula, beside what the lab needs.
 pub(crate) const PEERS: &[Package] = &[
     package("etcd-server", "/usr/bin/etcd", "the replicated store that commits are compared with"),
-    package("runc", "/usr/sbin/runc", "the container runtime that starts are compared with"),
     package("podman", "/usr/bin/podman", "the container engine that starts are compared with"),
     package("skopeo", "/usr/bin/skopeo", "pulls that ours are compared with"),
     package("umoci", "/usr/bin/umoci", "unpacking that ours is compared with"),

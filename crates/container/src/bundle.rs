@@ -20,6 +20,7 @@ use oci_spec::{
 
 use crate::{
     cgroup, seccomp,
+    shim::protocol::INSIDE,
     storage::Disk,
     user::{self, User},
     users::RANGE_LEN,
@@ -88,8 +89,20 @@ pub(crate) struct Source<'a> {
     pub disks: &'a [Disk],
     /// Volumes: the path in the container, and where it is mounted on the node.
     pub volumes: &'a [(String, PathBuf)],
+    /// For a runtime of the node's; none: the library in the shim, which does all this itself.
+    pub outside: Option<Outside<'a>>,
     /// `NAME=value`, before what the image says.
     pub env: Vec<String>,
+}
+
+/// What a bundle says where a runtime of the node's reads it.
+pub(crate) struct Outside<'a> {
+    /// The shim's executable, for first processes of ours and for signals.
+    pub shim: &'a Path,
+    /// The file that keeps the network namespace.
+    pub netns: PathBuf,
+    /// The container is there for commands of others.
+    pub is_held: bool,
 }
 
 /// The specification, or why the definition and the image do not make one.
@@ -109,6 +122,11 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     if args.is_empty() {
         return Err("neither the definition nor the image says what to run: give a command".to_owned());
     }
+    let args = match &source.outside {
+        Some(outside) if outside.is_held => [INSIDE, "--init"].map(str::to_owned).to_vec(),
+        Some(_) if source.service.has_init => [INSIDE, "--init"].map(str::to_owned).into_iter().chain(args).collect(),
+        _ => args,
+    };
     let mut user = user::resolve(source.rootfs, image.user().as_deref().unwrap_or_default())?;
     if source.users.is_some() {
         if user.uid.max(user.gid) >= RANGE_LEN {
@@ -177,6 +195,11 @@ fn build(source: &Source<'_>, process: Process) -> Result<Spec, OciSpecError> {
     }
     if cgroup::is_unified() {
         namespaces.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Cgroup).build()?);
+    }
+    // Sandboxes look for it here. From within a user namespace of its own no runtime could enter it: the shim calls it there.
+    if let (Some(outside), None) = (&source.outside, source.users) {
+        let typ = LinuxNamespaceType::Network;
+        namespaces.push(LinuxNamespaceBuilder::default().typ(typ).path(outside.netns.clone()).build()?);
     }
     let mut linux = LinuxBuilder::default();
     if let Some(first) = source.users {
@@ -251,6 +274,11 @@ fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
         MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build()
     };
     let mut mounts: Vec<Mount> = table.into_iter().map(mount).collect::<Result<_, _>>()?;
+    if let Some(outside) = &source.outside {
+        let options = ["bind", "nosuid", "nodev", "ro"];
+        mounts.push(mount((INSIDE, "bind", &outside.shim.to_string_lossy(), &options))?);
+    }
+    let own = mounts.len();
     for tmpfs in &source.service.tmpfs {
         let size = format!("size={}", tmpfs.size.0);
         mounts.push(mount((&tmpfs.path, "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", &size]))?);
@@ -259,6 +287,6 @@ fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
         mounts.push(mount((path, "bind", &at.to_string_lossy(), &["bind", "nosuid", "nodev"]))?);
     }
     // What is mounted within another goes on top of it.
-    mounts[table.len()..].sort_by(|one, other| one.destination().cmp(other.destination()));
+    mounts[own..].sort_by(|one, other| one.destination().cmp(other.destination()));
     Ok(mounts)
 }

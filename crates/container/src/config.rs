@@ -1,8 +1,8 @@
 //! What a node says about its runtime.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr};
 
-use insula_types::Capacity;
+use insula_types::{Capacity, RuntimeName};
 
 /// Size at which an instance's log file is turned; two are kept.
 pub const LOG_BYTES_MAX: u64 = 10 << 20;
@@ -28,6 +28,26 @@ pub struct Config {
     pub registry_credentials: PathBuf,
     /// Size at which an instance's log file is turned; two are kept. [`LOG_BYTES_MAX`] unless a test says otherwise.
     pub log_bytes_max: u64,
+    /// OCI runtimes that services may ask for by name. One whose executable is missing is as if it were not named.
+    pub runtimes: BTreeMap<RuntimeName, RuntimeClass>,
+}
+
+/// An OCI runtime with a command line as that of runc.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeClass {
+    /// Its executable.
+    pub path: PathBuf,
+    /// Arguments before all others.
+    pub arguments: Vec<String>,
+    /// Its containers get a user namespace of their own, where the node has them.
+    pub has_users: bool,
+}
+
+impl RuntimeClass {
+    /// Whether its executable is there.
+    pub(crate) fn is_present(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    }
 }
 
 /// The bridge that containers are on.

@@ -27,9 +27,10 @@ use std::{
 use async_trait::async_trait;
 use futures::Stream;
 use insula_env::Env;
-use insula_types::{ByteSize, ExecSpec, InstanceId, Resources, VolumeRef};
+use insula_types::{ByteSize, ExecSpec, InstanceId, Resources, RuntimeName, VolumeRef};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
+use tracing::warn;
 
 use self::{
     exec::EXECS_MAX,
@@ -142,7 +143,7 @@ impl NodeRuntime {
         let has_users = config.network.is_some() && {
             let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
             if let Err(error) = &tried {
-                tracing::warn!(%error, "no user namespaces: root in a container is root on this node");
+                warn!(%error, "no user namespaces: root in a container is root on this node");
             }
             tried.is_ok()
         };
@@ -159,6 +160,12 @@ impl NodeRuntime {
             std::fs::set_permissions(&instances, Permissions::from_mode(0o711))
                 .map_err(Error::file("open", &instances))?;
         }
+        for (name, class) in config.runtimes.iter().filter(|(_, class)| !class.is_present()) {
+            warn!(runtime = %name, path = %class.path.display(), "a runtime class is left out: it has no executable");
+        }
+        // Containers need a network.
+        let is_container_node = config.network.is_some();
+        config.runtimes.retain(|_, class| is_container_node && class.is_present());
         let (firewall, state, exec_number) = Default::default();
         let (execs, copies) = (Arc::new(Semaphore::new(EXECS_MAX)), Arc::new(Semaphore::new(1)));
         let one_offs = Arc::new(Semaphore::new(ONE_OFFS_MAX));
@@ -193,7 +200,7 @@ impl NodeRuntime {
             if let Some(limit) = runtime.0.config.limit
                 && let Err(error) = cgroup::bound(&runtime.0.config.cgroup_parent, limit)
             {
-                tracing::warn!(%error, "containers are bounded one by one only, not in their sum");
+                warn!(%error, "containers are bounded one by one only, not in their sum");
             }
         }
         runtime.take_over().await?;
@@ -231,6 +238,11 @@ impl NodeRuntime {
     /// Whether containers have user namespaces of their own: else root in one is root on the node.
     pub fn has_users(&self) -> bool {
         self.0.has_users
+    }
+
+    /// The runtime classes that containers may have here.
+    pub fn runtimes(&self) -> impl Iterator<Item = &RuntimeName> {
+        self.0.config.runtimes.keys()
     }
 
     /// The images that are here, in the order of their names.
@@ -353,7 +365,7 @@ impl Runtime for NodeRuntime {
                 Ok(observed) => {
                     found.extend(observed.filter(|(record, _)| !record.is_one_off).map(|(_, observed)| observed));
                 }
-                Err(error) => tracing::warn!(%instance, %error, "an instance cannot be observed"),
+                Err(error) => warn!(%instance, %error, "an instance cannot be observed"),
             }
         }
         Ok(found)

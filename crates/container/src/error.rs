@@ -98,6 +98,16 @@ pub enum Error {
         /// What the shim said, or that it was silent.
         why: String,
     },
+    /// An OCI runtime of the node's did not end what it had started.
+    #[error("end {instance} by {path}: {why}")]
+    Runtime {
+        /// The instance.
+        instance: InstanceId,
+        /// The runtime.
+        path: String,
+        /// What it said.
+        why: String,
+    },
     /// A command could not be begun in an instance.
     #[error("run a command in {instance}: {why}")]
     Exec {

@@ -17,6 +17,7 @@ pub mod image;
 mod logs;
 mod names;
 mod network;
+mod oci;
 mod pressure;
 mod record;
 mod runtime;
@@ -27,7 +28,7 @@ mod storage;
 mod user;
 mod users;
 
-pub use config::{Config, NetworkConfig, Subnet};
+pub use config::{Config, NetworkConfig, RuntimeClass, Subnet};
 pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};

@@ -542,6 +542,7 @@ fn imports_half_of_an_image_where_it_is_told() {
             insecure_registries: Vec::new(),
             registry_credentials: PathBuf::new(),
             log_bytes_max: 1 << 20,
+            runtimes: Default::default(),
         };
         let node = NodeRuntime::open(Env::real("test"), config, None).await.unwrap();
         let archive = layout(&busybox()).0.tar();

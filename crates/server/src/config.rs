@@ -2,17 +2,20 @@
 
 mod advertise;
 mod certificates;
+mod classes;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use insula_identity::Lifetimes;
-use insula_types::{ByteSize, DatacenterName, NodeName, RegionName};
+use insula_state::region::RUNTIMES_MAX;
+use insula_types::{ByteSize, DatacenterName, NodeName, RegionName, RuntimeName};
 use serde::{Deserialize, Serialize};
 
-pub use self::{advertise::Advertise, certificates::CertificatesConfig};
+pub use self::{advertise::Advertise, certificates::CertificatesConfig, classes::ClassConfig};
 use crate::Error;
 
 /// Where the port between nodes is, unless configured.
@@ -73,6 +76,9 @@ pub struct RuntimeConfig {
     pub memory: Option<String>,
     /// Thousandths of a CPU that the scheduler may count on. Default: what the machine has.
     pub cpu: Option<String>,
+    /// OCI runtimes that services may name besides the one in Insula itself, at most 16: each a path, or a table.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<RuntimeName, ClassConfig>,
 }
 
 impl Default for RuntimeConfig {
@@ -85,6 +91,7 @@ impl Default for RuntimeConfig {
             registry_credentials: None,
             memory: None,
             cpu: None,
+            classes: BTreeMap::new(),
         }
     }
 }
@@ -117,6 +124,7 @@ impl NodeConfig {
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         let config: Self = toml::from_str(text)?;
         let checked = config.runtime.capacity().map(drop).and(config.certificates.lifetimes().map(drop));
+        let checked = checked.and(config.runtime.check_classes());
         checked.map_err(serde::de::Error::custom)?;
         Ok(config)
     }
@@ -174,6 +182,21 @@ impl RuntimeConfig {
             memory.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.memory: {error}"))?,
             cpu.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.cpu: {error}"))?,
         ))
+    }
+}
+
+impl RuntimeConfig {
+    fn check_classes(&self) -> Result<(), String> {
+        if self.classes.len() > RUNTIMES_MAX {
+            return Err(format!("runtime.classes: there are {}, and may be {RUNTIMES_MAX}", self.classes.len()));
+        }
+        match self.classes.iter().find(|(_, class)| !class.path.is_absolute()) {
+            Some((name, class)) => Err(format!(
+                "runtime.classes.{name}: {:?} is not a whole path: write it like \"/usr/bin/runsc\"",
+                class.path
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -254,6 +277,22 @@ mod tests {
     }
 
     #[test]
+    fn runtime_classes_are_a_path_or_a_table() {
+        let text = format!(
+            "{TEXT}\n[runtime.classes]\nrunc = \"/usr/sbin/runc\"\n\
+             [runtime.classes.runsc]\npath = \"/usr/bin/runsc\"\narguments = [\"--network=host\"]\nuser_namespace = false"
+        );
+        let config = NodeConfig::parse(&text).expect("complete");
+        let class = |name: &str| &config.runtime.classes[&name.parse().expect("a name")];
+        let short = ClassConfig { path: "/usr/sbin/runc".into(), arguments: Vec::new(), user_namespace: true };
+        assert_eq!(class("runc"), &short);
+        let arguments = vec!["--network=host".to_owned()];
+        let long = ClassConfig { path: "/usr/bin/runsc".into(), arguments, user_namespace: false };
+        assert_eq!(class("runsc"), &long);
+        assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+    }
+
+    #[test]
     fn keys_that_need_a_restart_are_named() {
         let config = NodeConfig::parse(TEXT).expect("complete");
         let moved = NodeConfig::parse(&TEXT.replace("10.0.0.1", "10.0.0.2")).expect("complete");
@@ -273,6 +312,13 @@ mod tests {
         assert!(error.contains("lower-case letters"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nmemory = \"lots\"")).expect_err("bad amount");
         assert!(error.to_string().contains("256MiB"), "{error}");
+        let error = NodeConfig::parse(&format!("{TEXT}\n[runtime.classes]\nrunsc = \"runsc\"")).expect_err("no path");
+        assert!(error.to_string().contains("write it like \"/usr/bin/runsc\""), "{error}");
+        let error = NodeConfig::parse(&format!("{TEXT}\n[runtime.classes]\nprocess = \"/x\"")).expect_err("taken");
+        assert!(error.to_string().contains("what every node has"), "{error}");
+        let wrong = format!("{TEXT}\n[runtime.classes.runsc]\npath = \"/x\"\nargs = []");
+        let error = NodeConfig::parse(&wrong).expect_err("a key that is not there");
+        assert!(error.to_string().contains("unknown field `args`"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[certificates]\nnode = \"1s\"")).expect_err("too short");
         assert!(error.to_string().contains("from 4s to 90d"), "{error}");
     }

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use insula_agent::{Agent, CallError, NetworkProber, Parts, Renewer, Reporter, start_renewals};
 use insula_catalog::link::Link;
-use insula_container::{Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime};
+use insula_container::{
+    Config as RuntimeSettings, NetworkConfig, NodeLabels, NodeRuntime, ObservedState, Runtime, RuntimeClass,
+};
 use insula_control::Control;
 use insula_env::{Clock, Env, beat};
 use insula_rpc::Peers;
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     Error,
-    config::NodeConfig,
+    config::{ClassConfig, NodeConfig},
     exec::Execs,
     images::{self, Census, RegionImages, collect},
     init,
@@ -129,7 +131,13 @@ fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
         insecure_registries: runtime.insecure_registries.clone(),
         registry_credentials: config.registry_credentials(),
         log_bytes_max: insula_container::config::LOG_BYTES_MAX,
+        runtimes: runtime.classes.iter().map(|(name, class)| (name.clone(), self::class(class))).collect(),
     })
+}
+
+fn class(config: &ClassConfig) -> RuntimeClass {
+    let ClassConfig { path, arguments, user_namespace } = config.clone();
+    RuntimeClass { path, arguments, has_users: user_namespace }
 }
 
 /// Stops every instance of this node and removes what it leaves; for `insula dev`.

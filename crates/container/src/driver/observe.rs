@@ -12,7 +12,7 @@ use super::{NodeRuntime, REMOVED_MAX};
 use crate::{
     Ended, Error, Exit, Observed, ObservedState, Pressure, Running, cgroup,
     disk::blocking,
-    network, pressure,
+    network, oci, pressure,
     record::{self, DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self, Answer,
@@ -167,6 +167,7 @@ impl From<protocol::Exit> for Ended {
 
 /// Ends what a killed shim left running.
 pub(super) async fn end_leftovers(record: &Record, home: &Home) -> Result<(), Error> {
+    oci::delete(record.config.instance, home).await?;
     match &record.cgroup {
         Some(cgroup) => cgroup::kill(cgroup).await.map_err(Error::file("end the processes of", home.path())),
         None => {

@@ -23,14 +23,14 @@ use tracing::{debug, info, warn};
 
 use super::NodeRuntime;
 use crate::{
-    Error, ImageRef, InstanceConfig, ObservedState, Running, bundle, cgroup,
+    Error, ImageRef, InstanceConfig, ObservedState, Running, RuntimeClass, bundle, cgroup,
     disk::blocking,
     image::Image,
     names, network,
     record::{DIRECTORY_VARIABLE, Home, Record},
     shim::{
         self,
-        protocol::{self, Stop, VERSION, Work},
+        protocol::{self, OciRuntime, Stop, VERSION, Work},
     },
     signal,
     storage::{self, Disk, mount_layer},
@@ -121,9 +121,10 @@ impl NodeRuntime {
         let network = self.0.config.network.as_ref().ok_or_else(|| {
             refuse("this node has no network for containers: use the process driver, or start insula as root")
         })?;
+        let class = self.class(config)?;
         self.expect_move();
         let address = self.reserve_address(instance)?;
-        let users = self.reserve_users(config)?;
+        let users = if class.is_none_or(|class| class.has_users) { self.reserve_users(config)? } else { None };
         self.reserve_volumes(config).await?;
         let ports = config.spec.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
         let cgroup = format!("/{}/{instance}", self.0.config.cgroup_parent.trim_matches('/'));
@@ -143,13 +144,14 @@ impl NodeRuntime {
 
         let oom_counter = Some(cgroup::oom_counter(&cgroup).to_string_lossy().into_owned());
         let (runtime, job_home, job_record) = (self.clone(), home.clone(), record.clone());
+        let shim = class.map(|_| self.0.shim.clone());
         let root = blocking(&*self.0.env.disk, move || {
             let namespace = users.map(|first| runtime.user_namespace(first)).transpose()?;
             let users = users.zip(namespace.as_deref());
             mount_root(&job_home, &image, runtime.0.images.layers(), users, &job_record.config.spec.resources)?;
             runtime.mount_volumes(&job_home, &job_record.config, users)?;
             let disks = runtime.disks(&job_record.config)?;
-            write_bundle(&job_home, &job_record, &image, &cgroup, &disks)
+            write_bundle(&job_home, &job_record, &image, &cgroup, &disks, shim.as_deref())
         });
         let (netns, sysfs) = (home.netns(), home.sysfs());
         let network = network::connect(network, instance, (&netns, &sysfs), address);
@@ -164,8 +166,19 @@ impl NodeRuntime {
             netns: Some(netns.to_string_lossy().into_owned()),
             has_init: config.spec.has_init,
             is_held: is_one_off,
+            runtime: class.map(OciRuntime::from),
         };
         Ok(((record, work), stop_signal))
+    }
+
+    /// The runtime class that an instance asks for.
+    fn class(&self, config: &InstanceConfig) -> Result<Option<&RuntimeClass>, Error> {
+        let Some(name) = &config.spec.runtime else { return Ok(None) };
+        let class = self.0.config.runtimes.get(name).ok_or_else(|| Error::Config {
+            instance: config.instance,
+            why: format!("this node has no runtime {name}: set it up in runtime.classes, or name another"),
+        })?;
+        Ok(Some(class))
     }
 
     /// The shim will move the container's first process into its cgroup soon.
@@ -419,6 +432,7 @@ fn write_bundle(
     image: &Image,
     cgroup: &str,
     disks: &[Disk],
+    shim: Option<&Path>,
 ) -> Result<(u32, u32), Error> {
     let (instance, root) = (record.config.instance, record.users.unwrap_or_default());
     if let Some(address) = record.address {
@@ -438,6 +452,7 @@ fn write_bundle(
         cgroup,
         disks,
         volumes: &volumes,
+        outside: shim.map(|shim| bundle::Outside { shim, netns: home.netns(), is_held: record.is_one_off }),
         env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
     };
     let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;

@@ -36,6 +36,10 @@ pub const REQUEST_LEN_MAX: usize = 512;
 /// Longest line of an [`Exec`] in bytes: a character of a command may take six.
 pub const EXEC_LEN_MAX: usize = 256 << 10;
 
+/// Where the shim's executable is in a container of an [`OciRuntime`]. As first process (`--init COMMAND…`) it does what `has_init`
+/// and, without a command, `is_held` say.
+pub const INSIDE: &str = "/dev/insula-shim";
+
 /// How long a file system is frozen, at most: a killed instance that wants to write ends only afterwards, and has ten seconds.
 pub const FROZEN_MAX: Duration = Duration::from_secs(8);
 
@@ -82,6 +86,10 @@ pub enum Work {
         /// Without its command: only a first process of the shim's, beside which others are run.
         #[serde(default)]
         is_held: bool,
+        /// What runs it in the place of the library in the shim. Then the bundle says what `has_init` and `is_held` do, the
+        /// network namespace is kept by `netns` in the directory, and the shim's executable is in the container as [`INSIDE`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        runtime: Option<OciRuntime>,
     },
     /// A command as the same user, in a session of its own.
     Process {
@@ -92,6 +100,15 @@ pub enum Work {
         /// RLIMIT_NOFILE.
         open_files_max: u64,
     },
+}
+
+/// An OCI runtime of the node's, by its command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciRuntime {
+    /// Its executable.
+    pub path: String,
+    /// Arguments before all others.
+    pub arguments: Vec<String>,
 }
 
 /// A signal, then KILL after the grace.

@@ -118,6 +118,7 @@ pub fn config(dir: &Path, cgroup_parent: String, has_network: bool) -> Config {
         insecure_registries: Vec::new(),
         registry_credentials: dir.join("registries.json"),
         log_bytes_max: 1 << 20,
+        runtimes: Default::default(),
     }
 }
 
