@@ -1,6 +1,7 @@
 //! `insula server`: control and agent of one node, and the supervision of its dataplane.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +14,7 @@ use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
 use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica, Store};
-use insula_types::{NodeId, Revision};
+use insula_types::{Level, NodeId, Revision, RuntimeName};
 use tokio::sync::{Mutex, Semaphore};
 use tracing::info;
 
@@ -53,6 +54,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long this node's word on itself may take to be committed before it is given again.
 const UPDATE_LIMIT: Duration = Duration::from_secs(10);
+/// From this level on a node says which runtime classes it has.
+const RUNTIMES: Level = Level(5);
 
 /// Runs a node until it is told to stop by a signal. Instances and the dataplane go on.
 ///
@@ -278,6 +281,7 @@ impl Node {
         start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
         self.tell_of_itself();
+        self.tell_of_runtimes(work.runtime.runtimes().cloned().collect());
         self.whereabouts().start(env);
         let renewal = Renewal {
             node: self.id,
@@ -441,6 +445,27 @@ impl Node {
             }
             while let Err(error) = region.propose(&update, UPDATE_LIMIT).await {
                 tracing::debug!(%error, "the region has not taken this node's record yet");
+            }
+        });
+    }
+
+    /// Says which runtime classes this node has, once all programs know of such.
+    fn tell_of_runtimes(&self, own: BTreeSet<RuntimeName>) {
+        let (region, id) = (self.region.clone(), self.id);
+        self.env.tasks.spawn("runtime classes", async move {
+            let mut changed = region.replica().changed();
+            let is_awaited = |_: &Revision| region.read(|state| state.nodes.contains(&id) && state.level() >= RUNTIMES);
+            if changed.wait_for(is_awaited).await.is_err() {
+                return;
+            }
+            // Those that have none need not say so, unless they had some.
+            let none = BTreeSet::new();
+            let is_stated = || region.read(|state| state.runtimes.get(&id).unwrap_or(&none) == &own);
+            let command = RegionCommand::SetRuntimes { node: id, runtimes: own.clone() };
+            while !is_stated()
+                && let Err(error) = region.propose(&command, UPDATE_LIMIT).await
+            {
+                tracing::debug!(%error, "the region has not taken this node's runtime classes yet");
             }
         });
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, Scope, Term,
+    ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, RuntimeName, Scope, Term,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct Node {
     pub allocated: NodeUse,
     /// Instances placed on it.
     pub instances: u32,
+    /// The runtime classes that services may name there, besides `container` and `process`.
+    #[serde(default)]
+    pub runtimes: Vec<RuntimeName>,
     /// Version of the program that it runs.
     pub version: String,
     /// When it joined.

@@ -4,7 +4,7 @@ use insula_api::{
     Client,
     wire::{App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned},
 };
-use insula_types::{AppName, InstanceId, Term};
+use insula_types::{AppName, InstanceId, RuntimeName, Term};
 
 use super::nodes::addresses;
 use crate::{
@@ -229,6 +229,7 @@ fn node_text(node: &Node, now_ms: u64) -> String {
         ("may give", amount(node.allocatable)),
         ("has given", amount(node.allocated)),
         ("instances", node.instances.to_string()),
+        ("runtimes", node.runtimes.iter().map(RuntimeName::as_str).collect::<Vec<_>>().join(", ")),
         ("version", node.version.clone()),
         ("joined", format!("{} UTC", utc(node.joined_ms))),
     ])

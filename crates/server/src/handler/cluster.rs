@@ -72,6 +72,7 @@ impl NodeApi {
             allocatable: amount(node.capacity.allocatable()),
             allocated: used,
             instances,
+            runtimes: region.runtimes.get(&node.id).into_iter().flatten().cloned().collect(),
             version: node.program().to_owned(),
             joined_ms: node.joined_ms,
         }

@@ -55,6 +55,7 @@ fn node() -> Node {
         allocatable: amount(1800, 1800),
         allocated: amount(250, 128),
         instances: 1,
+        runtimes: ["runc", "runsc"].map(|name| name.parse().expect("a label")).to_vec(),
         version: "0.1.0".to_owned(),
         joined_ms: NOW - 86_400_000,
     }
@@ -114,6 +115,7 @@ fn nodes_are_listed_and_shown() {
         may give    1800m CPU, 1800MiB memory
         has given   250m CPU, 128MiB memory
         instances   1
+        runtimes    runc, runsc
         version     0.1.0
         joined      2026-11-20 03:40:00 UTC
     "#]]
