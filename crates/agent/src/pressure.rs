@@ -42,8 +42,9 @@ const TELL_GAP: Duration = Duration::from_secs(600);
 const TOLD_MAX: usize = 8;
 /// From this share of its bytes or files on a file system is full, in percent.
 const FULL_PERCENT: u8 = 95;
-/// Scheduler periods (of 100 ms) in which it wanted to run, below which a look says nothing about its share.
-const PERIODS_MIN: u64 = 10;
+/// Scheduler periods (of 20 ms, or up to 100 ms of those that may use little) in which it wanted to run, below which a look says
+/// nothing about its share.
+const PERIODS_MIN: u64 = 25;
 /// Looks in a row in which it was held back in most of its periods: a start, or a burst, is shorter.
 const THROTTLED_LOOKS: u32 = 2;
 

@@ -11,7 +11,7 @@ pub use crate::image::fuzz::{Area, digest_of, document_seeds, documents};
 use crate::{
     InstanceConfig, NodeLabels,
     record::Record,
-    shim::protocol::{Config, Exec, Exit, Reply, Request, Running, Stop, VERSION, Work},
+    shim::protocol::{Config, Exec, Exit, OciRuntime, Reply, Request, Running, Stop, VERSION, Work},
 };
 
 /// One of each line and file of the protocol between agent and shim.
@@ -28,6 +28,7 @@ pub fn shim_seeds() -> Vec<Vec<u8>> {
         netns: Some("netns".to_owned()),
         is_held: false,
         has_init: true,
+        runtime: Some(OciRuntime { path: "/usr/sbin/runc".to_owned(), arguments: vec!["--debug".to_owned()] }),
     };
     let exec = Exec {
         version: VERSION,

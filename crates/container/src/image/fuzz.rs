@@ -137,6 +137,7 @@ fn use_image(area: &Area, image: &Image) -> Result<String, String> {
         cgroup: "/insula/i-00000001",
         disks: &[],
         volumes: &[],
+        outside: None,
         env: vec!["INSULA_APP=shop".to_owned()],
     };
     let made = match bundle::spec(&source) {
