@@ -9,7 +9,7 @@ use std::{
 
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
-use insula_env::{Env, beat, net, watchdog};
+use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
@@ -54,6 +54,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long this node's word on itself may take to be committed before it is given again.
 const UPDATE_LIMIT: Duration = Duration::from_secs(10);
+/// Wait before that, when it was refused at once.
+const UPDATE_PAUSE: Duration = Duration::from_secs(1);
 /// From this level on a node says which runtime classes it has.
 const RUNTIMES: Level = Level(5);
 
@@ -445,6 +447,7 @@ impl Node {
             }
             while let Err(error) = region.propose(&update, UPDATE_LIMIT).await {
                 tracing::debug!(%error, "the region has not taken this node's record yet");
+                clock::sleep(UPDATE_PAUSE).await;
             }
         });
     }
@@ -466,6 +469,7 @@ impl Node {
                 && let Err(error) = region.propose(&command, UPDATE_LIMIT).await
             {
                 tracing::debug!(%error, "the region has not taken this node's runtime classes yet");
+                clock::sleep(UPDATE_PAUSE).await;
             }
         });
     }
