@@ -5,6 +5,7 @@
 mod calm;
 mod commit;
 mod disk;
+mod edge;
 mod failover;
 mod idle;
 mod images;
@@ -81,6 +82,8 @@ pub enum Part {
     Images,
     /// A service beside apps that take all they can get
     Neighbours,
+    /// The edge, beside nginx and HAProxy
+    Edge,
     /// Commits, beside etcd
     Commit,
     /// Leader killed to write confirmed
@@ -93,7 +96,7 @@ pub enum Part {
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "neighbours", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "neighbours", "edge", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -111,12 +114,15 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
         eprint!("{}", Table(measured.clone()));
         lines.extend(measured);
     };
+    if choice.only.contains(&Part::Edge) {
+        take(edge::measure(programs)?);
+    }
     if choice.only.contains(&Part::Neighbours) {
         // What neighbours share are the processors of one machine; three nodes would have three neighbours on them.
         eprintln!("making a lab of one node …");
         take(neighbours::measure(&Lab::up(programs, LAB, 1, None)?)?);
     }
-    if choice.only.iter().all(|part| *part == Part::Neighbours) {
+    if choice.only.iter().all(|part| matches!(part, Part::Neighbours | Part::Edge)) {
         return Ok(Table(lines));
     }
     eprintln!("making a lab of three nodes …");
@@ -129,7 +135,7 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
                 Part::Start => start::measure(&lab)?,
                 Part::Many => many::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
-                Part::Neighbours => Vec::new(),
+                Part::Neighbours | Part::Edge => Vec::new(),
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
                 Part::Calm => calm::measure(&lab)?,

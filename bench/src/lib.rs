@@ -11,7 +11,8 @@ pub mod report;
 pub mod starts;
 pub mod story;
 mod traffic;
+pub mod wire;
 pub mod writes;
 
-pub use load::{Connections, Load};
+pub use load::{Connections, Kind, Load};
 pub use report::{Outcome, Record, Summary};

@@ -12,11 +12,17 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use futures::{SinkExt, StreamExt};
+use http::Method;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use insula_env::{Clock, TaskGroup, clock, net};
 use tokio::sync::mpsc;
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
 use crate::report::{Outcome, Record};
 
@@ -24,6 +30,24 @@ use crate::report::{Outcome, Record};
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Idle connections kept for a target.
 const IDLE_MAX: usize = 64;
+
+/// Bytes of the body of a POST.
+const POST_LEN: usize = 20_000;
+/// How long a WebSocket is kept open, and the time between two words on it.
+const SOCKET_OPEN: Duration = Duration::from_secs(10);
+const WORD_EVERY: Duration = Duration::from_millis(200);
+
+/// What a visitor does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// GET
+    #[default]
+    Get,
+    /// POST of a body that is too large to be kept for a second try
+    Post,
+    /// A WebSocket for ten seconds, with a word five times a second
+    Socket,
+}
 
 /// How connections are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +77,8 @@ pub struct Load {
     pub in_flight_max: usize,
     /// How connections are used.
     pub connections: Connections,
+    /// What is done.
+    pub kind: Kind,
 }
 
 struct Target {
@@ -60,7 +86,7 @@ struct Target {
     address: SocketAddr,
     clock: Clock,
     tasks: TaskGroup,
-    idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     in_flight: AtomicUsize,
 }
 
@@ -157,9 +183,24 @@ async fn request(target: &Target) -> Record {
 
 async fn exchange(target: &Target) -> anyhow::Result<(u16, String)> {
     let load = &target.load;
-    let mut sender = connection(target).await?;
-    let request = http::Request::get(&load.path).header(http::header::HOST, &load.host).body(Empty::new())?;
-    let response = sender.send_request(request).await.context("send the request")?;
+    let (method, body) = match load.kind {
+        Kind::Get => (Method::GET, Bytes::new()),
+        Kind::Post => (Method::POST, Bytes::from(vec![b'x'; POST_LEN])),
+        Kind::Socket => return socket(target).await.map(|text| (200, text)),
+    };
+    let (mut sender, is_used) = connection(target).await?;
+    let request = || {
+        let request = http::Request::builder().method(&method).uri(&load.path).header(http::header::HOST, &load.host);
+        request.body(Full::new(body.clone()))
+    };
+    let mut response = sender.send_request(request()?).await;
+    // A connection that was closed while the request was on its way: clients of the world try once more, where that is safe
+    // (RFC 9110, section 9.2.2).
+    if response.is_err() && is_used && load.kind == Kind::Get {
+        sender = fresh(target).await?;
+        response = sender.send_request(request()?).await;
+    }
+    let response = response.context("send the request")?;
     let status = response.status().as_u16();
     let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("read the answer: {error}"))?.to_bytes();
@@ -169,13 +210,44 @@ async fn exchange(target: &Target) -> anyhow::Result<(u16, String)> {
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// An idle connection that still stands, or a new one.
-async fn connection(target: &Target) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+/// Talks on a WebSocket for a while. Fails when it does not end by word of one side; what it said first is given.
+async fn socket(target: &Target) -> anyhow::Result<String> {
+    let load = &target.load;
+    let stream = net::connect(target.address, load.timeout).await.context("connect")?;
+    let uri = format!("ws://{}{}", load.host, load.path);
+    let (mut socket, _) = client_async(uri.into_client_request()?, stream).await.context("open a WebSocket")?;
+    let begun = target.clock.now();
+    let mut words = 0;
+    while target.clock.now() - begun < SOCKET_OPEN {
+        socket.send(Message::text(words.to_string())).await.context("say a word")?;
+        match socket.next().await.context("the WebSocket was cut off")?.context("hear a word")? {
+            Message::Text(heard) => anyhow::ensure!(heard.as_str() == words.to_string(), "heard another word: {heard}"),
+            // Told that the other side goes away.
+            Message::Close(_) => {
+                socket.close(None).await.ok();
+                return Ok(String::new());
+            }
+            _ => {}
+        }
+        words += 1;
+        clock::sleep(WORD_EVERY).await;
+    }
+    socket.close(None).await.context("close")?;
+    while let Some(Ok(_)) = socket.next().await {}
+    Ok(String::new())
+}
+
+/// An idle connection that still stands, or a new one; and whether it was used before.
+async fn connection(target: &Target) -> anyhow::Result<(SendRequest<Full<Bytes>>, bool)> {
     while let Some(mut sender) = take(target) {
         if sender.ready().await.is_ok() {
-            return Ok(sender);
+            return Ok((sender, true));
         }
     }
+    Ok((fresh(target).await?, false))
+}
+
+async fn fresh(target: &Target) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = net::connect(target.address, target.load.timeout).await.context("connect")?;
     let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
     target.tasks.spawn("connection", async move {
@@ -185,11 +257,11 @@ async fn connection(target: &Target) -> anyhow::Result<SendRequest<Empty<Bytes>>
     Ok(sender)
 }
 
-fn take(target: &Target) -> Option<SendRequest<Empty<Bytes>>> {
+fn take(target: &Target) -> Option<SendRequest<Full<Bytes>>> {
     target.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop()
 }
 
-fn keep(target: &Target, sender: SendRequest<Empty<Bytes>>) {
+fn keep(target: &Target, sender: SendRequest<Full<Bytes>>) {
     let mut idle = target.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if idle.len() < IDLE_MAX {
         idle.push(sender);
@@ -234,6 +306,7 @@ mod tests {
             timeout: Duration::from_secs(10),
             in_flight_max: 100,
             connections,
+            kind: Kind::Get,
         }
     }
 

@@ -13,11 +13,12 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use insula_bench::{
-    Connections, Load, Summary, budgets, histories,
+    Connections, Kind, Load, Summary, budgets, histories,
     interrupt::Interrupt,
     lab::Programs,
     load, page, starts,
     story::{self, Story, Telling},
+    wire,
     writes::{self, Insula, Store},
 };
 use insula_env::{Clock, TaskGroup};
@@ -73,6 +74,14 @@ enum Verb {
     Clients(ClientsArguments),
     /// Serve the page of the demo on $PORT, as an instance without a container
     Page,
+    /// Serve bodies of /N bytes on $PORT, as an instance without a container
+    Origin {
+        /// Another address to serve on
+        #[arg(long)]
+        also: Option<SocketAddr>,
+    },
+    /// Ask the same again and again; a line of JSON
+    Wire(WireArguments),
 }
 
 #[derive(Args)]
@@ -104,6 +113,9 @@ struct LoadArguments {
     /// How connections are used
     #[arg(long, value_enum, default_value = "new")]
     connections: Connections,
+    /// What is done
+    #[arg(long, value_enum, default_value = "get")]
+    kind: Kind,
 }
 
 fn main() -> ExitCode {
@@ -140,6 +152,12 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         }),
         Verb::Many { image, count } => in_own_mounts(async |dir| starts::many::measure(&image, &dir, count).await),
         Verb::Load(arguments) => in_runtime(make_load(arguments)),
+        Verb::Origin { also } => in_runtime(async {
+            let own = SocketAddr::from(([0, 0, 0, 0], page::port()?));
+            let addresses: Vec<_> = std::iter::once(own).chain(also).collect();
+            wire::serve(&addresses, &TaskGroup::new("origin")).await
+        }),
+        Verb::Wire(arguments) => in_runtime(make_wire(arguments)),
         Verb::Page => in_runtime(async { page::serve(&TaskGroup::new("page")).await }),
     }
 }
@@ -157,6 +175,37 @@ fn in_own_mounts<T: serde::Serialize>(work: impl AsyncFnOnce(PathBuf) -> anyhow:
 
 fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Runtime::new()?.block_on(work)
+}
+
+#[derive(Args)]
+struct WireArguments {
+    /// Where to ask, ADDRESS:PORT
+    #[arg(long)]
+    target: SocketAddr,
+    /// Host to ask for
+    #[arg(long)]
+    host: String,
+    /// Path to ask for
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// How long
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Requests in a second; as many as are answered without
+    #[arg(long)]
+    rate: Option<f64>,
+}
+
+async fn make_wire(arguments: WireArguments) -> anyhow::Result<()> {
+    let WireArguments { target, host, path, connections, seconds, rate } = arguments;
+    anyhow::ensure!(rate.is_none_or(|rate| rate > 0.0), "the rate must be a positive number");
+    let duration = Duration::try_from_secs_f64(seconds)?;
+    let plan = wire::Plan { target, host, path, connections, duration, rate };
+    println!("{}", serde_json::to_string(&wire::ask(plan, &TaskGroup::new("wire")).await?)?);
+    Ok(())
 }
 
 #[derive(Args)]
@@ -277,6 +326,7 @@ async fn make_load(arguments: LoadArguments) -> anyhow::Result<()> {
         timeout: seconds(arguments.timeout)?,
         in_flight_max: arguments.in_flight_max,
         connections: arguments.connections,
+        kind: arguments.kind,
     };
     let tasks = TaskGroup::new("bench");
     let mut running = load::start(load, &Clock::real(), &tasks)?;

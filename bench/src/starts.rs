@@ -95,6 +95,7 @@ async fn open(image: &str, dir: &Path) -> Result<NodeRuntime> {
         data_dir: dir.to_owned(),
         cgroup_parent: CGROUP.to_owned(),
         limit: None,
+        layer_size: None,
         network: Some(NetworkConfig { bridge: "insula0".to_owned(), subnet: SUBNET.parse()? }),
         insecure_registries: vec![registry],
         registry_credentials: dir.join("registries.json"),
@@ -176,6 +177,7 @@ fn instance(number: u64, image: &str) -> Result<InstanceConfig> {
         },
         node: NodeLabels { name: "bench".parse()?, region: "bench".parse()?, datacenter: "bench".parse()? },
         slot: None,
+        contents: Default::default(),
     })
 }
 

@@ -4,6 +4,7 @@ mod alone;
 mod blackout;
 mod certificates;
 mod deadlocks;
+mod deploys;
 mod drain;
 mod kills;
 mod moved;
@@ -55,6 +56,8 @@ pub enum Story {
     Upgrade,
     /// Each of three nodes drained in turn, and given work again
     Drain,
+    /// Releases, canaries, roll-backs, scales, drains, kills and upgrades, under traffic of five kinds
+    Deploys,
     /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root
@@ -81,6 +84,9 @@ pub struct Telling {
     /// Kills of the storm
     #[arg(long, default_value_t = 60)]
     pub kills: u32,
+    /// Rounds of the deploys: five rolling ones in each, and what goes with them
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u32,
     /// Seed of the storm: the same draws again [default: any]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -108,6 +114,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
+        Story::Deploys => on_stage(&|stage| deploys::tell(stage, telling.rounds, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
         Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {
             certificates::tell(stage, interrupt)

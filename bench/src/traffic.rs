@@ -44,8 +44,20 @@ impl Traffic {
         Self::spawn(Command::new(&programs.bench), &[edge], host, rate)
     }
 
+    /// Starts it in the network of the lab's services, with further arguments of `insula-bench load`.
+    pub(crate) fn start_as(lab: &Lab, edges: &[SocketAddr], host: &str, rate: u32, arguments: &[&str]) -> Result<Self> {
+        let mut command = lab.command_at("services", &lab.programs().bench);
+        command.arg("load").args(arguments);
+        Self::begin(command, edges, host, rate)
+    }
+
     fn spawn(mut command: Command, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
-        command.args(["load", "--until-eof", "--host", host, "--rate", &rate.to_string()]);
+        command.arg("load");
+        Self::begin(command, edges, host, rate)
+    }
+
+    fn begin(mut command: Command, edges: &[SocketAddr], host: &str, rate: u32) -> Result<Self> {
+        command.args(["--until-eof", "--host", host, "--rate", &rate.to_string()]);
         for edge in edges {
             command.args(["--target", &edge.to_string()]);
         }

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use insula_api::exec::frame as exec_frame;
 use insula_catalog::{Catalog, frame};
 use insula_container::fuzz;
+use insula_edge::fuzz as edge;
 use insula_env::{Clock, Env, Rng};
 use insula_identity::{
     AllowAll, ApiToken, CertificateDer, Credentials, JoinToken, Lifetimes, Material, NodeIdentity, NodeKey,
@@ -24,7 +25,7 @@ use insula_types::{
     RequestId, Revision, SignalNumber, WindowSize, codec,
 };
 
-use crate::{json, mutate::mutate, tape};
+use crate::{http, json, mutate::mutate, tape};
 
 /// What can be fuzzed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,6 +62,10 @@ pub(crate) enum Target {
     Archives,
     /// What agent and shim say to each other, and their files
     Shims,
+    /// HTTP requests of clients to the edge
+    Http,
+    /// HTTP responses of instances to the edge
+    Responses,
 }
 
 type Read = Box<dyn FnMut(&[u8]) -> Result<String, String>>;
@@ -131,6 +136,8 @@ impl Target {
                 })
             }
             Self::Shims => Reader::telling(fuzz::shim_seeds(), json::change, fuzz::shim),
+            Self::Http => Reader::telling(edge::request_seeds(), http::change, edge::requests),
+            Self::Responses => Reader::telling(edge::response_seeds(), http::change, edge::responses),
         })
     }
 }

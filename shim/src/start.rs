@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     fs::File,
     io::Read,
     os::{
@@ -31,7 +32,7 @@ use crate::{
     files,
     init::{HoldExecutor, InitExecutor},
     log::{LogFile, Pump},
-    protocol::{Config, Running, VERSION, Work},
+    protocol::{Config, Running, SECRETS_LEN_MAX, VERSION, Work},
     runtime,
 };
 
@@ -181,11 +182,21 @@ fn create(directory: &Path, id: &str, first: First, stdout: OwnedFd, stderr: Own
     container.pid().map(|pid| pid.as_raw()).ok_or_else(|| "the container has no process".to_owned())
 }
 
+/// What the agent tells the command, and nobody else: it is on no disk.
+fn read_secrets() -> Result<BTreeMap<String, String>, String> {
+    // Nor in a core dump of this process; the command's own begins anew.
+    prctl::set_dumpable(false).map_err(|error| format!("hide secrets: {error}"))?;
+    let mut text = Vec::new();
+    std::io::stdin().take(SECRETS_LEN_MAX).read_to_end(&mut text).map_err(|error| format!("read secrets: {error}"))?;
+    serde_json::from_slice(&text).map_err(|_| "the secrets cannot be read".to_owned())
+}
+
 /// Starts a command in a session of its own. It dies with the shim: without a namespace nobody else could find its end.
 fn start_process(work: &Work, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, String> {
-    let Work::Process { command, env, open_files_max } = work else {
+    let Work::Process { command, env, open_files_max, has_secrets } = work else {
         return Err("not a process".to_owned());
     };
+    let secrets = if *has_secrets { read_secrets()? } else { BTreeMap::new() };
     let (program, arguments) = command.split_first().ok_or("the command is empty")?;
     std::fs::create_dir_all("work").map_err(|error| format!("make work/: {error}"))?;
     // Orphans of the command come to us, and are ended with it.
@@ -195,6 +206,7 @@ fn start_process(work: &Work, stdout: OwnedFd, stderr: OwnedFd) -> Result<i32, S
     command
         .args(arguments)
         .env_clear()
+        .envs(secrets)
         .envs(env)
         .current_dir("work")
         .stdin(Stdio::null())

@@ -49,6 +49,8 @@ pub(crate) const PEERS: &[Package] = &[
     package("podman", "/usr/bin/podman", "the container engine that starts are compared with"),
     package("skopeo", "/usr/bin/skopeo", "pulls that ours are compared with"),
     package("umoci", "/usr/bin/umoci", "unpacking that ours is compared with"),
+    package("nginx-light", "/usr/sbin/nginx", "a proxy that the edge is compared with"),
+    package("haproxy", "/usr/sbin/haproxy", "a proxy that the edge is compared with"),
 ];
 
 /// For images that are made of Debian's packages, beside what the lab needs.

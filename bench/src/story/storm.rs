@@ -18,8 +18,7 @@ use super::{
 };
 use crate::interrupt::Interrupt;
 
-/// Two services: one whose layers are bounded, which takes a loop device each, and one with a volume, which says who made its
-/// data.
+/// Two services: one whose layers have a size of their own, and one with a volume, which says who made its data.
 const DEFINITION: &str = r#"
 app = "storm"
 

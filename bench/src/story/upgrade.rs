@@ -95,7 +95,7 @@ fn replace(stage: &Stage, node: &LabNode, program: &Path, interrupt: &Interrupt)
 }
 
 /// Puts the program in its place, all of it or nothing, as a package manager would.
-fn install(node: &LabNode, program: &Path) -> Result<()> {
+pub(super) fn install(node: &LabNode, program: &Path) -> Result<()> {
     let place = tree(node)?.join(PROGRAM);
     let fresh = place.with_extension("new");
     fs::copy(program, &fresh).with_context(|| format!("copy to {}", fresh.display()))?;
@@ -105,7 +105,7 @@ fn install(node: &LabNode, program: &Path) -> Result<()> {
 }
 
 /// Asks a process to end and waits for the one that comes in its place.
-fn restart(
+pub(super) fn restart(
     stage: &Stage,
     node: &LabNode,
     part: &str,

@@ -41,7 +41,9 @@ pub fn kept_by(state: &RegionState, others: &BTreeSet<String>, node: NodeId) -> 
     for image in others {
         all.entry(image).or_default();
     }
-    for definition in state.definitions.values() {
+    // What is lost of a release that is replaced comes back as it was until the new one is known to be good.
+    let before = state.deployments.values().filter_map(|deployment| deployment.from.as_ref());
+    for definition in state.definitions.values().chain(before) {
         for image in definition.services.values().filter_map(|service| service.spec.image.as_deref()) {
             all.entry(image).or_default();
         }

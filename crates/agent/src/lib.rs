@@ -6,6 +6,7 @@
 //! not run containers (`container`), and knows no network: reports and renewals leave through traits.
 
 mod backoff;
+mod contents;
 pub mod copies;
 pub mod core;
 mod instance;
@@ -14,6 +15,7 @@ pub mod pressure;
 pub mod probe;
 mod renew;
 mod report;
+pub mod secrets;
 mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -26,6 +28,7 @@ pub use crate::core::{Action, Core, Event};
 pub use probe::{NetworkProber, Prober};
 pub use renew::{RENEW_EVERY, Renewer, start_renewals};
 pub use report::Reporter;
+pub use secrets::Secrets;
 pub use service::{Agent, Parts};
 
 /// A call to the region's leader that failed; it is made again.

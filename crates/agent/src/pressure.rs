@@ -3,7 +3,7 @@
 //! ```text
 //! Calm ──seen in enough looks in a row──► Squeezed ──not seen for OVER_AFTER──► Calm
 //! ```
-//! Each way is an event, the first of a kind about an instance (or app) at most once in [`TELL_GAP`]: events are replicated,
+//! Each way is an event, the first of a kind about an instance (or app) at most once in `TELL_GAP`: events are replicated,
 //! and only so many are kept. What the region cannot take now is not told later; it may not be true any more.
 //!
 //! An instance that ends for what it lacks, as a shell does that can start nothing, runs too shortly to be looked at: the

@@ -3,15 +3,17 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use insula_container::{ImageRef, InstanceConfig, NodeLabels, Runtime};
+use insula_container::{Contents, ImageRef, InstanceConfig, NodeLabels, Runtime};
 use insula_env::{Beat, Env, beat, clock};
 use insula_state::{RegionState, Store};
-use insula_types::{Check, InstanceId, NodeId, Placement};
+use insula_types::{Check, InstanceId, NodeId, Placement, SecretValues};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    Action, Core, Event, Prober, Reporter,
+    Action, Core, Event, Prober, Reporter, Secrets,
+    contents::Known,
     copies::{self, OtherImages},
     kept,
     pressure::{self, Refused},
@@ -51,6 +53,8 @@ pub struct Parts {
     pub prober: Arc<dyn Prober>,
     /// Takes reports.
     pub reporter: Arc<dyn Reporter>,
+    /// Opens secrets.
+    pub secrets: Arc<dyn Secrets>,
     /// What else is kept of images.
     pub other_images: OtherImages,
     /// Asks the node's edge whom it refuses.
@@ -80,7 +84,8 @@ impl Agent {
         let env_of_run = Env { rng: env.rng.fork(), ..env.clone() };
         let shown = Arc::new(shown);
         env.tasks.supervise("agent", beat::QUICK, move |beat| {
-            let shell = Shell { env: env_of_run.clone(), parts: parts.clone(), shown: Arc::clone(&shown) };
+            let (env, known) = (env_of_run.clone(), Mutex::default());
+            let shell = Shell { env, parts: parts.clone(), shown: Arc::clone(&shown), known };
             shell.run(beat)
         });
         Self { statuses }
@@ -96,6 +101,8 @@ struct Shell {
     env: Env,
     parts: Parts,
     shown: Arc<watch::Sender<Statuses>>,
+    /// What the placements name that are not in the core.
+    known: Mutex<Known>,
 }
 
 /// What a job of the shell ends with.
@@ -105,7 +112,7 @@ enum Done {
     Progress(Event, BoxFuture<'static, Done>),
     /// The local copy of the region is as new as the quorum.
     Learned,
-    Written(Vec<Placement>, std::io::Result<()>),
+    Written(Box<Written>, std::io::Result<()>),
 }
 
 type Jobs = FuturesUnordered<BoxFuture<'static, Done>>;
@@ -119,7 +126,9 @@ impl Shell {
         let mut revision = self.parts.region.replica().changed();
         let mut ended = self.parts.runtime.ended();
         let kept = kept::load(&*self.env.disk, &self.parts.path);
-        list.written = Some(kept.clone());
+        let known = Known::load(&*self.env.disk, &self.contents_path());
+        list.written = Some(Written { placements: kept.clone(), known: known.clone() });
+        *self.known.lock() = known;
         self.step(&mut core, &jobs, Event::Kept(kept));
         jobs.push(self.learn());
         loop {
@@ -138,8 +147,8 @@ impl Shell {
                                 is_learned = true;
                                 self.assigned(&mut list).map_or(Event::Tick, Event::Assigned)
                             }
-                            Done::Written(placements, result) => {
-                                list.note(placements, result);
+                            Done::Written(written, result) => {
+                                list.note(*written, result);
                                 Event::Tick
                             }
                         },
@@ -156,8 +165,8 @@ impl Shell {
                 })
                 .await;
             self.step(&mut core, &jobs, event);
-            if let Some(placements) = list.next() {
-                jobs.push(self.write(placements));
+            if let Some(written) = list.next(&self.known.lock()) {
+                jobs.push(self.write(written, list.written.as_ref()));
             }
         }
     }
@@ -185,6 +194,7 @@ impl Shell {
         if list.wanted.as_ref() == Some(&placements) {
             return None;
         }
+        self.parts.region.read(|state| self.known.lock().take(&placements, state));
         list.wanted = Some(placements.clone());
         Some(placements)
     }
@@ -206,27 +216,40 @@ impl Shell {
         .boxed()
     }
 
-    fn write(&self, placements: Vec<Placement>) -> BoxFuture<'static, Done> {
-        let (env, path) = (self.env.clone(), self.parts.path.clone());
+    fn contents_path(&self) -> PathBuf {
+        self.parts.path.with_file_name("contents")
+    }
+
+    fn write(&self, new: Written, before: Option<&Written>) -> BoxFuture<'static, Done> {
+        let (env, path, contents) = (self.env.clone(), self.parts.path.clone(), self.contents_path());
+        let has_contents = before.map_or(Known::default(), |before| before.known.clone()) != new.known;
         async move {
-            let bytes = kept::encode(&placements);
+            let (list, known) = (kept::encode(&new.placements), has_contents.then(|| new.known.encode()));
             let (tell, told) = tokio::sync::oneshot::channel();
             let disk = Arc::clone(&env.disk);
-            let job = move || drop(tell.send(disk.write_atomic(&path, &bytes)));
+            let job = move || {
+                // First what the list then names.
+                let contents = known.map_or(Ok(()), |known| disk.write_atomic(&contents, &known));
+                drop(tell.send(contents.and_then(|()| disk.write_atomic(&path, &list))));
+            };
             env.disk.run(Box::new(job)).await;
             let gone = |_| Err(std::io::Error::other("the disk job ended without a word"));
             let result = told.await.unwrap_or_else(gone);
             if result.is_err() {
                 clock::sleep(env.rng.jitter(RETRY_WAIT)).await;
             }
-            Done::Written(placements, result)
+            Done::Written(Box::new(new), result)
         }
         .boxed()
     }
 
     fn act(&self, action: Action) -> BoxFuture<'static, Done> {
         let (runtime, prober) = (Arc::clone(&self.parts.runtime), Arc::clone(&self.parts.prober));
-        let labels = self.parts.labels.clone();
+        let (labels, secrets) = (self.parts.labels.clone(), Arc::clone(&self.parts.secrets));
+        let contents = match &action {
+            Action::Start(placement) => self.known.lock().of(placement),
+            _ => Contents::default(),
+        };
         async move {
             Done::Event(match action {
                 Action::List { at } => {
@@ -240,8 +263,19 @@ impl Shell {
                 Action::Start(placement) => {
                     let Placement { instance, service, release, spec, slot, .. } = *placement;
                     info!(%instance, %service, "starting");
-                    let config = InstanceConfig { instance, service, release, spec, node: labels, slot };
-                    let started = within(LOCAL_LIMIT, "start", runtime.start(&config)).await;
+                    let opened = match spec.secrets.is_empty() {
+                        true => Ok(SecretValues::new()),
+                        false => secrets.open(&service.app, &spec.secrets).await,
+                    };
+                    let started = match opened {
+                        Ok(secrets) => {
+                            let contents = Contents { secrets, ..contents };
+                            let config =
+                                InstanceConfig { instance, service, release, spec, node: labels, slot, contents };
+                            within(LOCAL_LIMIT, "start", runtime.start(&config)).await
+                        }
+                        Err(why) => Err(why),
+                    };
                     tell(instance, "start", &started);
                     Event::Started(instance, started)
                 }
@@ -327,28 +361,39 @@ fn tell<T>(instance: InstanceId, attempt: &'static str, result: &Result<T, Strin
     }
 }
 
+/// What is on disk: the list, and what is in the files that it names.
+#[derive(Debug, PartialEq)]
+struct Written {
+    placements: Vec<Placement>,
+    known: Known,
+}
+
 /// What is on disk, and what should be.
 #[derive(Debug, Default)]
 struct List {
     wanted: Option<Vec<Placement>>,
-    written: Option<Vec<Placement>>,
+    written: Option<Written>,
     is_writing: bool,
     is_failing: bool,
 }
 
 impl List {
     /// What to write now, if anything.
-    fn next(&mut self) -> Option<Vec<Placement>> {
-        let is_due = !self.is_writing && self.wanted.is_some() && self.wanted != self.written;
-        self.is_writing |= is_due;
-        self.wanted.clone().filter(|_| is_due)
+    fn next(&mut self, known: &Known) -> Option<Written> {
+        let wanted = self.wanted.as_ref().filter(|_| !self.is_writing)?;
+        let is_there = |there: &Written| there.placements == *wanted && there.known == *known;
+        if self.written.as_ref().is_some_and(is_there) {
+            return None;
+        }
+        self.is_writing = true;
+        Some(Written { placements: wanted.clone(), known: known.clone() })
     }
 
-    fn note(&mut self, placements: Vec<Placement>, result: std::io::Result<()>) {
+    fn note(&mut self, written: Written, result: std::io::Result<()>) {
         self.is_writing = false;
         match result {
             Ok(()) => {
-                self.written = Some(placements);
+                self.written = Some(written);
                 self.is_failing = false;
             }
             // What runs matters more than the list: the agent goes on, and tells once.

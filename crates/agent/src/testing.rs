@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,13 +21,13 @@ use insula_env::{
     clock::{self, Instant},
 };
 use insula_types::{
-    ByteSize, Check, Desired, ExecSpec, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol, ReleaseNumber,
-    ServiceRef, ServiceSpec, VolumeRef,
+    AppName, ByteSize, Check, Desired, ExecSpec, HealthSpec, InstanceId, NodeId, Placement, PortSpec, Protocol,
+    ReleaseNumber, SecretValue, SecretValues, SecretVersions, ServiceRef, ServiceSpec, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::Prober;
+use crate::{Prober, Secrets};
 
 /// Port that every instance of the fake runtime is given on an address of its own.
 const PORT: u16 = 8080;
@@ -195,6 +198,12 @@ impl Runtime for FakeRuntime {
             }
             None => {}
         }
+        if let Some(file) = config.spec.files.iter().find(|file| !config.contents.files.contains_key(&file.content)) {
+            return Err(Error::Config { instance, why: format!("what is in {} is not known", file.path) });
+        }
+        if let Some(name) = config.spec.secrets.keys().find(|name| !config.contents.secrets.contains_key(*name)) {
+            return Err(Error::Config { instance, why: format!("the secret {name} is not open") });
+        }
         if world.failing_starts.contains(&instance) {
             return Err(Error::Shim { instance, why: "told to fail".to_owned() });
         }
@@ -303,6 +312,30 @@ impl Prober for FakeRuntime {
             Some((_, ObservedState::Running(_))) => Err("answered 503".to_owned()),
             _ => Err("connection refused".to_owned()),
         }
+    }
+}
+
+/// Opens each secret as its own name and version; fails while it is told to.
+#[derive(Debug, Default)]
+pub struct FakeSecrets {
+    is_away: AtomicBool,
+}
+
+impl FakeSecrets {
+    /// Nobody who could open them is reached, or somebody is again.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Secrets for FakeSecrets {
+    async fn open(&self, _: &AppName, wanted: &SecretVersions) -> Result<SecretValues, String> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err("nobody who can open secrets is reached".to_owned());
+        }
+        let value = |name, version| SecretValue::new(format!("{name}.{version}")).expect("a value");
+        Ok(wanted.iter().map(|(name, version)| (name.clone(), value(name, version))).collect())
     }
 }
 

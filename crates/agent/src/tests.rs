@@ -15,15 +15,15 @@ use insula_state::{
     region::{RegionKey, RegionObject},
 };
 use insula_types::{
-    Capacity, Desired, Granted, InstanceId, InstanceStatus, Load, Node, NodeHealth, NodeId, Phase, Placement, Renewal,
-    RequestId, Revision, VolumeRef,
+    Capacity, ContentHash, Desired, FileSpec, Granted, InstanceId, InstanceStatus, Load, Node, NodeHealth, NodeId,
+    Phase, Placement, Renewal, RequestId, Revision, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     Agent, CallError, Parts, RENEW_EVERY, Renewer, Reporter, start_renewals,
-    testing::{FakeRuntime, placement},
+    testing::{FakeRuntime, FakeSecrets, placement},
 };
 
 mod property;
@@ -120,8 +120,11 @@ struct Bench {
     disk: Arc<FullDisk>,
     quorum: Quorum,
     replica: Arc<Replica<RegionState>>,
+    /// What the region has of files.
+    contents: Vec<&'static str>,
     revision: u64,
     runtime: FakeRuntime,
+    secrets: Arc<FakeSecrets>,
     reports: Arc<Reports>,
     path: PathBuf,
     agent: Option<Agent>,
@@ -141,8 +144,22 @@ impl Bench {
         let runtime = FakeRuntime::new(env.clock.clone());
         let quorum = Quorum(Arc::new(Mutex::new(true)));
         let path = dir.path().join("agent/placements");
-        let (replica, reports) = (Replica::new(), Arc::default());
-        Self { env, disk, quorum, replica, revision: 0, runtime, reports, path, agent: None, _dir: dir }
+        let (replica, reports, secrets) = (Replica::new(), Arc::default(), Arc::default());
+        let contents = Vec::new();
+        Self {
+            env,
+            disk,
+            quorum,
+            replica,
+            contents,
+            revision: 0,
+            runtime,
+            secrets,
+            reports,
+            path,
+            agent: None,
+            _dir: dir,
+        }
     }
 
     /// Starts the agent, or ends the one that runs (as `kill -9` would) and starts another.
@@ -168,6 +185,7 @@ impl Bench {
             runtime: Arc::new(self.runtime.clone()),
             prober: Arc::new(self.runtime.clone()),
             reporter: self.reports.clone(),
+            secrets: self.secrets.clone(),
             other_images: Arc::new(std::collections::BTreeSet::new),
             refused: Arc::new(|| Box::pin(async { Default::default() })),
         };
@@ -192,6 +210,9 @@ impl Bench {
         self.revision += 1;
         let revision = Revision(self.revision);
         let mut objects = vec![(RegionKey::Node(node.id), revision, RegionObject::Node(node))];
+        let key = |content| RegionKey::Content(("shop".parse().expect("a name"), ContentHash::of(content)));
+        let contents = self.contents.iter();
+        objects.extend(contents.map(|content| (key(content), revision, RegionObject::Content((*content).to_owned()))));
         let placed = placements.iter().cloned();
         objects.extend(placed.map(|p| (RegionKey::Placement(p.instance), revision, RegionObject::Placement(p))));
         assert!(self.replica.follow(Update::Reset { revision, objects }));
@@ -307,6 +328,58 @@ async fn after_a_power_cut_the_list_on_disk_is_started_when_no_quorum_comes() {
     bench.runtime.crash(InstanceId::new(2), Exit::Signal(9));
     bench.until("started again", |b| b.runtime.running().len() == 2).await;
     assert_eq!(bench.starts(2), 3);
+}
+
+fn with_file(instance: u64, content: &str) -> Placement {
+    let mut placement = placement(instance, NODE);
+    placement.spec.files = vec![FileSpec { path: "/etc/a".into(), mode: 0o644, content: ContentHash::of(content) }];
+    placement
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_files_contain_is_kept_for_a_start_without_the_region() {
+    let mut bench = Bench::new();
+    bench.contents = vec!["one", "two", "another's"];
+    bench.place(&[with_file(1, "one"), with_file(2, "two")]);
+    bench.start();
+    bench.until("both ready", |b| b.is_ready(1) && b.is_ready(2)).await;
+    bench.place(&[with_file(1, "one")]);
+    bench.until("the second is gone", |b| b.runtime.present() == [InstanceId::new(1)]).await;
+    let path = bench.path.with_file_name("contents");
+    let kept = || String::from_utf8_lossy(&std::fs::read(&path).expect("a file")).into_owned();
+    bench.until("it is forgotten", |_| !kept().contains("two")).await;
+    assert!(kept().contains("one") && !kept().contains("another's"));
+
+    bench.runtime.power_off();
+    *bench.quorum.0.lock() = false;
+    bench.replica = Replica::new();
+    bench.start();
+    bench.until("it runs again", |b| b.starts(1) == 2).await;
+
+    bench.runtime.power_off();
+    std::fs::write(&path, "damaged").expect("write");
+    bench.start();
+    clock::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.starts(1), 2, "never without its files");
+    bench.contents = vec!["one"];
+    *bench.quorum.0.lock() = true;
+    bench.place(&[with_file(1, "one")]);
+    bench.until("the region brings it", |b| b.starts(1) == 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_waits_for_its_secrets_and_says_so() {
+    let mut bench = Bench::new();
+    bench.secrets.set_away(true);
+    let mut placement = placement(1, NODE);
+    placement.spec.secrets = [("KEY".parse().expect("a name"), 1)].into();
+    bench.place(&[placement]);
+    bench.start();
+    let why = "nobody who can open secrets is reached";
+    bench.until("it says so", |b| b.status(1).is_some_and(|s| s.phase == Phase::Backoff && s.message == why)).await;
+    assert_eq!(bench.starts(1), 0);
+    bench.secrets.set_away(false);
+    bench.until("ready", |b| b.is_ready(1)).await;
 }
 
 #[tokio::test(start_paused = true)]

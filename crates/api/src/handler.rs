@@ -6,17 +6,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, ByteSize, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId, Revision,
-    ServiceRef, SnapshotName, TokenId, VolumeRef,
+    AppDefinition, AppName, ByteSize, DatacenterName, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId,
+    Revision, Scale, SecretName, SecretValue, ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 
 use crate::{
     ExecSession, Problem,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
-        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, Scaled, Snapshot, Snapshots, Token, TokenRemoved, Versioned, Volume,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
+        Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
+        Reloaded, RootAdded, RootBody, RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots,
+        Steered, Steering, Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -87,6 +88,34 @@ pub struct DeployRequest {
     pub request: Option<RequestId>,
 }
 
+/// An earlier release that shall come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RollbackRequest {
+    /// The app.
+    pub app: AppName,
+    /// The release; none: the last good one before the present.
+    pub to: Option<ReleaseNumber>,
+    /// Only say what would change.
+    pub is_plan: bool,
+    /// The release that the caller saw.
+    pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// A deployment that shall go another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SteerRequest {
+    /// The app.
+    pub app: AppName,
+    /// What shall become of it.
+    pub steering: Steering,
+    /// The release that the caller saw.
+    pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
 /// An app that shall go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteRequest {
@@ -117,9 +146,33 @@ pub struct ScaleRequest {
     /// The service.
     pub service: ServiceRef,
     /// Instances per region; at most [`insula_types::definition::SCALE_MAX`].
-    pub scale: u32,
+    pub scale: Scale,
     /// Names the request, when the caller did.
     pub request: Option<RequestId>,
+}
+
+/// A secret that shall have a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetSecretRequest {
+    /// The app, which need not be there yet.
+    pub app: AppName,
+    /// The secret.
+    pub name: SecretName,
+    /// Its value.
+    pub value: SecretValue,
+    /// Who sets it.
+    pub caller: Caller,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// The node's own root, through the local socket.
+    Root,
+    /// Whoever has this token; none: one of another kind.
+    Token(Option<TokenId>),
 }
 
 /// Which part of a log.
@@ -149,6 +202,15 @@ pub enum NodeKey {
     Name(NodeName),
 }
 
+/// What might be lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// A node.
+    Node(NodeKey),
+    /// All nodes of a data centre.
+    Datacenter(DatacenterName),
+}
+
 /// Answers the API on a node. Names and bounds are checked before; existence is not. Every method answers within the
 /// client's patience (seconds, not minutes), streams, [`Handler::import_image`] and [`ReadOptions::wait`] (at most
 /// [`crate::router::WAIT_MAX`]) apart.
@@ -164,12 +226,32 @@ pub trait Handler: Send + Sync + 'static {
     async fn app(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<App>>;
     /// Makes a release of a definition, or says what it would change.
     async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>>;
+    /// The releases of an app that are kept, the newest first.
+    async fn releases(&self, app: &AppName, read: ReadOptions) -> Answer<List<Release>>;
+    /// Makes a release of what an earlier one was, or says what that would change.
+    async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>>;
+    /// How far regions are with the release that an app shall run.
+    async fn deployments(&self, app: &AppName, read: ReadOptions) -> Answer<List<Deployment>>;
+    /// Lets the deployment in this region go another way.
+    async fn steer(&self, request: SteerRequest) -> Answer<Versioned<Steered>>;
     /// Removes an app.
     async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>>;
     /// How an app is in this region.
     async fn app_status(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<AppStatus>>;
     /// Sets the scale of a service.
     async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>>;
+
+    /// Secrets of an app, without their values.
+    async fn secrets(&self, app: &AppName, read: ReadOptions) -> Answer<List<Secret>>;
+    /// Gives a secret a value, which the next release gets.
+    async fn set_secret(&self, request: SetSecretRequest) -> Answer<Versioned<SecretSet>>;
+    /// Removes a secret. [`crate::Code::Conflict`] while a release that may have to run needs it.
+    async fn remove_secret(
+        &self,
+        app: AppName,
+        name: SecretName,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<SecretRemoved>>;
 
     /// Instances of this region, of one app or of all.
     async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>>;
@@ -276,6 +358,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How this node is. Needs no other node.
     async fn status(&self) -> Answer<NodeStatus>;
+    /// What would become of what runs on nodes of this region, were they lost.
+    async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>>;
     /// Whether this node is as it shall be, and what to do about it. Needs no other node.
     async fn doctor(&self) -> Answer<Doctor>;
 }

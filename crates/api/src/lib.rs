@@ -17,8 +17,8 @@ pub mod wire;
 pub use client::{Client, ClientError, Context, ContextError, EventReader, LogReader};
 pub use exec::{ExecFar, ExecSession};
 pub use handler::{
-    Answer, BodyStream, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream, ReadOptions,
-    RemoveNodeRequest, Role, ScaleRequest,
+    Answer, BodyStream, Caller, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
+    ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest, SetSecretRequest, SteerRequest,
 };
 pub use plan::changes;
 pub use problem::{Code, Problem};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use insula_types::AppDefinition;
-use serde_json::Value;
+use insula_types::{AppDefinition, ContentHash, Scale};
+use serde_json::{Value, json};
 
 use crate::wire::{Change, ChangeKind};
 
@@ -13,12 +13,12 @@ use crate::wire::{Change, ChangeKind};
 pub fn changes(current: Option<&AppDefinition>, wanted: &AppDefinition) -> Vec<Change> {
     let mut current = current.cloned();
     for service in current.iter_mut().flat_map(|current| current.services.values_mut()) {
-        service.scale = service.scale.or(Some(1));
+        service.scale = service.scale.or(Some(Scale::Count(1)));
     }
     let mut wanted = wanted.clone();
     for (name, service) in &mut wanted.services {
         let now = current.as_ref().and_then(|current| current.services.get(name)).and_then(|service| service.scale);
-        service.scale = service.scale.or(now).or(Some(1));
+        service.scale = service.scale.or(now).or(Some(Scale::Count(1)));
     }
     let before = current.as_ref().map(services).unwrap_or_default();
     let after = services(&wanted);
@@ -31,10 +31,28 @@ pub fn changes(current: Option<&AppDefinition>, wanted: &AppDefinition) -> Vec<C
 }
 
 fn services(definition: &AppDefinition) -> BTreeMap<String, Value> {
-    match definition.to_json().get_mut("services").map(Value::take) {
+    let mut services: BTreeMap<_, _> = match definition.to_json().get_mut("services").map(Value::take) {
         Some(Value::Object(services)) => services.into_iter().collect(),
         _ => BTreeMap::new(),
+    };
+    for service in services.values_mut() {
+        if let Some(files) = service.get_mut("files") {
+            *files = short(files);
+        }
     }
+    services
+}
+
+/// Files by their paths, and of what is in them the size and the beginning of the hash: enough to see which change.
+fn short(files: &Value) -> Value {
+    let text = |file: &Value, key: &str| file[key].as_str().unwrap_or_default().to_owned();
+    let file = |file: &Value| {
+        let content = text(file, "content");
+        let hash = ContentHash::of(&content).to_string();
+        let said = format!("{} bytes, sha256:{}…", content.len(), &hash[..12]);
+        (text(file, "path"), json!({ "content": said, "mode": text(file, "mode") }))
+    };
+    files.as_array().into_iter().flatten().map(file).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn compare(path: &str, from: Option<&Value>, to: Option<&Value>, out: &mut Vec<Change>) {
@@ -82,6 +100,15 @@ mod tests {
             Added services.web: null -> {"command":["a"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s"}}
         "#]].assert_eq(&said(None, ONE));
         expect![[r#""#]].assert_eq(&said(Some(&format!("{ONE}scale = 3")), ONE));
+        let file = |content: &str| {
+            format!(
+                "app = \"a\"\n[services.web]\nimage = \"r/a@sha256:{}\"\nfiles = [{{ path = \"/etc/a\", content = \"{content}\" }}]",
+                "0".repeat(64)
+            )
+        };
+        expect![[r#"
+            Changed services.web.files./etc/a.content: "3 bytes, sha256:7692c3ad3540…" -> "5 bytes, sha256:8b5b9db0c13d…"
+        "#]].assert_eq(&said(Some(&file("one")), &file("three")));
         expect![[r#"
             Removed services.gone: {"command":["x"],"resources":{"cpu":"250m","memory":"128MiB","pids":256},"runtime":"process","scale":1,"stop":{"grace":"10s"}} -> null
             Removed services.web.env.A: "1" -> null

@@ -29,6 +29,8 @@ pub enum Code {
     NoSuchApp,
     /// The app has no such service.
     NoSuchService,
+    /// The app has no such release.
+    NoSuchRelease,
     /// There is no such instance.
     NoSuchInstance,
     /// There is no such node.
@@ -39,6 +41,8 @@ pub enum Code {
     NoSuchToken,
     /// There is no such image.
     NoSuchImage,
+    /// The app has no such secret.
+    NoSuchSecret,
     /// There is no such volume.
     NoSuchVolume,
     /// There is no such snapshot.
@@ -92,7 +96,9 @@ impl Code {
             | Self::NoSuchRegion
             | Self::NoSuchToken
             | Self::NoSuchImage
+            | Self::NoSuchSecret
             | Self::NoSuchVolume
+            | Self::NoSuchRelease
             | Self::NoSuchSnapshot => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
@@ -124,7 +130,9 @@ impl Code {
             Self::NoSuchNode => "there is no such node",
             Self::NoSuchRegion => "there is no such region",
             Self::NoSuchImage => "there is no such image",
+            Self::NoSuchSecret => "the app has no such secret",
             Self::NoSuchVolume => "there is no such volume",
+            Self::NoSuchRelease => "there is no such release",
             Self::NoSuchSnapshot => "there is no such snapshot",
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",

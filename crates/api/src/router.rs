@@ -16,9 +16,10 @@ use axum::{
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use insula_env::TaskGroup;
+use insula_identity::ApiToken;
 use tokio::sync::Semaphore;
 
-use crate::{Code, Handler, Problem, Role};
+use crate::{Caller, Code, Handler, Problem, Role};
 
 /// Largest body but a definition's, in bytes: the known ones have tens.
 pub const BODY_LEN_MAX: usize = 16 << 10;
@@ -80,9 +81,14 @@ fn endpoints() -> Endpoints {
         .route("/v1/apps", get(endpoints::apps))
         .route("/v1/apps/{app}", get(endpoints::app).put(endpoints::deploy).delete(endpoints::delete_app))
         .route("/v1/apps/{app}/status", get(endpoints::app_status))
+        .route("/v1/apps/{app}/releases", get(endpoints::releases))
+        .route("/v1/apps/{app}/rollback", post(endpoints::rollback))
+        .route("/v1/apps/{app}/deployments", get(endpoints::deployments).post(endpoints::steer))
         .route("/v1/apps/{app}/instances", get(endpoints::app_instances))
         .route("/v1/apps/{app}/services/{service}/scale", put(endpoints::scale))
         .route("/v1/apps/{app}/services/{service}/run", post(exec::run))
+        .route("/v1/apps/{app}/secrets", get(endpoints::secrets))
+        .route("/v1/apps/{app}/secrets/{secret}", put(endpoints::set_secret).delete(endpoints::remove_secret))
         .route("/v1/instances", get(endpoints::instances))
         .route("/v1/instances/{instance}", get(endpoints::instance))
         .route("/v1/instances/{instance}/logs", get(endpoints::logs))
@@ -106,6 +112,7 @@ fn endpoints() -> Endpoints {
         .route("/v1/nodes", get(endpoints::nodes))
         .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
         .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))
+        .route("/v1/losses", get(endpoints::loss))
         .route("/v1/regions", get(endpoints::regions))
         .route("/v1/events", get(endpoints::events))
         .route("/v1/tokens/join", post(endpoints::create_join_token))
@@ -143,10 +150,13 @@ pub fn router(handler: Arc<dyn Handler>, access: Access, tasks: TaskGroup) -> Ro
 /// Puts the caller's role beside the request; nothing is answered to a caller without one.
 async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let role = match shared.access {
-        Access::Root => Ok(Role::Root),
+        Access::Root => Ok((Role::Root, Caller::Root)),
         Access::Token => match bearer(request.headers()).map(str::to_owned) {
             // Whoever came with a token never is root, whatever the handler says.
-            Some(token) => shared.handler.authenticate(&token).await.map(|role| role.min(Role::Admin)),
+            Some(token) => {
+                let caller = Caller::Token(ApiToken::parse(&token).ok().map(|token| token.id));
+                shared.handler.authenticate(&token).await.map(|role| (role.min(Role::Admin), caller))
+            }
             None => Err(Problem::new(
                 Code::Unauthorized,
                 "send it as `Authorization: Bearer …`; `insula token create --api` on a node makes one",
@@ -154,8 +164,9 @@ async fn authenticate(State(shared): State<Shared>, mut request: Request, next: 
         },
     };
     match role {
-        Ok(role) => {
+        Ok((role, caller)) => {
             request.extensions_mut().insert(role);
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),

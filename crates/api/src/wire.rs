@@ -9,6 +9,9 @@ mod cluster;
 mod doctor;
 mod event;
 mod instance;
+mod loss;
+mod release;
+mod secret;
 mod token;
 mod volume;
 
@@ -27,6 +30,9 @@ pub use cluster::{
 pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
+pub use loss::{LossKind, LossOutcome, LossPlan};
+pub use release::{Deployment, Release, ReleaseOutcome, RollbackBody, Steered, Steering, SteeringBody};
+pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use token::{Token, TokenKind, TokenRemoved};
 pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};
 

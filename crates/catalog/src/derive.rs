@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use insula_state::RegionState;
-use insula_types::{DatacenterName, Desired, InstanceStatus, Node, NodeId, Placement, Revision, Scope};
+use insula_types::{
+    DatacenterName, DeploymentState, Desired, InstanceStatus, Node, NodeId, Placement, Revision, Scope,
+};
 
 use crate::{
     Catalog, CatalogInstance, CatalogNode, RouteTarget,
@@ -38,6 +40,7 @@ impl Catalog {
             catalog.add_instance(placement, state.statuses.get(&placement.instance));
         }
         catalog.add_routes(state);
+        catalog.mark_first(state);
         Some(catalog)
     }
 
@@ -62,10 +65,28 @@ impl Catalog {
             is_ready: status.is_some_and(|status| status.is_ready),
             was_ready: status.is_some_and(|status| status.was_ready || status.is_ready),
             is_draining,
+            is_first: false,
             ports,
             endpoints,
         };
         self.services.entry(placement.service.clone()).or_default().instances.insert(placement.instance, instance);
+    }
+
+    /// The first instances of releases, which are tried beside those before them.
+    fn mark_first(&mut self, state: &RegionState) {
+        let tried = state.deployments.values().filter(|deployment| deployment.state == DeploymentState::First);
+        for deployment in tried {
+            let definition = state.definitions.get(&deployment.app).filter(|one| one.release == deployment.release);
+            for (name, wanted) in definition.into_iter().flat_map(|definition| &definition.services) {
+                let reference = insula_types::ServiceRef::new(deployment.app.clone(), name.clone());
+                let first = deployment.first_instances(name, &wanted.update, wanted.scale);
+                let Some(service) = self.services.get_mut(&reference).filter(|_| first.is_some()) else { continue };
+                service.first_weight = Some(wanted.update.first_weight());
+                for (id, instance) in &mut service.instances {
+                    instance.is_first = state.placements.get(id).is_some_and(|one| one.spec == wanted.spec);
+                }
+            }
+        }
     }
 
     /// Routes come from the definitions, so that a service without instances is known and answered as such. The claims

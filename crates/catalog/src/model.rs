@@ -61,6 +61,9 @@ impl CatalogNode {
 pub struct CatalogService {
     /// What new requests may be given to; of the own node also those that drain, for peers that do not know yet.
     pub instances: BTreeMap<InstanceId, CatalogInstance>,
+    /// While the first instances of a release are tried: their share of the requests, percent. None: all instances are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_weight: Option<u8>,
 }
 
 /// One instance.
@@ -75,6 +78,9 @@ pub struct CatalogInstance {
     /// Whether it takes no new requests. Only instances of the own node are listed while they drain.
     #[serde(default)]
     pub is_draining: bool,
+    /// Whether it is one of the first of a release, which are tried; see [`CatalogService::first_weight`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_first: bool,
     /// Its ports: name → number inside the instance.
     pub ports: BTreeMap<PortName, u16>,
     /// Where its ports are reached from its own node; empty for instances of other nodes.

@@ -46,6 +46,7 @@ fn unfit(revision: u64) -> Catalog {
         is_ready: true,
         was_ready: true,
         is_draining: false,
+        is_first: false,
         ports: BTreeMap::new(),
         endpoints: BTreeMap::new(),
     };

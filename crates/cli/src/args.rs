@@ -5,9 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use insula_lab::command::LabCommand;
 use insula_types::{
-    AddressError, AppName, ByteSize, DatacenterName, InstanceId, NodeAddress, NodeName, RegionName, ServiceName,
-    ServiceRef, SnapshotName, TokenId, VolumeRef,
-    definition::{SCALE_MAX, parse_duration},
+    AddressError, AppName, ByteSize, DatacenterName, InstanceId, LabelName, LabelValue, LabelValueError, NameError,
+    NodeAddress, NodeName, RegionName, Scale, SecretName, ServiceName, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    definition::parse_duration,
 };
 
 use crate::ConnectArgs;
@@ -111,6 +111,9 @@ pub struct PlaceArgs {
     /// How long certificates live [default: node=72h,region=365d,root=3650d]
     #[arg(long, value_name = "node=SPAN,…")]
     pub certificates: Option<String>,
+    /// What services may ask for in `placement`, like disk=ssd; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+    pub label: Vec<(LabelName, LabelValue)>,
     /// Write no systemd unit
     #[arg(long)]
     pub no_service: bool,
@@ -190,6 +193,15 @@ pub struct DataplaneArgs {
 /// Port between nodes unless given.
 const NODE_PORT: u16 = 7443;
 
+fn parse_label(text: &str) -> Result<(LabelName, LabelValue), String> {
+    let (name, value) = text.split_once('=').ok_or("expected a name and a value, like disk=ssd")?;
+    let name: LabelName = name.parse().map_err(|error: NameError| error.to_string())?;
+    if LabelName::OWN.contains(&name.as_str()) {
+        return Err(format!("every node has the label {name} of itself"));
+    }
+    Ok((name, value.parse().map_err(|error: LabelValueError| error.to_string())?))
+}
+
 fn parse_advertise(text: &str) -> Result<NodeAddress, String> {
     let (scope, address) = text.split_once('=').map_or(("world", text), |(scope, address)| (scope, address));
     let at = parse_node_address(address)?;
@@ -230,6 +242,18 @@ pub enum ApiCommand {
     Run(RunArgs),
     /// Set the number of instances of a service per region
     Scale(ScaleArgs),
+    /// List the releases of an app, and what became of them
+    Releases(ReleasesArgs),
+    /// Bring back an earlier release, as a whole: images, configuration and all services together. The scale stays
+    Rollback(RollbackArgs),
+    /// Let a deployment wait where it is
+    Pause(SteerArgs),
+    /// Let a deployment that waits go on
+    Resume(SteerArgs),
+    /// Let a release go on whose first instances were good
+    Promote(SteerArgs),
+    /// End a deployment; the release before comes back
+    Abort(SteerArgs),
     /// Remove an app with all its releases
     Rm(RmArgs),
     /// Look at the images that nodes have, bring one without a registry, or remove one
@@ -238,6 +262,9 @@ pub enum ApiCommand {
     /// Look at volumes, make them, copy them, or delete one with all that is in it
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Give the secrets of an app values, list them, or remove one
+    #[command(subcommand)]
+    Secrets(SecretCommand),
     /// List nodes
     Nodes(JsonArgs),
     /// Look at one node, or remove it
@@ -251,11 +278,49 @@ pub enum ApiCommand {
     Drain(DrainArgs),
     /// List regions
     Regions(JsonArgs),
+    /// Say what would become of what runs on a node or in a data centre, were it lost; ends with 1 when something would be short
+    Plan(PlanArgs),
     /// Show what happened
     Events(EventArgs),
     /// Say why something is as it is
     #[command(subcommand)]
     Explain(ExplainCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct ReleasesArgs {
+    /// The app
+    pub app: AppName,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The app
+    pub app: AppName,
+    /// The release to bring back [default: the last good one before the present]
+    #[arg(long)]
+    pub to: Option<u64>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not wait until it is back
+    #[arg(long, conflicts_with = "plan")]
+    pub detach: bool,
+    /// How long to wait until it is back
+    #[arg(long, default_value = "5m", value_parser = parse_span, conflicts_with_all = ["detach", "plan"])]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SteerArgs {
+    /// The app
+    pub app: AppName,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -291,6 +356,44 @@ pub struct JsonArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Give a secret a value, from the standard input or a file; the next deploy lets instances have it
+    Set(SecretSetArgs),
+    /// List the secrets of an app: versions, when and by whom they were set, and never a value
+    #[command(alias = "ls")]
+    List(SecretListArgs),
+    /// Remove a secret; one that a release needs which may have to run is refused
+    Rm(SecretRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SecretSetArgs {
+    /// The app, which need not be there yet
+    pub app: AppName,
+    /// The secret, which is also the name of the environment variable, like DATABASE_URL
+    pub name: SecretName,
+    /// A file with the value, taken as it is [default: the standard input, without a line's end at its end]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SecretListArgs {
+    /// The app
+    pub app: AppName,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SecretRmArgs {
+    /// The app
+    pub app: AppName,
+    /// The exact name of the secret
+    pub name: SecretName,
 }
 
 #[derive(Debug, Subcommand)]
@@ -528,13 +631,23 @@ pub struct AppSource {
 }
 
 #[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// What is lost: a node by its exact name or id, or a data centre
+    #[arg(long, num_args = 2, value_names = ["node|datacenter", "NAME"], required = true)]
+    pub if_lost: Vec<String>,
+    /// How to answer.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct ScaleArgs {
     /// The service
     #[arg(value_name = "APP/SERVICE", value_parser = parse_service)]
     pub service: ServiceRef,
-    /// Instances per region
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(SCALE_MAX)))]
-    pub scale: u32,
+    /// Instances per region: a number, or each-node for one on each node that the service asks for
+    #[arg(value_name = "N|each-node")]
+    pub scale: Scale,
 }
 
 #[derive(Debug, Args)]

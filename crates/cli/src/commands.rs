@@ -10,6 +10,9 @@ mod image;
 mod import;
 mod logs;
 mod nodes;
+mod plan;
+mod release;
+mod secrets;
 mod show;
 mod snapshot;
 mod token;
@@ -17,7 +20,10 @@ mod volume;
 
 use std::process::ExitCode;
 
-use insula_api::{Client, wire::NodeDuty};
+use insula_api::{
+    Client,
+    wire::{NodeDuty, Steering},
+};
 
 use crate::{
     Failure,
@@ -73,10 +79,17 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Exec(args) => return exec::exec(client, &args).await,
         ApiCommand::Run(args) => return exec::run(client, &args).await,
         ApiCommand::Scale(args) => change::scale(client, &args).await,
+        ApiCommand::Releases(args) => release::list(client, &args).await,
+        ApiCommand::Rollback(args) => release::rollback(client, &args).await,
+        ApiCommand::Pause(args) => release::steer(client, &args, Steering::Pause).await,
+        ApiCommand::Resume(args) => release::steer(client, &args, Steering::Resume).await,
+        ApiCommand::Promote(args) => release::steer(client, &args, Steering::Promote).await,
+        ApiCommand::Abort(args) => release::steer(client, &args, Steering::Abort).await,
         ApiCommand::Rm(args) => change::remove(client, &args).await,
         ApiCommand::Image(ImageCommand::Ls(args)) => image::list(client, args.json).await,
         ApiCommand::Image(ImageCommand::Import(args)) => import::run(client, import::open(args)?).await,
         ApiCommand::Image(ImageCommand::Rm(args)) => image::remove(client, &args.image).await,
+        ApiCommand::Secrets(command) => secrets::run(client, command).await,
         ApiCommand::Volume(command) => volume::run(client, command).await,
         ApiCommand::Nodes(args) => show::nodes(client, args.json).await,
         ApiCommand::Node(NodeCommand::Show(args)) => show::node(client, &args.node, args.json.json).await,
@@ -87,6 +100,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Uncordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Serve).await,
         ApiCommand::Drain(args) => nodes::drain(client, &args).await,
         ApiCommand::Regions(args) => show::regions(client, args.json).await,
+        ApiCommand::Plan(args) => plan::run(client, &args).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,
     };

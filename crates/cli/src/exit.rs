@@ -117,7 +117,9 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchRegion
         | Code::NoSuchToken
         | Code::NoSuchImage
+        | Code::NoSuchSecret
         | Code::NoSuchVolume
+        | Code::NoSuchRelease
         | Code::NoSuchSnapshot => Exit::NotFound,
         Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,

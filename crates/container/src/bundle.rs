@@ -18,8 +18,12 @@ use oci_spec::{
     },
 };
 
+use rustix::fs::StatVfsMountFlags;
+
 use crate::{
-    cgroup, seccomp,
+    cgroup,
+    contents::Placed,
+    seccomp,
     shim::protocol::INSIDE,
     storage::Disk,
     user::{self, User},
@@ -89,6 +93,10 @@ pub(crate) struct Source<'a> {
     pub disks: &'a [Disk],
     /// Volumes: the path in the container, and where it is mounted on the node.
     pub volumes: &'a [(String, PathBuf)],
+    /// Files, read-only: the path in the container, and where it is on the node.
+    pub files: &'a [Placed],
+    /// Where its secrets are on the node, if it has any.
+    pub secrets: Option<PathBuf>,
     /// For a runtime of the node's; none: the library in the shim, which does all this itself.
     pub outside: Option<Outside<'a>>,
     /// `NAME=value`, before what the image says.
@@ -259,6 +267,14 @@ fn throttle(disks: &[Disk], rate: ByteSize) -> Result<LinuxBlockIo, OciSpecError
     LinuxBlockIoBuilder::default().throttle_read_bps_device(devices.clone()).throttle_write_bps_device(devices).build()
 }
 
+/// Options for what cannot be written to. In a user namespace nobody may run what could not be run outside.
+fn read_only(at: &Path) -> &'static [&'static str] {
+    match rustix::fs::statvfs(at) {
+        Ok(found) if found.f_flag.contains(StatVfsMountFlags::NOEXEC) => &["bind", "nosuid", "nodev", "noexec", "ro"],
+        _ => &["bind", "nosuid", "nodev", "ro"],
+    }
+}
+
 fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let sysfs = source.sysfs.to_string_lossy();
     let table: [(&str, &str, &str, &[&str]); 6] = [
@@ -285,6 +301,13 @@ fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
     }
     for (path, at) in source.volumes {
         mounts.push(mount((path, "bind", &at.to_string_lossy(), &["bind", "nosuid", "nodev"]))?);
+    }
+    for (path, at) in source.files {
+        mounts.push(mount((path, "bind", &at.to_string_lossy(), read_only(at)))?);
+    }
+    if let Some(at) = &source.secrets {
+        let options = ["bind", "nosuid", "nodev", "noexec", "ro"];
+        mounts.push(mount(("/run/secrets", "bind", &at.to_string_lossy(), &options))?);
     }
     // What is mounted within another goes on top of it.
     mounts[own..].sort_by(|one, other| one.destination().cmp(other.destination()));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr};
 
-use insula_types::{Capacity, RuntimeName};
+use insula_types::{ByteSize, Capacity, RuntimeName};
 
 /// Size at which an instance's log file is turned; two are kept.
 pub const LOG_BYTES_MAX: u64 = 10 << 20;
@@ -13,13 +13,16 @@ pub const DISK_FREE_MIN: u64 = 2 << 30;
 /// Settings of [`crate::NodeRuntime`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `instances/`, `images/`, `logs/` and `shim/` are below it. No `:` or `,` in it: overlayfs could not be told.
+    /// `instances/`, `layers/`, `images/`, `logs/` and `shim/` are below it. No `:` or `,` in it: overlayfs could not be told.
     pub data_dir: PathBuf,
     /// Name of the cgroup under which every container gets one, like `insula`. Nodes that share a kernel need different
     /// ones.
     pub cgroup_parent: String,
     /// What all containers use together at most, whatever each may; none: what the machine has.
     pub limit: Option<Capacity>,
+    /// What the writable layer of a container holds at most when its service does not say; none: 10 GiB, or a quarter of the
+    /// data directory's file system when that is less.
+    pub layer_size: Option<ByteSize>,
     /// How containers are connected; none: this node runs plain processes only.
     pub network: Option<NetworkConfig>,
     /// Registries, as `host:port`, that are spoken to in plain HTTP. Those on loopback are anyway.

@@ -50,7 +50,7 @@ use crate::{
         protocol::{self, Request, Stop},
     },
     signal,
-    storage::{Snapshots, Volumes},
+    storage::{Layers, Snapshots, Volumes},
     users::{self, Users},
 };
 
@@ -72,6 +72,7 @@ struct Inner {
     images: Images,
     volumes: Volumes,
     snapshots: Snapshots,
+    layers: Layers,
     /// Changes whenever a volume has been made.
     made: watch::Sender<()>,
     held: Holds,
@@ -139,6 +140,13 @@ impl NodeRuntime {
         let directory = make_private("volumes")?;
         let volumes = Volumes::open(directory.clone()).map_err(Error::file("open the volumes in", &directory))?;
         let snapshots = Snapshots::open(&volumes).map_err(Error::file("open the snapshots in", directory))?;
+        let layers = match config.network {
+            Some(_) => Layers::open(make_private("layers")?, config.layer_size).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no bounded layers: a container whose service gives no resources.disk can fill the disk");
+                Layers::default()
+            }),
+            None => Layers::default(),
+        };
         let ((ended, _), (made, _)) = (watch::channel(0), watch::channel(()));
         let has_users = config.network.is_some() && {
             let tried = users::are_possible(&shim, &config.data_dir, &make(config.data_dir.join("shifted"))?);
@@ -178,6 +186,7 @@ impl NodeRuntime {
             images,
             volumes,
             snapshots,
+            layers,
             made,
             held,
             copies,
@@ -206,6 +215,7 @@ impl NodeRuntime {
         runtime.take_over().await?;
         runtime.remove_one_offs().await?;
         runtime.keep_firewall();
+        runtime.make_layers_ahead();
         Ok(runtime)
     }
 
@@ -243,6 +253,11 @@ impl NodeRuntime {
     /// The runtime classes that containers may have here.
     pub fn runtimes(&self) -> impl Iterator<Item = &RuntimeName> {
         self.0.config.runtimes.keys()
+    }
+
+    /// Whether what containers write to their layers is bounded, also when their services do not say.
+    pub fn has_bounded_layers(&self) -> bool {
+        self.0.layers.are_bounded()
     }
 
     /// The images that are here, in the order of their names.

@@ -20,7 +20,8 @@ pub fn shim_seeds() -> Vec<Vec<u8>> {
     let running = Running { version: VERSION, pid: 7, start_ticks: 8, started_ms: 9 };
     let exit = Exit { version: VERSION, code: Some(1), signal: None, is_oom_killed: false, at_ms: 9 };
     let env: BTreeMap<String, String> = [("KEY".to_owned(), "value".to_owned())].into();
-    let process = Work::Process { command: vec!["true".to_owned()], env: env.clone(), open_files_max: 1024 };
+    let process =
+        Work::Process { command: vec!["true".to_owned()], env: env.clone(), open_files_max: 1024, has_secrets: true };
     let container = Work::Container {
         id: "i-00000001".to_owned(),
         oom_counter: Some("/sys/fs/cgroup/memory.events".to_owned()),
@@ -69,7 +70,7 @@ fn record() -> Option<Record> {
     let service = ServiceRef { app: "shop".parse().ok()?, service: "web".parse().ok()? };
     let (instance, release) = (InstanceId::new(1), ReleaseNumber(1));
     Some(Record {
-        config: InstanceConfig { instance, service, release, spec, node, slot: Some(0) },
+        config: InstanceConfig { instance, service, release, spec, node, slot: Some(0), contents: Default::default() },
         address: Some([10, 77, 0, 2].into()),
         ports: [("http".parse().ok()?, 80)].into(),
         cgroup: Some("/insula/i-00000001".to_owned()),

@@ -6,6 +6,7 @@
 mod bundle;
 mod cgroup;
 pub mod config;
+mod contents;
 mod disk;
 mod driver;
 mod error;
@@ -29,6 +30,7 @@ mod user;
 mod users;
 
 pub use config::{Config, NetworkConfig, RuntimeClass, Subnet};
+pub use contents::Contents;
 pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};

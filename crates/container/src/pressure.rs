@@ -56,7 +56,7 @@ pub struct DiskFill {
 /// Reads what the kernel says. Blocks.
 pub(crate) fn read(record: &Record, home: &Home) -> Pressure {
     let counters = record.cgroup.as_deref().map(Counters::read).unwrap_or_default();
-    let layer = record.config.spec.resources.disk.map(|_| (None, home.layer()));
+    let layer = record.is_container().then(|| (None, home.layer()));
     let volume = |name: &str| (Some(name.to_owned()), home.volumes().join(name));
     let volumes = record.config.volumes().map(|(reference, _)| volume(reference.name.as_str()));
     let disks = layer.into_iter().chain(volumes).filter_map(|(volume, at)| fill(home.path(), volume, &at)).collect();

@@ -74,7 +74,7 @@ impl Home {
     pub fn shifted(&self) -> PathBuf {
         self.join("shifted")
     }
-    /// Where its writable layer is mounted, when that is bounded.
+    /// Where its writable layer is mounted, where that has a file system of its own.
     pub fn layer(&self) -> PathBuf {
         self.join("layer")
     }
@@ -85,6 +85,22 @@ impl Home {
     /// Where its volumes are mounted, each below its name.
     pub fn volumes(&self) -> PathBuf {
         self.join("volumes")
+    }
+    /// The OCI bundle of a container, in memory where that has secrets.
+    pub fn bundle(&self) -> PathBuf {
+        self.join("bundle")
+    }
+    /// What the library or the runtime that runs a container keeps of it, in memory where that has secrets.
+    pub fn state(&self) -> PathBuf {
+        self.join("state")
+    }
+    /// Its secrets as files, in memory.
+    pub fn secrets(&self) -> PathBuf {
+        self.join("secrets")
+    }
+    /// Its files, by their number in the definition.
+    pub fn files(&self) -> PathBuf {
+        self.join("files")
     }
     /// Where a volume is mounted in the meantime.
     pub fn by_way_of(&self) -> PathBuf {
@@ -107,7 +123,8 @@ impl Home {
 
     /// Replaces one of its JSON files. Not durable: what it describes does not outlive a power cut either.
     pub fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Error> {
-        let (path, temporary) = (self.join(name), self.join("new"));
+        let path = self.join(name);
+        let temporary = path.with_file_name("new");
         let bytes = serde_json::to_vec(value).map_err(|error| Error::file("encode", &path)(error.into()))?;
         fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path)).map_err(Error::file("write", path))
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{Error, Exec, ImageRef, Pressures, StoredVolume};
+use crate::{Contents, Error, Exec, ImageRef, Pressures, StoredVolume};
 
 /// Runs instances on this node. All calls are idempotent; calls about different instances may run side by side.
 #[async_trait]
@@ -136,6 +136,9 @@ pub struct InstanceConfig {
     /// Which of the service's volumes are its own; none where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Slot>,
+    /// What it is given besides.
+    #[serde(skip)]
+    pub contents: Contents,
 }
 
 impl InstanceConfig {

@@ -4,6 +4,7 @@
 pub(crate) mod protocol;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -20,7 +21,7 @@ use std::{
 };
 
 use insula_env::{clock, net};
-use insula_types::InstanceId;
+use insula_types::{InstanceId, SecretValues};
 use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -28,6 +29,7 @@ use tokio::{
     net::UnixStream,
     process::Command,
 };
+use zeroize::Zeroizing;
 
 use self::protocol::{Reply, Request};
 use crate::{Error, record::Home};
@@ -105,18 +107,30 @@ pub(crate) fn is_any_freezing(data_dir: &Path) -> bool {
 }
 
 /// Starts a shim for the instance whose directory is complete, and waits until the instance runs.
-pub(crate) async fn launch(executable: &Path, instance: InstanceId, home: &Home) -> Result<protocol::Running, Error> {
+/// `secrets` go to it through its standard input: never onto a disk.
+pub(crate) async fn launch(
+    executable: &Path,
+    instance: InstanceId,
+    home: &Home,
+    secrets: Option<&SecretValues>,
+) -> Result<protocol::Running, Error> {
+    let told = secrets.filter(|secrets| !secrets.is_empty()).map(encode);
     let failed = |why: String| Error::Shim { instance, why };
     let mut child = Command::new(executable)
         .arg(home.path())
         .env_clear()
-        .stdin(Stdio::null())
+        .stdin(if told.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| failed(format!("start {}: {error}", executable.display())))?;
     let mut output = child.stdout.take().map(BufReader::new).ok_or_else(|| failed("it has no output".to_owned()))?;
+    let input = child.stdin.take();
     let said = clock::timeout(START_MAX, async {
+        if let (Some(mut input), Some(told)) = (input, told) {
+            // One that does not take it says why.
+            input.write_all(&told).await.ok();
+        }
         let reply = read_reply(&mut output).await;
         // The process that we started has left the shim behind.
         child.wait().await.ok();
@@ -130,6 +144,12 @@ pub(crate) async fn launch(executable: &Path, instance: InstanceId, home: &Home)
         Ok(_) => Err(failed("ended without a word".to_owned())),
         Err(error) => Err(failed(error.to_string())),
     }
+}
+
+/// Names and values, as [`protocol`] says.
+fn encode(secrets: &SecretValues) -> Zeroizing<Vec<u8>> {
+    let values: BTreeMap<&str, &str> = secrets.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    Zeroizing::new(serde_json::to_vec(&values).expect("a map of texts is written into memory without error"))
 }
 
 /// What a shim says, or the lack of it.

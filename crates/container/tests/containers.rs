@@ -331,7 +331,7 @@ fn root_in_a_container_is_nobody_on_the_node_and_another_nobody_for_each_app() {
             assert!(listed.split_whitespace().skip(5).take(2).eq(["0", "0"]), "the image's owners: {listed}");
             let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
             let owner: u32 = status.split("Uid:\t").nth(1).unwrap().split('\t').next().unwrap().parse().unwrap();
-            let made = fs::metadata(world.home(config.instance).join("upper/made")).unwrap();
+            let made = fs::metadata(world.home(config.instance).join("layer/upper/made")).unwrap();
             assert_eq!((made.uid(), made.gid()), (owner + 33, owner + 33));
             owners.push(owner);
         }

@@ -538,6 +538,7 @@ fn imports_half_of_an_image_where_it_is_told() {
             data_dir: dir.into(),
             cgroup_parent: "insula-test-import".to_owned(),
             limit: None,
+            layer_size: None,
             network: None,
             insecure_registries: Vec::new(),
             registry_credentials: PathBuf::new(),

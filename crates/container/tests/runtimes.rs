@@ -12,9 +12,11 @@ use std::{
 
 use insula_container::{Config, Error, Exec, ExecOrder, Exit, InstanceConfig, NodeRuntime, Runtime, RuntimeClass};
 use insula_env::clock;
-use insula_types::{ByteSize, ExecSpec, InstanceId, SignalNumber, WindowSize};
+use insula_types::{ByteSize, ContentHash, ExecSpec, FileSpec, InstanceId, SignalNumber, WindowSize};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Agent, World, container, end, eventually, get, image::busybox, log_text, with_root};
+use support::{
+    Agent, SECRET, World, container, end, eventually, files_with, get, image::busybox, log_text, tell_secret, with_root,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 /// A class under test.
@@ -140,7 +142,11 @@ async fn serves_and_ends(world: &World, class: Class) {
     agent.crash();
 
     let agent = class.open(world).await;
-    assert_eq!(get(address, "/").await.as_deref(), Some("hello\n"), "it outlives the agent");
+    let same = agent.runtime.start(&config).await.unwrap();
+    assert_eq!(same, running, "it outlives the agent");
+    // A sandbox takes its time when the processors are busy.
+    let body = eventually("it serves on", async || get(address, "/").await).await;
+    assert_eq!(body, "hello\n");
     agent.runtime.stop(config.instance, Some("SIGTERM"), Duration::from_secs(20)).await.unwrap();
     let ended = end(&agent.runtime, config.instance).await;
     assert_eq!((ended.exit, ended.is_oom_killed), (Exit::Code(5), false), "it was asked, and not killed");
@@ -302,6 +308,55 @@ fn runc_has_first_processes() {
 #[test]
 fn runsc_has_first_processes() {
     with(RUNSC, "runsc-first", async |world| has_first_processes(world, RUNSC).await);
+}
+
+/// Files of the definition, which the container cannot change.
+async fn has_files(world: &World, class: Class) {
+    let script = "cat /etc/shop/main.toml; echo x 2>/dev/null > /etc/shop/main.toml || echo refused";
+    let (agent, mut config) = service(world, class, &["sh", "-c", script]).await;
+    let content = ContentHash::of("a = 1\n");
+    config.spec.files = vec![FileSpec { path: "/etc/shop/main.toml".to_owned(), mode: 0o644, content }];
+    config.contents.files.insert(content, "a = 1\n".into());
+    let (_, log) = run(&agent, &config).await;
+    assert!(log.contains("F a = 1\n") && log.contains("F refused\n"), "{log}");
+    agent.crash();
+}
+
+/// Secrets in its environment, as files, and in that of commands; on no disk.
+async fn has_secrets(world: &World, class: Class) {
+    let script = "[ \"$KEY\" = \"$(cat /run/secrets/KEY)\" ] && echo same; echo ${#KEY}; sleep 1000";
+    let (agent, mut config) = service(world, class, &["sh", "-c", script]).await;
+    tell_secret(&mut config);
+    agent.runtime.start(&config).await.unwrap();
+    let logged = async || log_text(&agent.runtime, config.instance).await;
+    eventually("it has told", async || logged().await.contains("F 21\n").then_some(())).await;
+    assert!(logged().await.contains("F same\n"));
+    let (_, said, _) = outcome(&agent.runtime, config.instance, &["sh", "-c", "echo ${#KEY}"]).await;
+    assert_eq!(said, "21\n");
+    assert_eq!(files_with(&world.dir, SECRET), Vec::<PathBuf>::new());
+    agent.runtime.stop(config.instance, Some("SIGKILL"), Duration::ZERO).await.unwrap();
+    agent.runtime.remove(config.instance).await.unwrap();
+    agent.crash();
+}
+
+#[test]
+fn runc_has_secrets() {
+    with(RUNC, "runc-secrets", async |world| has_secrets(world, RUNC).await);
+}
+
+#[test]
+fn runsc_has_secrets() {
+    with(RUNSC, "runsc-secrets", async |world| has_secrets(world, RUNSC).await);
+}
+
+#[test]
+fn runc_has_files() {
+    with(RUNC, "runc-files", async |world| has_files(world, RUNC).await);
+}
+
+#[test]
+fn runsc_has_files() {
+    with(RUNSC, "runsc-files", async |world| has_files(world, RUNSC).await);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What this region shall run, derived from the global state. Written by the region's own leader, so that everything
 //! below works from the region's state alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_state::{GlobalState, RegionCommand, RegionState};
-use insula_types::{AppName, RegionalDefinition, RegionalService};
+use insula_types::{AppName, RegionalDefinition, RegionalService, Scale, SecretName, SecretVersion, ServiceSpec};
 
 /// Instances of a service that nobody gave a scale.
-const SCALE_DEFAULT: u32 = 1;
+const SCALE_DEFAULT: Scale = Scale::Count(1);
 
 /// What brings the region's definitions to what the world wants. `global` must be as new as any copy that was derived
 /// from before; a copy that holds nothing at all says nothing.
@@ -22,10 +22,33 @@ pub fn reconcile(global: &GlobalState, region: &RegionState) -> Vec<RegionComman
         let Some(wanted) = definition(global, app) else { continue };
         let present = region.definitions.get(app);
         if present.is_none_or(|present| *present != wanted && present.release <= wanted.release) {
-            commands.push(RegionCommand::SetDefinition(wanted));
+            commands.extend(set_definition(global, region, wanted));
         }
     }
     commands
+}
+
+/// Brings what the region lacks of files and secrets with it. None while this copy of the global state lacks it too (rule R2).
+fn set_definition(global: &GlobalState, region: &RegionState, definition: RegionalDefinition) -> Option<RegionCommand> {
+    let specs: Vec<&ServiceSpec> = definition.services.values().map(|service| &service.spec).collect();
+    if !specs.iter().any(|spec| spec.has_contents()) {
+        return Some(RegionCommand::SetDefinition(definition));
+    }
+    let app = &definition.app;
+    let files = specs.iter().flat_map(|spec| &spec.files).map(|file| (app.clone(), file.content));
+    let lacking = files.filter(|id| !region.contents.contains(id));
+    let contents = lacking.map(|id| Some((id.1, global.contents.get(&id)?.clone()))).collect::<Option<_>>()?;
+    let named: BTreeSet<_> = specs.iter().flat_map(|spec| &spec.secrets).collect();
+    let lacking = named
+        .into_iter()
+        .filter(|(name, version)| !region.secrets.contains(&(app.clone(), (*name).clone(), **version)));
+    let sealed = |(name, version): (&SecretName, &SecretVersion)| {
+        let value = global.secrets.get(&(app.clone(), name.clone()))?.versions.get(version)?;
+        let own = &region.meta.as_ref()?.region;
+        Some((name.clone(), *version, value.sealed.get(own)?.clone()))
+    };
+    let secrets = lacking.map(sealed).collect::<Option<_>>()?;
+    Some(RegionCommand::SetDefinitionWith { definition, contents, secrets })
 }
 
 /// An app's definition for a region.
@@ -37,8 +60,8 @@ fn definition(global: &GlobalState, app: &AppName) -> Option<RegionalDefinition>
         .iter()
         .map(|(name, spec)| {
             let scale = scale.get(name).copied().unwrap_or(SCALE_DEFAULT);
-            (name.clone(), RegionalService { spec: spec.clone(), scale })
+            (name.clone(), RegionalService { spec: spec.clone(), scale, update: release.update_of(name) })
         })
         .collect();
-    Some(RegionalDefinition { app: app.clone(), release: release.number, services })
+    Some(RegionalDefinition { app: app.clone(), release: release.number, services, again_of: release.again_of })
 }

@@ -12,12 +12,15 @@
 //! ```
 
 pub mod derive;
+pub mod each_node;
 pub mod lease;
 pub mod level;
+pub mod loss;
 pub mod nodes;
 pub mod one_off;
 pub mod placements;
-mod rollout;
+mod progress;
+mod replace;
 mod round;
 mod service;
 mod slots;

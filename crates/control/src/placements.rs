@@ -7,19 +7,24 @@
 //!             │     know     that it is gone
 //!             └── node down ──┘
 //! ```
-//! What has volumes stays where they are, also while its node is down (`slots`).
+//! What has volumes stays where they are, also while its node is down (`slots`). What runs on each node has no other (`each_node`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use insula_scheduler::{NodeView, Snapshot, Taken, Wanted, schedule};
+use insula_scheduler::{Bound, NodeView, Snapshot, Taken, Wanted, WhyBound, schedule};
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
-    Desired, InstanceId, NodeHealth, NodeId, Phase, Placement, RegionalService, ReleaseNumber, Revision, ServiceRef,
-    Slot,
+    AppName, Deployment, DeploymentState, Desired, InstanceId, LabelName, LabelValue, Node, NodeHealth, Phase,
+    Placement, RegionalDefinition, RegionalService, ReleaseNumber, Revision, Scale, ServiceName, ServiceRef, Slot,
+    UpdateSpec,
 };
 
 use crate::{
-    rollout::{self, Live},
+    each_node,
+    replace::{self, Goal, Kind, Live, Way},
     slots,
 };
 
@@ -38,6 +43,8 @@ pub struct View<'a> {
     pub is_acknowledged: &'a dyn Fn(Revision) -> bool,
     /// Draining instances for which acknowledgements have been awaited long enough.
     pub overdue: &'a BTreeSet<InstanceId>,
+    /// How long an instance has been ready without a break, as far as this leader saw; none: it is not.
+    pub ready_for: &'a dyn Fn(InstanceId) -> Option<Duration>,
 }
 
 impl std::fmt::Debug for View<'_> {
@@ -59,6 +66,9 @@ pub struct Plan {
 #[derive(Default)]
 struct Service<'a> {
     wanted: Option<(ReleaseNumber, &'a RegionalService)>,
+    /// What is good of it while nobody knows whether what is wanted is. None: the same, or there is nothing.
+    old: Option<(ReleaseNumber, &'a RegionalService)>,
+    way: Option<Way>,
     live: Vec<Live<'a>>,
     /// All its placements, whatever they shall do.
     placed: Vec<&'a Placement>,
@@ -69,30 +79,75 @@ struct Added {
     instance: InstanceId,
     service: ServiceRef,
     slot: Option<Slot>,
-    bound_to: Option<NodeId>,
+    bound_to: Option<Bound>,
+    /// It is one of the old release.
+    is_old: bool,
+}
+
+impl<'a> Service<'a> {
+    /// What an instance of it runs.
+    fn of(&self, is_old: bool) -> Option<(ReleaseNumber, &'a RegionalService)> {
+        if is_old { self.old } else { self.wanted }
+    }
+
+    fn kind(&self, placement: &Placement) -> Kind {
+        let is_of = |known: Option<(_, &RegionalService)>| known.is_some_and(|(_, known)| known.spec == placement.spec);
+        match (is_of(self.wanted), is_of(self.old)) {
+            (true, _) => Kind::New,
+            (false, true) => Kind::Old,
+            (false, false) => Kind::Other,
+        }
+    }
+
+    /// Where it shall get; a service that only the old release has is kept until the new one has shown that it is good.
+    fn goal(&self) -> Option<Goal<'a>> {
+        let (_, service) = self.wanted.or(self.old)?;
+        Some(Goal {
+            scale: service.scale.count()? as usize,
+            way: self.way.unwrap_or(Way::Go),
+            has_old: self.old.is_some(),
+            update: &service.update,
+        })
+    }
 }
 
 /// Compares what shall run with what is placed, and takes one step. `new_id` gives random ids.
 pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() -> InstanceId) -> Plan {
-    let services = services(state);
+    let services = services(state, view);
     let mut plan = Plan::default();
     let mut add: Vec<Added> = Vec::new();
     let mut drain: Vec<InstanceId> = Vec::new();
     let mut used = BTreeSet::new();
     for (name, service) in &services {
-        let mut new = |slot, bound_to| {
+        let mut new = |slot, bound_to, is_old| {
             let instance = unused_id(state, &mut used, new_id);
-            add.push(Added { instance, service: name.clone(), slot, bound_to });
+            add.push(Added { instance, service: name.clone(), slot, bound_to, is_old });
         };
         let wanted = service.wanted.map(|(_, wanted)| wanted);
         if slots::has_slots(wanted, &service.placed) {
-            let step = slots::step(state, name, wanted, &service.placed);
-            step.add.into_iter().for_each(|(slot, bound_to)| new(Some(slot), bound_to));
+            let is_held = service.way == Some(Way::Hold) && service.old.is_some();
+            let is_healthy = |instance| service.live.iter().any(|one| one.instance == instance && one.is_healthy);
+            let is_good = |instance| service.old.is_none() || is_healthy(instance);
+            let step = slots::step(state, name, wanted, &service.placed, &slots::Pace { is_held, is_good: &is_good });
+            let is_old = is_held && service.of(true).is_some_and(|(_, old)| slots::has_slots(Some(old), &[]));
+            let bound = |node| Bound { node, why: WhyBound::Volumes };
+            step.add.into_iter().for_each(|(slot, node)| new(Some(slot), node.map(bound), is_old));
             drain.extend(step.drain);
             plan.unplaceable.extend(step.waits.map(|why| (name.clone(), why)));
-        } else {
-            let step = rollout::step(wanted, &service.live);
-            (0..step.add).for_each(|_| new(None, None));
+        } else if let Some(wanted) = wanted.filter(|wanted| wanted.scale == Scale::EachNode) {
+            let is_held = service.way == Some(Way::Hold) && service.old.is_some();
+            let step = each_node::step(state, wanted, &service.placed, is_held);
+            if step.is_nowhere {
+                let why = "no node that takes instances has the runtime and the labels that it asks for";
+                plan.unplaceable.insert(name.clone(), format!("place {name} on each node: {why}"));
+            }
+            step.add.into_iter().for_each(|node| new(None, Some(Bound { node, why: WhyBound::EachNode }), false));
+            drain.extend(step.drain);
+        } else if wanted.is_some() || service.old.is_none_or(|(_, old)| old.scale != Scale::EachNode) {
+            let gone = Goal { scale: 0, way: Way::Go, has_old: false, update: &UpdateSpec::default() };
+            let step = replace::step(service.goal().as_ref().unwrap_or(&gone), &service.live);
+            (0..step.add).for_each(|_| new(None, None, false));
+            (0..step.add_old).for_each(|_| new(None, None, true));
             drain.extend(step.drain);
         }
     }
@@ -106,12 +161,15 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
     plan
 }
 
-fn services(state: &RegionState) -> BTreeMap<ServiceRef, Service<'_>> {
+fn services<'a>(state: &'a RegionState, view: &View<'_>) -> BTreeMap<ServiceRef, Service<'a>> {
     let mut services: BTreeMap<ServiceRef, Service<'_>> = BTreeMap::new();
     for (app, definition) in state.definitions.iter() {
         for (name, wanted) in &definition.services {
             let name = ServiceRef::new(app.clone(), name.clone());
             services.entry(name).or_default().wanted = Some((definition.release, wanted));
+        }
+        if let Some(deployment) = deployment_of(state, app, definition) {
+            add_old(&mut services, deployment, definition);
         }
     }
     for placement in state.placements.values() {
@@ -119,17 +177,78 @@ fn services(state: &RegionState) -> BTreeMap<ServiceRef, Service<'_>> {
         service.placed.push(placement);
         let node = state.nodes.get(&placement.node).filter(|node| node.health.is_up());
         let Some(node) = node.filter(|_| placement.desired == Desired::Run) else { continue };
+        let is_ready = state.statuses.get(&placement.instance).is_some_and(|status| status.is_ready);
+        let min_healthy = service.wanted.map(|(_, wanted)| wanted.update.min_healthy).unwrap_or_default();
         service.live.push(Live {
             instance: placement.instance,
             node: placement.node,
-            datacenter: node.datacenter.as_str(),
-            // A release that does not touch this service leaves its instances alone. What is on a node that is drained is
-            // replaced just as what is out of date: the new one is ready before the old one goes.
-            is_fresh: !node.is_draining && service.wanted.is_some_and(|(_, wanted)| wanted.spec == placement.spec),
-            is_ready: state.statuses.get(&placement.instance).is_some_and(|status| status.is_ready),
+            datacenter: group(state, node, &placement.spec.placement.spread),
+            // A release that does not touch this service leaves its instances alone.
+            kind: service.kind(placement),
+            // What is on a node that is drained is replaced just as what is out of date: the new one is ready before the old
+            // one goes.
+            may_stay: !node.is_draining,
+            is_ready,
+            is_healthy: is_ready && (view.ready_for)(placement.instance).is_some_and(|time| time >= min_healthy),
         });
     }
     services
+}
+
+/// What the instances of a service on a node are counted with when it is spread: the value of that label.
+fn group<'a>(state: &'a RegionState, node: &'a Node, spread: &LabelName) -> &'a str {
+    match spread.as_str() {
+        LabelName::DATACENTER => node.datacenter.as_str(),
+        // Nodes are counted apart from groups in any case.
+        LabelName::NODE => "",
+        _ => state.labels.get(&node.id).and_then(|labels| labels.get(spread)).map_or("", LabelValue::as_str),
+    }
+}
+
+/// The deployment of a definition, while it is not known to be good.
+pub(crate) fn deployment_of<'a>(
+    state: &'a RegionState,
+    app: &AppName,
+    definition: &RegionalDefinition,
+) -> Option<&'a Deployment> {
+    state
+        .deployments
+        .get(app)
+        .filter(|deployment| deployment.release == definition.release && deployment.state != DeploymentState::Done)
+}
+
+/// Adds what is good of the services of a definition that is being rolled out, and how it may go on.
+fn add_old<'a>(
+    services: &mut BTreeMap<ServiceRef, Service<'a>>,
+    deployment: &'a Deployment,
+    definition: &'a RegionalDefinition,
+) {
+    let Some(from) = &deployment.from else { return };
+    for (name, old) in &from.services {
+        let wanted = definition.services.get(name);
+        let is_kept = match wanted {
+            Some(wanted) => wanted.spec != old.spec,
+            None => {
+                matches!(deployment.state, DeploymentState::First | DeploymentState::Going | DeploymentState::Failed)
+            }
+        };
+        if is_kept {
+            let service = services.entry(ServiceRef::new(deployment.app.clone(), name.clone())).or_default();
+            service.old = Some((from.release, old));
+            service.way = Some(way(deployment, name, wanted));
+        }
+    }
+}
+
+fn way(deployment: &Deployment, name: &ServiceName, wanted: Option<&RegionalService>) -> Way {
+    let Some(wanted) = wanted else { return Way::Hold };
+    let first = || deployment.first_instances(name, &wanted.update, wanted.scale);
+    match deployment.state {
+        DeploymentState::First => first().map_or(Way::Hold, |count| Way::First(count as usize)),
+        DeploymentState::Going if deployment.is_paused => Way::Hold,
+        DeploymentState::Going | DeploymentState::Baking | DeploymentState::Done => Way::Go,
+        DeploymentState::Failed => Way::Hold,
+    }
 }
 
 fn unused_id(
@@ -145,27 +264,34 @@ fn unused_id(
     }
 }
 
+/// Whether an instance counts when its service is spread.
+fn is_staying(one: &Live<'_>) -> bool {
+    one.may_stay && one.kind == Kind::New
+}
+
 /// Chooses nodes for what is to be added, and says what finds none.
 fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add: &[Added], plan: &mut Plan) {
     if add.is_empty() {
         return;
     }
     let fresh: BTreeSet<InstanceId> =
-        services.values().flat_map(|s| &s.live).filter(|one| one.is_fresh).map(|one| one.instance).collect();
+        services.values().flat_map(|s| &s.live).filter(|one| is_staying(one)).map(|one| one.instance).collect();
     let snapshot = snapshot(state, |placement| fresh.contains(&placement.instance));
-    let of = |name: &ServiceRef| services.get(name).and_then(|service| service.wanted);
+    let of = |name: &ServiceRef, is_old| services.get(name).and_then(|service| service.of(is_old));
     let wanted: Vec<Wanted<'_>> = add
         .iter()
-        .filter_map(|Added { instance, service, bound_to, .. }| {
-            let spec = &of(service)?.1.spec;
-            let (resources, runtime) = (spec.resources, spec.runtime.as_ref());
-            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to, runtime })
+        .filter_map(|Added { instance, service, bound_to, is_old, .. }| {
+            let spec = &of(service, *is_old)?.1.spec;
+            let (resources, runtime, placement) = (spec.resources, spec.runtime.as_ref(), &spec.placement);
+            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to, runtime, placement })
         })
         .collect();
     let mut decisions = schedule(&snapshot, &wanted);
     let mut placements = Vec::new();
-    for Added { instance, service: name, slot, .. } in add {
-        let (Some(decision), Some((release, wanted))) = (decisions.remove(instance), of(name)) else { continue };
+    for Added { instance, service: name, slot, is_old, .. } in add {
+        let (Some(decision), Some((release, wanted))) = (decisions.remove(instance), of(name, *is_old)) else {
+            continue;
+        };
         match decision {
             Ok(choice) => placements.push(Placement {
                 instance: *instance,
@@ -189,18 +315,7 @@ fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add:
 /// What the scheduler looks at; `is_staying` says what counts when a service is spread.
 pub(crate) fn snapshot(state: &RegionState, is_staying: impl Fn(&Placement) -> bool) -> Snapshot<'_> {
     Snapshot {
-        nodes: state
-            .nodes
-            .values()
-            .map(|node| NodeView {
-                id: node.id,
-                datacenter: &node.datacenter,
-                capacity: node.capacity,
-                health: node.health,
-                is_cordoned: node.is_cordoned || node.is_draining,
-                runtimes: state.runtimes.get(&node.id),
-            })
-            .collect(),
+        nodes: state.nodes.values().map(|node| node_view(state, node)).collect(),
         taken: state
             .placements
             .values()
@@ -211,6 +326,20 @@ pub(crate) fn snapshot(state: &RegionState, is_staying: impl Fn(&Placement) -> b
                 is_staying: is_staying(placement),
             })
             .collect(),
+    }
+}
+
+/// A node as the scheduler sees it.
+pub(crate) fn node_view<'a>(state: &'a RegionState, node: &'a Node) -> NodeView<'a> {
+    NodeView {
+        id: node.id,
+        name: &node.name,
+        datacenter: &node.datacenter,
+        capacity: node.capacity,
+        health: node.health,
+        is_cordoned: node.is_cordoned || node.is_draining,
+        runtimes: state.runtimes.get(&node.id),
+        labels: state.labels.get(&node.id),
     }
 }
 

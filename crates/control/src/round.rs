@@ -9,11 +9,17 @@ use insula_state::{
 };
 use insula_types::{Desired, InstanceId, Revision, ServiceRef};
 
-use crate::{LeaseTable, derive, nodes, placements};
+use crate::{
+    LeaseTable, derive, nodes, placements,
+    progress::{self, Watched},
+};
 
 /// How long the edges may take to acknowledge that an instance is drained. A node that renews its lease and whose data
 /// plane is silent for so long shall not hold up a deploy; its own retries cover what it still sends.
 pub(crate) const DRAIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// How long the world is left alone that did not take what it was told. A round waits for its answer.
+const DEAF_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Commands of one round; the rest comes in the next, on a fresh look.
 const COMMANDS_MAX: usize = 32;
@@ -23,6 +29,10 @@ const COMMANDS_MAX: usize = 32;
 pub(crate) struct Memory {
     /// Since when instances have been draining.
     draining: BTreeMap<InstanceId, Instant>,
+    /// How deployments get on.
+    watched: Watched,
+    /// Nothing is told to the world before.
+    deaf_until: Option<Instant>,
     /// What was last said of services that cannot be placed.
     unplaceable: BTreeMap<ServiceRef, String>,
 }
@@ -48,17 +58,31 @@ impl Memory {
         }
         let overdue = self.overdue(region, now);
         let is_acknowledged = |revision: Revision| leases.is_acknowledged(now, revision);
-        let view = placements::View { now_ms, is_acknowledged: &is_acknowledged, overdue: &overdue };
+        self.watched.look(region, now);
+        let ready_for = |instance| self.watched.ready_for(instance, now);
+        let view =
+            placements::View { now_ms, is_acknowledged: &is_acknowledged, overdue: &overdue, ready_for: &ready_for };
         let plan = placements::reconcile(region, &view, new_id);
         commands.extend(plan.commands);
+        commands.extend(self.watched.advance(region, &plan.unplaceable, now));
         commands.extend(self.tell(plan.unplaceable));
         commands.truncate(COMMANDS_MAX);
         commands
     }
 
-    /// When the next drain becomes overdue.
-    pub(crate) fn next_overdue(&self, now: Instant) -> Option<Instant> {
-        self.draining.values().map(|since| *since + DRAIN_WAIT).filter(|at| *at > now).min()
+    pub(crate) fn may_tell_world(&self, now: Instant) -> bool {
+        self.deaf_until.is_none_or(|until| now >= until)
+    }
+
+    /// The world did not take what it was told.
+    pub(crate) fn world_is_deaf(&mut self, now: Instant) {
+        self.deaf_until = Some(now + DEAF_WAIT);
+    }
+
+    /// When time alone changes what is to be decided: a drain becomes overdue, or an instance has been ready for long enough.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let overdue = self.draining.values().map(|since| *since + DRAIN_WAIT).filter(|at| *at > now);
+        overdue.chain(self.watched.is_busy().then(|| now + progress::LOOK_EVERY)).min()
     }
 
     fn overdue(&mut self, region: &RegionState, now: Instant) -> BTreeSet<InstanceId> {

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use crate::{
     LeaseTable,
     lease::{LEASE, STALL},
+    progress,
     round::Memory,
     voters::chain,
 };
@@ -199,7 +200,7 @@ impl Control {
     fn next_end(&self, memory: &Memory) -> Option<clock::Instant> {
         let now = self.env.clock.now();
         let lease = self.leases.lock().as_ref().and_then(|leases| leases.next_end(now));
-        lease.into_iter().chain(memory.next_overdue(now)).min()
+        lease.into_iter().chain(memory.next_due(now)).min()
     }
 
     /// Decides and commits. False when another node has taken control.
@@ -234,7 +235,28 @@ impl Control {
                 Err(error) => return Err(error),
             }
         }
+        if *is_global_fresh && memory.may_tell_world(self.env.clock.now()) && !self.tell_world(beat).await {
+            memory.world_is_deaf(self.env.clock.now());
+        }
         Ok(true)
+    }
+
+    /// Tells the global group what became of releases here. It may be out of reach: then it is told later, and the region goes
+    /// on as it is. Whether all was told.
+    async fn tell_world(&self, beat: &Beat) -> bool {
+        let commands = self.region.read(|region| self.global.read(|global| progress::tell_world(global, region)));
+        for command in commands {
+            beat.alive();
+            debug!(?command, "to be told");
+            match self.with_looks(self.global.propose(&command, ROUND_EVERY)).await {
+                Ok(committed) => self.global.replica().wait_for(committed.revision).await,
+                Err(error) => {
+                    info!(error = %chain(&error), "the world was not told what became of a release, trying again");
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     async fn take_control(&self) -> Result<u64, ProposeError> {

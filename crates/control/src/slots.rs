@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use insula_state::RegionState;
-use insula_types::{Desired, InstanceId, NodeId, Placement, RegionalService, ServiceRef, Slot, VolumeRef};
+use insula_types::{Desired, InstanceId, NodeId, Placement, RegionalService, Scale, ServiceRef, Slot, VolumeRef};
 
 /// The next step with one service that has volumes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,14 @@ pub(crate) struct Step {
     pub drain: Vec<InstanceId>,
     /// Why a slot gets none, in words.
     pub waits: Option<String>,
+}
+
+/// How fast a new release may come to the slots.
+pub(crate) struct Pace<'a> {
+    /// No instance is replaced.
+    pub is_held: bool,
+    /// Whether an instance has been ready for long enough to count.
+    pub is_good: &'a dyn Fn(InstanceId) -> bool,
 }
 
 /// Whether a service is one of slots: it has volumes, or still has instances with some.
@@ -32,9 +40,20 @@ pub(crate) fn step(
     service: &ServiceRef,
     wanted: Option<&RegionalService>,
     placed: &[&Placement],
+    pace: &Pace<'_>,
 ) -> Step {
     let mut step = Step::default();
-    let scale = wanted.filter(|wanted| !wanted.spec.volumes.is_empty()).map_or(0, |wanted| wanted.scale);
+    let scale = match wanted.filter(|wanted| !wanted.spec.volumes.is_empty()).map(|wanted| wanted.scale) {
+        None => 0,
+        Some(Scale::Count(scale)) => scale,
+        Some(Scale::EachNode) => {
+            // The API refuses it; what runs is left alone, since volumes hang on it.
+            step.waits = Some(format!(
+                "place instances of {service}: it has volumes, which the scale each-node is not for: give it a number"
+            ));
+            return step;
+        }
+    };
     let by_slot: BTreeMap<Slot, &Placement> = placed.iter().filter_map(|one| Some((one.slot?, *one))).collect();
     let runs = |placement: &&&Placement| placement.desired == Desired::Run;
     step.drain.extend(by_slot.range(scale..).map(|(_, one)| one).filter(runs).map(|one| one.instance));
@@ -51,10 +70,12 @@ pub(crate) fn step(
         // One at a time, and the next only while all the others are well.
         let is_well = |one: &&Placement| {
             let is_ready = || state.statuses.get(&one.instance).is_some_and(|status| status.is_ready);
-            one.desired == Desired::Run && is_up(state, one.node) && is_ready()
+            // Nobody has to wait for what is to be replaced anyway.
+            let counts = || is_ready() && (one.spec != wanted.spec || (pace.is_good)(one.instance));
+            one.desired == Desired::Run && is_up(state, one.node) && counts()
         };
-        let is_stale =
-            |one: &&&Placement| one.spec != wanted.spec && one.desired == Desired::Run && is_up(state, one.node);
+        let may_go = |one: &&Placement| one.spec != wanted.spec && !pace.is_held;
+        let is_stale = |one: &&&Placement| may_go(one) && one.desired == Desired::Run && is_up(state, one.node);
         let stale: Vec<_> = by_slot.range(..scale).map(|(_, one)| one).filter(is_stale).collect();
         let are_well = |mut slots: std::ops::Range<Slot>| slots.all(|slot| by_slot.get(&slot).is_some_and(is_well));
         let is_alone = |candidate: &&&&Placement| {

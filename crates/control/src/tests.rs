@@ -1,6 +1,10 @@
 //! The controllers over a real region state that is not replicated, and nodes that are played by the test.
 
+mod deployments;
+mod each_node;
+mod labels;
 mod level;
+mod loss;
 mod one_off;
 mod region;
 mod service;

@@ -4,13 +4,17 @@ use insula_catalog::{Catalog, RouteTarget};
 use insula_mesh::Verdicts;
 use insula_types::{InstanceId, NodeId};
 
+use crate::health::Verdict;
+
 /// How good a choice an instance is; less is better. Only the best there is are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
     /// Ready, on a node that is up and answers.
     Ready,
+    /// The same, but it does not answer well.
+    Suspect,
     /// The same, but it just failed to take a connection.
-    Doubtful,
+    Unreachable,
     /// Was ready once; all went unready together, so the check itself is suspect (rule R10).
     WasReady,
     /// Its node's lease has ended, yet the node answers us.
@@ -24,60 +28,126 @@ enum Tier {
 pub(crate) struct Candidate {
     pub instance: InstanceId,
     pub node: NodeId,
+    /// Its share of the requests beside the others', in hundredths of a full one.
+    pub weight: u32,
+    /// Whether it is one of the first of a release, which are tried.
+    pub is_first: bool,
 }
 
-/// The best candidates for a route, without those in `tried`. `is_doubtful` tells which failed lately.
+/// The best candidates for a route, without those in `tried`. `judge` tells how each has answered lately.
 pub(crate) fn candidates(
     catalog: &Catalog,
     target: &RouteTarget,
     verdicts: &Verdicts,
     tried: &[InstanceId],
-    is_doubtful: impl Fn(InstanceId) -> bool,
+    judge: impl Fn(InstanceId) -> Verdict,
 ) -> Vec<Candidate> {
     let Some(service) = catalog.services.get(&target.service) else { return Vec::new() };
-    let mut best: Vec<Candidate> = Vec::new();
+    let mut best: Vec<Candidate> = Vec::with_capacity(service.instances.len());
     let mut best_tier = Tier::LastKnown;
+    let (mut ready, mut suspects) = (0, Vec::new());
     for (id, instance) in &service.instances {
-        if instance.is_draining || !instance.ports.contains_key(&target.port) || tried.contains(id) {
+        if instance.is_draining || !instance.ports.contains_key(&target.port) {
             continue;
         }
         let Some(node) = catalog.nodes.get(&instance.node) else { continue };
         let is_own = instance.node == catalog.own;
         let answers = is_own || !verdicts.is_bad(instance.node);
+        let mut weight = 100;
         let tier = match (answers, is_own || node.is_up) {
-            (true, true) if instance.is_ready && is_doubtful(*id) => Tier::Doubtful,
-            (true, true) if instance.is_ready => Tier::Ready,
+            (true, true) if instance.is_ready => match judge(*id) {
+                Verdict::Share(share) => {
+                    weight = share;
+                    Tier::Ready
+                }
+                Verdict::Suspect => Tier::Suspect,
+                Verdict::Unreachable => Tier::Unreachable,
+            },
             (true, true) if instance.was_ready => Tier::WasReady,
             (true, false) if instance.was_ready => Tier::NodeDown,
             (false, _) if instance.was_ready && verdicts.is_cut_off() => Tier::LastKnown,
             _ => continue,
         };
+        ready += usize::from(matches!(tier, Tier::Ready | Tier::Suspect));
+        let is_tried = tried.contains(id);
+        let candidate = Candidate { instance: *id, node: instance.node, weight, is_first: instance.is_first };
+        if tier == Tier::Suspect {
+            suspects.push((candidate, is_tried));
+        }
+        if is_tried {
+            continue;
+        }
         if tier < best_tier {
             best.clear();
             best_tier = tier;
         }
         if tier == best_tier {
-            best.push(Candidate { instance: *id, node: instance.node });
+            best.push(candidate);
         }
+    }
+    // Most of them do not answer well: then it is rather the judge, or what they all hang on, and the few others would
+    // not bear the load of all (rule R10).
+    if best_tier == Tier::Ready && suspects.len() * 2 > ready {
+        best.extend(suspects.into_iter().filter(|(_, is_tried)| !is_tried).map(|(candidate, _)| candidate));
     }
     best
 }
 
-/// The less loaded of two drawn at random, the first of equals: so all get their share, also of little traffic.
+/// While the first instances of a release are tried: leaves those for a request, or the others, by their share of the requests. Leaves
+/// all where there are none of the kind that was drawn. `draw(n)` gives a number below `n`.
+pub(crate) fn split(
+    catalog: &Catalog,
+    target: &RouteTarget,
+    mut candidates: Vec<Candidate>,
+    draw: impl Fn(usize) -> usize,
+) -> Vec<Candidate> {
+    let weight = catalog.services.get(&target.service).and_then(|service| service.first_weight);
+    if let Some(weight) = weight {
+        let is_first = draw(100) < usize::from(weight);
+        if candidates.iter().any(|candidate| candidate.is_first == is_first) {
+            candidates.retain(|candidate| candidate.is_first == is_first);
+        }
+    }
+    candidates
+}
+
+/// The less loaded of two drawn by their weights, the first of equals: so all get their share, also of little traffic.
 /// `draw(n)` gives a number below `n`.
 pub(crate) fn pick(
     candidates: &[Candidate],
     in_flight: impl Fn(InstanceId) -> usize,
     draw: impl Fn(usize) -> usize,
 ) -> Option<Candidate> {
-    let first = *candidates.get(draw(candidates.len().max(1)))?;
-    if candidates.len() == 1 {
-        return Some(first);
+    if let [] | [_] = candidates {
+        return candidates.first().copied();
     }
-    // The second of the others: the place of the first is skipped.
-    let place = draw(candidates.len() - 1);
-    let second = *candidates.iter().filter(|c| c.instance != first.instance).nth(place)?;
-    Some(if in_flight(second.instance) < in_flight(first.instance) { second } else { first })
+    let first = draw_one(candidates, None, &draw)?;
+    let Some(second) = draw_one(candidates, Some(first.instance), &draw) else { return Some(first) };
+    // With this request, for each hundredth of a share. One that has nothing to do needs no relief.
+    let load = |of: Candidate, beside: Candidate| (in_flight(of.instance) + 1) * beside.weight as usize;
+    let is_less = in_flight(first.instance) > 0 && load(second, first) < load(first, second);
+    Some(if is_less { second } else { first })
+}
+
+/// One of them, but for the one that is left out, by their weights.
+fn draw_one(
+    candidates: &[Candidate],
+    left_out: Option<InstanceId>,
+    draw: impl Fn(usize) -> usize,
+) -> Option<Candidate> {
+    let others = || candidates.iter().filter(|candidate| Some(candidate.instance) != left_out);
+    let total: usize = others().map(|candidate| candidate.weight as usize).sum();
+    if total == 0 {
+        return others().next().copied();
+    }
+    let mut place = draw(total);
+    others()
+        .find(|candidate| {
+            let is_it = place < candidate.weight as usize;
+            place = place.saturating_sub(candidate.weight as usize);
+            is_it
+        })
+        .copied()
 }
 
 #[cfg(test)]

@@ -1,41 +1,40 @@
 //! One request: find the service, choose an instance, send, and again on another when that is safe.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use insula_catalog::{Catalog, Holder, RouteTarget};
-use insula_env::{
-    Env,
-    clock::{Elapsed, timeout},
-};
+use insula_env::{Env, clock::timeout};
 use insula_mesh::{Caller, Dialer, Target, TraceId, Verdicts};
 use insula_types::InstanceId;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::{
     Config,
     answer::plain,
     apps::{Apps, Place},
-    body::{FromInstance, RequestBody, ResponseBody},
+    body::{FromInstance, ResponseBody},
     choose,
-    config::{HEAD_BYTES_MAX, HEADERS_MAX, REPLAY_BYTES_MAX, TRIES_MAX},
+    config::{REPLAY_BYTES_MAX, TARGET_BYTES_MAX, TRIES_MAX},
     headers,
-    instances::{InFlight, Instances, Sender},
+    instances::{InFlight, Instances},
     metrics::{Cause, Metrics, add},
     retry::is_idempotent,
     route, upgrade,
+    upstream::{Broken, Connection, Fault, Outgoing, Streamed, head::Head},
 };
 
 /// What all requests share.
@@ -48,23 +47,38 @@ pub(crate) struct Shared {
     pub apps: Apps,
     pub metrics: Arc<Metrics>,
     pub env: Env,
+    /// The edge is about to end: connections of clients are to be closed behind their next response.
+    pub is_leaving: AtomicBool,
+    /// Connections of clients, whatever is spoken on them.
+    pub open: TaskTracker,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    pub address: SocketAddr,
+    /// Whether something else than HTTP is spoken on it now.
+    pub switched: Arc<AtomicBool>,
 }
 
 /// A request on its way, with what is needed to send it (again).
 struct Pending {
     method: Method,
-    uri: Uri,
-    headers: http::HeaderMap,
-    body: Source,
-    client: SocketAddr,
+    /// As it is sent: the head, and a small body.
+    head: Bytes,
+    rest: Rest,
+    /// The client's half of a switch of protocols.
+    half: Option<upgrade::ClientHalf>,
 }
 
-/// Where the request's body is.
-enum Source {
-    /// Here: it can be sent any number of times.
-    Held(Bytes),
+/// The rest of a request.
+enum Rest {
+    /// There is none: what is here can be sent any number of times.
+    None,
     /// With the client: it can be sent until the first part of it has been taken.
-    Client(Option<Incoming>),
+    Client(Streamed),
+    /// It was sent.
+    Gone,
 }
 
 /// Why one try gave no response.
@@ -80,94 +94,165 @@ enum Failure {
     Unknown { is_reused: bool },
     /// No response came in time.
     TimedOut,
+    /// It is the client that failed.
+    Client(Fault),
 }
 
 type Answer = Response<ResponseBody>;
 
+/// What the edge says itself instead of an instance.
+struct Refusal {
+    cause: Cause,
+    status: StatusCode,
+    text: String,
+    /// The rest of the request may still come: the connection is of no more use.
+    closes: bool,
+}
+
+impl Refusal {
+    fn new(cause: Cause, status: StatusCode, text: impl Into<String>) -> Self {
+        Self { cause, status, text: text.into(), closes: false }
+    }
+
+    fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(Cause::BadRequest, StatusCode::BAD_REQUEST, text)
+    }
+
+    /// Of a client that failed to send its body.
+    fn of_client(fault: Fault, body_max: u64) -> Self {
+        let (status, text) = match fault {
+            Fault::BrokenOff => (StatusCode::BAD_REQUEST, "the request body broke off".to_owned()),
+            Fault::Idle => (StatusCode::REQUEST_TIMEOUT, "the request body did not come in time".to_owned()),
+            Fault::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("the request body is larger than {body_max} bytes"))
+            }
+        };
+        Self { closes: true, ..Self::new(Cause::BadRequest, status, text) }
+    }
+}
+
 impl Shared {
     /// Answers one request. Every way out of here is a response.
-    pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Incoming>, client: SocketAddr) -> Answer {
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, visitor: Arc<Visitor>) -> Answer {
         add(&self.metrics.requests);
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let host = match route::host(request.uri(), request.headers(), request.version()) {
-            Ok(host) if path.starts_with('/') && method != Method::CONNECT => host,
-            Ok(_) => return self.refuse(Cause::BadRequest, StatusCode::BAD_REQUEST, "this is not a proxy"),
-            Err(error) => return self.refuse(Cause::BadRequest, StatusCode::BAD_REQUEST, &error.to_string()),
-        };
-        let catalog = self.holder.current();
-        let Some(target) = route::find(&catalog, &host, &path) else {
-            if catalog.is_empty() {
-                let text = "this edge has not heard of its region yet";
-                return self.refuse(Cause::NoCatalog, StatusCode::SERVICE_UNAVAILABLE, text);
+        let mut closes = false;
+        let mut answer = match self.answer_now(request, &visitor).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                self.metrics.fail(refusal.cause);
+                closes = refusal.closes;
+                plain(refusal.status, &refusal.text)
             }
-            let place = if catalog.routes.contains_key(&host) { " under this path" } else { "" };
-            let text = format!("no app is published at {host}{place}");
-            return self.refuse(Cause::NoRoute, StatusCode::NOT_FOUND, &text);
         };
-        let Some(place) = self.apps.enter(&target.service.app, self.env.clock.now()) else {
-            let text = format!("{} has as many requests in flight as it may", target.service.app);
-            return self.refuse(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, &text);
-        };
-        let half = headers::upgrade(request.headers()).map(|protocol| (upgrade::client_half(&mut request), protocol));
-        let (parts, body) = request.into_parts();
-        let mut pending = match self.prepare(parts, body, client).await {
-            Ok(pending) => pending,
-            Err(answer) => return answer,
-        };
-        let half = half.map(|(half, protocol)| {
-            pending.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            pending.headers.insert(header::UPGRADE, protocol);
-            half
-        });
-        let answer = self.send(&catalog, target, pending, half, &place).await;
-        debug!(%client, %method, %host, %path, status = answer.status().as_u16(), "request");
+        closes |= self.is_leaving.load(Ordering::Relaxed) && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if closes {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer
     }
 
-    fn refuse(&self, cause: Cause, status: StatusCode, text: &str) -> Answer {
-        self.metrics.fail(cause);
-        plain(status, text)
+    async fn answer_now(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+        visitor: &Visitor,
+    ) -> Result<Answer, Refusal> {
+        let catalog = self.holder.current();
+        let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
+        let now = self.env.clock.now();
+        let Some(place) = self.apps.enter(&target.service.app, now) else {
+            let text = format!("{} has as many requests in flight as it may", target.service.app);
+            return Err(Refusal::new(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text));
+        };
+        let protocol = headers::upgrade(request.headers());
+        let half = protocol.as_ref().map(|_| upgrade::client_half(&mut request));
+        let (parts, body) = request.into_parts();
+        let (head, rest) = self.prepare(&parts, body, visitor.address, protocol.as_ref()).await?;
+        let mut pending = Pending { method: parts.method, head, rest, half };
+        let answer = self.send(&catalog, target, &mut pending, &place, visitor).await;
+        let status = answer.as_ref().map_or_else(|refusal| refusal.status, Response::status).as_u16();
+        debug!(client = %visitor.address, method = %pending.method, service = %target.service, path = parts.uri.path(), status, "request");
+        answer
+    }
+
+    /// The host that a request is for, if it is one for an app at all.
+    fn host_of<'a>(&self, request: &'a Request<Incoming>) -> Result<Cow<'a, str>, Refusal> {
+        let host = route::host(request.uri(), request.headers(), request.version());
+        let host = host.map_err(|error| Refusal::bad_request(error.to_string()))?;
+        if !request.uri().path().starts_with('/') || request.method() == Method::CONNECT {
+            return Err(Refusal::bad_request("this is not a proxy"));
+        }
+        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        if target > TARGET_BYTES_MAX {
+            let text = format!("path and query are longer than {TARGET_BYTES_MAX} bytes");
+            return Err(Refusal::new(Cause::BadRequest, StatusCode::URI_TOO_LONG, text));
+        }
+        if request.body().size_hint().lower() > self.config.request_body_max {
+            return Err(self.refuse_client(Fault::TooLarge));
+        }
+        Ok(host)
+    }
+
+    fn target<'a>(&self, catalog: &'a Catalog, host: &str, path: &str) -> Result<&'a RouteTarget, Refusal> {
+        if let Some(target) = route::find(catalog, host, path) {
+            return Ok(target);
+        }
+        if catalog.is_empty() {
+            let text = "this edge has not heard of its region yet";
+            return Err(Refusal::new(Cause::NoCatalog, StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        let place = if catalog.routes.contains_key(host) { " under this path" } else { "" };
+        let text = format!("no app is published at {host}{place}");
+        Err(Refusal::new(Cause::NoRoute, StatusCode::NOT_FOUND, text))
+    }
+
+    fn refuse_client(&self, fault: Fault) -> Refusal {
+        Refusal::of_client(fault, self.config.request_body_max)
     }
 
     /// Makes of the client's request what instances get.
-    async fn prepare(&self, parts: Parts, body: Incoming, client: SocketAddr) -> Result<Pending, Answer> {
-        let Parts { method, uri, mut headers, .. } = parts;
+    async fn prepare(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        client: SocketAddr,
+        protocol: Option<&HeaderValue>,
+    ) -> Result<(Bytes, Rest), Refusal> {
         // The host of an absolute target is the one that counts; instances see it in the header.
-        let host = match uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => headers.get(header::HOST).cloned(),
-        };
-        headers::strip_hop_by_hop(&mut headers);
-        // The edge itself answers 100 as soon as it reads the body.
-        headers.remove(header::EXPECT);
-        headers::set_forwarded(&mut headers, client, host.as_ref());
-        if let Some(host) = host {
-            headers.insert(header::HOST, host);
+        let authority = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host = authority.as_ref().or_else(|| parts.headers.get(header::HOST));
+        let is_trusted = self.config.trusted_proxies.iter().any(|network| network.contains(client.ip()));
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut head = BytesMut::with_capacity(1024);
+        for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            head.put_slice(part.as_bytes());
         }
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let uri = target
-            .parse()
-            .map_err(|_| self.refuse(Cause::BadRequest, StatusCode::BAD_REQUEST, "the request target is malformed"))?;
-        let known = body.size_hint().exact();
-        let body = match known {
-            Some(0) if body.is_end_stream() => Source::Held(Bytes::new()),
-            Some(len) if len <= REPLAY_BYTES_MAX && is_idempotent(&method) => {
-                let gathered = timeout(self.config.request_body_idle, Limited::new(body, len as usize).collect()).await;
-                match gathered {
-                    Ok(Ok(collected)) => Source::Held(collected.to_bytes()),
-                    Ok(Err(_)) => {
-                        let text = "the request body broke off";
-                        return Err(self.refuse(Cause::BadRequest, StatusCode::BAD_REQUEST, text));
-                    }
-                    Err(_) => {
-                        let text = "the request body did not come in time";
-                        return Err(self.refuse(Cause::BadRequest, StatusCode::REQUEST_TIMEOUT, text));
-                    }
-                }
+        headers::write(&parts.headers, &headers::Origin { client, is_trusted, host }, protocol, &mut head);
+        let rest = match body.size_hint().exact() {
+            Some(0) if body.is_end_stream() => {
+                head.put_slice(b"\r\n");
+                Rest::None
             }
-            _ => Source::Client(Some(body)),
+            // A small body costs less when it goes with the head, and can be sent again.
+            Some(len) if len <= REPLAY_BYTES_MAX => {
+                head.put_slice(b"\r\n");
+                head.put_slice(&self.gather(body, len).await?);
+                Rest::None
+            }
+            known => {
+                let end = if known.is_some() { "\r\n" } else { "transfer-encoding: chunked\r\n\r\n" };
+                head.put_slice(end.as_bytes());
+                Rest::Client(Streamed::new(body, known.is_none(), self.config.request_body_max))
+            }
         };
-        Ok(Pending { method, uri, headers, body, client })
+        Ok((head.freeze(), rest))
+    }
+
+    async fn gather(&self, body: Incoming, len: u64) -> Result<Bytes, Refusal> {
+        match timeout(self.config.request_body_idle, Limited::new(body, len as usize).collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(_)) => Err(self.refuse_client(Fault::BrokenOff)),
+            Err(_) => Err(self.refuse_client(Fault::Idle)),
+        }
     }
 
     /// Sends a request, on another instance again while that is safe and within the budget.
@@ -175,15 +260,15 @@ impl Shared {
         self: &Arc<Self>,
         first_catalog: &Arc<Catalog>,
         target: &RouteTarget,
-        mut pending: Pending,
-        mut half: Option<upgrade::ClientHalf>,
+        pending: &mut Pending,
         place: &Place,
-    ) -> Answer {
+        visitor: &Visitor,
+    ) -> Result<Answer, Refusal> {
         let mut tried: Vec<InstanceId> = Vec::new();
         // Those of them that may well take the request on a new connection, once nothing else is left.
         let mut again: Vec<InstanceId> = Vec::new();
         let mut catalog = Arc::clone(first_catalog);
-        let mut last: Option<(Cause, StatusCode, String)> = None;
+        let mut last: Option<Refusal> = None;
         for tries in 1..=TRIES_MAX {
             let chosen = self.choose(&catalog, target, &tried, place).or_else(|| {
                 tried.retain(|id| !again.contains(id));
@@ -191,14 +276,14 @@ impl Shared {
                 self.choose(&catalog, target, &tried, place)
             });
             let Some((instance, in_flight)) = chosen else { break };
-            tried.push(instance);
-            let failure = match self.attempt(target, instance, &mut pending, in_flight, &mut half).await {
+            let failure = match self.attempt(target, instance, pending, in_flight, visitor).await {
                 Ok(answer) => return answer,
                 Err(failure) => failure,
             };
-            let (outcome, is_safe) = self.judge(&failure, &pending, target);
-            debug!(%instance, service = %target.service, cause = ?outcome.0, text = %outcome.2, is_safe, "try failed");
-            last = Some(outcome);
+            tried.push(instance);
+            let (refusal, is_safe) = self.judge(&failure, pending, target);
+            debug!(%instance, service = %target.service, cause = ?refusal.cause, text = refusal.text, is_safe, "try failed");
+            last = Some(refusal);
             if matches!(failure, Failure::Stale | Failure::Unknown { is_reused: true }) {
                 again.push(instance);
             }
@@ -207,14 +292,14 @@ impl Shared {
             }
             catalog = self.holder.current();
         }
-        let (cause, status, text) = last.unwrap_or_else(|| {
+        let refusal = last.unwrap_or_else(|| {
             let text = format!("{} has no ready instance", target.service);
-            (Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text)
+            Refusal::new(Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text)
         });
-        if cause == Cause::Busy {
+        if refusal.cause == Cause::Busy {
             self.apps.refused(&target.service.app, self.env.clock.now());
         }
-        self.refuse(cause, status, &text)
+        Err(refusal)
     }
 
     fn may_retry(&self, target: &RouteTarget) -> bool {
@@ -233,43 +318,41 @@ impl Shared {
     ) -> Option<(InstanceId, InFlight)> {
         let now = self.env.clock.now();
         let verdicts = Arc::clone(&self.verdicts.borrow());
-        let is_doubtful = |id| self.instances.is_doubtful(id, now);
-        let candidates = choose::candidates(catalog, target, &verdicts, tried, is_doubtful);
+        let judge = |id| self.instances.verdict(id, now);
+        let candidates = choose::candidates(catalog, target, &verdicts, tried, judge);
         let draw = |below: usize| self.env.rng.range(0, below as u64) as usize;
+        let candidates = choose::split(catalog, target, candidates, draw);
         let chosen = choose::pick(&candidates, |id| self.instances.in_flight(id), draw)?;
         Some((chosen.instance, self.instances.enter(chosen.instance, chosen.node, &self.config, place)))
     }
 
     /// What a failure means for the client, and whether another try is safe.
-    fn judge(&self, failure: &Failure, pending: &Pending, target: &RouteTarget) -> ((Cause, StatusCode, String), bool) {
+    fn judge(&self, failure: &Failure, pending: &Pending, target: &RouteTarget) -> (Refusal, bool) {
         let service = &target.service;
-        let can_resend = match &pending.body {
-            Source::Held(_) => true,
-            Source::Client(body) => body.is_some(),
-        };
+        let can_resend = !matches!(pending.rest, Rest::Gone);
+        let broken_off = |text| Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text);
         match failure {
             Failure::Busy => {
                 let text = format!("more requests wait for {service} than its instances take");
-                ((Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text), can_resend)
+                (Refusal::new(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text), can_resend)
             }
             Failure::NotSent => {
                 let text = format!("no instance of {service} takes connections");
-                ((Cause::Connect, StatusCode::BAD_GATEWAY, text), can_resend)
+                (Refusal::new(Cause::Connect, StatusCode::BAD_GATEWAY, text), can_resend)
             }
             Failure::Stale => {
-                let text = format!("the connection to an instance of {service} was closed");
-                ((Cause::BrokenOff, StatusCode::BAD_GATEWAY, text), can_resend)
+                (broken_off(format!("the connection to an instance of {service} was closed")), can_resend)
             }
             Failure::Unknown { .. } => {
-                let text = format!("an instance of {service} broke off before it answered");
                 let is_safe = is_idempotent(&pending.method) && can_resend;
-                ((Cause::BrokenOff, StatusCode::BAD_GATEWAY, text), is_safe)
+                (broken_off(format!("an instance of {service} broke off before it answered")), is_safe)
             }
             // It may be at work on it still: a second one would double the load that made it slow.
             Failure::TimedOut => {
                 let text = format!("an instance of {service} did not answer within {:?}", self.config.response_head);
-                ((Cause::TimedOut, StatusCode::GATEWAY_TIMEOUT, text), false)
+                (Refusal::new(Cause::TimedOut, StatusCode::GATEWAY_TIMEOUT, text), false)
             }
+            Failure::Client(fault) => (self.refuse_client(*fault), false),
         }
     }
 
@@ -280,62 +363,66 @@ impl Shared {
         instance: InstanceId,
         pending: &mut Pending,
         in_flight: InFlight,
-        half: &mut Option<upgrade::ClientHalf>,
-    ) -> Result<Answer, Failure> {
-        let (mut sender, is_reused) = self.connection(target, instance, &in_flight, pending.client).await?;
-        let (request, progress) = pending.request(&self.config);
-        let sent = sender.try_send_request(request);
-        let response = match self.await_head(sent, &progress).await {
-            Err(_) => return Err(Failure::TimedOut),
-            Ok(Ok(response)) => response,
-            Ok(Err(mut error)) => {
-                if is_reused {
-                    in_flight.0.forget_idle();
-                } else {
-                    in_flight.0.failed(self.env.clock.now());
-                }
-                let unsent = error.take_message();
-                if unsent.is_some_and(|unsent| pending.take_back(unsent, &progress)) {
-                    return Err(Failure::Stale);
-                }
-                debug!(%instance, error = %error.error(), "broken off before the head of a response");
-                return Err(Failure::Unknown { is_reused });
+        visitor: &Visitor,
+    ) -> Result<Result<Answer, Refusal>, Failure> {
+        let is_repeatable = is_idempotent(&pending.method);
+        let (mut connection, is_reused) = self.connection(target, instance, &in_flight, is_repeatable).await?;
+        let mut request = pending.outgoing();
+        let outcome = connection.exchange(&mut request, &pending.method, &self.config).await;
+        let now = self.env.clock.now();
+        let broken = match outcome {
+            Ok(head) => {
+                in_flight.0.answered(head.status, now);
+                return Ok(self.pass_on(head, connection, request, in_flight, pending.half.take(), visitor));
             }
+            Err(broken) => broken,
         };
-        in_flight.0.answered();
-        Ok(self.pass_on(response, sender, in_flight, half.take()))
-    }
-
-    /// Waits for the head of a response. The time runs anew while the client's body is still on its way.
-    async fn await_head<T>(&self, sent: impl Future<Output = T>, progress: &AtomicU64) -> Result<T, Elapsed> {
-        tokio::pin!(sent);
-        loop {
-            let before = progress.load(Ordering::Relaxed);
-            match timeout(self.config.response_head, &mut sent).await {
-                Err(_) if progress.load(Ordering::Relaxed) != before => {}
-                outcome => return outcome,
+        debug!(%instance, error = %broken, is_reused, "no response");
+        let failure = match broken {
+            Broken::Client(fault) => return Err(Failure::Client(fault)),
+            Broken::TimedOut => Failure::TimedOut,
+            Broken::Unsent => {
+                pending.take_back(request);
+                Failure::Stale
             }
+            Broken::Off(_) | Broken::Rubbish(_) => Failure::Unknown { is_reused },
+        };
+        match failure {
+            Failure::Stale | Failure::Unknown { .. } if !is_reused => in_flight.0.unreachable(now),
+            Failure::Stale => in_flight.0.forget_idle(),
+            Failure::Unknown { .. } => {
+                in_flight.0.forget_idle();
+                in_flight.0.disappointed(now);
+            }
+            _ => in_flight.0.disappointed(now),
         }
+        Err(failure)
     }
 
-    /// A connection to the instance, and whether it has been used before.
+    /// A connection to the instance, and whether it has been used before. A request that cannot be sent twice gets one
+    /// that has been used a moment ago, or a new one: what was idle for longer may be closed while the request is on its way.
     async fn connection(
         &self,
         target: &RouteTarget,
         instance: InstanceId,
         in_flight: &InFlight,
-        client: SocketAddr,
-    ) -> Result<(Sender, bool), Failure> {
-        let idle = || in_flight.0.take(self.env.clock.now(), self.config.pool_idle);
-        if let Some(sender) = idle() {
-            return Ok((sender, true));
+        is_repeatable: bool,
+    ) -> Result<(Connection, bool), Failure> {
+        let idle_max = if is_repeatable { self.config.pool_idle } else { self.config.probed_idle };
+        let idle = || in_flight.0.take(self.env.clock.now(), idle_max);
+        if let Some(connection) = idle() {
+            return Ok((connection, true));
         }
-        let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
-        // Another request may have been done with its own meanwhile.
-        match idle() {
-            Some(sender) => Ok((sender, true)),
-            None => Ok((self.connect(target, instance, in_flight, client).await?, false)),
-        }
+        // Boxed, so that the usual case does not carry it around.
+        Box::pin(async {
+            let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
+            // Another request may have been done with its own meanwhile.
+            match idle() {
+                Some(connection) => Ok((connection, true)),
+                None => Ok((self.connect(target, instance, in_flight).await?, false)),
+            }
+        })
+        .await
     }
 
     /// A new connection to the instance.
@@ -344,8 +431,7 @@ impl Shared {
         target: &RouteTarget,
         instance: InstanceId,
         in_flight: &InFlight,
-        client: SocketAddr,
-    ) -> Result<Sender, Failure> {
+    ) -> Result<Connection, Failure> {
         let (own, node) = (self.holder.current().own, in_flight.0.node);
         let trace = TraceId(self.env.rng.next());
         add(&self.metrics.dials);
@@ -362,93 +448,73 @@ impl Shared {
                 trace,
             })
             .await;
-        let stream = match dialed {
-            Ok(stream) => stream,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                debug!(%trace, %client, %error, cause, "dial failed");
-                add(&self.metrics.dials_failed);
-                in_flight.0.failed(self.env.clock.now());
-                return Err(Failure::NotSent);
-            }
-        };
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Failure::NotSent)?;
-        self.env.tasks.spawn("edge connection", async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%trace, %instance, %error, "a connection to an instance ended");
-            }
-        });
-        Ok(sender)
+        dialed.map(|stream| Connection::new(stream, self.env.clock.now())).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            debug!(%trace, %error, cause, "dial failed");
+            add(&self.metrics.dials_failed);
+            in_flight.0.unreachable(self.env.clock.now());
+            Failure::NotSent
+        })
     }
 
     /// Makes of an instance's response what the client gets.
     fn pass_on(
         self: &Arc<Self>,
-        mut response: Response<Incoming>,
-        sender: Sender,
+        head: Head,
+        connection: Connection,
+        request: Outgoing,
         in_flight: InFlight,
         half: Option<upgrade::ClientHalf>,
-    ) -> Answer {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        visitor: &Visitor,
+    ) -> Result<Answer, Refusal> {
+        let mut response = Response::new(ResponseBody::own(http_body_util::Full::default()));
+        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let Some(half) = half else {
                 let text = "the instance switched protocols without being asked";
-                return self.refuse(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text);
+                return Err(Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text));
             };
-            let protocol = response.headers().get(header::UPGRADE).cloned();
-            upgrade::tunnel(half, &mut response, in_flight, &self.metrics, &self.env.tasks);
-            let (mut parts, _) = response.into_parts();
-            headers::strip_hop_by_hop(&mut parts.headers);
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
-            return Response::from_parts(parts, ResponseBody::own(http_body_util::Full::default()));
+            visitor.switched.store(true, Ordering::Relaxed);
+            let tunnel = upgrade::tunnel(half, connection, in_flight, &self.metrics);
+            self.env.tasks.spawn("edge tunnel", self.open.track_future(tunnel));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+            return Ok(response);
         }
-        let (mut parts, inner) = response.into_parts();
-        parts.version = Version::HTTP_11;
-        headers::strip_hop_by_hop(&mut parts.headers);
         let body = FromInstance {
-            inner,
-            sender: Some(sender),
+            connection: Some(connection),
+            decoder: head.body,
+            is_kept: head.is_kept,
+            request,
             in_flight,
             clock: self.env.clock.clone(),
             pool_max: self.config.pool_per_instance,
             metrics: Arc::clone(&self.metrics),
+            broken: None,
         };
-        Response::from_parts(parts, ResponseBody::from_instance(body))
+        *response.body_mut() = ResponseBody::from_instance(body);
+        Ok(response)
     }
 }
 
 impl Pending {
-    /// The request for one try, and how often its body has been asked for more.
-    fn request(&mut self, config: &Config) -> (Request<RequestBody>, Arc<AtomicU64>) {
-        let progress = Arc::new(AtomicU64::new(0));
-        let body = match &mut self.body {
-            Source::Held(bytes) => RequestBody::held(bytes.clone()),
-            Source::Client(body) => match body.take() {
-                Some(body) => RequestBody::streamed(body, config.request_body_idle, Arc::clone(&progress)),
-                None => RequestBody::held(Bytes::new()),
-            },
+    /// The request for one try.
+    fn outgoing(&mut self) -> Outgoing {
+        let rest = match std::mem::replace(&mut self.rest, Rest::Gone) {
+            Rest::Client(rest) => Some(rest),
+            Rest::None => {
+                self.rest = Rest::None;
+                None
+            }
+            Rest::Gone => None,
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        (request, progress)
+        Outgoing::new(self.head.clone(), rest)
     }
 
-    /// Takes the body of an unsent request back; true when it can be sent again.
-    fn take_back(&mut self, unsent: Request<RequestBody>, progress: &AtomicU64) -> bool {
-        match (&mut self.body, unsent.into_body()) {
-            (Source::Held(_), _) => true,
-            (Source::Client(place), RequestBody::Streamed { inner, .. }) if progress.load(Ordering::Relaxed) == 0 => {
-                *place = Some(inner);
-                true
-            }
-            _ => false,
+    /// Takes the rest of a request back of which nothing was sent.
+    fn take_back(&mut self, request: Outgoing) {
+        if let Some(rest) = request.take_back() {
+            self.rest = Rest::Client(rest);
         }
     }
 }

@@ -2,82 +2,168 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// What is meant for one hop only (RFC 9110 section 7.6.1), whether or not `Connection` names it.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
-/// What must arrive even when `Connection` names it: a client could otherwise make the edge drop what it vouches for, or
-/// what frames the message.
+/// What the edge says itself of where a request comes from.
+fn is_forwarding(name: &str) -> bool {
+    matches!(
+        name,
+        "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-forwarded-server"
+            | "x-real-ip"
+    )
+}
+
+/// Whether it is one of those to servers that take `_` for `-`, as all do that pass headers on as variables (RFC 3875).
+fn is_disguised(name: &str) -> bool {
+    name.contains('_') && {
+        let plain = name.replace('_', "-");
+        is_forwarding(&plain) || is_hop_by_hop(&plain) || matches!(plain.as_str(), "content-length" | "content-type")
+    }
+}
+
+/// What must arrive even when `Connection` names it: a client could otherwise make the edge drop what frames the message.
 const NEVER_DROPPED: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE];
 
-/// Removes what is meant for one hop only (RFC 9110 section 7.6.1): the known ones, and those that `Connection` names.
+/// What `Connection` says, word by word.
+fn words(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Whether `Connection` says that.
+pub(crate) fn says_connection(headers: &HeaderMap, word: &str) -> bool {
+    words(headers).any(|said| said.eq_ignore_ascii_case(word))
+}
+
+/// Headers that `Connection` names, but for those that go anyhow.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let is_plain = |word: &&str| ["close", "keep-alive"].iter().any(|plain| word.eq_ignore_ascii_case(plain));
+    let others = words(headers).filter(|word| !is_plain(word));
+    let names = others.filter_map(|word| word.parse::<HeaderName>().ok());
+    names.filter(|name| !is_hop_by_hop(name.as_str()) && !NEVER_DROPPED.contains(name)).collect()
+}
+
+/// Removes what is meant for one hop only: the known headers, and those that `Connection` names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !NEVER_DROPPED.contains(name))
-        .collect();
+    // Most responses have none: looking at all names once costs less than looking for each of them.
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return;
+    }
+    let mut dropped = named(headers);
+    dropped.extend(headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned());
     // A length beside a transfer coding is never to be believed (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
+        dropped.push(header::CONTENT_LENGTH);
     }
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in dropped {
         headers.remove(name);
     }
-    headers.remove(header::TRAILER);
 }
 
 /// The protocol that a request asks to switch to: WebSocket or none. Passing on a switch to HTTP/2 would let a client
 /// speak past the edge's routes.
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let says = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    headers.get(header::UPGRADE).filter(|p| says && p.as_bytes().eq_ignore_ascii_case(b"websocket")).cloned()
+    let protocol = headers.get(header::UPGRADE)?;
+    let is_asked = protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && says_connection(headers, "upgrade");
+    is_asked.then(|| protocol.clone())
 }
 
-/// Says who the client is, in place of whatever the client said: the edge is the first that can be believed.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: SocketAddr, original_host: Option<&HeaderValue>) {
-    let address = client.ip().to_canonical();
-    let quoted = match address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+/// Where a request comes from.
+pub(crate) struct Origin<'a> {
+    pub client: SocketAddr,
+    /// Whether what the client says of this is true: it is a proxy of the operator's.
+    pub is_trusted: bool,
+    /// As it was asked for, with port.
+    pub host: Option<&'a HeaderValue>,
+}
+
+/// Writes the headers of a request as instances get them, without the empty line at the end.
+pub(crate) fn write(headers: &HeaderMap, origin: &Origin<'_>, upgrade: Option<&HeaderValue>, out: &mut BytesMut) {
+    let named = named(headers);
+    if let Some(host) = origin.host {
+        line(out, "host", host.as_bytes());
+    }
+    for (name, value) in headers {
+        let name_text = name.as_str();
+        // The edge itself answers 100 as soon as it reads the body.
+        let is_ours = matches!(name_text, "host" | "expect") || is_forwarding(name_text) || is_disguised(name_text);
+        if !is_ours && !is_hop_by_hop(name_text) && !named.contains(name) {
+            line(out, name_text, value.as_bytes());
+        }
+    }
+    write_forwarding(headers, origin, out);
+    if let Some(protocol) = upgrade {
+        line(out, "connection", b"upgrade");
+        line(out, "upgrade", protocol.as_bytes());
+    }
+}
+
+/// Says who the client is, in place of whatever the client said, or behind it where it is trusted: else the edge is the
+/// first that can be believed.
+fn write_forwarding(headers: &HeaderMap, origin: &Origin<'_>, out: &mut BytesMut) {
+    let address = origin.client.ip().to_canonical();
+    let said = |name: &'static str| headers.get_all(name).iter().filter(|_| origin.is_trusted);
+    // What a proxy has said stays, and each further one adds itself.
+    let begin = |out: &mut BytesMut, name: &'static str| {
+        out.put_slice(name.as_bytes());
+        out.put_slice(b": ");
+        for value in said(name) {
+            out.put_slice(value.as_bytes());
+            out.put_slice(b", ");
+        }
     };
-    for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip"] {
-        headers.remove(name);
-    }
-    headers.remove(header::FORWARDED);
-    let mut forwarded = format!("for={quoted};proto=http");
-    if let Some(host) = original_host {
-        headers.insert("x-forwarded-host", host.clone());
-        // A host that got here is made of characters that a quoted string may hold.
-        if let Ok(text) = host.to_str() {
-            forwarded.push_str(&format!(";host=\"{text}\""));
-        }
-    }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    for (name, value) in
-        [(HeaderName::from_static("x-forwarded-for"), address.to_string()), (header::FORWARDED, forwarded)]
+    begin(out, "x-forwarded-for");
+    put(out, format_args!("{address}\r\n"));
+    for (name, ours) in
+        [("x-forwarded-proto", Some("http".as_bytes())), ("x-forwarded-host", origin.host.map(HeaderValue::as_bytes))]
     {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(name, value);
+        if let Some(value) = said(name).next().map(HeaderValue::as_bytes).or(ours) {
+            line(out, name, value);
         }
     }
+    begin(out, "forwarded");
+    match address {
+        IpAddr::V4(v4) => put(out, format_args!("for={v4};proto=http")),
+        IpAddr::V6(v6) => put(out, format_args!("for=\"[{v6}]\";proto=http")),
+    }
+    // A host that got here is made of characters that a quoted string may hold.
+    if let Some(host) = origin.host.and_then(|host| host.to_str().ok()) {
+        put(out, format_args!(";host=\"{host}\""));
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
+    std::fmt::Write::write_fmt(out, text).expect("a buffer that grows takes everything");
 }
 
 #[cfg(test)]
@@ -88,39 +174,76 @@ mod tests {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
+    const ODD: [(&str, &str); 13] = [
+        ("connection", "close, x-secret, host, x-forwarded-for, content-length"),
+        ("x-secret", "1"),
+        ("host", "other.example"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("trailer", "x-sum"),
+        ("upgrade", "h2c"),
+        ("expect", "100-continue"),
+        ("content-length", "5"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("transfer_encoding", "chunked"),
+        ("accept", "*/*"),
+    ];
+
     #[test]
     fn hop_by_hop_goes_and_the_rest_stays() {
         let mut headers = map(&[
-            ("connection", "close, x-secret, host, x-forwarded-for"),
+            ("connection", "close, x-secret"),
             ("x-secret", "1"),
-            ("host", "shop.example"),
             ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
             ("trailer", "x-sum"),
             ("transfer-encoding", "chunked"),
             ("content-length", "5"),
-            ("upgrade", "h2c"),
-            ("accept", "*/*"),
+            ("accept-ranges", "none"),
         ]);
         strip_hop_by_hop(&mut headers);
-        assert_eq!(headers, map(&[("host", "shop.example"), ("accept", "*/*")]));
+        assert_eq!(headers, map(&[("accept-ranges", "none")]));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("accept-ranges", "none")]));
+    }
+
+    fn written(headers: &HeaderMap, client: &str, is_trusted: bool, host: Option<&'static str>) -> String {
+        let host = host.map(HeaderValue::from_static);
+        let origin = Origin { client: client.parse().expect("address"), is_trusted, host: host.as_ref() };
+        let mut out = BytesMut::new();
+        write(headers, &origin, None, &mut out);
+        String::from_utf8(out.to_vec()).expect("text")
     }
 
     #[test]
     fn forged_addresses_are_replaced() {
-        let mut headers =
-            map(&[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-real-ip", "6.6.6.6")]);
-        let host = HeaderValue::from_static("Shop.example:80");
-        set_forwarded(&mut headers, "[::ffff:192.0.2.7]:5555".parse().expect("address"), Some(&host));
-        let expected = map(&[
-            ("x-forwarded-host", "Shop.example:80"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-for", "192.0.2.7"),
-            ("forwarded", "for=192.0.2.7;proto=http;host=\"Shop.example:80\""),
+        assert_eq!(
+            written(&map(&ODD), "[::ffff:192.0.2.7]:5555", false, Some("Shop.example:80")),
+            "host: Shop.example:80\r\ncontent-length: 5\r\naccept: */*\r\nx-forwarded-for: 192.0.2.7\r\n\
+             x-forwarded-proto: http\r\nx-forwarded-host: Shop.example:80\r\n\
+             forwarded: for=192.0.2.7;proto=http;host=\"Shop.example:80\"\r\n"
+        );
+        assert_eq!(
+            written(&HeaderMap::new(), "[2001:db8::1]:5555", false, None),
+            "x-forwarded-for: 2001:db8::1\r\nx-forwarded-proto: http\r\nforwarded: for=\"[2001:db8::1]\";proto=http\r\n"
+        );
+    }
+
+    #[test]
+    fn what_a_proxy_of_the_operator_says_stays() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "198.51.100.1"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=198.51.100.1;proto=https"),
+            ("x-real-ip", "198.51.100.1"),
         ]);
-        assert_eq!(headers, expected);
-        set_forwarded(&mut headers, "[2001:db8::1]:5555".parse().expect("address"), None);
-        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http");
+        headers.append("x-forwarded-for", HeaderValue::from_static("198.51.100.2"));
+        assert_eq!(
+            written(&headers, "192.0.2.7:5555", true, Some("shop.example")),
+            "host: shop.example\r\nx-forwarded-for: 198.51.100.1, 198.51.100.2, 192.0.2.7\r\n\
+             x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n\
+             forwarded: for=198.51.100.1;proto=https, for=192.0.2.7;proto=http;host=\"shop.example\"\r\n"
+        );
     }
 
     #[test]

@@ -1,36 +1,38 @@
 //! What the edge keeps for each instance: idle connections, requests in flight, and whether it failed lately.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use hyper::client::conn::http1::SendRequest;
+use http::StatusCode;
 use insula_catalog::Catalog;
 use insula_env::clock::{Instant, timeout};
 use insula_types::{InstanceId, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{Config, apps::Place, body::RequestBody};
-
-/// How long an instance that took no connection is passed over when there are others; doubles with each failure.
-const DOUBT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
-
-/// A connection to an instance, ready for a request.
-pub(crate) type Sender = SendRequest<RequestBody>;
+use crate::{
+    Config,
+    apps::Place,
+    config::AGE_MAX,
+    health::{Health, Verdict},
+    upstream::Connection,
+};
 
 /// One instance as this edge sees it.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub node: NodeId,
     in_flight: AtomicUsize,
-    idle: Mutex<VecDeque<(Sender, Instant)>>,
-    doubt: Mutex<Option<(Instant, Duration)>>,
+    idle: Mutex<VecDeque<(Connection, Instant)>>,
+    health: Mutex<Health>,
+    /// It gets no more requests: connections to it are not kept.
+    is_leaving: AtomicBool,
     /// Turns to make a connection, and places to wait for one.
     dials: Semaphore,
     waiting: Semaphore,
@@ -42,7 +44,8 @@ impl Instance {
             node,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
-            doubt: Mutex::default(),
+            health: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
             dials: Semaphore::new(config.dials_per_instance),
             waiting: Semaphore::new(config.dials_waiting_max),
         }
@@ -57,24 +60,32 @@ impl Instance {
         timeout(wait_max, self.dials.acquire()).await.ok()?.ok()
     }
 
-    /// An idle connection, the one used last first. Those that are closed, old or still busy are passed over.
-    pub(crate) fn take(&self, now: Instant, idle_max: Duration) -> Option<Sender> {
-        let mut idle = self.idle.lock();
-        idle.retain(|(sender, since)| !sender.is_closed() && now.saturating_duration_since(*since) < idle_max);
-        let place = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
-        idle.remove(place).map(|(sender, _)| sender)
+    /// An idle connection, the one used last first. Those that are closed or have been idle for longer are passed over.
+    pub(crate) fn take(&self, now: Instant, idle_max: Duration) -> Option<Connection> {
+        loop {
+            let (mut connection, since) = self.idle.lock().pop_back()?;
+            if now.saturating_duration_since(since) >= idle_max {
+                // All others have been idle for longer; they may do for another request, or are swept.
+                self.idle.lock().push_back((connection, since));
+                return None;
+            }
+            if connection.is_open() {
+                return Some(connection);
+            }
+        }
     }
 
-    /// Keeps a connection whose response has been read. It may still take a moment to be ready.
-    pub(crate) fn give_back(&self, sender: Sender, now: Instant, max: usize) {
-        if sender.is_closed() {
+    /// Keeps a connection whose response has been read.
+    pub(crate) fn give_back(&self, connection: Connection, now: Instant, max: usize) {
+        let mut idle = self.idle.lock();
+        // Under the lock, so that none is kept once the others have been closed.
+        if self.is_leaving.load(Ordering::Relaxed) || connection.age(now) >= AGE_MAX {
             return;
         }
-        let mut idle = self.idle.lock();
         while idle.len() >= max.max(1) {
             idle.pop_front();
         }
-        idle.push_back((sender, now));
+        idle.push_back((connection, now));
     }
 
     /// Drops all idle connections: one of them turned out to be dead, so the others may be.
@@ -82,31 +93,34 @@ impl Instance {
         self.idle.lock().clear();
     }
 
+    /// It gets requests, or none any more: then its idle connections are closed, and the others once their response ends.
+    fn set_leaving(&self, is_leaving: bool) {
+        let mut idle = self.idle.lock();
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+        if is_leaving {
+            idle.clear();
+        }
+    }
+
     fn prune(&self, now: Instant, idle_max: Duration) {
         self.idle
             .lock()
-            .retain(|(sender, since)| !sender.is_closed() && now.saturating_duration_since(*since) < idle_max);
+            .retain_mut(|(connection, since)| now.saturating_duration_since(*since) < idle_max && connection.is_open());
     }
 
     /// It took no connection.
-    pub(crate) fn failed(&self, now: Instant) {
-        let mut doubt = self.doubt.lock();
-        let next = match *doubt {
-            // Failures of the same moment count once.
-            Some((until, _)) if now < until => return,
-            Some((_, length)) => (length * 2).min(DOUBT.1),
-            None => DOUBT.0,
-        };
-        *doubt = Some((now + next, next));
+    pub(crate) fn unreachable(&self, now: Instant) {
+        self.health.lock().unreachable(now);
     }
 
-    /// It answered.
-    pub(crate) fn answered(&self) {
-        *self.doubt.lock() = None;
+    /// It gave no good answer.
+    pub(crate) fn disappointed(&self, now: Instant) {
+        self.health.lock().disappointed(now);
     }
 
-    fn is_doubtful(&self, now: Instant) -> bool {
-        self.doubt.lock().is_some_and(|(until, _)| now < until)
+    /// It answered with that.
+    pub(crate) fn answered(&self, status: StatusCode, now: Instant) {
+        self.health.lock().answered(status, now);
     }
 }
 
@@ -137,16 +151,30 @@ impl Instances {
         self.0.lock().get(&id).map_or(0, |instance| instance.in_flight.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn is_doubtful(&self, id: InstanceId, now: Instant) -> bool {
-        let instance = self.0.lock().get(&id).map(Arc::clone);
-        instance.is_some_and(|instance| instance.is_doubtful(now))
+    /// How it has answered lately.
+    pub(crate) fn verdict(&self, id: InstanceId, now: Instant) -> Verdict {
+        self.0.lock().get(&id).map_or(Verdict::Share(100), |instance| instance.health.lock().verdict(now))
+    }
+
+    /// Follows the catalog: instances that drain or are not in it any more get no requests, and connections to them end.
+    pub(crate) fn follow(&self, catalog: &Catalog) {
+        let all = self.0.lock();
+        if all.is_empty() {
+            return;
+        }
+        let instances = catalog.services.values().flat_map(|service| &service.instances);
+        let staying: BTreeSet<InstanceId> =
+            instances.filter(|(_, instance)| !instance.is_draining).map(|(id, _)| *id).collect();
+        for (id, instance) in all.iter() {
+            instance.set_leaving(!staying.contains(id));
+        }
     }
 
     /// Forgets instances that the catalog does not have any more, and closes connections that were idle for too long.
     pub(crate) fn sweep(&self, catalog: &Catalog, now: Instant, idle_max: Duration) {
         let mut all = self.0.lock();
         if !all.is_empty() {
-            let known: std::collections::BTreeSet<InstanceId> =
+            let known: BTreeSet<InstanceId> =
                 catalog.services.values().flat_map(|service| service.instances.keys().copied()).collect();
             all.retain(|id, instance| known.contains(id) || instance.in_flight.load(Ordering::Relaxed) > 0);
         }

@@ -2,8 +2,8 @@
 //! anywhere in the region.
 //!
 //! Always: a request goes only where the catalog says, and never to a node that does not answer; it is sent a second
-//! time only when that is safe; no app and no client can take what others need; bodies stream both ways through bounded buffers; what is unsafe to pass on (hop-by-hop
-//! headers, forged addresses) is not. Whatever the catalog holds, the edge answers, and never panics.
+//! time only when that is safe; no app and no client can take what others need; bodies stream both ways through bounded
+//! buffers; what is unsafe to pass on (hop-by-hop headers, forged addresses, requests that can be read in two ways) is not. Whatever the catalog holds, the edge answers, and never panics.
 //! Left to others: `mesh` makes the streams and watches nodes; `catalog` knows routes and instances.
 
 mod answer;
@@ -13,7 +13,11 @@ mod choose;
 mod clients;
 mod config;
 mod forward;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+mod guard;
 mod headers;
+mod health;
 mod instances;
 mod metrics;
 mod retry;
@@ -21,7 +25,8 @@ mod route;
 mod serve;
 mod share;
 mod upgrade;
+mod upstream;
 
-pub use config::Config;
+pub use config::{Config, Network, NetworkError};
 pub use metrics::{Cause, Metrics};
 pub use serve::Edge;

@@ -1,6 +1,6 @@
 //! Host and path → service. Pure.
 
-use std::net::Ipv6Addr;
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use http::{HeaderMap, Uri, Version, header, uri::Authority};
 use insula_catalog::{Catalog, RouteTarget};
@@ -14,11 +14,13 @@ pub(crate) enum HostError {
     Several,
     #[error("the Host header is not a host name")]
     Malformed,
+    #[error("the Host header is not the host of the request target")]
+    Differs,
 }
 
-/// The host that a request is for, in lower case, without port and final dot. An absolute target wins over the header
-/// (RFC 9112 section 3.2.2).
-pub(crate) fn host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<String, HostError> {
+/// The host that a request is for, in lower case, without port and final dot. An absolute target says the same as the
+/// header: it would win (RFC 9112 section 3.2.2), and not everybody knows that.
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap, version: Version) -> Result<Cow<'a, str>, HostError> {
     let mut values = headers.get_all(header::HOST).iter();
     let first = values.next();
     if values.next().is_some() {
@@ -27,14 +29,20 @@ pub(crate) fn host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<S
     if first.is_none() && version != Version::HTTP_10 {
         return Err(HostError::Missing);
     }
-    if let Some(authority) = uri.authority() {
-        return normal(authority.as_str());
+    let header = first.map(|value| normal(value.to_str().map_err(|_| HostError::Malformed)?)).transpose()?;
+    match (uri.authority().map(|authority| normal(authority.as_str())).transpose()?, header) {
+        (Some(target), Some(header)) if target != header => Err(HostError::Differs),
+        (Some(host), _) | (None, Some(host)) => Ok(host),
+        (None, None) => Err(HostError::Missing),
     }
-    let value = first.ok_or(HostError::Missing)?;
-    normal(value.to_str().map_err(|_| HostError::Malformed)?)
 }
 
-fn normal(text: &str) -> Result<String, HostError> {
+fn normal(text: &str) -> Result<Cow<'_, str>, HostError> {
+    // As nearly all are written.
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    if !text.is_empty() && !text.ends_with('.') && text.bytes().all(is_plain) {
+        return Ok(Cow::Borrowed(text));
+    }
     let authority: Authority = text.trim().parse().map_err(|_| HostError::Malformed)?;
     if authority.as_str().contains('@') {
         return Err(HostError::Malformed);
@@ -49,7 +57,11 @@ fn normal(text: &str) -> Result<String, HostError> {
     let is_address = |name: &str| {
         name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).is_some_and(|n| n.parse::<Ipv6Addr>().is_ok())
     };
-    if !name.is_empty() && (is_name(&name) || is_address(&name)) { Ok(name) } else { Err(HostError::Malformed) }
+    if !name.is_empty() && (is_name(&name) || is_address(&name)) {
+        Ok(Cow::Owned(name))
+    } else {
+        Err(HostError::Malformed)
+    }
 }
 
 /// The route with the longest prefix of `path`, on whole segments.

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,8 +29,9 @@ use crate::{
     Config, Metrics,
     apps::Apps,
     clients::{Admitted, Clients},
-    config::{HEAD_BYTES_MAX, HEADERS_MAX},
-    forward::Shared,
+    config::HEAD_BYTES_MAX,
+    forward::{Shared, Visitor},
+    guard::Guarded,
     instances::Instances,
     metrics::add,
 };
@@ -43,8 +47,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     clients: Arc<Clients>,
-    stopping: CancellationToken,
-    open: TaskTracker,
+    closing: CancellationToken,
 }
 
 impl Edge {
@@ -56,6 +59,8 @@ impl Edge {
             instances: Instances::default(),
             metrics: Arc::default(),
             env: env.clone(),
+            is_leaving: AtomicBool::new(false),
+            open: TaskTracker::new(),
             holder,
             dialer,
             config,
@@ -64,11 +69,12 @@ impl Edge {
             places: Arc::new(Semaphore::new(shared.config.connections_max)),
             clients: Arc::new(Clients::new(&shared.config)),
             shared: Arc::new(shared),
-            stopping: CancellationToken::new(),
-            open: TaskTracker::new(),
+            closing: CancellationToken::new(),
         };
         let shared = Arc::clone(&edge.shared);
         env.tasks.supervise("edge sweep", beat::QUICK, move |beat| sweep(Arc::clone(&shared), beat));
+        let shared = Arc::clone(&edge.shared);
+        env.tasks.supervise("edge follow", beat::QUICK, move |beat| follow(Arc::clone(&shared), beat));
         edge
     }
 
@@ -77,12 +83,12 @@ impl Edge {
         loop {
             let place = tokio::select! {
                 place = beat.idle(Arc::clone(&self.places).acquire_owned()) => place,
-                () = self.stopping.cancelled() => return,
+                () = self.closing.cancelled() => return,
             };
             let Ok(place) = place else { return };
             let accepted = tokio::select! {
                 accepted = beat.idle(listener.accept()) => accepted,
-                () = self.stopping.cancelled() => return,
+                () = self.closing.cancelled() => return,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -92,7 +98,7 @@ impl Edge {
                         continue;
                     };
                     let edge = self.clone();
-                    let connection = self.open.track_future(async move {
+                    let connection = self.shared.open.track_future(async move {
                         edge.connection(stream, client, admitted).await;
                         drop(place);
                     });
@@ -110,22 +116,23 @@ impl Edge {
         let counter = &self.shared.metrics.connections;
         add(counter);
         stream.set_nodelay(true).ok();
+        let visitor = Arc::new(Visitor { address: client, switched: Arc::default() });
+        let io = Guarded::new(stream, Arc::clone(&visitor.switched), self.shared.config.response_idle);
         let service = service_fn(|request| {
             admitted.spoke();
-            let answer = Arc::clone(&self.shared).answer(request, client);
+            let answer = Arc::clone(&self.shared).answer(request, Arc::clone(&visitor));
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.shared.config.request_head)
             .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         tokio::pin!(connection);
         let outcome = tokio::select! {
             outcome = &mut connection => outcome,
-            () = self.stopping.cancelled() => {
+            () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -136,11 +143,16 @@ impl Edge {
         counter.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Stops accepting, lets open requests end within the configured time, and tells whether all did.
+    /// Asks clients to go elsewhere for a moment, then stops accepting, and lets open requests and tunnels end within the
+    /// configured time; tells whether all did.
     pub async fn drain(&self) -> bool {
-        self.stopping.cancel();
-        self.open.close();
-        timeout(self.shared.config.drain, self.open.wait()).await.is_ok()
+        let Config { notice, drain, .. } = self.shared.config;
+        self.shared.is_leaving.store(true, Ordering::Relaxed);
+        self.shared.open.close();
+        // An idle connection that is closed may cross the next request on it: most of those come within this time.
+        timeout(notice, self.shared.open.wait()).await.ok();
+        self.closing.cancel();
+        timeout(drain, self.shared.open.wait()).await.is_ok()
     }
 
     /// What the edge counts.
@@ -167,5 +179,17 @@ async fn sweep(shared: Arc<Shared>, beat: Beat) {
         let catalog = shared.holder.current();
         shared.apps.sweep(&catalog);
         shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
+    }
+}
+
+/// Lets go of instances as soon as the catalog does.
+async fn follow(shared: Arc<Shared>, beat: Beat) {
+    let mut catalogs = shared.holder.watch();
+    loop {
+        let catalog = Arc::clone(&catalogs.borrow_and_update());
+        shared.instances.follow(&catalog);
+        if beat.idle(catalogs.changed()).await.is_err() {
+            return;
+        }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::Request;
 use hyper_util::rt::TokioIo;
-use insula_env::TaskGroup;
+use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 use crate::{
     instances::InFlight,
     metrics::{Metrics, add},
+    upstream::Connection,
 };
 
 /// Bytes held for each direction.
@@ -23,27 +24,27 @@ pub(crate) fn client_half<B>(request: &mut Request<B>) -> ClientHalf {
     hyper::upgrade::on(request)
 }
 
-/// Ties the two halves together, after both sides have seen the 101.
-pub(crate) fn tunnel<B>(
+/// Ties the two halves together, once both sides have seen the 101.
+pub(crate) fn tunnel(
     client: ClientHalf,
-    response: &mut Response<B>,
+    instance: Connection,
     in_flight: InFlight,
     metrics: &Arc<Metrics>,
-    tasks: &TaskGroup,
-) {
-    let instance = hyper::upgrade::on(response);
+) -> impl Future<Output = ()> + Send + use<> {
     add(&metrics.tunnels);
-    tasks.spawn("edge tunnel", async move {
+    async move {
         let _in_flight = in_flight;
-        let (client, instance) = match tokio::try_join!(client, instance) {
-            Ok(both) => both,
+        let mut client = match client.await {
+            Ok(client) => TokioIo::new(client),
             Err(error) => return debug!(%error, "a protocol switch failed"),
         };
-        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-        let copied =
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut instance, BUFFER_BYTES, BUFFER_BYTES).await;
-        if let Err(error) = copied {
+        let (mut instance, said) = instance.into_stream();
+        let copied = async {
+            client.write_all(&said).await?;
+            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut instance, BUFFER_BYTES, BUFFER_BYTES).await
+        };
+        if let Err(error) = copied.await {
             debug!(%error, "a tunnel ended");
         }
-    });
+    }
 }

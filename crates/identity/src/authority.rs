@@ -21,6 +21,7 @@ use crate::{
     Error, NodeIdentity, RecoveryKey, RegionCaIdentity, RootHash,
     credentials::SigningKey,
     pem, root_hash, root_uri,
+    sealing::{OpeningKey, Purpose},
     spiffe::parse_root_uri,
     verify::{single_uri, validity},
 };
@@ -215,6 +216,14 @@ impl RegionAuthority {
     /// The CA's certificate: the second of every chain that it issues.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.inner.certificate
+    }
+
+    /// The key that opens the secrets of this region's apps.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`].
+    pub fn opening_key(&self) -> Result<OpeningKey, Error> {
+        OpeningKey::derive(self.inner.key.pkcs8(), Purpose::Region)
     }
 
     /// The same key with another certificate for it.

@@ -9,7 +9,10 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P2
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroize;
 
-use crate::Error;
+use crate::{
+    Error,
+    sealing::{OpeningKey, Purpose},
+};
 
 /// A private ECDSA P-256 key; wiped when dropped, never printed.
 pub(crate) struct SigningKey(KeyPair);
@@ -100,6 +103,14 @@ impl NodeKey {
             .serialize_request(self.key.pair())
             .map_err(|source| Error::Make { what: "a certificate request", source })?;
         Ok(request.der().to_vec())
+    }
+
+    /// The key that opens what this node keeps sealed for itself.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`].
+    pub fn opening_key(&self) -> Result<OpeningKey, Error> {
+        OpeningKey::derive(self.key.pkcs8(), Purpose::Node)
     }
 
     /// Another handle on the same id and key.

@@ -66,6 +66,14 @@ pub enum Error {
     /// The sealed root key does not open.
     #[error("unseal the root key: the recovery key is not the one it was sealed with, or the file is damaged")]
     Unseal,
+    /// A sealed secret does not open.
+    #[error("open the secret {name}: {why}")]
+    Open {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// The operating system or the crypto library refused.
     #[error("{attempt}: the crypto library refused")]
     Crypto {

@@ -13,6 +13,7 @@ mod expiry;
 mod material;
 mod pem;
 mod recovery;
+mod sealing;
 mod secret;
 mod spiffe;
 mod tls;
@@ -30,6 +31,7 @@ pub use expiry::{Expiry, Owner};
 pub use material::{AllowAll, Material, PeerPolicy, Refusal, Tombstones};
 pub use recovery::RecoveryKey;
 pub use rustls_pki_types::CertificateDer;
+pub use sealing::{OpeningKey, SEALED_OVERHEAD, SecretPlace, seal_secret};
 pub use secret::{RootHash, Secret, root_hash};
 pub use spiffe::{NodeIdentity, RegionCaIdentity, SpiffeError, TRUST_SCHEME, root_uri};
 pub use tls::{

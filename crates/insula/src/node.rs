@@ -119,6 +119,7 @@ fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {
         listen: None,
         edge: insula_server::config::edge_default(),
         api: insula_server::config::api_default(),
+        trusted_proxies: Vec::new(),
         runtime: RuntimeConfig::default(),
         certificates: place
             .certificates
@@ -127,6 +128,7 @@ fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {
             .transpose()
             .map_err(Error::msg)?
             .unwrap_or_default(),
+        labels: place.label.iter().cloned().collect(),
     })
 }
 

@@ -56,6 +56,11 @@ impl Mesh {
         });
     }
 
+    /// How many streams of peers are carried to instances of this node.
+    pub fn open_streams(&self) -> usize {
+        self.receiver.open_streams()
+    }
+
     pub(crate) fn tasks(&self) -> &insula_env::TaskGroup {
         &self.env.tasks
     }

@@ -64,6 +64,11 @@ impl Receiver {
         Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)) }
     }
 
+    /// How many streams are carried.
+    pub(crate) fn open_streams(&self) -> usize {
+        limits::STREAMS_MAX - self.places.available_permits()
+    }
+
     /// Serves one connection of `peer` to its end. The transport has already proven that it is a node of this region.
     /// Ends it at once when the peer is removed.
     pub(crate) async fn serve(&self, peer: NodeId, stream: Stream) -> std::io::Result<()> {

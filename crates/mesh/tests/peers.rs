@@ -66,6 +66,7 @@ fn catalog(own: u64, revision: u64, addresses: &[SocketAddr], endpoint: SocketAd
             is_ready: true,
             was_ready: true,
             is_draining: false,
+            is_first: false,
             ports: BTreeMap::from([(port(), 80)]),
             endpoints: if own == 2 { BTreeMap::from([(port(), endpoint)]) } else { BTreeMap::new() },
         };

@@ -95,6 +95,7 @@ impl Node {
             is_ready: true,
             was_ready: true,
             is_draining: false,
+            is_first: false,
             ports: BTreeMap::from([(target.port.clone(), 80)]),
             endpoints,
         };

@@ -1,18 +1,20 @@
 //! Places the wanted instances of one service and size, one after the other.
 //!
 //! While a batch runs, only the batch itself takes room. So the nodes that it has not touched keep the index's order,
-//! which is read once from front to back; the nodes that run the service wait in a heap. A node that does not fit once
-//! will not fit later in the same batch, and is dropped. That is what keeps a placement at O(log nodes).
+//! which is read once from front to back for each number of preferred labels that a node may lack; the nodes that run the
+//! service wait in a heap. A node that does not fit once will not fit later in the same batch, and is dropped. That is what
+//! keeps a placement at O(log nodes).
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
 };
 
-use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, RuntimeName, ServiceRef};
+use insula_types::ServiceRef;
 
 use crate::{
-    Choice, PlaceError, Tightest,
+    Choice, PlaceError,
+    filter::Filter,
     index::{FreeOrder, Index, Spread},
 };
 
@@ -20,23 +22,30 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     instances: u32,
+    /// Preferred labels that it lacks.
+    missed: usize,
     share_ppm: Reverse<u32>,
     room: usize,
 }
 
-/// A data centre that could take the next instance; the least one is the best.
+/// A group of nodes that could take the next instance; the least one is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Offer {
     instances: u32,
     best: Candidate,
-    datacenter: usize,
+    group: usize,
 }
 
-/// The nodes of one data centre during a batch.
+/// Where in an order the last node is that was looked at; those before it are touched, full, or not asked for.
+type Cursor = Option<(Reverse<u32>, usize)>;
+
+/// The nodes of one group during a batch.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Last untouched node that was looked at; those before it are touched or full.
-    looked_at: Option<(Reverse<u32>, usize)>,
+    /// Instances of the service in the group.
+    instances: u32,
+    /// Untouched nodes, by the number of preferred labels that they lack.
+    cursors: Vec<Cursor>,
     /// Nodes that run the service.
     touched: BinaryHeap<Reverse<Candidate>>,
 }
@@ -44,35 +53,40 @@ struct Queue {
 pub(crate) struct Batch<'b, 'a> {
     index: &'b mut Index<'a>,
     service: &'a ServiceRef,
-    need: Capacity,
-    runtime: Option<&'a RuntimeName>,
+    filter: Filter<'a>,
+    /// Which grouping of the index.
+    grouping: usize,
     spread: Spread,
     queues: Vec<Queue>,
     offers: BinaryHeap<Reverse<Offer>>,
-    full: BTreeSet<&'a DatacenterName>,
+    /// Groups that take no more.
+    full: BTreeSet<usize>,
     changed: BTreeSet<usize>,
     /// The answer to all further instances, once there is no room for one.
     refusal: Option<PlaceError>,
 }
 
 impl<'b, 'a> Batch<'b, 'a> {
-    pub fn new(
-        index: &'b mut Index<'a>,
-        service: &'a ServiceRef,
-        need: Capacity,
-        runtime: Option<&'a RuntimeName>,
-    ) -> Self {
+    pub fn new(index: &'b mut Index<'a>, service: &'a ServiceRef, filter: Filter<'a>) -> Self {
         let spread = index.spreads.remove(service).unwrap_or_default();
-        let mut queues: Vec<Queue> = index.datacenters.iter().map(|_| Queue::default()).collect();
-        for (&room, &instances) in &spread.by_room {
-            let at = &index.rooms[room];
-            let candidate = Candidate { instances, share_ppm: Reverse(at.share_ppm), room };
-            queues[at.datacenter].touched.push(Reverse(candidate));
+        let at = index.grouping_of(&filter.placement.spread);
+        let grouping = &index.groupings[at];
+        let cursors = vec![None; filter.placement.prefer.len() + 1];
+        let queue = || Queue { cursors: cursors.clone(), ..Queue::default() };
+        let mut queues: Vec<Queue> = grouping.groups.iter().map(|_| queue()).collect();
+        for (&room, &instances) in &spread {
+            let (at, queue) = (&index.rooms[room], &mut queues[grouping.of_room[room]]);
+            queue.instances += instances;
+            if at.is_open {
+                let (missed, share_ppm) = (filter.missed(at), Reverse(at.share_ppm));
+                queue.touched.push(Reverse(Candidate { instances, missed, share_ppm, room }));
+            }
         }
         let (offers, full, changed) = Default::default();
-        let mut batch = Self { index, service, need, runtime, spread, queues, offers, full, changed, refusal: None };
-        for datacenter in 0..batch.queues.len() {
-            batch.offer(datacenter);
+        let mut batch =
+            Self { index, service, filter, grouping: at, spread, queues, offers, full, changed, refusal: None };
+        for group in 0..batch.queues.len() {
+            batch.offer(group);
         }
         batch
     }
@@ -80,23 +94,20 @@ impl<'b, 'a> Batch<'b, 'a> {
     /// Places one instance.
     pub fn place(&mut self) -> Result<Choice, PlaceError> {
         let Some(Reverse(offer)) = self.offers.pop() else {
-            return Err(self
-                .refusal
-                .get_or_insert_with(|| refuse(self.index, self.service, self.need, self.runtime))
-                .clone());
+            return Err(self.refusal.get_or_insert_with(|| self.filter.refuse(self.index, self.service)).clone());
         };
-        let Offer { datacenter, best, .. } = offer;
+        let Offer { group, best, .. } = offer;
         let choice = Choice { node: self.index.rooms[best.room].id, reasons: self.explain(&offer) };
 
-        *self.spread.by_datacenter.entry(datacenter).or_default() += 1;
-        *self.spread.by_room.entry(best.room).or_default() += 1;
+        *self.spread.entry(best.room).or_default() += 1;
         self.changed.insert(best.room);
         let room = &mut self.index.rooms[best.room];
-        room.take(self.need);
+        room.take(self.filter.need);
         let share_ppm = Reverse(room.share_now_ppm());
-        let again = Candidate { instances: best.instances + 1, share_ppm, room: best.room };
-        self.queues[datacenter].touched.push(Reverse(again));
-        self.offer(datacenter);
+        let queue = &mut self.queues[group];
+        queue.instances += 1;
+        queue.touched.push(Reverse(Candidate { instances: best.instances + 1, share_ppm, ..best }));
+        self.offer(group);
         Ok(choice)
     }
 
@@ -109,94 +120,76 @@ impl<'b, 'a> Batch<'b, 'a> {
         self.index.spreads.insert(self.service, self.spread);
     }
 
-    /// Takes the best node out of a data centre's queue and enters it for the next choice.
-    fn offer(&mut self, datacenter: usize) {
-        let (name, order) = &self.index.datacenters[datacenter];
-        let rooms = &self.index.rooms;
-        let queue = &mut self.queues[datacenter];
-        let fits = |room: usize| rooms[room].fits(self.need) && rooms[room].has(self.runtime);
-        let by_room = &self.spread.by_room;
-        let untouched = |room: usize| fits(room) && !by_room.contains_key(&room);
-        let best = next_untouched(order, &mut queue.looked_at, untouched).or_else(|| {
-            std::iter::from_fn(|| queue.touched.pop()).map(|Reverse(next)| next).find(|next| fits(next.room))
+    /// Takes the best node out of a group's queue and enters it for the next choice.
+    fn offer(&mut self, group: usize) {
+        let order = &self.index.groupings[self.grouping].groups[group].order;
+        let (rooms, filter, spread) = (&self.index.rooms, &self.filter, &self.spread);
+        let queue = &mut self.queues[group];
+        let untouched = queue.cursors.iter_mut().enumerate().find_map(|(missed, cursor)| {
+            let is_next = |room: usize| {
+                filter.admits(&rooms[room]) && !spread.contains_key(&room) && filter.missed(&rooms[room]) == missed
+            };
+            let (share_ppm, room) = next_untouched(order, cursor, is_next)?;
+            Some(Candidate { instances: 0, missed, share_ppm, room })
+        });
+        let best = untouched.or_else(|| {
+            let mut touched = std::iter::from_fn(|| queue.touched.pop()).map(|Reverse(next)| next);
+            touched.find(|next| filter.admits(&rooms[next.room]))
         });
         match best {
-            Some(best) => {
-                let instances = self.spread.by_datacenter.get(&datacenter).copied().unwrap_or(0);
-                self.offers.push(Reverse(Offer { instances, best, datacenter }));
-            }
+            Some(best) => self.offers.push(Reverse(Offer { instances: queue.instances, best, group })),
             None => {
-                self.full.insert(name);
+                self.full.insert(group);
             }
         }
     }
 
     fn explain(&self, offer: &Offer) -> Vec<String> {
         let service = self.service;
-        let datacenter = self.index.datacenters[offer.datacenter].0;
-        let choices = self.offers.len() + 1;
+        let grouping = &self.index.groupings[self.grouping];
         let free_percent = offer.best.share_ppm.0 / 10_000;
-        let mut reasons = vec![
-            match choices {
-                1 => format!("datacenter {datacenter} is the only one with room"),
-                _ => format!(
-                    "datacenter {datacenter} has {} of {service}, the fewest of {choices} with room",
-                    offer.instances
-                ),
-            },
-            format!(
-                "the node has {} of {service}, the fewest there, and the most free of these: {free_percent} %",
-                offer.best.instances
-            ),
-        ];
-        if let Some(class) = self.runtime {
-            reasons.push(format!("the node has the runtime {class}"));
+        let among = if grouping.label.is_some() { " there" } else { "" };
+        let mut reasons = Vec::new();
+        if let Some(label) = grouping.label {
+            let group = group_text(label.as_str(), grouping.groups[offer.group].value);
+            reasons.push(match self.offers.len() + 1 {
+                1 => format!("{group} is the only one with room"),
+                choices => format!("{group} has {} of {service}, the fewest of {choices} with room", offer.instances),
+            });
         }
+        reasons.push(format!(
+            "the node has {} of {service}, the fewest{among}, and the most free of these: {free_percent} %",
+            offer.best.instances
+        ));
+        reasons.extend(self.filter.reasons(&self.index.rooms[offer.best.room]));
         if !self.full.is_empty() {
-            let full: Vec<&str> = self.full.iter().map(|name| name.as_str()).collect();
-            reasons.push(format!("no room in {}", full.join(", ")));
+            let name = |group: &usize| grouping.groups[*group].value.unwrap_or("the rest");
+            let full: Vec<&str> = self.full.iter().map(name).collect();
+            let what = if self.filter.is_picky() { "nothing suitable" } else { "no room" };
+            reasons.push(format!("{what} in {}", full.join(", ")));
         }
         reasons
     }
 }
 
+/// A group as a reason names it.
+fn group_text(label: &str, value: Option<&str>) -> String {
+    value.map_or_else(|| format!("the group without {label}"), |value| format!("{label} {value}"))
+}
+
 /// The next node in the index's order that `is_wanted`, never one that was looked at before.
 fn next_untouched(
     order: &FreeOrder,
-    looked_at: &mut Option<(Reverse<u32>, usize)>,
+    looked_at: &mut Cursor,
     is_wanted: impl Fn(usize) -> bool,
-) -> Option<Candidate> {
+) -> Option<(Reverse<u32>, usize)> {
     use std::ops::Bound::{Excluded, Unbounded};
     let rest = order.range((looked_at.map_or(Unbounded, Excluded), Unbounded));
-    for &(share_ppm, room) in rest {
-        *looked_at = Some((share_ppm, room));
-        if is_wanted(room) {
-            return Some(Candidate { instances: 0, share_ppm, room });
+    for &next in rest {
+        *looked_at = Some(next);
+        if is_wanted(next.1) {
+            return Some(next);
         }
     }
     None
-}
-
-/// Says why nothing fits: the resource that lacks on most nodes, by what it lacks on the nearest of them.
-fn refuse(index: &Index<'_>, service: &ServiceRef, need: Capacity, runtime: Option<&RuntimeName>) -> PlaceError {
-    let service = service.clone();
-    if index.rooms.is_empty() {
-        return PlaceError::NoNode { service, nodes: index.nodes, down: index.down, cordoned: index.cordoned };
-    }
-    let rooms: Vec<_> = index.rooms.iter().filter(|room| room.has(runtime)).collect();
-    if let Some(class) = runtime.filter(|_| rooms.is_empty()) {
-        return PlaceError::NoRuntime { service, runtime: class.clone(), nodes: index.rooms.len() };
-    }
-    let short = |lacks: &dyn Fn(&Capacity) -> u64| {
-        let lacking: Vec<u64> = rooms.iter().map(|room| lacks(&room.free)).filter(|lack| *lack > 0).collect();
-        (lacking.len(), lacking.into_iter().min().unwrap_or(0))
-    };
-    let (cpu_nodes, cpu) = short(&|free| need.cpu.0.saturating_sub(free.cpu.0).into());
-    let (memory_nodes, memory) = short(&|free| need.memory.0.saturating_sub(free.memory.0));
-    let tightest = if cpu_nodes > memory_nodes {
-        Tightest::Cpu(CpuMillis(u32::try_from(cpu).unwrap_or(u32::MAX)))
-    } else {
-        Tightest::Memory(ByteSize(memory))
-    };
-    PlaceError::NoCapacity { service, nodes: rooms.len(), tightest }
 }

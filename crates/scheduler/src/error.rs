@@ -32,6 +32,8 @@ pub enum WhyNot {
     Full(Tightest),
     /// It does not have this runtime class.
     NoRuntime(RuntimeName),
+    /// It lacks these labels, which are required.
+    NoLabel(String),
 }
 
 impl fmt::Display for WhyNot {
@@ -41,6 +43,7 @@ impl fmt::Display for WhyNot {
             Self::NoRuntime(class) => {
                 write!(f, "that node has no runtime {class}: {REMEDY}")
             }
+            Self::NoLabel(labels) => write!(f, "that node has not {labels}: {LABEL_REMEDY}"),
             Self::Full(tightest) => {
                 write!(f, "{tightest} there: lower the resources of the service, or move others away")
             }
@@ -50,6 +53,9 @@ impl fmt::Display for WhyNot {
 
 /// What helps where a runtime class lacks.
 const REMEDY: &str = "set it up in runtime.classes of a node's configuration, or name another runtime";
+
+/// What helps where a label lacks.
+const LABEL_REMEDY: &str = "set it in labels of a node's configuration, or require another";
 
 /// Why an instance has no node. A later round may find one: nothing here is for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,14 +77,16 @@ pub enum PlaceError {
     },
     /// Nodes take new instances, but none has the room.
     #[error(
-        "place an instance of {service}: no room on any of {nodes} nodes, {tightest} on the nearest: \
+        "place an instance of {service}: no room on any of {nodes} nodes{asked}, {tightest} on the nearest: \
          lower its resources or its scale, or add a node"
     )]
     NoCapacity {
         /// What was to be placed.
         service: ServiceRef,
-        /// Nodes that take new instances.
+        /// Nodes that take new instances and have what it asks for.
         nodes: usize,
+        /// What it asks for, as the end of a phrase; empty: nothing.
+        asked: String,
         /// What lacks.
         tightest: Tightest,
     },
@@ -94,11 +102,42 @@ pub enum PlaceError {
         /// Nodes that take new instances.
         nodes: usize,
     },
-    /// Its volumes are on one node, and that one does not take it.
-    #[error("place an instance of {service}: its volumes are on one node, and {why}")]
+    /// Nodes take new instances, but none has one of the labels that it requires.
+    #[error(
+        "place an instance of {service}: no node has the label {label}, of {nodes} that take new ones ({others}): {LABEL_REMEDY}"
+    )]
+    NoLabel {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// What lacks.
+        label: String,
+        /// Nodes that take new instances.
+        nodes: usize,
+        /// Which values there are.
+        others: String,
+    },
+    /// Nodes have each of the labels that it requires, but none has all.
+    #[error(
+        "place an instance of {service}: no node has all of {labels}, of {nodes} that take new ones; {nearest}: \
+         {LABEL_REMEDY}"
+    )]
+    NoLabels {
+        /// What was to be placed.
+        service: ServiceRef,
+        /// What is required.
+        labels: String,
+        /// Nodes that take new instances.
+        nodes: usize,
+        /// The node that lacks the fewest, and what it lacks.
+        nearest: String,
+    },
+    /// It can go to one node alone, and that one does not take it.
+    #[error("place an instance of {service}: {to}, and {why}")]
     Bound {
         /// What was to be placed.
         service: ServiceRef,
+        /// Why there is no other.
+        to: String,
         /// Why that node does not take it.
         why: WhyNot,
     },

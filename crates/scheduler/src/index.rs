@@ -1,34 +1,65 @@
-//! The nodes that take new instances, ordered by what they have free, and who runs where already.
+//! The nodes that are up, ordered by what they have free, and who runs where already.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
 };
 
-use insula_types::{ByteSize, Capacity, CpuMillis, DatacenterName, NodeId, Resources, RuntimeName, ServiceRef};
+use insula_types::{
+    Capacity, DatacenterName, LabelName, LabelValue, Labels, NodeId, NodeName, Resources, RuntimeName, ServiceRef,
+};
 
-use crate::{Choice, PlaceError, Snapshot, Tightest, Wanted, WhyNot};
+use crate::{Bound, Choice, NodeView, PlaceError, Snapshot, Wanted, WhyBound, WhyNot, filter::Filter};
 
 /// A whole, in parts per million.
 const WHOLE_PPM: u64 = 1_000_000;
 
-/// A node with room to give. Its place in [`Index::rooms`] orders like its id.
+/// A node that is up. Its place in [`Index::rooms`] orders like its id.
 #[derive(Debug)]
 pub(crate) struct Room<'a> {
     pub id: NodeId,
-    pub datacenter: usize,
-    pub total: Capacity,
+    pub name: &'a NodeName,
+    datacenter: &'a DatacenterName,
+    labels: Option<&'a Labels>,
+    runtimes: Option<&'a BTreeSet<RuntimeName>>,
+    total: Capacity,
     pub free: Capacity,
-    /// Free share of the scarcer resource, in parts per million, as the order of its data centre knows it.
+    /// Free share of the scarcer resource, in parts per million, as the orders know it.
     pub share_ppm: u32,
-    /// Its runtime classes.
-    pub runtimes: Option<&'a BTreeSet<RuntimeName>>,
+    /// Takes more than what is bound to it.
+    pub is_open: bool,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    pub fn new(node: &NodeView<'a>) -> Self {
+        let total = node.capacity.allocatable();
+        Self {
+            id: node.id,
+            name: node.name,
+            datacenter: node.datacenter,
+            labels: node.labels,
+            runtimes: node.runtimes,
+            total,
+            free: total,
+            share_ppm: 0,
+            is_open: !node.is_cordoned,
+        }
+    }
+
     /// Whether it has a runtime class, if one is needed.
     pub fn has(&self, runtime: Option<&RuntimeName>) -> bool {
         runtime.is_none_or(|class| self.runtimes.is_some_and(|classes| classes.contains(class)))
+    }
+
+    /// The value of a label.
+    pub fn label(&self, name: &LabelName) -> Option<&'a str> {
+        label_of(name, self.datacenter, self.name, self.labels)
+    }
+
+    /// Whether a label has that value.
+    pub fn is_labelled(&self, name: &LabelName, value: &LabelValue) -> bool {
+        self.label(name) == Some(value.as_str())
     }
 
     /// Whether `need` fits.
@@ -53,117 +84,168 @@ impl Room<'_> {
     }
 }
 
-/// Nodes of a data centre from the most free to the least.
-pub(crate) type FreeOrder = BTreeSet<(Reverse<u32>, usize)>;
-
-/// Where a service that has something to place runs already.
-#[derive(Debug, Default)]
-pub(crate) struct Spread {
-    /// Instances by data centre, on nodes that are up.
-    pub by_datacenter: BTreeMap<usize, u32>,
-    /// Instances by node, for those that take new ones.
-    pub by_room: BTreeMap<usize, u32>,
+/// The value of a node's label, those included that nodes have of themselves.
+fn label_of<'a>(
+    name: &LabelName,
+    datacenter: &'a DatacenterName,
+    node: &'a NodeName,
+    labels: Option<&'a Labels>,
+) -> Option<&'a str> {
+    match name.as_str() {
+        LabelName::DATACENTER => Some(datacenter.as_str()),
+        LabelName::NODE => Some(node.as_str()),
+        _ => labels?.get(name).map(LabelValue::as_str),
+    }
 }
 
-fn need(resources: &Resources) -> Capacity {
+/// Nodes from the most free to the least.
+pub(crate) type FreeOrder = BTreeSet<(Reverse<u32>, usize)>;
+
+/// Open nodes that have the same value of a label.
+#[derive(Debug)]
+pub(crate) struct Group<'a> {
+    /// The value; none: those without the label.
+    pub value: Option<&'a str>,
+    pub order: FreeOrder,
+}
+
+/// The nodes, grouped by the value of a label.
+#[derive(Debug)]
+pub(crate) struct Grouping<'a> {
+    /// The label; none: all nodes are one group.
+    pub label: Option<&'a LabelName>,
+    pub groups: Vec<Group<'a>>,
+    /// The group of each room.
+    pub of_room: Vec<usize>,
+}
+
+impl<'a> Grouping<'a> {
+    /// Groups of `nodes`, also of those that are down, in the order of the values; `rooms` are those that are up.
+    fn new(label: Option<&'a LabelName>, nodes: &BTreeMap<NodeId, &NodeView<'a>>, rooms: &[Room<'a>]) -> Self {
+        let value = |node: &NodeView<'a>| label_of(label?, node.datacenter, node.name, node.labels);
+        let values: BTreeSet<Option<&'a str>> = nodes.values().map(|node| value(node)).collect();
+        let mut groups: Vec<Group<'a>> =
+            values.into_iter().map(|value| Group { value, order: FreeOrder::new() }).collect();
+        let mut of_room = Vec::with_capacity(rooms.len());
+        for (at, room) in rooms.iter().enumerate() {
+            let value = label.and_then(|label| room.label(label));
+            let group = groups.partition_point(|group| group.value < value);
+            of_room.push(group);
+            if room.is_open {
+                groups[group].order.insert((Reverse(room.share_ppm), at));
+            }
+        }
+        Self { label, groups, of_room }
+    }
+}
+
+/// Instances of a service by room.
+pub(crate) type Spread = BTreeMap<usize, u32>;
+
+pub(crate) fn need(resources: &Resources) -> Capacity {
     Capacity { cpu: resources.cpu, memory: resources.memory }
 }
 
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
     pub rooms: Vec<Room<'a>>,
-    pub datacenters: Vec<(&'a DatacenterName, FreeOrder)>,
+    pub groupings: Vec<Grouping<'a>>,
     pub spreads: BTreeMap<&'a ServiceRef, Spread>,
     pub nodes: usize,
     pub down: usize,
     pub cordoned: usize,
-    /// Nodes that are up and take nothing but what is bound to them.
-    apart: BTreeMap<NodeId, Room<'a>>,
 }
 
 impl<'a> Index<'a> {
-    /// Orders a snapshot. Spreads are counted only for `services`.
-    pub fn new(snapshot: &Snapshot<'a>, services: &BTreeSet<&ServiceRef>) -> Self {
-        let nodes: BTreeMap<NodeId, _> = snapshot.nodes.iter().map(|node| (node.id, node)).collect();
-        let names: BTreeSet<&'a DatacenterName> = nodes.values().map(|node| node.datacenter).collect();
-        let mut datacenters: Vec<_> = names.into_iter().map(|name| (name, FreeOrder::new())).collect();
-        let datacenter_of = |name: &DatacenterName| datacenters.partition_point(|(known, _)| *known < name);
-
-        let (mut rooms, mut apart) = (Vec::new(), BTreeMap::new());
-        let mut room_of = BTreeMap::new();
-        for node in nodes.values().filter(|node| node.health.is_up()) {
-            let total = node.capacity.allocatable();
-            let datacenter = datacenter_of(node.datacenter);
-            let runtimes = node.runtimes;
-            let room = Room { id: node.id, datacenter, total, free: total, share_ppm: 0, runtimes };
-            if node.is_cordoned {
-                apart.insert(node.id, room);
-            } else {
-                room_of.insert(node.id, rooms.len());
-                rooms.push(room);
-            }
-        }
-
-        let mut spreads: BTreeMap<&'a ServiceRef, Spread> = BTreeMap::new();
+    /// Orders a snapshot for what is wanted. Only the services of that are counted.
+    pub fn new(snapshot: &Snapshot<'a>, wanted: &[Wanted<'a>]) -> Self {
+        let nodes: BTreeMap<NodeId, &NodeView<'a>> = snapshot.nodes.iter().map(|node| (node.id, node)).collect();
+        let up = nodes.values().filter(|node| node.health.is_up());
+        let mut rooms: Vec<Room<'a>> = up.map(|node| Room::new(node)).collect();
+        let mut spreads: BTreeMap<&'a ServiceRef, Spread> =
+            wanted.iter().map(|one| (one.service, Spread::new())).collect();
         for taken in &snapshot.taken {
-            let room = room_of.get(&taken.node).copied();
-            let room_taken = room.map(|room| &mut rooms[room]).or_else(|| apart.get_mut(&taken.node));
-            if let Some(room) = room_taken {
-                room.take(need(&taken.resources));
-            }
-            let Some(node) = nodes.get(&taken.node).filter(|node| node.health.is_up()) else { continue };
-            if taken.is_staying && services.contains(taken.service) {
-                let spread = spreads.entry(taken.service).or_default();
-                *spread.by_datacenter.entry(datacenter_of(node.datacenter)).or_default() += 1;
-                if let Some(room) = room {
-                    *spread.by_room.entry(room).or_default() += 1;
-                }
+            let Ok(at) = rooms.binary_search_by_key(&taken.node, |room| room.id) else { continue };
+            rooms[at].take(need(&taken.resources));
+            if taken.is_staying
+                && let Some(spread) = spreads.get_mut(taken.service)
+            {
+                *spread.entry(at).or_default() += 1;
             }
         }
-
-        for (at, room) in rooms.iter_mut().enumerate() {
+        for room in &mut rooms {
             room.share_ppm = room.share_now_ppm();
-            datacenters[room.datacenter].1.insert((Reverse(room.share_ppm), at));
         }
-        let up = nodes.values().filter(|node| node.health.is_up()).count();
-        let (nodes, down, cordoned) = (nodes.len(), nodes.len() - up, up - rooms.len());
-        Self { rooms, datacenters, spreads, nodes, down, cordoned, apart }
+        let labels: BTreeSet<Option<&'a LabelName>> =
+            wanted.iter().filter(|one| one.bound_to.is_none()).map(|one| grouped_by(&nodes, one)).collect();
+        let groupings = labels.into_iter().map(|label| Grouping::new(label, &nodes, &rooms)).collect();
+        let cordoned = rooms.iter().filter(|room| !room.is_open).count();
+        let (nodes, down) = (nodes.len(), nodes.len() - rooms.len());
+        Self { rooms, groupings, spreads, nodes, down, cordoned }
+    }
+
+    /// The grouping that a service is spread over.
+    pub fn grouping_of(&self, label: &LabelName) -> usize {
+        // What has none of its own is spread over the nodes alone.
+        let named = self.groupings.iter().position(|grouping| grouping.label == Some(label));
+        named.or_else(|| self.groupings.iter().position(|grouping| grouping.label.is_none())).unwrap_or(0)
     }
 
     /// Places an instance on the only node that it can go to.
-    pub fn place_bound(&mut self, wanted: &Wanted<'a>, node: NodeId) -> Result<Choice, PlaceError> {
-        let need = need(&wanted.resources);
-        let refuse = |why| Err(PlaceError::Bound { service: wanted.service.clone(), why });
-        let at = self.rooms.binary_search_by_key(&node, |room| room.id).ok();
-        let Some(room) = at.map(|at| &mut self.rooms[at]).or_else(|| self.apart.get_mut(&node)) else {
-            return refuse(WhyNot::Down);
+    pub fn place_bound(&mut self, wanted: &Wanted<'a>, to: Bound) -> Result<Choice, PlaceError> {
+        let refuse = |node: &dyn Display, why| {
+            Err(PlaceError::Bound { service: wanted.service.clone(), to: bound_text(to, node), why })
         };
-        if let Some(class) = wanted.runtime.filter(|_| !room.has(wanted.runtime)) {
-            return refuse(WhyNot::NoRuntime(class.clone()));
+        let Ok(at) = self.rooms.binary_search_by_key(&to.node, |room| room.id) else {
+            return refuse(&to.node, WhyNot::Down);
+        };
+        let filter = Filter::of(wanted);
+        if let Some(why) = filter.why_not(&self.rooms[at]) {
+            return refuse(self.rooms[at].name, why);
         }
-        if !room.fits(need) {
-            let (cpu, memory) =
-                (need.cpu.0.saturating_sub(room.free.cpu.0), need.memory.0.saturating_sub(room.free.memory.0));
-            let tightest = if cpu > 0 { Tightest::Cpu(CpuMillis(cpu)) } else { Tightest::Memory(ByteSize(memory)) };
-            return refuse(WhyNot::Full(tightest));
-        }
-        room.take(need);
-        let datacenter = room.datacenter;
-        let spread = self.spreads.entry(wanted.service).or_default();
-        *spread.by_datacenter.entry(datacenter).or_default() += 1;
-        if let Some(at) = at {
-            *spread.by_room.entry(at).or_default() += 1;
-            self.reorder(at);
-        }
-        Ok(Choice { node, reasons: vec!["its volumes are on this node".to_owned()] })
+        self.rooms[at].take(filter.need);
+        *self.spreads.entry(wanted.service).or_default().entry(at).or_default() += 1;
+        self.reorder(at);
+        let why = match to.why {
+            WhyBound::Volumes => "its volumes are on this node",
+            WhyBound::EachNode => "each node has one that takes it, and this one needs one",
+        };
+        let reasons = [why.to_owned()].into_iter().chain(filter.reasons(&self.rooms[at])).collect();
+        Ok(Choice { node: to.node, reasons })
     }
 
     /// Puts a node whose free room changed in its right place.
     pub fn reorder(&mut self, at: usize) {
         let Some(room) = self.rooms.get_mut(at) else { return };
-        let order = &mut self.datacenters[room.datacenter].1;
-        order.remove(&(Reverse(room.share_ppm), at));
-        room.share_ppm = room.share_now_ppm();
-        order.insert((Reverse(room.share_ppm), at));
+        let (before, now) = (room.share_ppm, room.share_now_ppm());
+        room.share_ppm = now;
+        if !room.is_open || before == now {
+            return;
+        }
+        for grouping in &mut self.groupings {
+            let order = &mut grouping.groups[grouping.of_room[at]].order;
+            order.remove(&(Reverse(before), at));
+            order.insert((Reverse(now), at));
+        }
+    }
+}
+
+/// Why there is no other node, as the middle of an error.
+fn bound_text(to: Bound, node: &dyn Display) -> String {
+    match to.why {
+        WhyBound::Volumes => "its volumes are on one node".to_owned(),
+        WhyBound::EachNode => format!("each node is to have one, {node} too"),
+    }
+}
+
+/// The label whose values make the groups; none for what would be a group of one node each, or one of all: those are
+/// spread over the nodes alone.
+fn grouped_by<'a>(nodes: &BTreeMap<NodeId, &NodeView<'a>>, wanted: &Wanted<'a>) -> Option<&'a LabelName> {
+    let label = &wanted.placement.spread;
+    let is_known = |node: &&NodeView<'a>| node.labels.is_some_and(|labels| labels.contains_key(label));
+    match label.as_str() {
+        LabelName::NODE => None,
+        LabelName::DATACENTER => Some(label),
+        _ => nodes.values().any(is_known).then_some(label),
     }
 }

@@ -1,14 +1,21 @@
 //! Decides which node each wanted instance goes to.
 //!
 //! Pure: no clock, no I/O. The same snapshot gives the same placements whatever the order of its parts; ties break by
-//! [`NodeId`]. Never gives away more than [`Capacity::allocatable`]. Spreads a service over data centres first (the one
-//! with the fewest of it), then over nodes (the one with the fewest of it, then the one with the most free).
+//! [`NodeId`]. Never gives away more than [`Capacity::allocatable`].
+//!
+//! Filters, in this order: the node is up and not cordoned, has the runtime class, has the required labels, has the room.
+//! Of what is left, the least is chosen by: instances of the service in the group (nodes with the same value of the label
+//! that the service is spread over, its data centre by default), instances on the node, preferred labels that it
+//! lacks; then the one with the most free. So what is preferred never costs what spreading protects from.
+//!
 //! Starts nothing and changes nothing: `control` commits the placements, `agent` acts on them.
 //!
-//! Cost: O((nodes + existing + wanted) × log nodes) for a round, however many services it holds.
+//! Cost: O((nodes + existing + wanted) × log nodes) for a round, however many services it holds; a service that asks for
+//! labels looks at every node once more, and once for each label that it prefers.
 
 mod batch;
 mod error;
+mod filter;
 mod index;
 #[cfg(test)]
 mod tests;
@@ -18,9 +25,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use insula_types::{Capacity, DatacenterName, InstanceId, NodeHealth, NodeId, Resources, RuntimeName, ServiceRef};
+use insula_types::{
+    Capacity, DatacenterName, InstanceId, Labels, NodeHealth, NodeId, NodeName, PlacementSpec, Resources, RuntimeName,
+    ServiceRef,
+};
 
-use crate::{batch::Batch, index::Index};
+use crate::{
+    batch::Batch,
+    filter::Filter,
+    index::{Index, Room},
+};
 pub use error::{PlaceError, Tightest, WhyNot};
 
 /// A node as the scheduler sees it.
@@ -28,6 +42,8 @@ pub use error::{PlaceError, Tightest, WhyNot};
 pub struct NodeView<'a> {
     /// Its id.
     pub id: NodeId,
+    /// Its name.
+    pub name: &'a NodeName,
     /// Its failure domain.
     pub datacenter: &'a DatacenterName,
     /// What it can hold, reserve included.
@@ -38,6 +54,8 @@ pub struct NodeView<'a> {
     pub is_cordoned: bool,
     /// The runtime classes that it has; none: no class.
     pub runtimes: Option<&'a BTreeSet<RuntimeName>>,
+    /// Its labels, besides `datacenter` and `node`.
+    pub labels: Option<&'a Labels>,
 }
 
 /// Room on a node that is taken already.
@@ -62,6 +80,24 @@ pub struct Snapshot<'a> {
     pub taken: Vec<Taken<'a>>,
 }
 
+/// The only node that an instance can go to. It may be cordoned: what is bound to it is no newcomer there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The node.
+    pub node: NodeId,
+    /// Why it is the only one.
+    pub why: WhyBound,
+}
+
+/// Why an instance can go to one node only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyBound {
+    /// Its volumes are there.
+    Volumes,
+    /// Each node is to have one.
+    EachNode,
+}
+
 /// An instance that needs a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted<'a> {
@@ -71,10 +107,12 @@ pub struct Wanted<'a> {
     pub service: &'a ServiceRef,
     /// What it reserves.
     pub resources: Resources,
-    /// The only node that it can go to, where its volumes are. That one may be cordoned: it is no newcomer there.
-    pub bound_to: Option<NodeId>,
+    /// The only node that it can go to.
+    pub bound_to: Option<Bound>,
     /// The runtime class that its node must have.
     pub runtime: Option<&'a RuntimeName>,
+    /// What it asks of nodes besides.
+    pub placement: &'a PlacementSpec,
 }
 
 /// Where an instance goes, and why.
@@ -91,28 +129,33 @@ pub struct Choice {
 ///
 /// # Errors
 /// Per instance: [`PlaceError::NoNode`] when nothing may be placed anywhere, [`PlaceError::NoCapacity`] when no node has
-/// the room, naming the tightest resource and its shortfall; [`PlaceError::NoRuntime`] when none has its runtime class;
-/// [`PlaceError::Bound`] when its only node cannot take it.
+/// the room, naming the tightest resource and its shortfall; [`PlaceError::NoRuntime`], [`PlaceError::NoLabel`] or
+/// [`PlaceError::NoLabels`] when none has what it asks for; [`PlaceError::Bound`] when its only node cannot take it.
 pub fn schedule<'a>(
     snapshot: &Snapshot<'a>,
     wanted: &[Wanted<'a>],
 ) -> BTreeMap<InstanceId, Result<Choice, PlaceError>> {
-    let services: BTreeSet<&ServiceRef> = wanted.iter().map(|one| one.service).collect();
-    let mut index = Index::new(snapshot, &services);
+    let mut index = Index::new(snapshot, wanted);
     // Those first that have no choice.
     let bound: BTreeMap<InstanceId, _> =
         wanted.iter().filter_map(|one| Some((one.instance, (one, one.bound_to?)))).collect();
-    let place = |(instance, (one, node)): (InstanceId, (&Wanted<'a>, NodeId))| (instance, index.place_bound(one, node));
+    let place = |(instance, (one, to)): (InstanceId, (&Wanted<'a>, Bound))| (instance, index.place_bound(one, to));
     let mut decisions: BTreeMap<_, _> = bound.into_iter().map(place).collect();
     let mut batches: BTreeMap<_, BTreeSet<InstanceId>> = BTreeMap::new();
     for one in wanted.iter().filter(|one| one.bound_to.is_none()) {
         let size = (Reverse(one.resources.memory), Reverse(one.resources.cpu));
-        batches.entry((size, one.service, one.runtime)).or_default().insert(one.instance);
+        batches.entry((size, one.service, one.runtime, one.placement)).or_default().insert(one.instance);
     }
-    for (((Reverse(memory), Reverse(cpu)), service, runtime), instances) in batches {
-        let mut batch = Batch::new(&mut index, service, Capacity { cpu, memory }, runtime);
+    for (((Reverse(memory), Reverse(cpu)), service, runtime, placement), instances) in batches {
+        let filter = Filter { need: Capacity { cpu, memory }, runtime, placement };
+        let mut batch = Batch::new(&mut index, service, filter);
         decisions.extend(instances.into_iter().map(|instance| (instance, batch.place())));
         batch.finish();
     }
     decisions
+}
+
+/// Whether a node has what is asked for: the runtime class and the required labels. Room and health are not looked at.
+pub fn is_asked_for(node: &NodeView<'_>, runtime: Option<&RuntimeName>, placement: &PlacementSpec) -> bool {
+    Filter { need: Capacity::default(), runtime, placement }.asks_for(&Room::new(node))
 }

@@ -1,3 +1,5 @@
+mod labels;
+
 use std::fmt::Write;
 
 use expect_test::{Expect, expect};
@@ -27,12 +29,20 @@ struct World {
 struct Names {
     datacenters: Vec<DatacenterName>,
     services: Vec<ServiceRef>,
+    nodes: Vec<NodeName>,
+    anywhere: PlacementSpec,
+}
+
+fn volumes_on(node: u64) -> Bound {
+    Bound { node: NodeId::new(node), why: WhyBound::Volumes }
 }
 
 fn names() -> Names {
     Names {
         datacenters: (0..8).map(|d| DatacenterName::new(format!("fra{d}")).expect("valid")).collect(),
         services: ["web", "api", "db", "job"].map(service).to_vec(),
+        nodes: (0..16).map(|n| NodeName::new(format!("n{n}")).expect("valid")).collect(),
+        anywhere: PlacementSpec::default(),
     }
 }
 
@@ -40,11 +50,13 @@ impl World {
     fn snapshot<'a>(&self, names: &'a Names) -> (Snapshot<'a>, Vec<Wanted<'a>>) {
         let node = |(id, &(dc, cpu, mib, is_up, is_cordoned)): (usize, &(u8, u32, u64, bool, bool))| NodeView {
             id: NodeId::new(id as u64),
+            name: &names.nodes[id],
             datacenter: &names.datacenters[dc as usize],
             capacity: Capacity { cpu: CpuMillis(cpu), memory: ByteSize::mib(mib) },
             health: if is_up { NodeHealth::Up } else { NodeHealth::Down { since_ms: 1 } },
             is_cordoned,
             runtimes: None,
+            labels: None,
         };
         let taken = |&(s, n, cpu, mib, is_staying): &(u8, u64, u32, u64, bool)| Taken {
             node: NodeId::new(n),
@@ -58,6 +70,7 @@ impl World {
             resources: size(cpu, mib),
             bound_to: None,
             runtime: None,
+            placement: &names.anywhere,
         };
         let snapshot = Snapshot {
             nodes: self.nodes.iter().enumerate().map(node).collect(),
@@ -197,7 +210,7 @@ fn what_is_bound_goes_to_its_node_alone_and_counts_there() {
     let (snapshot, mut wanted) = world.snapshot(&names);
     // The third is cordoned, and no newcomer is bound to it; the last one is free to go anywhere.
     for (one, node) in wanted.iter_mut().zip([0, 1, 2, 3, 3]) {
-        one.bound_to = Some(NodeId::new(node));
+        one.bound_to = Some(volumes_on(node));
     }
     let said: Vec<String> = schedule(&snapshot, &wanted)
         .into_values()
@@ -208,6 +221,14 @@ fn what_is_bound_goes_to_its_node_alone_and_counts_there() {
     assert_eq!([&said[0], &said[1], &said[2], &said[3]], ["0", &down, "2", "3"]);
     assert!(said[4].starts_with(&format!("{bound} memory is ")), "{}", said[4]);
     assert_eq!(said[5], "0", "the only other node has no room left");
+
+    let each = Bound { node: NodeId::new(3), why: WhyBound::EachNode };
+    wanted.iter_mut().for_each(|one| one.bound_to = Some(each));
+    let decisions: Vec<_> = schedule(&snapshot, &wanted).into_values().collect();
+    let choice = decisions[0].as_ref().expect("there is room");
+    assert_eq!((choice.node, choice.reasons.len()), (NodeId::new(3), 1), "{:?}", choice.reasons);
+    let full = decisions[4].as_ref().expect_err("no room any more").to_string();
+    assert!(full.contains("each node is to have one, n3 too, and memory is "), "{full}");
 }
 
 fn worlds() -> impl Strategy<Value = World> {
@@ -291,18 +312,22 @@ fn a_runtime_class_is_looked_for_on_nodes() {
     let class = |name: &str| RuntimeName::new(name).expect("valid");
     let (sandbox, virtual_machine) = (class("runsc"), class("kata"));
     let has = BTreeSet::from([sandbox.clone()]);
-    let node = |id, runtimes| NodeView {
+    let Names { nodes, anywhere, .. } = names();
+    let node = |id: u64, runtimes| NodeView {
         id: NodeId::new(id),
+        name: &nodes[id as usize],
         datacenter: &datacenter,
         capacity: Capacity { cpu: CpuMillis(1000), memory: ByteSize::mib(1024) },
         health: NodeHealth::Up,
         is_cordoned: false,
         runtimes,
+        labels: None,
     };
     let snapshot = Snapshot { nodes: vec![node(1, None), node(2, Some(&has))], taken: Vec::new() };
     let place = |runtime, cpu, bound_to: Option<u64>| {
-        let (instance, bound_to) = (InstanceId::new(1), bound_to.map(NodeId::new));
-        let wanted = [Wanted { instance, service: &name, resources: size(cpu, 64), bound_to, runtime }];
+        let (instance, bound_to) = (InstanceId::new(1), bound_to.map(volumes_on));
+        let wanted =
+            [Wanted { instance, service: &name, resources: size(cpu, 64), bound_to, runtime, placement: &anywhere }];
         schedule(&snapshot, &wanted).remove(&instance).expect("decided").map_err(|error| error.to_string())
     };
     let choice = place(Some(&sandbox), 100, None).expect("one has it");
@@ -310,7 +335,7 @@ fn a_runtime_class_is_looked_for_on_nodes() {
     assert!(choice.reasons.contains(&"the node has the runtime runsc".to_owned()), "{:?}", choice.reasons);
     assert_eq!(place(None, 100, None).expect("any").node, NodeId::new(1));
     let full = place(Some(&sandbox), 1000, None).expect_err("no room");
-    assert!(full.contains("no room on any of 1 nodes, cpu is 100m short"), "{full}");
+    assert!(full.contains("no room on any of 1 nodes with the runtime runsc, cpu is 100m short"), "{full}");
     let lacking = place(Some(&virtual_machine), 100, None).expect_err("none has it");
     assert!(lacking.contains("no node has the runtime kata, of 2 that take new ones"), "{lacking}");
     assert_eq!(place(Some(&sandbox), 100, Some(2)).expect("its volumes are there").node, NodeId::new(2));

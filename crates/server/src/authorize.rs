@@ -17,9 +17,9 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, Propose, ReadLogs, RemoveImage,
-    RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority,
-    TellAddresses, WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, OpenSecrets, Propose, ReadLogs,
+    RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff,
+    TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -76,6 +76,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<MakeSnapshot>(Who::Member),
     rule::<RestoreSnapshot>(Who::Member),
     rule::<RemoveSnapshot>(Who::Member),
+    // Of what is placed on the caller.
+    rule::<OpenSecrets>(Who::Member),
 ];
 
 /// What this node knows of a caller.
@@ -168,6 +170,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::ReportTrust { node, .. }
         | C::SetAddresses { node, .. }
         | C::SetRuntimes { node, .. }
+        | C::SetLabels { node, .. }
         | C::ConfirmVolume { node, .. }
         | C::ForgetVolume { node, .. }
         | C::UpdateNode { id: node, .. } => Proposer::Only(*node),
@@ -179,6 +182,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::CreateVolume { .. }
         | C::GrowVolume { .. }
         | C::DeleteVolume { .. }
+        | C::SteerDeployment { .. }
         | C::TakeOutNode { .. } => Proposer::Member,
         C::TakeControl { node } => Proposer::VoterOnly(*node),
         // What a node saw itself, in a few words; the rest is for controllers.
@@ -189,11 +193,13 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::BindKey { .. }
         | C::SetNodeHealth { .. }
         | C::SetDefinition(_)
+        | C::SetDefinitionWith { .. }
         | C::RemoveDefinition { .. }
         | C::Place(_)
         | C::SetDesired { .. }
         | C::RemovePlacements(_)
         | C::RaiseLevel(_)
+        | C::AdvanceDeployment { .. }
         | C::Controlled { .. } => Proposer::Voter,
     }
 }
@@ -203,15 +209,22 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
     match command {
         C::Init { .. } => Proposer::Nobody,
         C::Deploy { .. }
+        | C::Rollback { .. }
         | C::Scale { .. }
         | C::RemoveApp { .. }
+        | C::SetSecret { .. }
+        | C::RemoveSecret { .. }
         | C::PutApiToken(_)
         | C::RemoveApiToken { .. }
         | C::RetireRoot { .. } => Proposer::Member,
         // Only voters hold the keys with which roots are made and used.
-        C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } => Proposer::Voter,
+        C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } | C::SetSealingKey { .. } => {
+            Proposer::Voter
+        }
         // By the region's leader.
         C::SetRegionLevel { .. } => Proposer::Voter,
+        // The same; a leader need not vote in the global group, whose other voters know it as a member.
+        C::ReportOutcome { .. } => Proposer::Member,
     }
 }
 

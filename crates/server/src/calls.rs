@@ -23,11 +23,12 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot, Propose,
-        ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
-        RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority,
-        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot,
+        OpenSecrets, Propose, ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
+        RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff,
+        StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
+    secrets::Opener,
     snapshots::Snapshots,
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Calls {
     pub logs: Arc<dyn Logs>,
     pub execs: Execs,
     pub snapshots: Snapshots,
+    /// Opens secrets.
+    pub secrets: Opener,
     pub runtime: NodeRuntime,
     pub disk: Arc<dyn Disk>,
     pub lifetimes: Lifetimes,
@@ -120,6 +123,10 @@ impl Handler for Calls {
             RemoveImage::ID => {
                 let request = decode_request::<RemoveImage>(&body)?;
                 Ok(encode_response::<RemoveImage>(&images::remove(&self.runtime, &request).await?))
+            }
+            OpenSecrets::ID => {
+                let request = decode_request::<OpenSecrets>(&body)?;
+                Ok(encode_response::<OpenSecrets>(&self.secrets.serve(caller.identity.node, &request)?))
             }
             SendInput::ID => {
                 let request = decode_request::<SendInput>(&body)?;

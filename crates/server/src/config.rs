@@ -12,7 +12,7 @@ use std::{
 
 use insula_identity::Lifetimes;
 use insula_state::region::RUNTIMES_MAX;
-use insula_types::{ByteSize, DatacenterName, NodeName, RegionName, RuntimeName};
+use insula_types::{ByteSize, DatacenterName, LabelName, Labels, NodeName, RegionName, RuntimeName, label::LABELS_MAX};
 use serde::{Deserialize, Serialize};
 
 pub use self::{advertise::Advertise, certificates::CertificatesConfig, classes::ClassConfig};
@@ -49,12 +49,19 @@ pub struct NodeConfig {
     /// Where the API listens, with TLS.
     #[serde(default = "api_default")]
     pub api: SocketAddr,
+    /// Proxies in front of the edge, each as `address` or `network/prefix`: what they say of whom they ask for (`Forwarded`,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`) is passed on to instances. Default: nobody is believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
     /// How instances are run.
     #[serde(default)]
     pub runtime: RuntimeConfig,
     /// How long certificates live.
     #[serde(default)]
     pub certificates: CertificatesConfig,
+    /// What services may ask for, besides `datacenter` and `node`; at most 32 labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// How this node runs instances.
@@ -76,10 +83,16 @@ pub struct RuntimeConfig {
     pub memory: Option<String>,
     /// Thousandths of a CPU that the scheduler may count on. Default: what the machine has.
     pub cpu: Option<String>,
+    /// What a container may write to its own root when its service does not say (`resources.disk`), from 8 MiB on. Default:
+    /// 10 GiB, or a quarter of the data directory's file system when that is less.
+    pub layer_size: Option<String>,
     /// OCI runtimes that services may name besides the one in Insula itself, at most 16: each a path, or a table.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<RuntimeName, ClassConfig>,
 }
+
+/// The smallest layer that a container can have.
+const LAYER_SIZE_MIN: ByteSize = ByteSize::mib(8);
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
@@ -91,6 +104,7 @@ impl Default for RuntimeConfig {
             registry_credentials: None,
             memory: None,
             cpu: None,
+            layer_size: None,
             classes: BTreeMap::new(),
         }
     }
@@ -123,10 +137,23 @@ impl NodeConfig {
     /// The parser's, with line and column.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         let config: Self = toml::from_str(text)?;
-        let checked = config.runtime.capacity().map(drop).and(config.certificates.lifetimes().map(drop));
-        let checked = checked.and(config.runtime.check_classes());
+        let runtime = &config.runtime;
+        let checked = runtime.capacity().map(drop).and(runtime.layer_size().map(drop));
+        let checked = checked.and(config.certificates.lifetimes().map(drop)).and(runtime.check_classes());
+        let checked = checked.and(config.check_labels());
+        let checked = checked.and(config.trusted_networks().map(drop));
         checked.map_err(serde::de::Error::custom)?;
         Ok(config)
+    }
+
+    fn check_labels(&self) -> Result<(), String> {
+        if self.labels.len() > LABELS_MAX {
+            return Err(format!("labels: there are {}, and may be {LABELS_MAX}", self.labels.len()));
+        }
+        match self.labels.keys().find(|name| LabelName::OWN.contains(&name.as_str())) {
+            Some(own) => Err(format!("labels.{own}: every node has this label of itself; take it out")),
+            None => Ok(()),
+        }
     }
 
     /// The text of a configuration file.
@@ -164,6 +191,15 @@ impl NodeConfig {
         self.certificates.lifetimes().unwrap_or_default()
     }
 
+    /// Proxies whose word counts on whom they ask for.
+    ///
+    /// # Errors
+    /// Which of them is no network.
+    pub fn trusted_networks(&self) -> Result<Vec<insula_edge::Network>, String> {
+        let parse = |text: &String| text.parse().map_err(|error| format!("trusted_proxies: {error}"));
+        self.trusted_proxies.iter().map(parse).collect()
+    }
+
     /// The files of this node.
     pub fn paths(&self) -> Paths {
         Paths(self.data_dir.clone())
@@ -182,6 +218,21 @@ impl RuntimeConfig {
             memory.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.memory: {error}"))?,
             cpu.map_err(|error: insula_types::quantity::QuantityError| format!("runtime.cpu: {error}"))?,
         ))
+    }
+
+    /// What the configuration says of a container's layer.
+    ///
+    /// # Errors
+    /// Text that is not an amount, or too little for a file system.
+    pub fn layer_size(&self) -> Result<Option<ByteSize>, String> {
+        let Some(text) = &self.layer_size else { return Ok(None) };
+        let size: ByteSize = text
+            .parse()
+            .map_err(|error: insula_types::quantity::QuantityError| format!("runtime.layer_size: {error}"))?;
+        if size < LAYER_SIZE_MIN {
+            return Err(format!("runtime.layer_size: {size} is too little: give {LAYER_SIZE_MIN} or more"));
+        }
+        Ok(Some(size))
     }
 }
 
@@ -237,6 +288,10 @@ impl Paths {
     pub fn placements(&self) -> PathBuf {
         self.0.join("agent/placements")
     }
+    /// Secrets of what it shall run, sealed to the node's own key.
+    pub fn secrets(&self) -> PathBuf {
+        self.0.join("agent/secrets")
+    }
     /// Where the shims and instances live.
     pub fn data(&self) -> PathBuf {
         self.0.clone()
@@ -252,6 +307,10 @@ impl Paths {
     /// Where the server takes connections that the dataplane accepted.
     pub fn port_socket(&self) -> PathBuf {
         self.0.join("run/port.sock")
+    }
+    /// Where a dataplane gives its listeners to the one that comes after it.
+    pub fn takeover_socket(&self) -> PathBuf {
+        self.0.join("run/takeover.sock")
     }
 }
 
@@ -293,6 +352,29 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_names_with_values() {
+        let config = NodeConfig::parse(&format!("{TEXT}\n[labels]\ndisk = \"ssd\"\nrack = \"7.B\"")).expect("complete");
+        assert_eq!(insula_types::labels_text(&config.labels), "disk = \"ssd\", rack = \"7.B\"");
+        assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+        for (wrong, said) in [
+            ("datacenter = \"fra2\"", "every node has this label of itself"),
+            ("Disk = \"ssd\"", "lower-case letters"),
+            ("disk = \"an ssd\"", "use 1 to 63 letters, digits, dots"),
+        ] {
+            let error = NodeConfig::parse(&format!("{TEXT}\n[labels]\n{wrong}")).expect_err(wrong).to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_are_networks() {
+        let config = NodeConfig::parse(&format!("{TEXT}\ntrusted_proxies = [\"192.0.2.7\", \"2001:db8::/48\"]"));
+        let config = config.expect("complete");
+        assert_eq!(config.trusted_networks().expect("networks").len(), 2);
+        assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+    }
+
+    #[test]
     fn keys_that_need_a_restart_are_named() {
         let config = NodeConfig::parse(TEXT).expect("complete");
         let moved = NodeConfig::parse(&TEXT.replace("10.0.0.1", "10.0.0.2")).expect("complete");
@@ -308,6 +390,9 @@ mod tests {
         assert!(error.contains("unknown field `colour`") && error.contains("line 8"), "{error}");
         let error = NodeConfig::parse(&TEXT.replace("10.0.0.1:7443", "10.0.0.1")).expect_err("no port").to_string();
         assert!(error.contains("with port") && error.contains("line 5"), "{error}");
+        let error =
+            NodeConfig::parse(&format!("{TEXT}\ntrusted_proxies = [\"here\"]")).expect_err("no network").to_string();
+        assert!(error.contains("trusted_proxies: \"here\" is no network; write"), "{error}");
         let error = NodeConfig::parse(&TEXT.replace("n1", "N 1")).expect_err("bad name").to_string();
         assert!(error.contains("lower-case letters"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nmemory = \"lots\"")).expect_err("bad amount");
@@ -319,6 +404,8 @@ mod tests {
         let wrong = format!("{TEXT}\n[runtime.classes.runsc]\npath = \"/x\"\nargs = []");
         let error = NodeConfig::parse(&wrong).expect_err("a key that is not there");
         assert!(error.to_string().contains("unknown field `args`"), "{error}");
+        let error = NodeConfig::parse(&format!("{TEXT}\n[runtime]\nlayer_size = \"1MiB\"")).expect_err("too little");
+        assert!(error.to_string().contains("give 8MiB or more"), "{error}");
         let error = NodeConfig::parse(&format!("{TEXT}\n[certificates]\nnode = \"1s\"")).expect_err("too short");
         assert!(error.to_string().contains("from 4s to 90d"), "{error}");
     }

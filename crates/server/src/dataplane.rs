@@ -1,20 +1,30 @@
 //! `insula dataplane`: owns the public listeners, serves from the node's own catalog, needs nobody.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use insula_catalog::{CatalogFile, Holder, link};
 use insula_edge::Edge;
-use insula_env::{Env, beat, net, watchdog};
+use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_mesh::{Mesh, PortTransport};
 use insula_rpc::Dispatcher;
 use tokio::sync::Mutex;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::{Error, config::NodeConfig, refused, signals};
+use crate::{
+    Error,
+    config::{NodeConfig, Paths},
+    refused, signals,
+    takeover::{self, Listeners, Offer, Predecessor},
+};
 
 /// How long the rest may take to stop once the edge has drained.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long what is open may take to end once another dataplane has taken over. Nobody waits for that: users' new connections, and
+/// those of other nodes, are served there.
+const HANDED_OVER_LIMIT: Duration = Duration::from_secs(120);
+/// How often is looked whether streams of other nodes have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the dataplane until it is told to stop by a signal.
 ///
@@ -30,38 +40,39 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let material = Material::new(&directory.load()?, env.clock.clone(), Arc::new(tombstones.clone()))?;
     let identity = material.identity();
 
-    let listen = |what, address: SocketAddr| async move {
-        net::bind(address).await.map_err(|source| Error::Listen { what, address, source })
-    };
-    let nodes = listen("other nodes", config.listen()).await?;
-    let users = listen("the edge", config.edge).await?;
-    let socket = paths.dataplane_socket();
-    let control = net::bind_unix(&socket).map_err(|source| Error::ListenUnix {
-        what: "the server's catalogs",
-        path: socket.clone(),
-        source,
-    })?;
-
+    let (listeners, predecessor) = listen(&config, &paths).await?;
     let file = CatalogFile::new(Arc::clone(&env.disk), paths.catalog());
     let holder = Holder::open(file, identity.cluster.clone(), identity.region.clone(), identity.node, &env);
     follow_tombstones(&env, &holder, tombstones);
     let transport = Arc::new(PortTransport::new(material.clone(), env.clock.clone()));
     let mesh = Mesh::start(Arc::clone(&holder), transport, &env);
-    let edge = Edge::new(insula_edge::Config::default(), Arc::clone(&holder), Arc::new(mesh.clone()), &env);
+    // They were checked when the configuration was read.
+    let trusted_proxies = config.trusted_networks().unwrap_or_default();
+    let edge_config = insula_edge::Config { trusted_proxies, ..insula_edge::Config::default() };
+    let edge = Edge::new(edge_config, Arc::clone(&holder), Arc::new(mesh.clone()), &env);
 
-    let dispatcher = Dispatcher::start(nodes, &paths.port_socket(), &env).map_err(|source| Error::Listen {
+    // What another dataplane may take over, and what accepts nothing more once it has.
+    let front = Env { tasks: env.tasks.child("front"), ..env.clone() };
+    let socket = paths.takeover_socket();
+    let unoffered = |source| {
+        let what = "the dataplane that comes after this one";
+        Error::ListenUnix { what, path: socket.clone(), source }
+    };
+    let descriptors = listeners.descriptors().map_err(unoffered)?;
+    let Listeners { nodes, users, control } = listeners;
+    let dispatcher = Dispatcher::start(nodes, &paths.port_socket(), &front).map_err(|source| Error::Listen {
         what: "other nodes",
         address: config.listen(),
         source,
     })?;
-    let (dispatcher, accepting) = (Arc::new(Mutex::new(dispatcher)), material.clone());
-    env.tasks.supervise("mesh accept", beat::QUICK, move |beat| {
+    let (dispatcher, accepting, streams) = (Arc::new(Mutex::new(dispatcher)), material.clone(), mesh.clone());
+    front.tasks.supervise("mesh accept", beat::QUICK, move |beat| {
         let (mesh, material, dispatcher) = (mesh.clone(), accepting.clone(), Arc::clone(&dispatcher));
         // Free at once: the run before has been dropped.
         async move { mesh.accept_loop(&mut *dispatcher.lock().await, material, beat).await }
     });
     let users = Arc::new(users);
-    env.tasks.supervise("edge", beat::QUICK, {
+    front.tasks.supervise("edge", beat::QUICK, {
         let edge = edge.clone();
         move |beat| {
             let (edge, users) = (edge.clone(), Arc::clone(&users));
@@ -69,15 +80,67 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         }
     });
     let dataplane = Arc::new(Asked { directory, material, edge: edge.clone() });
-    let tasks = env.clone();
-    env.tasks.critical("catalog link", beat::QUICK, |beat| link::listen(control, holder, dataplane, tasks, beat));
+    let tasks = front.clone();
+    front.tasks.critical("catalog link", beat::QUICK, |beat| link::listen(control, holder, dataplane, tasks, beat));
+    if let Some(predecessor) = predecessor
+        && let Err(error) = predecessor.release().await
+    {
+        // It has ended, or hangs: its socket is looked at again below.
+        warn!(%error, "the dataplane before this one did not say that it lets go");
+    }
+    let offer = Offer::new(&socket, descriptors).map_err(unoffered)?;
     info!(node = %identity.node, nodes = %config.listen(), edge = %config.edge, "dataplane is up");
 
-    signals::told_to_stop(&env.tasks).await;
-    info!("dataplane drains");
-    edge.drain().await;
+    let taken = tokio::select! {
+        () = signals::told_to_stop(&front.tasks) => None,
+        taken = offer.taken() => Some(taken),
+    };
+    front.tasks.stop();
+    match taken {
+        None => {
+            info!("dataplane drains");
+            edge.drain().await;
+        }
+        Some(taken) => {
+            info!("another dataplane has taken over: this one ends when what is open has");
+            taken.let_go(offer).await;
+            let ends = async {
+                while !edge.drain().await || streams.open_streams() > 0 {
+                    clock::sleep(LOOK_EVERY).await;
+                }
+            };
+            tokio::select! {
+                outcome = clock::timeout(HANDED_OVER_LIMIT, ends) => if outcome.is_err() {
+                    warn!(streams = streams.open_streams(), "what is still open is cut off");
+                },
+                () = signals::told_to_stop(&env.tasks) => {}
+            }
+        }
+    }
     env.tasks.join(STOP_LIMIT).await;
     Ok(())
+}
+
+/// The listeners of the dataplane that serves, if there is one and it listens where this one shall; new ones otherwise.
+async fn listen(config: &NodeConfig, paths: &Paths) -> Result<(Listeners, Option<Predecessor>), Error> {
+    match takeover::ask(&paths.takeover_socket()).await {
+        Ok((predecessor, listeners)) if listeners.are_at(config.listen(), config.edge) => {
+            info!("taking over from the dataplane that serves");
+            return Ok((listeners, Some(predecessor)));
+        }
+        Ok(_) => warn!("the dataplane that serves listens at other addresses than the configuration says"),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+        Err(error) => warn!(%error, "the listeners of a dataplane that serves were not given"),
+    }
+    let tcp = |what, address: SocketAddr| async move {
+        net::bind(address).await.map_err(|source| Error::Listen { what, address, source })
+    };
+    let nodes = tcp("other nodes", config.listen()).await?;
+    let users = tcp("the edge", config.edge).await?;
+    let path = paths.dataplane_socket();
+    let what = "the server's catalogs";
+    let control = net::bind_unix(&path).map_err(|source| Error::ListenUnix { what, path, source })?;
+    Ok((Listeners { nodes, users, control }, None))
 }
 
 /// Keeps removed nodes out, as the catalog names them.

@@ -10,6 +10,7 @@ use std::{
 use insula_env::{Env, RealDisk, clock, net};
 use insula_identity::NodeDirectory;
 use insula_telemetry::chain;
+use insula_types::Labels;
 use tracing::warn;
 
 use crate::{
@@ -77,7 +78,9 @@ fn config(place: &Place) -> NodeConfig {
             cgroup_parent: "insula-dev".into(),
             ..RuntimeConfig::default()
         },
+        trusted_proxies: Vec::new(),
         certificates: CertificatesConfig::default(),
+        labels: Labels::new(),
     }
 }
 

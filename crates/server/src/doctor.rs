@@ -135,6 +135,8 @@ pub(crate) struct Kernel {
     pub has_nft: bool,
     /// Containers get user namespaces of their own.
     pub has_users: bool,
+    /// What containers write to their own roots is bounded.
+    pub has_bounded_layers: bool,
     pub open_files: u64,
 }
 
@@ -158,6 +160,12 @@ pub(crate) fn kernel(kernel: &Kernel) -> Check {
         let found = format!("Linux {}: no user namespaces: root in a container is root on this node", kernel.release);
         let advice = "Linux 5.19 or later, the data directory on ext4, xfs or btrfs, and chmod o+x on the directories above it; \
                       the log says which of these is missing";
+        return Check::not_ok(SUBJECT, Grade::Warn, found, advice);
+    }
+    if !kernel.has_bounded_layers {
+        let found = format!("Linux {}: no bounded layers: one container can fill this node's disk", kernel.release);
+        let advice = "Linux 5.8 or later with loop devices (modprobe loop) and ext4, and apt-get install e2fsprogs; \
+                      the log says which of these is missing; then restart insula server";
         return Check::not_ok(SUBJECT, Grade::Warn, found, advice);
     }
     if kernel.open_files < OPEN_FILES {
@@ -234,9 +242,13 @@ mod tests {
             is_forwarding: true,
             has_nft: true,
             has_users: true,
+            has_bounded_layers: true,
             open_files: OPEN_FILES,
         };
         assert_eq!(kernel(&all).grade, Grade::Ok);
+        let without_layers = kernel(&Kernel { has_bounded_layers: false, release: all.release.clone(), ..all });
+        assert_eq!(without_layers.grade, Grade::Warn);
+        assert!(without_layers.found.contains("fill this node's disk"), "{}", without_layers.found);
         let without_users = kernel(&Kernel { has_users: false, release: all.release.clone(), ..all });
         assert_eq!(without_users.grade, Grade::Warn);
         assert!(without_users.found.contains("root in a container is root on this node"), "{}", without_users.found);

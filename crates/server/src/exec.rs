@@ -23,7 +23,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::methods::{SendInput, SendInputRequest, StartExec, StartExecRequest};
+use crate::{
+    methods::{SendInput, SendInputRequest, StartExec, StartExecRequest},
+    secrets::Opener,
+};
 
 /// Bytes of output that are sent at once.
 const PIECE_LEN: usize = 32 << 10;
@@ -57,6 +60,8 @@ pub(crate) struct Execs {
     rpc: Peers,
     /// For output; with [`settings`].
     bulk: Peers,
+    /// For instances that are made for a command.
+    secrets: Opener,
     tasks: TaskGroup,
     rng: Arc<Rng>,
     /// Sessions of other nodes' callers with commands here.
@@ -79,10 +84,11 @@ impl Execs {
         runtime: NodeRuntime,
         region: Store<RegionState>,
         (rpc, bulk): (Peers, Peers),
+        secrets: Opener,
         tasks: TaskGroup,
         rng: Rng,
     ) -> Self {
-        Self { node, labels, runtime, region, rpc, bulk, tasks, rng: Arc::new(rng), inboxes: Arc::default() }
+        Self { node, labels, runtime, region, rpc, bulk, secrets, tasks, rng: Arc::new(rng), inboxes: Arc::default() }
     }
 
     /// Runs a command in an instance of a node.

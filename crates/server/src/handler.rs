@@ -9,7 +9,10 @@ mod events;
 mod exec;
 pub(crate) mod images;
 mod instances;
+mod loss;
 mod nodes;
+mod releases;
+mod secrets;
 mod snapshots;
 mod tokens;
 mod volumes;
@@ -19,14 +22,16 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_api::{
     Answer, BodyStream, Code, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions,
-    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
-    handler::{NodeKey, StateKey},
+    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest, SetSecretRequest,
+    SteerRequest,
+    handler::{Lost, NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, FindBody,
-        Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, Node, NodeDuty,
-        NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody, RootChanged, Scaled, Snapshot,
-        Snapshots, Token, TokenRemoved, Versioned, Volume,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
+        FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
+        Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RootAdded, RootBody,
+        RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved,
+        Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -35,7 +40,8 @@ use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{
-    AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, SecretName, ServiceRef, SnapshotName, TokenId,
+    VolumeRef,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -177,6 +183,24 @@ impl Handler for NodeApi {
         self.deploy_app(request).await
     }
 
+    async fn releases(&self, app: &AppName, read: ReadOptions) -> Answer<List<Release>> {
+        self.prepare(&self.global, read).await?;
+        self.list_releases(app)
+    }
+
+    async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
+        self.roll_back(request).await
+    }
+
+    async fn deployments(&self, app: &AppName, read: ReadOptions) -> Answer<List<Deployment>> {
+        self.prepare(&self.region, read).await?;
+        self.list_deployments(app)
+    }
+
+    async fn steer(&self, request: SteerRequest) -> Answer<Versioned<Steered>> {
+        self.steer_deployment(request).await
+    }
+
     async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
         self.remove_app(request).await
     }
@@ -184,6 +208,24 @@ impl Handler for NodeApi {
     async fn app_status(&self, app: &AppName, read: ReadOptions) -> Answer<Versioned<AppStatus>> {
         self.prepare(&self.region, read).await?;
         self.status_of(app).await
+    }
+
+    async fn secrets(&self, app: &AppName, read: ReadOptions) -> Answer<List<Secret>> {
+        self.prepare(&self.global, read).await?;
+        Ok(self.list_secrets(app))
+    }
+
+    async fn set_secret(&self, request: SetSecretRequest) -> Answer<Versioned<SecretSet>> {
+        self.put_secret(request).await
+    }
+
+    async fn remove_secret(
+        &self,
+        app: AppName,
+        name: SecretName,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<SecretRemoved>> {
+        self.take_secret_away(app, name, request).await
     }
 
     async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
@@ -365,6 +407,10 @@ impl Handler for NodeApi {
 
     async fn status(&self) -> Answer<NodeStatus> {
         Ok(self.node_status())
+    }
+
+    async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>> {
+        self.plan_loss(&lost)
     }
 
     async fn doctor(&self) -> Answer<Doctor> {

@@ -1,11 +1,13 @@
 //! What nodes ask of each other over the `rpc` protocol. Ids and shapes are for ever; fields are only added.
 
+use std::collections::BTreeMap;
+
 use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-    Addresses, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal, RequestId,
-    Revision, ServiceRef, SnapshotName, VolumeRef,
+    Addresses, AppName, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal,
+    RequestId, Revealed, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -490,4 +492,31 @@ impl Method for RemoveSnapshot {
     const NAME: &'static str = "remove-snapshot";
     type Request = SnapshotRequest;
     type Response = NodeSnapshot;
+}
+
+/// Opens secrets for the caller, which has an instance that has them. Only nodes that hold the region CA's key can.
+#[derive(Debug)]
+pub struct OpenSecrets;
+
+/// Request of [`OpenSecrets`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenSecretsRequest {
+    /// Of which app.
+    pub app: AppName,
+    /// Which versions of which secrets; at most [`insula_types::secret::SECRETS_MAX`].
+    pub wanted: SecretVersions,
+}
+
+/// Response of [`OpenSecrets`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenSecretsResponse {
+    /// Their values.
+    pub values: BTreeMap<SecretName, Revealed>,
+}
+
+impl Method for OpenSecrets {
+    const ID: u16 = 24;
+    const NAME: &'static str = "open-secrets";
+    type Request = OpenSecretsRequest;
+    type Response = OpenSecretsResponse;
 }

@@ -13,8 +13,10 @@ use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_raft::{Config as GroupConfig, GroupId, OpenError, RpcGroups, RpcTransport};
 use insula_rpc::{AddressBook, HandedReceiver, Handler, Peers, PortServer, Protocol, Settings};
-use insula_state::{Domain, GlobalState, RegionCommand, RegionState, Replica, Store};
-use insula_types::{Level, NodeId, Revision, RuntimeName};
+use insula_state::{Domain, GlobalCommand, GlobalState, RegionCommand, RegionState, Replica, Store};
+use insula_telemetry::chain;
+use insula_types::{Labels, Level, NodeId, Revision, RuntimeName};
+use serde_bytes::ByteBuf;
 use tokio::sync::{Mutex, Semaphore};
 use tracing::info;
 
@@ -39,6 +41,7 @@ use crate::{
     push::push_changes,
     renewal::{self, Renewal},
     route::Route,
+    secrets::Opener,
     signals, supervisor,
     whereabouts::Whereabouts,
     work,
@@ -56,8 +59,8 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 const UPDATE_LIMIT: Duration = Duration::from_secs(10);
 /// Wait before that, when it was refused at once.
 const UPDATE_PAUSE: Duration = Duration::from_secs(1);
-/// From this level on a node says which runtime classes it has.
-const RUNTIMES: Level = Level(5);
+/// From this level on there are secrets.
+const SECRETS: Level = Level(6);
 
 /// Runs a node until it is told to stop by a signal. Instances and the dataplane go on.
 ///
@@ -69,7 +72,8 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     watchdog::start(&env.tasks, "server", &config.data_dir);
     let node = Node::open(config, config_path, &env).await?;
     let dataplane = Link::start(node.config.paths().dataplane_socket(), &node.env);
-    supervisor::start(&env, config_path, node.config.paths().dataplane_socket());
+    let paths = node.config.paths();
+    supervisor::start(&env, config_path, paths.dataplane_socket(), paths.takeover_socket());
     node.start(dataplane).await?;
     info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
     let mut adopted =
@@ -283,7 +287,8 @@ impl Node {
         start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
         self.tell_of_itself();
-        self.tell_of_runtimes(work.runtime.runtimes().cloned().collect());
+        self.tell_of_sealing_key();
+        self.tell_what_it_has(work.runtime.runtimes().cloned().collect());
         self.whereabouts().start(env);
         let renewal = Renewal {
             node: self.id,
@@ -320,6 +325,7 @@ impl Node {
             logs: Arc::clone(&work.logs),
             execs: work.execs.clone(),
             snapshots: work.snapshots.clone(),
+            secrets: work.secrets.clone(),
             runtime: work.runtime.clone(),
             disk: Arc::clone(&self.env.disk),
             lifetimes: self.config.lifetimes(),
@@ -452,23 +458,81 @@ impl Node {
         });
     }
 
-    /// Says which runtime classes this node has, once all programs know of such.
-    fn tell_of_runtimes(&self, own: BTreeSet<RuntimeName>) {
-        let (region, id) = (self.region.clone(), self.id);
-        self.env.tasks.spawn("runtime classes", async move {
-            let mut changed = region.replica().changed();
-            let is_awaited = |_: &Revision| region.read(|state| state.nodes.contains(&id) && state.level() >= RUNTIMES);
+    /// Opens secrets on this node.
+    pub(crate) fn opener(&self) -> Opener {
+        Opener {
+            identity: self.material.identity(),
+            directory: self.directory.clone(),
+            region: self.region.clone(),
+            peers: self.rpc.clone(),
+            book: self.book.clone(),
+            disk: Arc::clone(&self.env.disk),
+            path: self.config.paths().secrets(),
+            turn: Arc::default(),
+        }
+    }
+
+    /// Says to which key the region's secrets are sealed, once all programs know of such, and if this node has the key from which
+    /// it is derived.
+    fn tell_of_sealing_key(&self) {
+        let (global, directory, own) = (self.global.clone(), self.directory.clone(), self.config.region.clone());
+        self.env.tasks.spawn("key of secrets", async move {
+            let mut changed = global.replica().changed();
+            let is_awaited =
+                |_: &Revision| global.read(|state| state.regions.contains(&own) && state.level() >= SECRETS);
             if changed.wait_for(is_awaited).await.is_err() {
                 return;
             }
-            // Those that have none need not say so, unless they had some.
-            let none = BTreeSet::new();
-            let is_stated = || region.read(|state| state.runtimes.get(&id).unwrap_or(&none) == &own);
-            let command = RegionCommand::SetRuntimes { node: id, runtimes: own.clone() };
-            while !is_stated()
+            while !global.read(|state| state.sealing_keys.contains(&own)) {
+                let key =
+                    directory.load_region_authority().and_then(|held| held.map(|held| held.opening_key()).transpose());
+                let told = match key {
+                    Ok(Some(key)) => {
+                        let key = ByteBuf::from(key.public());
+                        let command = GlobalCommand::SetSealingKey { region: own.clone(), key };
+                        global.propose(&command, UPDATE_LIMIT).await.map(drop).map_err(|error| chain(&error))
+                    }
+                    // Another node tells, unless this one gets the key first.
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(chain(&error)),
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "the key that secrets are sealed to is not known yet");
+                }
+                clock::sleep(UPDATE_PAUSE).await;
+            }
+        });
+    }
+
+    /// Says which runtime classes and labels this node has, once all programs know of such. Those that have none need not
+    /// say so, unless they had some.
+    fn tell_what_it_has(&self, runtimes: BTreeSet<RuntimeName>) {
+        let (id, own, none) = (self.id, runtimes.clone(), BTreeSet::new());
+        let command = RegionCommand::SetRuntimes { node: id, runtimes };
+        self.tell("runtime classes", command, move |state| state.runtimes.get(&id).unwrap_or(&none) == &own);
+        let (own, none) = (self.config.labels.clone(), Labels::new());
+        let command = RegionCommand::SetLabels { node: id, labels: own.clone() };
+        self.tell("labels", command, move |state| state.labels.get(&id).unwrap_or(&none) == &own);
+    }
+
+    /// Gives this node's word on itself until the region has taken it.
+    fn tell(
+        &self,
+        what: &'static str,
+        command: RegionCommand,
+        is_stated: impl Fn(&RegionState) -> bool + Send + Sync + 'static,
+    ) {
+        let (region, id) = (self.region.clone(), self.id);
+        self.env.tasks.spawn(what, async move {
+            let mut changed = region.replica().changed();
+            let is_known = |state: &RegionState| state.nodes.contains(&id) && state.level() >= command.level();
+            if changed.wait_for(|_: &Revision| region.read(is_known)).await.is_err() {
+                return;
+            }
+            while !region.read(&is_stated)
                 && let Err(error) = region.propose(&command, UPDATE_LIMIT).await
             {
-                tracing::debug!(%error, "the region has not taken this node's runtime classes yet");
+                tracing::debug!(%error, what, "the region has not taken this node's word yet");
                 clock::sleep(UPDATE_PAUSE).await;
             }
         });

@@ -29,6 +29,7 @@ use crate::{
     node::Node,
     refused,
     route::Route,
+    secrets::Opener,
     snapshots::Snapshots,
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Work {
     pub execs: Execs,
     /// Snapshots of volumes.
     pub snapshots: Snapshots,
+    /// Opens secrets of instances.
+    pub secrets: Opener,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
     pub clock_ahead_ms: watch::Receiver<Option<i64>>,
 }
@@ -67,6 +70,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let snapshots = Snapshots { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
     let labels =
         NodeLabels { name: config.name.clone(), region: config.region.clone(), datacenter: config.datacenter.clone() };
+    let secrets = node.opener();
     let parts = Parts {
         node: node.id,
         labels: labels.clone(),
@@ -75,6 +79,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         runtime: Arc::new(runtime.clone()),
         prober: Arc::new(NetworkProber),
         reporter: Arc::new(Reports { node: node.id, region: node.region.clone() }),
+        secrets: Arc::new(secrets.clone()),
         other_images: images::of_live_releases(Arc::clone(node.global.replica())),
         refused: refused::asked_of(dataplane),
     };
@@ -109,11 +114,12 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         runtime.clone(),
         node.region.clone(),
         peers,
+        secrets.clone(),
         env.tasks.child("commands"),
         env.rng.fork(),
     );
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
-    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, clock_ahead_ms })
+    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, secrets, clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
@@ -127,6 +133,8 @@ fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {
         data_dir: config.data_dir.clone(),
         cgroup_parent: runtime.cgroup_parent.trim_matches('/').to_owned(),
         limit: Some(init::capacity(config).allocatable()),
+        // It was checked when the configuration was read.
+        layer_size: runtime.layer_size().unwrap_or_default(),
         network: network.transpose()?,
         insecure_registries: runtime.insecure_registries.clone(),
         registry_credentials: config.registry_credentials(),

@@ -121,15 +121,17 @@ impl Clients {
         let scale = self.rng.range(0, SCALE_MAX + 1) as u32;
         let is_deployed = self.global.read(|state| state.apps.contains(&app));
         let command = if is_deployed && self.rng.chance(0.7) {
-            GlobalCommand::Scale { app, service, scale }
+            GlobalCommand::Scale { app, service, scale: scale.into() }
         } else {
             let mut spec = spec();
             spec.env.insert("VERSION".to_owned(), self.rng.next().to_string());
             GlobalCommand::Deploy {
                 app,
                 services: BTreeMap::from([(service.clone(), spec)]),
-                scale: BTreeMap::from([(service, scale.max(1))]),
+                scale: BTreeMap::from([(service, scale.max(1).into())]),
                 expect: None,
+                updates: BTreeMap::new(),
+                contents: BTreeMap::new(),
             }
         };
         if self.global.propose(&command, LIMIT).await.is_ok() {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use insula_agent::{Agent, Parts, testing::FakeRuntime};
+use insula_agent::{
+    Agent, Parts,
+    testing::{FakeRuntime, FakeSecrets},
+};
 use insula_container::NodeLabels;
 use insula_control::{Control, start_levels, start_voters};
 use insula_env::{Clock, Disk, Env, Rng, TaskGroup, clock::sleep, memory::MemoryDisk};
@@ -277,6 +280,7 @@ impl Start {
             runtime: Arc::new(self.runtime.clone()),
             prober: Arc::new(self.runtime.clone()),
             reporter: Arc::new(Reports { node: id, region: region.clone() }),
+            secrets: Arc::new(FakeSecrets::default()),
             other_images: Arc::new(std::collections::BTreeSet::new),
             refused: Arc::new(|| Box::pin(async { Default::default() })),
         };

@@ -309,11 +309,11 @@ impl World {
                         .placements
                         .values()
                         .filter(|p| p.service.app == definition.app && p.service.service == *service)
-                        .filter(|p| p.desired == Desired::Run && p.release == definition.release)
+                        .filter(|p| p.desired == Desired::Run && p.spec == wanted.spec)
                         .filter(|p| alive_ids.contains(&p.node))
                         .filter(|p| state.statuses.get(&p.instance).is_some_and(|status| status.is_ready))
                         .count();
-                    if ready != wanted.scale as usize {
+                    if wanted.scale.count() != u32::try_from(ready).ok() {
                         return Some(format!("{service} has {ready} of {} instances", wanted.scale));
                     }
                 }

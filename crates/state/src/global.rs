@@ -3,17 +3,20 @@
 mod apply;
 mod command;
 mod root;
+mod secret;
 
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, AppName, ClusterId, Incarnation, Level, RegionName, Release, ReleaseNumber, Revision, RouteSpec,
-    ServiceName,
+    Agreed, AppName, ClusterId, ContentHash, DeploymentState, Incarnation, Level, RegionName, Release, ReleaseNumber,
+    Revision, RouteSpec, Scale, SecretName, ServiceName,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 pub use command::{GlobalCommand, GlobalReply};
 pub use root::{RootState, TrustedRoot};
+pub use secret::{SEALED_LEN_MAX, SECRETS_OF_APP_MAX, SealedValue, Secret};
 
 use crate::{Changes, Domain, Rejection, Table, level::NotYet};
 
@@ -55,7 +58,7 @@ pub struct App {
     /// The release that shall run.
     pub release: ReleaseNumber,
     /// Instances per service and region. Not part of a release: a roll-back keeps it.
-    pub scale: BTreeMap<ServiceName, u32>,
+    pub scale: BTreeMap<ServiceName, Scale>,
     /// When it was deployed last, milliseconds since 1970. Only in builds that stand for a later version.
     #[cfg(feature = "upgrade-probe")]
     #[serde(default)]
@@ -64,7 +67,7 @@ pub struct App {
 
 impl App {
     /// An app.
-    pub fn new(name: AppName, release: ReleaseNumber, scale: BTreeMap<ServiceName, u32>) -> Self {
+    pub fn new(name: AppName, release: ReleaseNumber, scale: BTreeMap<ServiceName, Scale>) -> Self {
         Self {
             name,
             release,
@@ -73,6 +76,17 @@ impl App {
             deployed_ms: 0,
         }
     }
+}
+
+/// What became of a release in a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseOutcome {
+    /// How far it came.
+    pub state: DeploymentState,
+    /// Why, in a sentence; empty when there is nothing to say.
+    pub why: String,
+    /// When it was told, milliseconds since 1970 by the leader's clock.
+    pub at_ms: u64,
 }
 
 /// What a holder of an API token may do.
@@ -113,6 +127,14 @@ pub struct GlobalState {
     pub apps: Table<AppName, App>,
     /// Releases, by app and number; the last few of each app.
     pub releases: Table<(AppName, ReleaseNumber), Release>,
+    /// What became of releases, in each region that has told.
+    pub outcomes: Table<(AppName, ReleaseNumber), BTreeMap<RegionName, ReleaseOutcome>>,
+    /// What is in the files of an app's releases, by its hash.
+    pub contents: Table<(AppName, ContentHash), String>,
+    /// Secrets of apps, sealed. An app need not be there yet.
+    pub secrets: Table<(AppName, SecretName), Secret>,
+    /// The public key of each region to which its secrets are sealed.
+    pub sealing_keys: Table<RegionName, ByteBuf>,
     /// The last release of apps that were removed. One of that name goes on from there, so that a number never means two
     /// things to a region that did not see the removal.
     pub removed: Table<AppName, ReleaseNumber>,
@@ -131,6 +153,12 @@ impl GlobalState {
     pub fn current_release(&self, app: &AppName) -> Option<&Release> {
         let number = self.apps.get(app)?.release;
         self.releases.get(&(app.clone(), number))
+    }
+
+    /// The numbers of the releases that are kept of an app.
+    fn numbers(&self, app: &AppName) -> Vec<ReleaseNumber> {
+        let first = (app.clone(), ReleaseNumber(0));
+        self.releases.from(first).take_while(|((name, _), ..)| name == app).map(|((_, number), ..)| *number).collect()
     }
 
     /// The releases that may have to run: of each app the one that shall, and the one before it, to which it may go back.
@@ -166,6 +194,14 @@ pub enum GlobalKey {
     Root(String),
     /// [`Agreed`].
     Level,
+    /// What became of a release.
+    Outcome((AppName, ReleaseNumber)),
+    /// What is in a file of an app.
+    Content((AppName, ContentHash)),
+    /// A secret of an app.
+    Secret((AppName, SecretName)),
+    /// The key of a region that secrets are sealed to.
+    SealingKey(RegionName),
 }
 
 /// An object of the world.
@@ -189,6 +225,14 @@ pub enum GlobalObject {
     Root(TrustedRoot),
     /// What the programs have agreed on.
     Level(Agreed),
+    /// What became of a release, by region.
+    Outcome(BTreeMap<RegionName, ReleaseOutcome>),
+    /// What is in a file.
+    Content(String),
+    /// A secret.
+    Secret(Secret),
+    /// A public key.
+    SealingKey(ByteBuf),
 }
 
 impl Domain for GlobalState {
@@ -239,6 +283,10 @@ impl Domain for GlobalState {
             Key::Claim(route) => set!(claims, route, Claim),
             Key::ApiToken(id) => set!(api_tokens, id, ApiToken),
             Key::Root(hash) => set!(roots, hash, Root),
+            Key::Outcome(id) => set!(outcomes, id, Outcome),
+            Key::Content(id) => set!(contents, id, Content),
+            Key::Secret(id) => set!(secrets, id, Secret),
+            Key::SealingKey(region) => set!(sealing_keys, region, SealingKey),
         }
     }
 
@@ -262,6 +310,10 @@ impl Domain for GlobalState {
         add!(claims, Claim);
         add!(api_tokens, ApiToken);
         add!(roots, Root);
+        add!(outcomes, Outcome);
+        add!(contents, Content);
+        add!(secrets, Secret);
+        add!(sealing_keys, SealingKey);
         all
     }
 
@@ -276,6 +328,10 @@ impl Domain for GlobalState {
             GlobalKey::ApiToken(_) => "API tokens",
             GlobalKey::Root(_) => "roots",
             GlobalKey::Level => "level",
+            GlobalKey::Outcome(_) => "outcomes of releases",
+            GlobalKey::Content(_) => "contents of files",
+            GlobalKey::Secret(_) => "secrets, sealed",
+            GlobalKey::SealingKey(_) => "keys that secrets are sealed to",
         }
     }
 

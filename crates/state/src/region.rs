@@ -6,12 +6,14 @@ mod command;
 use std::collections::BTreeSet;
 
 use insula_types::{
-    Addresses, Agreed, AppName, ClusterId, Incarnation, InstanceId, InstanceStatus, Level, Node, NodeId, Placement,
-    RegionName, RegionalDefinition, Revision, RuntimeName, Volume, VolumeRef,
+    Addresses, Agreed, AppName, ClusterId, ContentHash, Deployment, Incarnation, InstanceId, InstanceStatus, Labels,
+    Level, Node, NodeId, Placement, RegionName, RegionalDefinition, Revision, RuntimeName, SecretName, SecretVersion,
+    Volume, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
-pub use command::{NodeDuty, RegionCommand, RegionReply};
+pub use command::{NodeDuty, RegionCommand, RegionReply, Steering};
 
 use crate::{
     Changes, Domain, Rejection, Table,
@@ -79,6 +81,12 @@ pub struct RegionState {
     pub join_tokens: Table<String, JoinToken>,
     /// What shall run.
     pub definitions: Table<AppName, RegionalDefinition>,
+    /// How far apps are with the releases that shall run, since all programs know of that.
+    pub deployments: Table<AppName, Deployment>,
+    /// What is in the files of an app's instances, by its hash.
+    pub contents: Table<(AppName, ContentHash), String>,
+    /// Secrets of the app's instances by version, sealed to this region's key.
+    pub secrets: Table<(AppName, SecretName, SecretVersion), ByteBuf>,
     /// Where it runs.
     pub placements: Table<InstanceId, Placement>,
     /// How it is.
@@ -93,6 +101,8 @@ pub struct RegionState {
     pub addresses: Table<NodeId, Addresses>,
     /// Runtime classes of nodes that have any.
     pub runtimes: Table<NodeId, BTreeSet<RuntimeName>>,
+    /// Labels of nodes that have any, those aside that all have of themselves.
+    pub labels: Table<NodeId, Labels>,
     /// Volumes, used or not.
     pub volumes: Table<VolumeRef, Volume>,
     /// What the programs of all nodes have agreed on; none while it is the first level.
@@ -175,6 +185,14 @@ pub enum RegionKey {
     Volume(VolumeRef),
     /// The runtime classes of a node.
     Runtimes(NodeId),
+    /// The labels of a node.
+    Labels(NodeId),
+    /// A deployment.
+    Deployment(AppName),
+    /// What is in a file of an app.
+    Content((AppName, ContentHash)),
+    /// A value of a secret of an app.
+    Secret((AppName, SecretName, SecretVersion)),
 }
 
 /// An object of the region.
@@ -211,6 +229,14 @@ pub enum RegionObject {
     Volume(Volume),
     /// The runtime classes of a node.
     Runtimes(BTreeSet<RuntimeName>),
+    /// The labels of a node.
+    Labels(Labels),
+    /// A deployment.
+    Deployment(Deployment),
+    /// What is in a file.
+    Content(String),
+    /// A value of a secret, sealed.
+    Secret(ByteBuf),
 }
 
 impl Domain for RegionState {
@@ -271,6 +297,10 @@ impl Domain for RegionState {
             Key::Addresses(id) => set!(addresses, id, Addresses),
             Key::Volume(volume) => set!(volumes, volume, Volume),
             Key::Runtimes(id) => set!(runtimes, id, Runtimes),
+            Key::Labels(id) => set!(labels, id, Labels),
+            Key::Deployment(app) => set!(deployments, app, Deployment),
+            Key::Content(id) => set!(contents, id, Content),
+            Key::Secret(id) => set!(secrets, id, Secret),
         }
     }
 
@@ -300,6 +330,10 @@ impl Domain for RegionState {
         add!(addresses, Addresses);
         add!(volumes, Volume);
         add!(runtimes, Runtimes);
+        add!(labels, Labels);
+        add!(deployments, Deployment);
+        add!(contents, Content);
+        add!(secrets, Secret);
         all
     }
 
@@ -320,6 +354,10 @@ impl Domain for RegionState {
             RegionKey::Addresses(_) => "addresses of nodes",
             RegionKey::Volume(_) => "volumes",
             RegionKey::Runtimes(_) => "runtime classes of nodes",
+            RegionKey::Labels(_) => "labels of nodes",
+            RegionKey::Deployment(_) => "deployments",
+            RegionKey::Content(_) => "contents of files",
+            RegionKey::Secret(_) => "secrets, sealed",
         }
     }
 

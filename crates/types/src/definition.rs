@@ -23,7 +23,7 @@ pub use duration::{format_duration, parse_duration};
 pub use keys::nearest;
 pub use problem::{DefinitionError, DefinitionProblem};
 
-use crate::{AppName, ByteSize, ServiceName, ServiceSpec};
+use crate::{AppName, ByteSize, ContentHash, Scale, ServiceName, ServiceSpec, UpdateSpec};
 
 /// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
 pub const DEFINITION_LEN_MAX: usize = 256 << 10;
@@ -53,6 +53,8 @@ pub struct AppDefinition {
     pub app: AppName,
     /// Its services; at least one.
     pub services: BTreeMap<ServiceName, ServiceDefinition>,
+    /// What is in the files of its services.
+    pub contents: BTreeMap<ContentHash, String>,
 }
 
 /// One service of a definition.
@@ -61,7 +63,17 @@ pub struct ServiceDefinition {
     /// How to run an instance of it.
     pub spec: ServiceSpec,
     /// How many instances each region shall run. None: as many as now, one for a new service. Not part of a release.
-    pub scale: Option<u32>,
+    pub scale: Option<Scale>,
+    /// How it goes from one release to the next.
+    pub update: UpdateSpec,
+}
+
+/// Why a service cannot run on each node; none: it can.
+#[must_use]
+pub fn refuse_each_node(spec: &ServiceSpec) -> Option<&'static str> {
+    (!spec.volumes.is_empty()).then_some(
+        "not yet: a service with volumes cannot have the scale \"each-node\"; write a number, or take the volumes out",
+    )
 }
 
 impl AppDefinition {

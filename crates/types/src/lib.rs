@@ -4,8 +4,10 @@
 pub mod address;
 pub mod codec;
 pub mod definition;
+pub mod deployment;
 pub mod exec;
 pub mod id;
+pub mod label;
 pub mod lease;
 pub mod level;
 pub mod name;
@@ -13,26 +15,35 @@ pub mod node;
 pub mod placement;
 pub mod quantity;
 pub mod release;
+pub mod scale;
+pub mod secret;
 pub mod spec;
 pub mod status;
 pub mod text;
 
 pub use address::{AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
+pub use deployment::{Deployment, DeploymentState};
 pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
+pub use label::{LabelValue, LabelValueError, Labels, labels_text};
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};
 pub use name::{
-    AppName, DatacenterName, NameError, NodeName, PortName, RegionName, RuntimeName, ServiceName, ServiceRef,
-    SnapshotName, VolumeName,
+    AppName, DatacenterName, LabelName, NameError, NodeName, PortName, RegionName, RuntimeName, ServiceName,
+    ServiceRef, SnapshotName, VolumeName,
 };
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};
 pub use quantity::{ByteSize, CpuMillis};
 pub use release::{RegionalDefinition, RegionalService, Release};
+pub use scale::{Scale, ScaleError};
+pub use secret::{
+    Revealed, SecretName, SecretNameError, SecretValue, SecretValueError, SecretValues, SecretVersion, SecretVersions,
+};
 pub use spec::{
-    Check, DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, ServiceSpec, Slot, StopSpec, TmpfsSpec,
-    Volume, VolumeRef, VolumeRefError, VolumeSpec,
+    CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec,
+    Promotion, Protocol, Resources, RouteSpec, ServiceSpec, Slot, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume,
+    VolumeRef, VolumeRefError, VolumeSpec,
 };
 pub use status::{InstanceStatus, Phase};

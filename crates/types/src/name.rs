@@ -134,6 +134,11 @@ label!(
     RuntimeName, "runtime"
 );
 
+label!(
+    /// A label of nodes.
+    LabelName, "label"
+);
+
 impl RuntimeName {
     const WHAT: &str = "runtime";
     /// What a definition may say in its place, on every node.

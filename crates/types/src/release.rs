@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Level, ReleaseNumber, ServiceName, ServiceSpec};
+use crate::{AppName, Level, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
 
 /// An immutable, numbered state of an app: all services together. Scale is not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// Its number within the app, from 1.
     pub number: ReleaseNumber,
@@ -15,6 +15,22 @@ pub struct Release {
     pub services: BTreeMap<ServiceName, ServiceSpec>,
     /// When it was made, milliseconds since 1970 by the leader's clock.
     pub created_ms: u64,
+    /// How services go over to it, where they say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub updates: BTreeMap<ServiceName, UpdateSpec>,
+    /// The earlier release that it is again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_of: Option<ReleaseNumber>,
+    /// Why it was made, in a sentence; empty for one that was deployed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Release {
+    /// How a service goes over to it.
+    pub fn update_of(&self, service: &ServiceName) -> UpdateSpec {
+        self.updates.get(service).cloned().unwrap_or_default()
+    }
 }
 
 /// What one region shall run of an app, derived from the global release and written into the region's own state.
@@ -26,20 +42,31 @@ pub struct RegionalDefinition {
     pub release: ReleaseNumber,
     /// Its services, overrides applied.
     pub services: BTreeMap<ServiceName, RegionalService>,
+    /// The earlier release that it is again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_of: Option<ReleaseNumber>,
 }
 
 impl RegionalDefinition {
     /// From which level on programs know all of it.
     pub fn level(&self) -> Level {
-        self.services.values().map(|service| service.spec.level()).max().unwrap_or(Level::FIRST)
+        let of_service = |service: &RegionalService| {
+            let of_update = if service.update.is_usual() { Level::FIRST } else { Level(6) };
+            of_update.max(service.spec.level()).max(service.scale.level())
+        };
+        let of_services = self.services.values().map(of_service).max().unwrap_or(Level::FIRST);
+        if self.again_of.is_some() { of_services.max(Level(6)) } else { of_services }
     }
 }
 
 /// One service of a regional definition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionalService {
     /// How to run an instance.
     pub spec: ServiceSpec,
     /// How many instances this region shall run.
-    pub scale: u32,
+    pub scale: Scale,
+    /// How it goes from one release to the next.
+    #[serde(default, skip_serializing_if = "UpdateSpec::is_usual")]
+    pub update: UpdateSpec,
 }

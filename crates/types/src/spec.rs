@@ -1,16 +1,22 @@
 //! What users want of a service, already validated.
 
+mod files;
 mod health;
+mod placement;
 mod storage;
+mod update;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use files::{ContentHash, ContentHashError, FileSpec};
 pub use health::{Check, HealthSpec};
+pub use placement::PlacementSpec;
 pub use storage::{Slot, TmpfsSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec};
+pub use update::{CanarySpec, Promotion, Strategy, UpdateSpec};
 
-use crate::{ByteSize, CpuMillis, Level, PortName, RuntimeName};
+use crate::{ByteSize, CpuMillis, Level, PortName, RuntimeName, SecretVersions};
 
 /// How an instance is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -60,6 +66,15 @@ pub struct ServiceSpec {
     /// The OCI runtime that runs its containers; none: the node's own way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeName>,
+    /// What it asks of nodes.
+    #[serde(default, skip_serializing_if = "PlacementSpec::is_usual")]
+    pub placement: PlacementSpec,
+    /// Files that it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileSpec>,
+    /// Secrets that it is told, and which version of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: SecretVersions,
 }
 
 impl ServiceSpec {
@@ -72,11 +87,20 @@ impl ServiceSpec {
             && !self.stop.is_usual_meant
             && self.resources.is_of_first_level()
             && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
+        if self.has_contents() {
+            return Level(6);
+        }
         match (&self.runtime, is_of_first) {
+            _ if !self.placement.is_usual() => Level(6),
             (Some(_), _) => Level(5),
             (None, true) => Level::FIRST,
             (None, false) => Level(4),
         }
+    }
+
+    /// Whether it names files or secrets, which are kept apart.
+    pub fn has_contents(&self) -> bool {
+        !self.files.is_empty() || !self.secrets.is_empty()
     }
 
     /// The port that its check goes to: the one that the check names, else the one for HTTP, else the first.
@@ -110,7 +134,7 @@ pub struct Resources {
     /// Greatest number of files that one process has open; none: what the node gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u32>,
-    /// Bytes that it may write to its own layer; none: as much as the node has.
+    /// Bytes that it may write to its own layer; none: as many as its node gives to each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<ByteSize>,
     /// Bytes a second that it may read from disks, and as many that it may write; none: as much as they give.

@@ -38,6 +38,8 @@ use crate::{
 const START_MAX: Duration = Duration::from_secs(20);
 /// How long it may take to send a signal, at the end of a command.
 const SIGNAL_MAX: Duration = Duration::from_secs(5);
+/// Where the files of commands are: the environment is in them, so they are in memory where the bundle is.
+const BUNDLE: &str = "bundle";
 /// The variable by which the processes of a command are known.
 const MARK: &str = "INSULA_COMMAND";
 
@@ -61,7 +63,7 @@ impl Outside {
     /// Starts the command; gives the process that ends as it does. The other side of its terminal is put to the `descriptors`.
     pub fn start(&self, entry: Entry, descriptors: &mut Vec<OwnedFd>) -> Result<i32, String> {
         become_subreaper()?;
-        let files = self.directory.join(&self.mark);
+        let files = self.directory.join(BUNDLE).join(&self.mark);
         fs::create_dir(&files).map_err(|error| format!("make {}: {error}", files.display()))?;
         let started = self.start_with(entry, &files, descriptors);
         fs::remove_dir_all(&files).ok();
@@ -79,7 +81,7 @@ impl Outside {
             (Some(size), _) => {
                 // A socket's name may have 107 bytes; the runtime is in the instance's directory, and so are we.
                 std::env::set_current_dir(&self.directory).map_err(|error| format!("enter its directory: {error}"))?;
-                let name = Path::new(&self.mark).join("console");
+                let name = Path::new(BUNDLE).join(&self.mark).join("console");
                 let console = UnixListener::bind(&name).map_err(|error| format!("listen for its terminal: {error}"))?;
                 let end;
                 (errors, end) = pipe()?;

@@ -48,6 +48,7 @@ fn play(story: Story, name: &str, programs: &Programs) {
         node: None,
         rate: RATE,
         name: format!("e2e-{name}"),
+        rounds: 1,
         kills: KILLS,
         seed: None,
         keep: false,

@@ -42,6 +42,7 @@ const BOOTS: [&[Tests]; 2] = [
         Tests { name: "exec", without: &["bytes_go_both_ways", "processes_are_not_entered"] },
         Tests { name: "one_offs", without: &["there_is_room_for_so_many", "a_service_that_is_no_container"] },
         Tests { name: "storage", without: &[] },
+        Tests { name: "layers", without: &[] },
         Tests { name: "escapes", without: &[] },
         // Last: what it starts runs when the power is cut.
         Tests { name: "reboot", without: &[] },

@@ -96,11 +96,12 @@ fn what_is_defined_and_not_yet_placed_is_kept_too() {
     let mut state = region(&[(1, "fra1"), (2, "fra1")]);
     let mut spec = testing::spec();
     spec.image = Some(IMAGE.to_owned());
-    let service = RegionalService { spec, scale: 1 };
+    let service = RegionalService { spec, scale: 1.into(), ..RegionalService::default() };
     let definition = RegionalDefinition {
         app: "shop".parse().expect("a name"),
         release: ReleaseNumber(1),
         services: [("web".parse().expect("a name"), service)].into(),
+        again_of: None,
     };
     put(&mut state, RegionKey::Definition(definition.app.clone()), RegionObject::Definition(definition));
     for node in [1, 2] {

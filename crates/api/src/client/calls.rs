@@ -16,7 +16,8 @@ use http::{HeaderValue, Method, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use insula_types::{
-    AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revision, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revealed, Revision, Scale, SecretName, SecretValue,
+    ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -26,11 +27,12 @@ use crate::{
     handler::StateKey,
     router::WAIT_MAX,
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, DutyBody,
-        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
-        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, ScaleBody, Scaled, Snapshot, SnapshotBody, Snapshots, Token, TokenRemoved, Versioned, Volume,
-        VolumeBody, VolumeSizeBody,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
+        DutyBody, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
+        Reloaded, RollbackBody, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved,
+        SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, Steering, SteeringBody, Token, TokenRemoved, Versioned,
+        Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -80,6 +82,53 @@ impl Client {
         self.json(expecting(self.deploy_call(definition, ""), expected.map(|release| release.0))).await
     }
 
+    /// The releases of an app that are kept, the newest first.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn releases(&self, app: &AppName) -> Result<List<Release>, ClientError> {
+        self.get(format!("/v1/apps/{app}/releases")).await
+    }
+
+    /// Makes a release of what an earlier one was, or, as a plan, says what that would change. With `expected`, only when the app
+    /// has that release now.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn rollback(
+        &self,
+        app: &AppName,
+        to: Option<ReleaseNumber>,
+        is_plan: bool,
+        expected: Option<ReleaseNumber>,
+    ) -> Result<Versioned<DeployAnswer>, ClientError> {
+        let query = if is_plan { "?plan=true" } else { "" };
+        let call = self.call(Method::POST, format!("/v1/apps/{app}/rollback{query}")).with_json(&RollbackBody { to });
+        self.json(expecting(call, expected.map(|release| release.0))).await
+    }
+
+    /// How far regions are with the release that an app shall run.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn deployments(&self, app: &AppName) -> Result<List<Deployment>, ClientError> {
+        self.get(format!("/v1/apps/{app}/deployments")).await
+    }
+
+    /// Lets a deployment go another way. With `expected`, only when it is that of this release.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn steer(
+        &self,
+        app: &AppName,
+        steering: Steering,
+        expected: Option<ReleaseNumber>,
+    ) -> Result<Versioned<Steered>, ClientError> {
+        let call = self.call(Method::POST, format!("/v1/apps/{app}/deployments"));
+        self.json(expecting(call.with_json(&SteeringBody { steering }), expected.map(|release| release.0))).await
+    }
+
     fn deploy_call(&self, definition: &AppDefinition, query: &str) -> Call {
         let call = self.call(Method::PUT, format!("/v1/apps/{}{query}", definition.app));
         call.with_json(&definition.to_json())
@@ -115,9 +164,43 @@ impl Client {
     ///
     /// # Errors
     /// As every call here.
-    pub async fn scale(&self, service: &ServiceRef, scale: u32) -> Result<Versioned<Scaled>, ClientError> {
+    pub async fn scale(&self, service: &ServiceRef, scale: Scale) -> Result<Versioned<Scaled>, ClientError> {
         let path = format!("/v1/apps/{}/services/{}/scale", service.app, service.service);
         self.json(self.call(Method::PUT, path).with_json(&ScaleBody { scale })).await
+    }
+
+    /// Secrets of an app, without their values.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn secrets(&self, app: &AppName) -> Result<List<Secret>, ClientError> {
+        self.json(self.call(Method::GET, format!("/v1/apps/{app}/secrets"))).await
+    }
+
+    /// Gives a secret a value.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn set_secret(
+        &self,
+        app: &AppName,
+        name: &SecretName,
+        value: &SecretValue,
+    ) -> Result<Versioned<SecretSet>, ClientError> {
+        let body = SecretBody { value: Revealed(value.clone()) };
+        self.json(self.call(Method::PUT, format!("/v1/apps/{app}/secrets/{name}")).with_json(&body)).await
+    }
+
+    /// Removes a secret.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn remove_secret(
+        &self,
+        app: &AppName,
+        name: &SecretName,
+    ) -> Result<Versioned<SecretRemoved>, ClientError> {
+        self.json(self.call(Method::DELETE, format!("/v1/apps/{app}/secrets/{name}"))).await
     }
 
     /// Instances of one app or of all.
@@ -182,7 +265,7 @@ impl Client {
     }
 
     /// Sends an archive with an image to a node, under `name` or the name that it has there. Not repeated: who asks for this
-    /// has the archive, and may not have it twice. A node that took nothing and said nothing for [`IMPORT_SILENCE_MAX`] is
+    /// has the archive, and may not have it twice. A node that took nothing and said nothing for `IMPORT_SILENCE_MAX` is
     /// given up.
     ///
     /// # Errors
@@ -466,6 +549,15 @@ impl Client {
     /// As every call here.
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// What would become of what runs on a node, or in a data centre, were it lost. `kind` is `node` or `datacenter`; `name` is
+    /// one that can be part of a path.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn loss(&self, kind: &str, name: &str) -> Result<Versioned<LossPlan>, ClientError> {
+        self.get(format!("/v1/losses?{kind}={name}")).await
     }
 
     /// Whether the node that answers is as it shall be.

@@ -12,7 +12,7 @@ use insula_types::{ReleaseNumber, RequestId, Revision};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Shared;
-use crate::{Answer, Code, Problem, ReadOptions, Role, wire::EventCursor};
+use crate::{Answer, Caller, Code, Problem, ReadOptions, Role, wire::EventCursor};
 
 /// Longest idempotency key in bytes.
 const KEY_LEN_MAX: usize = 128;
@@ -20,6 +20,7 @@ const KEY_LEN_MAX: usize = 128;
 /// Everything of a request but its body.
 pub(super) struct Asked {
     role: Role,
+    caller: Caller,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -33,12 +34,12 @@ impl FromRequestParts<Shared> for Asked {
         let params = RawPathParams::from_request_parts(parts, shared)
             .await
             .map_err(|error| Problem::new(Code::InvalidRequest, format!("the path: {error}")))?;
-        let role = *parts
-            .extensions
-            .get::<Role>()
-            .ok_or_else(|| Problem::new(Code::Unauthorized, "the request was not authenticated"))?;
+        let unknown = || Problem::new(Code::Unauthorized, "the request was not authenticated");
+        let role = *parts.extensions.get::<Role>().ok_or_else(unknown)?;
+        let caller = *parts.extensions.get::<Caller>().ok_or_else(unknown)?;
         Ok(Self {
             role,
+            caller,
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             headers: parts.headers.clone(),
@@ -69,6 +70,11 @@ impl Asked {
         }
         let (has, needs) = (format!("{:?}", self.role).to_lowercase(), format!("{least:?}").to_lowercase());
         Err(Problem::new(Code::Forbidden, format!("it is a {has}'s, and this needs a {needs}'s")))
+    }
+
+    /// Who asks.
+    pub(super) const fn caller(&self) -> Caller {
+        self.caller
     }
 
     /// The headers.

@@ -5,10 +5,12 @@ use std::io;
 use axum::{body::Body, extract::State, response::Response};
 use futures::{StreamExt, TryStreamExt};
 use insula_types::{
-    AppDefinition, AppName, NameError, ServiceRef, VolumeRef, VolumeRefError,
+    AppDefinition, AppName, NameError, Revealed, ServiceRef, VolumeRef, VolumeRefError,
     definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX, VOLUME_SIZE},
+    secret::SECRET_LEN_MAX,
 };
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::{
     Shared,
@@ -17,11 +19,11 @@ use super::{
 };
 use crate::{
     Answer, BodyStream, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest, Role,
-    ScaleRequest,
-    handler::{NodeKey, StateKey},
+    RollbackRequest, ScaleRequest, SetSecretRequest, SteerRequest,
+    handler::{Lost, NodeKey, StateKey},
     wire::{
-        ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RootBody, ScaleBody, SnapshotBody, VolumeBody,
-        VolumeSizeBody,
+        ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RollbackBody, RootBody, ScaleBody, SecretBody,
+        SnapshotBody, SteeringBody, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -36,6 +38,9 @@ const VOLUME_LEN: (u64, u64) = (VOLUME_SIZE.start().0, VOLUME_SIZE.end().0);
 
 /// Greatest number of lines that can be asked of the end of a log.
 const TAIL_MAX: u32 = 100_000;
+
+/// Longest body with a secret: in JSON, one byte may take six.
+const SECRET_BODY_LEN_MAX: usize = 6 * SECRET_LEN_MAX + 64;
 
 /// Declares a read: role viewer, [`crate::ReadOptions`] from the query, JSON back.
 macro_rules! read {
@@ -55,6 +60,9 @@ macro_rules! read {
 read!(apps, |handler, asked, read| handler.apps(read));
 read!(app, |handler, asked, read| handler.app(&asked.name("app")?, read));
 read!(app_status, |handler, asked, read| handler.app_status(&asked.name("app")?, read));
+read!(releases, |handler, asked, read| handler.releases(&asked.name("app")?, read));
+read!(deployments, |handler, asked, read| handler.deployments(&asked.name("app")?, read));
+read!(secrets, |handler, asked, read| async { handler.secrets(&asked.name("app")?, read).await });
 read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
 read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
@@ -71,6 +79,12 @@ fn node_key(asked: &Asked) -> Answer<NodeKey> {
         Ok(id) => Ok(NodeKey::Id(id)),
         Err(_) => Ok(NodeKey::Name(asked.name("node")?)),
     }
+}
+
+/// The same for a node that no path names.
+fn node_of(text: &str) -> Answer<NodeKey> {
+    let name = || text.parse().map_err(|error: NameError| Problem::new(Code::InvalidRequest, error.to_string()));
+    text.parse().map(NodeKey::Id).or_else(|_| name().map(NodeKey::Name))
 }
 
 #[derive(Deserialize)]
@@ -107,6 +121,32 @@ pub(super) async fn remove_image(State(shared): State<Shared>, asked: Asked) -> 
     respond::json(answer.await)
 }
 
+pub(super) async fn set_secret(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let text = Zeroizing::new(asked::body(body, SECRET_BODY_LEN_MAX).await?);
+        // Of what is wrong in it no more is told than this: it might be the value.
+        let SecretBody { value: Revealed(value) } = serde_json::from_str(&text).map_err(|_| {
+            let said = format!(
+                "the body: expected {{\"value\": \"…\"}} with 1 to {SECRET_LEN_MAX} bytes of text, none of them NUL"
+            );
+            Problem::new(Code::InvalidRequest, said)
+        })?;
+        let (app, name, caller, request) =
+            (asked.name("app")?, asked.name("secret")?, asked.caller(), asked.request()?);
+        shared.handler.set_secret(SetSecretRequest { app, name, value, caller, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn remove_secret(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        shared.handler.remove_secret(asked.name("app")?, asked.name("secret")?, asked.request()?).await
+    };
+    respond::json(answer.await)
+}
+
 /// The volume that a path names, in three parts.
 fn volume(asked: &Asked) -> Answer<VolumeRef> {
     let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
@@ -122,13 +162,7 @@ pub(super) async fn create_volume(State(shared): State<Shared>, asked: Asked, bo
         asked.allow(Role::Deployer)?;
         let VolumeBody { volume, node, size } = asked::json_body(body).await?;
         between("size", size.0, VOLUME_LEN.0, VOLUME_LEN.1)?;
-        let node = match node.parse() {
-            Ok(id) => NodeKey::Id(id),
-            Err(_) => NodeKey::Name(
-                node.parse().map_err(|error: NameError| Problem::new(Code::InvalidRequest, error.to_string()))?,
-            ),
-        };
-        shared.handler.create_volume(named(&volume)?, &node, size, asked.request()?).await
+        shared.handler.create_volume(named(&volume)?, &node_of(&node)?, size, asked.request()?).await
     };
     respond::json(answer.await)
 }
@@ -231,6 +265,27 @@ pub(super) async fn deploy(State(shared): State<Shared>, asked: Asked, body: Bod
     respond::json(answer.await)
 }
 
+pub(super) async fn rollback(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        let DeployQuery { plan: is_plan } = asked.query()?;
+        asked.allow(if is_plan { Role::Viewer } else { Role::Deployer })?;
+        let RollbackBody { to } = asked::json_body(body).await?;
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        shared.handler.rollback(RollbackRequest { app, to, is_plan, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn steer(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        asked.allow(Role::Deployer)?;
+        let SteeringBody { steering } = asked::json_body(body).await?;
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        shared.handler.steer(SteerRequest { app, steering, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
 pub(super) async fn delete_app(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
         asked.allow(Role::Deployer)?;
@@ -245,7 +300,7 @@ pub(super) async fn scale(State(shared): State<Shared>, asked: Asked, body: Body
         asked.allow(Role::Deployer)?;
         let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
         let ScaleBody { scale } = asked::json_body(body).await?;
-        between("scale", scale.into(), 0, SCALE_MAX.into())?;
+        between("scale", scale.count().unwrap_or(0).into(), 0, SCALE_MAX.into())?;
         let request = asked.request()?;
         shared.handler.scale(ScaleRequest { service, scale, request }).await
     };
@@ -388,6 +443,29 @@ pub(super) async fn status(State(shared): State<Shared>, asked: Asked) -> Respon
     let answer = async {
         asked.allow(Role::Viewer)?;
         shared.handler.status().await
+    };
+    respond::json(answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LossQuery {
+    node: Option<String>,
+    datacenter: Option<String>,
+}
+
+pub(super) async fn loss(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        asked.allow(Role::Viewer)?;
+        let wrong = |why: String| Problem::new(Code::InvalidRequest, why);
+        let lost = match asked.query()? {
+            LossQuery { node: Some(node), datacenter: None } => Lost::Node(node_of(&node)?),
+            LossQuery { node: None, datacenter: Some(name) } => {
+                Lost::Datacenter(name.parse().map_err(|error: NameError| wrong(format!("datacenter: {error}")))?)
+            }
+            _ => return Err(wrong("the query: name one of node and datacenter".to_owned())),
+        };
+        shared.handler.loss(lost).await
     };
     respond::json(answer.await)
 }

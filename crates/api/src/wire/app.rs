@@ -1,7 +1,9 @@
 //! Apps: what they are, how they are, how they change.
 
-use insula_types::{AppName, NodeId, NodeName, ReleaseNumber, ServiceName};
+use insula_types::{AppName, DeploymentState, NodeId, NodeName, ReleaseNumber, Scale, ServiceName};
 use serde::{Deserialize, Serialize};
+
+use super::Deployment;
 
 /// An app in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +90,8 @@ pub struct Deleted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleBody {
-    /// Instances per region.
-    pub scale: u32,
+    /// Instances per region: a number, or `each-node`.
+    pub scale: Scale,
 }
 
 /// A scale that was set.
@@ -100,9 +102,9 @@ pub struct Scaled {
     /// Its service.
     pub service: ServiceName,
     /// Instances before.
-    pub previous: u32,
+    pub previous: Scale,
     /// Instances from now on.
-    pub scale: u32,
+    pub scale: Scale,
 }
 
 /// How an app is, in the region that answers.
@@ -119,6 +121,9 @@ pub struct AppStatus {
     pub images: Vec<ImageCopies>,
     /// What is not as it shall be, each in one sentence; empty when all is well.
     pub problems: Vec<String>,
+    /// How far the region is with the release that it has; none where not all programs know of that.
+    #[serde(default)]
+    pub deployment: Option<Deployment>,
 }
 
 /// On how many nodes of the region an image is: what is on two outlives the loss of one, without any registry.
@@ -139,6 +144,9 @@ pub struct ServiceStatus {
     pub service: ServiceName,
     /// Instances that shall run.
     pub scale: u32,
+    /// Whether these are one on each node that the service asks for.
+    #[serde(default)]
+    pub is_each_node: bool,
     /// Instances whose process runs.
     pub running: u32,
     /// Instances that get requests.
@@ -154,7 +162,13 @@ impl AppStatus {
     /// it could be started again without a registry should a node be lost.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.is_ready() && self.images.iter().all(|image| image.copies >= image.wanted)
+        let is_out = |deployment: &Deployment| match deployment.state {
+            DeploymentState::First | DeploymentState::Going | DeploymentState::Failed => false,
+            DeploymentState::Baking | DeploymentState::Done => true,
+        };
+        self.is_ready()
+            && self.deployment.as_ref().is_none_or(is_out)
+            && self.images.iter().all(|image| image.copies >= image.wanted)
     }
 
     /// Whether everything that shall run is ready, in the release that shall run, and nothing else runs.

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    ByteSize, ClusterId, CpuMillis, DatacenterName, NodeId, NodeName, RegionName, Revision, RuntimeName, Scope, Term,
+    ByteSize, ClusterId, CpuMillis, DatacenterName, Labels, NodeId, NodeName, RegionName, Revision, RuntimeName, Scope,
+    Term,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub struct Node {
     /// The runtime classes that services may name there, besides `container` and `process`.
     #[serde(default)]
     pub runtimes: Vec<RuntimeName>,
+    /// Its labels, besides `datacenter` and `node`.
+    #[serde(default)]
+    pub labels: Labels,
     /// Version of the program that it runs.
     pub version: String,
     /// When it joined.

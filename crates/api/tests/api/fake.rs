@@ -13,14 +13,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
-    Answer, BodyStream, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler,
-    LogOptions, LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, ScaleRequest,
-    handler::{NodeKey, StateKey},
+    Answer, BodyStream, Caller, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession,
+    Handler, LogOptions, LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest,
+    SetSecretRequest, SteerRequest,
+    handler::{Lost, NodeKey, StateKey},
     wire::{
-        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Doctor, Event,
-        EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
-        List, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded, RootAdded, RootBody,
-        RootChanged, Scaled, Snapshot, Snapshots, Token, TokenRemoved, Versioned, Volume,
+        ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
+        Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
+        Reloaded, RootAdded, RootBody, RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots,
+        Steered, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -29,7 +31,8 @@ use insula_identity::{
 };
 use insula_types::{
     AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId,
-    RegionName, ReleaseNumber, RequestId, Revision, ServiceRef, SnapshotName, TokenId, VolumeRef, definition::Format,
+    RegionName, ReleaseNumber, RequestId, Revision, SecretName, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -153,6 +156,20 @@ impl Handler for Fake {
         not_here()
     }
 
+    async fn secrets(&self, _: &AppName, read: ReadOptions) -> Answer<List<Secret>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn set_secret(&self, request: SetSecretRequest) -> Answer<Versioned<SecretSet>> {
+        let SetSecretRequest { app, name, caller, .. } = request;
+        let version = if caller == Caller::Root { 1 } else { 2 };
+        Ok(Versioned { revision: Revision(1), value: SecretSet { app, name, version, running: None } })
+    }
+
+    async fn remove_secret(&self, _: AppName, _: SecretName, _: Option<RequestId>) -> Answer<Versioned<SecretRemoved>> {
+        not_here()
+    }
+
     async fn scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
         self.requests.lock().push(request.request);
         not_here()
@@ -227,6 +244,23 @@ impl Handler for Fake {
             ended.fetch_add(1, Ordering::SeqCst);
         });
         Ok(session)
+    }
+
+    async fn releases(&self, _: &AppName, read: ReadOptions) -> Answer<List<Release>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
+        let to = request.to.map_or_else(|| "none".to_owned(), |to| to.to_string());
+        Err(Problem::new(Code::NoSuchRelease, to))
+    }
+
+    async fn deployments(&self, _: &AppName, read: ReadOptions) -> Answer<List<Deployment>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn steer(&self, _: SteerRequest) -> Answer<Versioned<Steered>> {
+        not_here()
     }
 
     async fn images(&self, read: ReadOptions) -> Answer<List<Image>> {
@@ -395,6 +429,10 @@ impl Handler for Fake {
     async fn remove_node(&self, request: RemoveNodeRequest) -> Answer<Versioned<NodeRemoved>> {
         let said = format!("{:?} at {}, forced: {}", request.node, request.expected, request.is_forced);
         Err(Problem::new(Code::Conflict, said))
+    }
+
+    async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>> {
+        Err(Problem::new(Code::Conflict, format!("{lost:?}")))
     }
 
     async fn doctor(&self) -> Answer<Doctor> {

@@ -14,7 +14,7 @@ use insula_api::{
     handler::StateKey,
     wire::{EventCursor, JoinTokenBody, NodeDuty},
 };
-use insula_types::{AppName, InstanceId, ReleaseNumber, Revision};
+use insula_types::{AppName, InstanceId, ReleaseNumber, Revision, SecretValue};
 
 fn shop() -> AppName {
     AppName::new("shop").expect("a label")
@@ -44,6 +44,24 @@ async fn an_app_is_deployed_over_tls_and_read_over_the_socket() {
     assert_eq!(code(local.app(&AppName::new("other").expect("a label")).await), Code::NoSuchApp);
     local.delete_app(&shop(), Some(ReleaseNumber(1))).await.expect("delete");
     assert!(local.apps().await.expect("apps").items.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_goes_in_and_never_comes_out_of_a_refusal() {
+    let world = World::start(Fake::default()).await;
+    let (deployer, local) = (world.client("deployer-token"), world.local());
+    let name = "DATABASE_URL".parse().expect("a name");
+    let value = SecretValue::new("s3cret".to_owned()).expect("a value");
+    assert_eq!(local.set_secret(&shop(), &name, &value).await.expect("set").value.version, 1, "by root");
+    assert_eq!(deployer.set_secret(&shop(), &name, &value).await.expect("set").value.version, 2, "by a token");
+    assert_eq!(code(world.client("viewer-token").set_secret(&shop(), &name, &value).await), Code::Forbidden);
+    assert!(deployer.secrets(&shop()).await.expect("a list").items.is_empty());
+    for body in [r#"{"value": 31337}"#, r#"{"value": "31337\u0000"}"#, r#"{"value": "31337", "more": 1}"#, r#"31337"#] {
+        let said = world.raw("PUT /v1/apps/shop/secrets/A", body).await;
+        assert!(said.starts_with("HTTP/1.1 400 ") && said.contains("expected {"), "{said}");
+        assert!(!said.contains("31337"), "{said}");
+    }
     world.stop().await;
 }
 
@@ -167,6 +185,11 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
         ("PUT /v1/apps/other", DEFINITION, 400, "invalid-request"),
         ("PUT /v1/apps/shop", &long, 413, "body-too-large"),
         ("PUT /v1/apps/shop/services/web/scale", "{\"scale\": 5000}", 400, "invalid-request"),
+        ("PUT /v1/apps/shop/services/web/scale", "{\"scale\": \"each\"}", 400, "invalid-request"),
+        ("GET /v1/losses", "", 400, "invalid-request"),
+        ("GET /v1/losses?node=n1&datacenter=fra1", "", 400, "invalid-request"),
+        ("GET /v1/losses?datacenter=Fra_1", "", 400, "invalid-request"),
+        ("GET /v1/losses?datacenter=fra1", "", 409, "conflict"),
         ("PUT /v1/apps/shop/services/web/scale", "{\"scael\": 5}", 400, "invalid-request"),
         ("PUT /v1/apps/shop/services/web/scale", &long, 413, "body-too-large"),
         ("PUT /v1/nodes/n1/duty", "{\"duty\": \"sleep\"}", 400, "invalid-request"),

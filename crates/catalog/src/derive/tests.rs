@@ -66,11 +66,12 @@ fn status(number: u64, on: u64, is_ready: bool) -> InstanceStatus {
 }
 
 fn definition(app: &str, host: &str, path: &str) -> RegionalDefinition {
-    let service = RegionalService { spec: spec(host, path), scale: 1 };
+    let service = RegionalService { spec: spec(host, path), scale: 1.into(), ..RegionalService::default() };
     RegionalDefinition {
         app: app.parse().unwrap(),
         release: ReleaseNumber(1),
         services: BTreeMap::from([("web".parse().unwrap(), service)]),
+        again_of: None,
     }
 }
 

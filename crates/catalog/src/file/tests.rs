@@ -16,6 +16,7 @@ fn sample() -> Catalog {
         is_ready: true,
         was_ready: true,
         is_draining: false,
+        is_first: false,
         ports: BTreeMap::from([(port.clone(), 8080)]),
         endpoints: BTreeMap::from([(port.clone(), "10.1.0.2:8080".parse().unwrap())]),
     };
@@ -32,7 +33,7 @@ fn sample() -> Catalog {
         nodes: BTreeMap::from([(own, node)]),
         services: BTreeMap::from([(
             service.clone(),
-            CatalogService { instances: BTreeMap::from([(InstanceId::new(3), instance)]) },
+            CatalogService { instances: BTreeMap::from([(InstanceId::new(3), instance)]), first_weight: None },
         )]),
         routes: BTreeMap::from([(
             "shop.example".to_owned(),

@@ -1,6 +1,7 @@
 //! `insula scale` and `insula rm`.
 
 use insula_api::Client;
+use insula_types::Scale;
 
 use crate::{
     Failure,
@@ -10,10 +11,14 @@ use crate::{
 
 pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
     let done = client.scale(&args.service, args.scale).await?.value;
+    let wanted = match done.scale {
+        Scale::Count(count) => format!("{} per region", instances(count)),
+        Scale::EachNode => "one instance on each node".to_owned(),
+    };
     say(&if done.previous == done.scale {
-        format!("{} has {} already\n", args.service, instances(done.scale))
+        format!("{} has {wanted} already\n", args.service)
     } else {
-        format!("{}: from {} to {} per region\n", args.service, done.previous, instances(done.scale))
+        format!("{}: from {} to {wanted}\n", args.service, done.previous)
     })
 }
 

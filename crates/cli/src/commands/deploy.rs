@@ -8,15 +8,16 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use insula_api::{
     Client,
-    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Versioned},
+    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, Versioned},
 };
 use insula_env::clock;
 use insula_types::{
-    AppDefinition, AppName, ReleaseNumber, Revision,
+    AppDefinition, AppName, DeploymentState, ReleaseNumber, Revision,
     definition::{DEFINITION_LEN_MAX, Format, format_duration},
 };
 use serde_json::Value;
 
+use super::release;
 use crate::{
     Exit, Failure,
     args::DeployArgs,
@@ -91,12 +92,23 @@ pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
     // What was shown is what is done: another release meanwhile is a conflict.
     let expected = plan.value.previous.unwrap_or(ReleaseNumber(0));
     let done = client.deploy(&definition, Some(expected)).await?;
-    if args.detach {
-        return if is_json { say_json(&done) } else { say(&format!("release {} is made\n", done.value.release)) };
+    finish(client, &done, args.detach, args.wait, is_json).await
+}
+
+/// Waits for a release, unless it is left to itself.
+pub async fn finish(
+    client: &Client,
+    done: &Versioned<DeployAnswer>,
+    is_detached: bool,
+    patience: Duration,
+    is_json: bool,
+) -> Result<(), Failure> {
+    if is_detached {
+        return if is_json { say_json(done) } else { say(&format!("release {} is made\n", done.value.release)) };
     }
     let progress = Progress::new(is_json);
-    settle(client, &done, args.wait, &progress).await?;
-    if is_json { say_json(&done) } else { Ok(()) }
+    settle(client, done, patience, &progress).await?;
+    if is_json { say_json(done) } else { Ok(()) }
 }
 
 /// Waits until all that shall run is ready; says what changes meanwhile, and at the end of the patience, why not.
@@ -113,7 +125,28 @@ async fn settle(
         loop {
             let status = client.app_status(app, wait).await?;
             if status.value.release > done.value.release {
-                return Err(superseded(&done.value, status.value.release));
+                let failure = match superseded(client, &done.value, status.value.release).await {
+                    Superseded::Returned(failure) => {
+                        // What comes back is watched until it is there.
+                        if of_release(&status.value, status.value.release).is_none() || !status.value.is_ready() {
+                            progress.show(&status.value);
+                            last = Some(status.value);
+                            clock::sleep(LOOK_EVERY).await;
+                            continue;
+                        }
+                        failure
+                    }
+                    Superseded::Deployed(failure) => failure,
+                };
+                return Err(failure);
+            }
+            if let Some(deployment) = of_release(&status.value, done.value.release) {
+                if deployment.state == DeploymentState::Failed && !deployment.returns {
+                    return Err(failed(app, deployment));
+                }
+                if deployment.waits_for_promotion && has_first(&status.value) {
+                    return Ok(status.value);
+                }
             }
             if status.value.release == done.value.release && status.value.is_settled() {
                 return Ok(status.value);
@@ -128,15 +161,60 @@ async fn settle(
     .await;
     progress.end();
     match watched {
-        Ok(Ok(status)) => progress.say(&format!("{app} runs release {}: {}", status.release, summary(&status))),
+        Ok(Ok(status)) => {
+            let said = match of_release(&status, done.value.release) {
+                Some(deployment) if deployment.state != DeploymentState::Done => {
+                    format!("{app}: {}; {}", summary(&status), release::text(deployment))
+                }
+                _ => format!("{app} runs release {}: {}", status.release, summary(&status)),
+            };
+            progress.say(&said)
+        }
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(unsettled(client, done, patience, last).await),
     }
 }
 
-fn superseded(done: &DeployAnswer, now: ReleaseNumber) -> Failure {
+/// How far the region is with a release; none before it knows of it.
+fn of_release(status: &AppStatus, release: ReleaseNumber) -> Option<&Deployment> {
+    status.deployment.as_ref().filter(|deployment| deployment.release == release)
+}
+
+/// Whether the first instances of the release are ready that shall be looked at by a person.
+fn has_first(status: &AppStatus) -> bool {
+    status.services.iter().any(|service| service.ready_of_release > 0 && service.ready > service.ready_of_release)
+}
+
+fn failed(app: &AppName, deployment: &Deployment) -> Failure {
+    let said = format!("{app}: release {} failed: {}", deployment.release, clean(&deployment.why));
+    Failure::new(Exit::Failed, said).hint(&match deployment.from {
+        Some(from) => format!("release {from} goes on beside it; take it back: insula rollback {app}"),
+        None => format!("it is tried on; look at it: insula ps {app}, insula logs {app}"),
+    })
+}
+
+/// What became of a release over which there is another.
+enum Superseded {
+    /// It failed, and an earlier one comes back.
+    Returned(Failure),
+    /// Somebody deployed over it.
+    Deployed(Failure),
+}
+
+/// Why another release runs than the one that was made: it failed and was taken back, or somebody deployed over it.
+async fn superseded(client: &Client, done: &DeployAnswer, now: ReleaseNumber) -> Superseded {
+    let releases = client.releases(&done.app).await.map(|list| list.items).unwrap_or_default();
+    let of = |number| releases.iter().find(|release| release.number == number);
+    let back = of(now).and_then(|release| release.again_of);
+    let outcomes = of(done.release).into_iter().flat_map(|release| &release.outcomes);
+    let why = outcomes.filter(|outcome| outcome.state == DeploymentState::Failed).map(|outcome| &outcome.why).next();
+    if let (Some(back), Some(why)) = (back, why) {
+        let said = format!("{}: release {} failed: {}", done.app, done.release, clean(why));
+        let failure = Failure::new(Exit::Failed, said).hint(&format!("release {back} is back, as release {now}"));
+        return Superseded::Returned(failure);
+    }
     let said = format!("{}: release {now} was deployed over release {} meanwhile", done.app, done.release);
-    Failure::new(Exit::Conflict, said).hint(&format!("see `insula status {}`", done.app))
+    Superseded::Deployed(Failure::new(Exit::Conflict, said).hint(&format!("see `insula status {}`", done.app)))
 }
 
 /// Why an app is not ready, as its instances say it.
@@ -171,7 +249,11 @@ async fn unsettled(
 
 fn summary(status: &AppStatus) -> String {
     let service = |service: &insula_api::wire::ServiceStatus| {
-        format!("{} {} of {} ready", service.service, service.ready_of_release, service.scale)
+        let before = match service.ready.saturating_sub(service.ready_of_release) {
+            0 => String::new(),
+            count => format!(", and {count} of another release"),
+        };
+        format!("{} {} of {} ready{before}", service.service, service.ready_of_release, service.scale)
     };
     let missing = status.images.iter().filter(|image| image.copies < image.wanted).map(|image| {
         let name = image.image.split_once('@').map_or(image.image.as_str(), |(name, _)| name);
@@ -181,7 +263,7 @@ fn summary(status: &AppStatus) -> String {
 }
 
 /// What a deploy changes, for people.
-fn plan_text(plan: &DeployAnswer) -> String {
+pub fn plan_text(plan: &DeployAnswer) -> String {
     let heading = match plan.previous {
         None => format!("{}: new app, release {}\n", plan.app, plan.release),
         Some(previous) if previous == plan.release && plan.changes.is_empty() => {
@@ -241,7 +323,10 @@ impl Progress {
 
     fn show(&self, status: &AppStatus) {
         let mut text = summary(status);
-        if let Some(problem) = status.problems.first() {
+        let failed = status.deployment.as_ref().filter(|deployment| deployment.state == DeploymentState::Failed);
+        if let Some(failed) = failed {
+            text.push_str(&format!(" ({})", release::text(failed)));
+        } else if let Some(problem) = status.problems.first() {
             text.push_str(&format!(" ({})", clean(problem)));
         }
         match self {

@@ -4,7 +4,7 @@ use insula_api::{
     Client,
     wire::{App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned},
 };
-use insula_types::{AppName, InstanceId, RuntimeName, Term};
+use insula_types::{AppName, InstanceId, RuntimeName, Term, labels_text};
 
 use super::nodes::addresses;
 use crate::{
@@ -82,6 +82,9 @@ pub async fn app_status(client: &Client, app: &AppName, json: bool) -> Result<()
     let mut out = format!("{}: release {}, {} old\n\n", status.value.app, status.value.release, {
         age(now_ms, details.value.released_ms)
     });
+    if let Some(deployment) = &status.value.deployment {
+        out.insert_str(out.len() - 1, &format!("{}\n", super::release::text(deployment)));
+    }
     out.push_str(&status_text(&status.value, width()));
     say(&out)
 }
@@ -91,7 +94,7 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
     for service in &status.services {
         table.row([
             service.service.to_string(),
-            service.scale.to_string(),
+            if service.is_each_node { format!("each node ({})", service.scale) } else { service.scale.to_string() },
             service.running.to_string(),
             service.ready.to_string(),
             service.release.to_string(),
@@ -230,6 +233,7 @@ fn node_text(node: &Node, now_ms: u64) -> String {
         ("has given", amount(node.allocated)),
         ("instances", node.instances.to_string()),
         ("runtimes", node.runtimes.iter().map(RuntimeName::as_str).collect::<Vec<_>>().join(", ")),
+        ("labels", labels_text(&node.labels)),
         ("version", node.version.clone()),
         ("joined", format!("{} UTC", utc(node.joined_ms))),
     ])

@@ -112,7 +112,7 @@ impl NodeRuntime {
         used.extend(volumes.map(|(volume, _)| self.0.volumes.image(&volume)));
         for file in loops {
             // Each once.
-            if !used.remove(file) {
+            if !used.remove(file) && !self.0.layers.is_ahead(file) {
                 told.push(format!("loop device of {}", file.display()));
             }
         }

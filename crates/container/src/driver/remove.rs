@@ -51,7 +51,10 @@ impl NodeRuntime {
         let (kept, now) = (self.0.kept_logs.clone(), self.0.env.clock.wall());
         blocking(&*self.0.env.disk, move || {
             let attempt = || {
-                for mounted in [home.rootfs(), home.shifted(), home.sysfs(), home.layer()] {
+                storage::give_up_layer(&home.layer_image(), &home.layer())?;
+                let in_memory = [home.bundle(), home.state(), home.secrets()];
+                for mounted in [home.rootfs(), home.shifted(), home.sysfs(), home.layer()].into_iter().chain(in_memory)
+                {
                     network::unmount_all(&mounted)?;
                 }
                 unmount_volumes(&home)?;
@@ -133,6 +136,9 @@ impl NodeRuntime {
         }
         let parent = &self.0.config.cgroup_parent;
         cgroup::remove(parent).await.map_err(Error::file("remove the cgroup", parent))?;
+        let runtime = self.clone();
+        let closed = blocking(&*self.0.env.disk, move || runtime.0.layers.close()).await;
+        closed.map_err(Error::file("remove layers in", &self.0.config.data_dir))?;
         result
     }
 }

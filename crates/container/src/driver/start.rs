@@ -10,7 +10,7 @@ use std::{
 };
 
 use insula_env::clock;
-use insula_types::{DriverKind, InstanceId, PortName, Resources, VolumeRef, VolumeSpec};
+use insula_types::{DriverKind, InstanceId, PortName, VolumeRef, VolumeSpec};
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::NodeRuntime;
 use crate::{
     Error, ImageRef, InstanceConfig, ObservedState, Running, RuntimeClass, bundle, cgroup,
+    contents::{self, Placed},
     disk::blocking,
     image::Image,
     names, network,
@@ -33,7 +34,7 @@ use crate::{
         protocol::{self, OciRuntime, Stop, VERSION, Work},
     },
     signal,
-    storage::{self, Disk, mount_layer},
+    storage::{self, Disk},
     users,
 };
 
@@ -73,6 +74,7 @@ impl NodeRuntime {
             Ok(running) => {
                 info!(%instance, service = %config.service, pid = running.pid, "instance runs");
                 self.watch(instance);
+                self.make_layers_ahead();
                 Ok(running)
             }
             Err(error) => {
@@ -98,7 +100,9 @@ impl NodeRuntime {
         };
         let log_bytes_max = self.0.config.log_bytes_max;
         home.write("shim.json", &protocol::Config { version: VERSION, work, log_bytes_max, stop })?;
-        let started = shim::launch(&self.0.shim, instance, &home).await?;
+        // Those of a container are in its bundle.
+        let told = (config.spec.driver == DriverKind::Process).then_some(&config.contents.secrets);
+        let started = shim::launch(&self.0.shim, instance, &home, told).await?;
         Ok(Running { pid: started.pid.unsigned_abs(), started_ms: started.started_ms, endpoints: record.endpoints() })
     }
 
@@ -148,10 +152,15 @@ impl NodeRuntime {
         let root = blocking(&*self.0.env.disk, move || {
             let namespace = users.map(|first| runtime.user_namespace(first)).transpose()?;
             let users = users.zip(namespace.as_deref());
-            mount_root(&job_home, &image, runtime.0.images.layers(), users, &job_record.config.spec.resources)?;
+            let size = runtime.0.layers.size(&job_record.config.spec);
+            let own = runtime.make_layer(&job_home, size)?;
+            mount_root(&job_home, &image, runtime.0.images.layers(), users, &own)?;
             runtime.mount_volumes(&job_home, &job_record.config, users)?;
             let disks = runtime.disks(&job_record.config)?;
-            write_bundle(&job_home, &job_record, &image, &cgroup, &disks, shim.as_deref())
+            let (config, owner) = (&job_record.config, job_record.users.unwrap_or_default());
+            let files = contents::write_files(&job_home.files(), &config.spec.files, &config.contents, owner)
+                .map_err(Error::file("write files in", job_home.files()))?;
+            write_bundle(&job_home, &job_record, &image, (&cgroup, &disks, &files), shim.as_deref())
         });
         let (netns, sysfs) = (home.netns(), home.sysfs());
         let network = network::connect(network, instance, (&netns, &sysfs), address);
@@ -187,6 +196,17 @@ impl NodeRuntime {
         self.0.env.tasks.spawn("expect a move into a cgroup", async move {
             if let Err(error) = blocking(&*disk, cgroup::expect_move).await {
                 debug!(%error, "the next start takes a little longer");
+            }
+        });
+    }
+
+    /// For the next starts.
+    pub(super) fn make_layers_ahead(&self) {
+        let runtime = self.clone();
+        self.0.env.tasks.spawn("make layers ahead", async move {
+            let disk = Arc::clone(&runtime.0.env.disk);
+            if let Err(error) = blocking(&*disk, move || runtime.0.layers.refill()).await {
+                debug!(%error, "the next start makes its layer itself");
             }
         });
     }
@@ -242,6 +262,14 @@ impl NodeRuntime {
         Ok(())
     }
 
+    /// The directory for what an instance writes, and that holds so many bytes; without a bound its own. Blocks.
+    fn make_layer(&self, home: &Home, size: Option<u64>) -> Result<PathBuf, Error> {
+        let Some(size) = size else { return Ok(home.path().to_owned()) };
+        let at = home.layer();
+        let made = self.0.layers.mount(&home.layer_image(), &at, size);
+        made.map_err(Error::file("make a bounded layer at", &at)).map(|()| at)
+    }
+
     /// Blocks.
     fn mount_volumes(&self, home: &Home, config: &InstanceConfig, users: Option<(u32, &OwnedFd)>) -> Result<(), Error> {
         let (first, users) = users.unzip();
@@ -288,6 +316,7 @@ impl NodeRuntime {
                 command: config.spec.command.clone(),
                 env,
                 open_files_max: bundle::open_files_max(&config.spec.resources),
+                has_secrets: !config.contents.secrets.is_empty(),
             },
         ))
     }
@@ -345,21 +374,16 @@ fn environment(record: &Record) -> BTreeMap<String, String> {
     env
 }
 
-/// The image's layers below, the instance's own directory above. Where the app has users of its own, the owners of the
+/// The image's layers below, what is in the instance's own directory above. Where the app has users of its own, the owners of the
 /// layers are shifted to those; what the instance writes has them on the disk, since the kernel writes above in our name.
 fn mount_root(
     home: &Home,
     image: &Image,
     layers: &Path,
     users: Option<(u32, &OwnedFd)>,
-    limits: &Resources,
+    own: &Path,
 ) -> Result<(), Error> {
-    let mut own = home.path().to_owned();
-    if let Some(size) = limits.disk {
-        own = home.layer();
-        mount_layer(&home.layer_image(), &own, size.0).map_err(Error::file("make a bounded layer at", &own))?;
-    }
-    let [root, upper, work] = [home.rootfs(), own.join("upper"), own.join("work")];
+    let [root, upper, work] = [home.rootfs(), own.join(storage::UPPER), own.join(storage::WORK)];
     for directory in [&root, &upper, &work] {
         fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
     }
@@ -430,8 +454,7 @@ fn write_bundle(
     home: &Home,
     record: &Record,
     image: &Image,
-    cgroup: &str,
-    disks: &[Disk],
+    (cgroup, disks, files): (&str, &[Disk], &[Placed]),
     shim: Option<&Path>,
 ) -> Result<(u32, u32), Error> {
     let (instance, root) = (record.config.instance, record.users.unwrap_or_default());
@@ -442,6 +465,8 @@ fn write_bundle(
     let mounted =
         |(volume, spec): (VolumeRef, &VolumeSpec)| (spec.path.clone(), home.volumes().join(volume.name.as_str()));
     let volumes: Vec<_> = record.config.volumes().map(mounted).collect();
+    let secrets = &record.config.contents.secrets;
+    let told = secrets.iter().map(|(name, value)| format!("{name}={}", value.reveal()));
     let source = bundle::Source {
         id: &instance.to_string(),
         service: &record.config.spec,
@@ -452,12 +477,25 @@ fn write_bundle(
         cgroup,
         disks,
         volumes: &volumes,
+        files,
+        secrets: (!secrets.is_empty()).then(|| home.secrets()),
         outside: shim.map(|shim| bundle::Outside { shim, netns: home.netns(), is_held: record.is_one_off }),
-        env: environment(record).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        env: told.chain(environment(record).into_iter().map(|(name, value)| format!("{name}={value}"))).collect(),
     };
     let spec = bundle::spec(&source).map_err(|why| Error::Config { instance, why })?;
-    fs::create_dir_all(home.join("bundle")).map_err(Error::file("make", home.join("bundle")))?;
+    if secrets.is_empty() {
+        fs::create_dir_all(home.bundle()).map_err(Error::file("make", home.bundle()))?;
+    } else {
+        // The whole environment is written there.
+        for (directory, mode) in
+            [(home.bundle(), c"mode=0700"), (home.state(), c"mode=0700"), (home.secrets(), c"mode=0755")]
+        {
+            contents::mount_memory(&directory, mode).map_err(Error::file("mount memory at", &directory))?;
+        }
+    }
     home.write("bundle/config.json", &spec)?;
     let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
-    Ok((root + user.uid(), root + user.gid()))
+    let user = (root + user.uid(), root + user.gid());
+    contents::write_secrets(&home.secrets(), secrets, user).map_err(Error::file("write secrets in", home.secrets()))?;
+    Ok(user)
 }

@@ -128,6 +128,7 @@ fn use_image(area: &Area, image: &Image) -> Result<String, String> {
     let said = contents::check_platform(&image.config).map_or_else(|error| brief(&error), |()| TAKEN.to_owned());
     let signal = image.stop_signal(insula_types::InstanceId::new(1));
     let source = bundle::Source {
+        files: &[],
         id: "i-00000001",
         service: &ServiceSpec::default(),
         image: &image.config,
@@ -137,6 +138,7 @@ fn use_image(area: &Area, image: &Image) -> Result<String, String> {
         cgroup: "/insula/i-00000001",
         disks: &[],
         volumes: &[],
+        secrets: None,
         outside: None,
         env: vec!["INSULA_APP=shop".to_owned()],
     };

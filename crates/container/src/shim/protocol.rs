@@ -36,6 +36,9 @@ pub const REQUEST_LEN_MAX: usize = 512;
 /// Longest line of an [`Exec`] in bytes: a character of a command may take six.
 pub const EXEC_LEN_MAX: usize = 256 << 10;
 
+/// Longest text with secrets in bytes: as many and as long as a service may have, and a character may take six.
+pub const SECRETS_LEN_MAX: u64 = 8 << 20;
+
 /// Where the shim's executable is in a container of an [`OciRuntime`]. As first process (`--init COMMAND…`) it does what `has_init`
 /// and, without a command, `is_held` say.
 pub const INSIDE: &str = "/dev/insula-shim";
@@ -99,6 +102,10 @@ pub enum Work {
         env: BTreeMap<String, String>,
         /// RLIMIT_NOFILE.
         open_files_max: u64,
+        /// More of its environment comes through the shim's standard input: one JSON object of at most [`SECRETS_LEN_MAX`]
+        /// bytes, then its end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        has_secrets: bool,
     },
 }
 

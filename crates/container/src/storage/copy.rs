@@ -46,7 +46,7 @@ pub(super) fn data_len(file: &File) -> io::Result<u64> {
 }
 
 /// Where data begins and ends. Space that is set aside and was never written is a hole (lseek(2)).
-fn parts(file: &File) -> io::Result<Vec<(u64, u64)>> {
+pub(super) fn parts(file: &File) -> io::Result<Vec<(u64, u64)>> {
     let mut parts = Vec::new();
     let mut at = 0;
     loop {

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -11,7 +14,10 @@ use std::{
 use rustix::{
     fs::{FallocateFlags, fallocate},
     io::Errno,
-    mount::{UnmountFlags, unmount},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, unmount,
+    },
 };
 use serde::Deserialize;
 
@@ -24,22 +30,39 @@ pub(super) enum Kind {
     Scratch,
 }
 
+/// How a file system is made that is thrown away: as little as can be is written to it, and it has as many files as mkfs gives
+/// to large ones, also when it is small. It has no name, since many are the same. Where the disk below is full it goes on as well
+/// as it can, and has checksums for what it could not write.
+const SCRATCH: &[&str] = &[
+    "-b",
+    "4096",
+    "-i",
+    "16384",
+    "-e",
+    "continue",
+    "-U",
+    "00000000-0000-0000-0000-000000000000",
+    "-O",
+    "^has_journal,^resize_inode,sparse_super2",
+    "-E",
+    "nodiscard,lazy_itable_init=1,num_backup_sb=0",
+];
+
 /// Makes a file with an empty file system of `size` bytes in it. What was at `image` is replaced.
 pub(super) fn make(image: &Path, size: u64, kind: Kind) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(image)?;
     let features: &[&str] = match kind {
         Kind::Durable => {
             set_aside(&file, size)?;
-            &[]
+            &["-E", "nodiscard,lazy_itable_init=1"]
         }
         Kind::Scratch => {
             file.set_len(size)?;
-            // As many files as mkfs gives to large ones, also in a small one.
-            &["-O", "^has_journal", "-i", "16384"]
+            SCRATCH
         }
     };
     let mut command = Command::new("mkfs.ext4");
-    command.args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1"]).args(features).arg("--").arg(image);
+    command.args(["-q", "-F", "-m", "0"]).args(features).arg("--").arg(image);
     run(&mut command)?;
     if kind == Kind::Durable { file.sync_all() } else { Ok(()) }
 }
@@ -77,13 +100,22 @@ pub(super) fn grow(image: &Path, size: u64) -> io::Result<()> {
     }
 }
 
-/// Mounts a file's file system at a directory. What a power cut left half-done is finished by its journal.
-pub(super) fn mount(image: &Path, at: &Path, kind: Kind) -> io::Result<()> {
-    let options = match kind {
-        Kind::Durable => "loop,nosuid,nodev,noatime",
-        Kind::Scratch => "loop,nodev,noatime,discard",
-    };
-    run(Command::new("mount").args(["-t", "ext4", "-o", options, "--"]).arg(image).arg(at))
+/// Mounts the durable file system in a file at a directory. What a power cut left half-done is finished by its journal. A loop
+/// device that still shows the file, since its last mount went a moment ago, is taken again.
+pub(super) fn mount(image: &Path, at: &Path) -> io::Result<()> {
+    run(Command::new("mount").args(["-t", "ext4", "-o", "loop,nosuid,nodev,noatime", "--"]).arg(image).arg(at))
+}
+
+/// The mount of a file system on a device that is thrown away, at no directory yet; it goes with the descriptor until it is.
+pub(super) fn open(device: &Path) -> rustix::io::Result<OwnedFd> {
+    let filesystem = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&filesystem, "source", device)?;
+    for option in ["discard", "noinit_itable", "nobarrier"] {
+        fsconfig_set_flag(&filesystem, option)?;
+    }
+    fsconfig_create(&filesystem)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Unmounts what is at a directory, and waits for it to be written back; fine when nothing is.

@@ -13,6 +13,7 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::loops::is_of;
 use crate::shim::protocol::{FROZEN, FROZEN_MAX, FROZEN_TOO_LONG};
 
 /// `FITHAW` of linux/fs.h: `_IOWR('X', 120, int)`.
@@ -98,17 +99,6 @@ fn too_long() -> io::Error {
         "to copy it took longer than {FROZEN_MAX:?}, for which its instance could not write: scale its service to 0 first"
     );
     io::Error::new(io::ErrorKind::TimedOut, why)
-}
-
-/// Whether a directory is in the file system of an image.
-fn is_of(directory: &File, image: &Path) -> io::Result<bool> {
-    let device = directory.metadata()?.dev();
-    let shown = format!("/sys/dev/block/{}:{}/loop/backing_file", libc::major(device), libc::minor(device));
-    match std::fs::read_to_string(shown) {
-        Ok(file) => Ok(Path::new(file.trim_end_matches('\n')) == image),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Thaws the file system that is mounted at a directory below `above`; fine when it is not frozen, or none is. True: it was.

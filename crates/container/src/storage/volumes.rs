@@ -130,7 +130,7 @@ impl Volumes {
         for directory in [by_way_of, at] {
             fs::create_dir_all(directory)?;
         }
-        ext4::mount(&self.image(volume), by_way_of, Kind::Durable)?;
+        ext4::mount(&self.image(volume), by_way_of)?;
         let data = by_way_of.join(DATA);
         let shown = begin(&data, covered).and_then(|()| users::mount_as(&data, at, users));
         shown.and(ext4::unmount_at(by_way_of))

@@ -8,7 +8,7 @@ pub mod image;
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,9 +22,12 @@ use insula_container::{
 };
 use insula_env::{Env, clock, net};
 use insula_types::{
-    Capacity, CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, ServiceRef, ServiceSpec,
+    Capacity, CpuMillis, DriverKind, InstanceId, PortSpec, Protocol, ReleaseNumber, Resources, SecretName, SecretValue,
+    ServiceRef, ServiceSpec,
 };
 use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
     mount::{MountPropagationFlags, mount_change},
     process::Pid,
     thread::{UnshareFlags, unshare_unsafe},
@@ -94,6 +97,7 @@ fn run(name: &str, has_network: bool, test: impl AsyncFnOnce(&World)) {
         cleaner.runtime.remove_all().await.unwrap();
         assert_eq!(world.leftovers().await, Vec::<String>::new());
         cleaner.crash();
+        eventually("no loop device is left", async || world.loop_devices().is_empty().then_some(())).await;
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
@@ -114,6 +118,7 @@ pub fn config(dir: &Path, cgroup_parent: String, has_network: bool) -> Config {
         data_dir: dir.to_owned(),
         cgroup_parent,
         limit: None,
+        layer_size: None,
         network: has_network.then(|| NetworkConfig { bridge: "insula0".to_owned(), subnet }),
         insecure_registries: Vec::new(),
         registry_credentials: dir.join("registries.json"),
@@ -201,7 +206,7 @@ impl World {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let dir = self.dir.to_str().unwrap();
         found.extend(mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("mount {line}")));
-        found.extend(self.loop_devices().await);
+        found.extend(self.mounted_files().await);
         for cgroup in cgroups(&self.config.cgroup_parent) {
             found.push(format!("cgroup {}", cgroup.display()));
         }
@@ -215,20 +220,34 @@ impl World {
         found
     }
 
-    /// Files of this world that loop devices show. The kernel lets go of one a moment after its last mount went.
-    async fn loop_devices(&self) -> Vec<String> {
+    /// Loop devices that show files of this world, each with its file.
+    fn loop_devices(&self) -> Vec<(String, PathBuf)> {
+        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let shown = devices.filter_map(|device| {
+            let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+            Some((format!(" /dev/{} ", device.file_name().display()), PathBuf::from(file.trim_end())))
+        });
+        shown.filter(|(_, file)| file.starts_with(&self.dir)).collect()
+    }
+
+    /// The files that are mounted by way of such a device, when all others are gone but those that an agent has made ahead: the
+    /// kernel lets go of one a moment after its last mount went.
+    async fn mounted_files(&self) -> Vec<String> {
         let look = || {
-            let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-            let files = devices.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
-            files.filter(|file| Path::new(file).starts_with(&self.dir)).map(|file| format!("loop {file}")).collect()
+            let mut shown = self.loop_devices();
+            shown.retain(|(_, file)| !(file.starts_with(self.dir.join("layers")) && file.exists()));
+            shown
+        };
+        let is_mounted = |(device, _): &(String, PathBuf)| {
+            fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().any(|line| line.contains(device))
         };
         let gone = async {
-            while !Vec::<String>::is_empty(&look()) {
+            while !look().iter().all(is_mounted) {
                 clock::sleep(Duration::from_millis(5)).await;
             }
         };
         clock::timeout(DEADLINE, gone).await.ok();
-        look()
+        look().into_iter().map(|(_, file)| format!("loop {}", file.display())).collect()
     }
 }
 
@@ -265,6 +284,52 @@ pub fn process(instance: u64, command: &[&str]) -> InstanceConfig {
             datacenter: "fra1".parse().unwrap(),
         },
         slot: None,
+        contents: Default::default(),
+    }
+}
+
+/// What a test tells instances, and finds nowhere on a disk afterwards.
+pub const SECRET: &str = "c0rrect-h0rse-battery";
+
+/// Tells an instance [`SECRET`] as `KEY`.
+pub fn tell_secret(config: &mut InstanceConfig) {
+    let name: SecretName = "KEY".parse().unwrap();
+    config.spec.secrets.insert(name.clone(), 1);
+    config.contents.secrets.insert(name, SecretValue::new(SECRET.to_owned()).unwrap());
+}
+
+/// The files below a directory, on the same file system as that, that contain a text.
+pub fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let device = fs::metadata(directory).unwrap().dev();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let meta = entry.path().symlink_metadata().unwrap();
+        if meta.is_dir() && meta.dev() == device {
+            found.extend(files_with(&entry.path(), text));
+        } else if meta.is_file() && meta.dev() == device {
+            found.extend(has_text(&entry.path(), text).then(|| entry.path()));
+        }
+    }
+    found
+}
+
+/// Whether a text is in what a file has: layers are of many gigabytes, and nearly all holes.
+fn has_text(path: &Path, text: &str) -> bool {
+    let file = fs::File::open(path).unwrap();
+    let mut at = 0;
+    loop {
+        let begin = match seek(&file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return false,
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
+        let end = seek(&file, SeekFrom::Hole(begin)).unwrap();
+        let mut bytes = vec![0; usize::try_from(end - begin).unwrap()];
+        file.read_exact_at(&mut bytes, begin).unwrap();
+        if bytes.windows(text.len()).any(|part| part == text.as_bytes()) {
+            return true;
+        }
+        at = end;
     }
 }
 

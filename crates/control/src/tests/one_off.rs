@@ -11,7 +11,7 @@ use insula_types::{
 };
 
 use super::region::node;
-use crate::one_off::{admit, choose};
+use crate::one_off::{admit, choose, may_be_told};
 
 const FULL: u64 = 4096;
 
@@ -46,6 +46,19 @@ fn state(nodes: &[Node], placed: &[(u64, u64)]) -> RegionState {
 
 fn service() -> ServiceRef {
     ServiceRef::new("shop".parse().expect("a name"), "web".parse().expect("a name"))
+}
+
+#[test]
+fn one_with_secrets_goes_where_they_are_opened() {
+    let mut state = state(&[1, 2, 3].map(|id| node(id, "fra1")), &[(2, 64), (3, 64)]);
+    let secrets = |version| ServiceSpec { secrets: [("KEY".parse().expect("a name"), version)].into(), ..spec(64) };
+    let mut placed = state.placements.get(&InstanceId::new(1)).cloned().expect("placed");
+    placed.spec = secrets(1);
+    state.absorb(Revision(3), RegionKey::Placement(placed.instance), Some(RegionObject::Placement(placed)));
+    assert_eq!(choose(&state, &service(), &secrets(1), NodeId::new(3)), Ok(NodeId::new(2)));
+    assert!(may_be_told(&state, &service(), &secrets(1)));
+    assert!(!may_be_told(&state, &service(), &secrets(2)), "no instance has that version");
+    assert!(may_be_told(&state, &service(), &spec(64)));
 }
 
 #[test]

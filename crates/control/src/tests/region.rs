@@ -15,7 +15,7 @@ use insula_state::{
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
     NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, Revision,
-    ServiceSpec, codec,
+    ServiceSpec, UpdateSpec, codec,
 };
 use proptest::prelude::*;
 
@@ -46,11 +46,12 @@ pub(super) fn spec(tag: u64) -> ServiceSpec {
 }
 
 pub(super) fn definition(release: u64, scale: u32) -> RegionalDefinition {
-    let service = RegionalService { spec: spec(release), scale };
+    let service = RegionalService { spec: spec(release), scale: scale.into(), update: UpdateSpec::default() };
     RegionalDefinition {
         app: "shop".parse().expect("a name"),
         release: ReleaseNumber(release),
         services: BTreeMap::from([("web".parse().expect("a name"), service)]),
+        again_of: None,
     }
 }
 
@@ -65,6 +66,11 @@ pub(super) struct Plain {
 impl Plain {
     /// Nodes 1 to `nodes`: odd ones in fra1, even ones in fra2.
     pub(super) fn new(nodes: u64) -> Self {
+        Self::of_version(nodes, "test")
+    }
+
+    pub(super) fn of_version(nodes: u64, version: &str) -> Self {
+        let node = |id, datacenter| Node { version: version.to_owned(), ..node(id, datacenter) };
         let replica = Replica::new();
         let mut plain = Self { machine: Machine::new(Arc::clone(&replica)), replica, requests: 0 };
         let meta = RegionMeta {
@@ -105,14 +111,19 @@ pub(super) struct World {
     rng: Rng,
     pub(super) off: BTreeSet<NodeId>,
     /// Instances whose checks fail.
-    sick: BTreeSet<InstanceId>,
+    pub(super) sick: BTreeSet<InstanceId>,
     /// Services with this command line never get ready.
-    broken: Option<u64>,
+    pub(super) broken: Option<u64>,
     /// Nodes whose data plane acknowledges nothing.
     mute: BTreeSet<NodeId>,
 }
 
 impl World {
+    /// A region whose programs know all commands.
+    pub(super) fn at_level(nodes: u64) -> Self {
+        Self { plain: Plain::of_version(nodes, &insula_state::LEVEL.mark("test")), ..Self::new(nodes) }
+    }
+
     pub(super) fn new(nodes: u64) -> Self {
         let now = Clock::simulated(0).now();
         Self {
@@ -165,10 +176,10 @@ impl World {
                 node,
                 phase: if runs { Phase::Running } else { Phase::Stopped },
                 is_ready: runs && !is_broken && !self.sick.contains(&placement.instance),
-                was_ready: runs,
+                was_ready: runs && !is_broken,
                 endpoints: BTreeMap::new(),
-                restarts: 0,
-                message: String::new(),
+                restarts: if is_broken { 3 } else { 0 },
+                message: if is_broken { "ended with exit code 1".to_owned() } else { String::new() },
                 since_ms: 0,
             }
         };

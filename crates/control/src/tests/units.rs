@@ -8,10 +8,14 @@ use std::{
 use insula_env::Clock;
 use insula_state::{
     Domain, GlobalState, RegionCommand, RegionState,
-    global::{App, ClusterMeta, GlobalKey, GlobalObject},
-    region::{RegionKey, RegionObject},
+    global::{App, ClusterMeta, GlobalKey, GlobalObject, SealedValue, Secret},
+    region::{RegionKey, RegionMeta, RegionObject},
 };
-use insula_types::{AppName, ClusterId, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal, Revision};
+use insula_types::{
+    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal,
+    Revision, SecretName,
+};
+use serde_bytes::ByteBuf;
 
 use super::region::{definition, node, spec};
 use crate::{DEAD_AFTER, LeaseTable, derive, lease, voters::shall_hand_over};
@@ -61,8 +65,8 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
         let app: AppName = name.parse().expect("a name");
         let services = BTreeMap::from([("web".parse().expect("a name"), spec(*release))]);
         let number = ReleaseNumber(*release);
-        let made = Release { number, services, created_ms: 0 };
-        let scale = BTreeMap::from([("web".parse().expect("a name"), *scale)]);
+        let made = Release { number, services, ..Release::default() };
+        let scale = BTreeMap::from([("web".parse().expect("a name"), (*scale).into())]);
         let key = GlobalKey::Release((app.clone(), number));
         state.absorb(Revision(1), key, Some(GlobalObject::Release(made)));
         let object = App::new(app.clone(), number, scale);
@@ -84,6 +88,30 @@ fn definitions_follow_the_world() {
     assert_eq!(derive::reconcile(&global(&[("shop", 2, 5)]), &region), [newer]);
     assert_eq!(derive::reconcile(&global(&[]), &region), [RegionCommand::RemoveDefinition { app: shop.app }]);
     assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
+}
+
+#[test]
+fn what_files_contain_comes_with_the_definition_once() {
+    let app: AppName = "shop".parse().expect("a name");
+    let file = |path: &str, content| FileSpec { path: path.to_owned(), mode: 0o644, content: ContentHash::of(content) };
+    let mut definition = definition(1, 3);
+    for service in definition.services.values_mut() {
+        service.spec.files = vec![file("/etc/a", "one"), file("/etc/b", "two")];
+    }
+    let mut global = global(&[("shop", 1, 3)]);
+    let number = ReleaseNumber(1);
+    let services = definition.services.iter().map(|(name, service)| (name.clone(), service.spec.clone())).collect();
+    let made = Release { number, services, ..Release::default() };
+    global.absorb(Revision(2), GlobalKey::Release((app.clone(), number)), Some(GlobalObject::Release(made)));
+    let mut region = RegionState::default();
+    let key = (app.clone(), ContentHash::of("one"));
+    region.absorb(Revision(1), RegionKey::Content(key), Some(RegionObject::Content("one".into())));
+    assert_eq!(derive::reconcile(&global, &region), [], "this copy does not know the other one yet");
+    let key = (app, ContentHash::of("two"));
+    global.absorb(Revision(2), GlobalKey::Content(key), Some(GlobalObject::Content("two".into())));
+    let contents = BTreeMap::from([(ContentHash::of("two"), "two".to_owned())]);
+    let command = RegionCommand::SetDefinitionWith { definition, contents, secrets: vec![] };
+    assert_eq!(derive::reconcile(&global, &region), [command]);
 }
 
 #[test]
@@ -149,4 +177,34 @@ fn a_voter_that_is_gone_or_long_dead_is_replaced() {
     let two_down = region(&nodes, &[(3, 1), (5, 1)]);
     assert_eq!(wanted(&two_down, [1, 3, 4], dead), None, "nobody can take its place");
     assert_eq!(wanted(&two_down, [1, 3, 5], dead), Some(vec![1, 3, 4]), "one can");
+}
+
+#[test]
+fn secrets_come_with_the_definition_sealed_for_this_region() {
+    let (app, name) = ("shop".parse::<AppName>().expect("a name"), "KEY".parse::<SecretName>().expect("a name"));
+    let mut definition = definition(1, 3);
+    for service in definition.services.values_mut() {
+        service.spec.secrets = BTreeMap::from([(name.clone(), 2)]);
+    }
+    let mut global = global(&[("shop", 1, 3)]);
+    let number = ReleaseNumber(1);
+    let services = definition.services.iter().map(|(name, service)| (name.clone(), service.spec.clone())).collect();
+    let made = Release { number, services, ..Release::default() };
+    global.absorb(Revision(2), GlobalKey::Release((app.clone(), number)), Some(GlobalObject::Release(made)));
+    let mut region = RegionState::default();
+    let own = "fra".parse().expect("a name");
+    let meta = RegionMeta { cluster: ClusterId::new(1), region: own, incarnation: Incarnation(1) };
+    region.absorb(Revision(1), RegionKey::Meta, Some(RegionObject::Meta(meta)));
+    assert_eq!(derive::reconcile(&global, &region), [], "this copy does not know the value yet");
+    let sealed = |byte| {
+        let regions =
+            [("fra", byte), ("was", 9)].map(|(region, byte)| (region.parse().expect("a name"), ByteBuf::from([byte])));
+        SealedValue { sealed: regions.into(), set_ms: 0, by: String::new() }
+    };
+    let secret = Secret { last: 3, versions: BTreeMap::from([(2, sealed(2)), (3, sealed(3))]) };
+    let key = GlobalKey::Secret((app, name.clone()));
+    global.absorb(Revision(2), key, Some(GlobalObject::Secret(secret)));
+    let secrets = vec![(name, 2, ByteBuf::from([2]))];
+    let command = RegionCommand::SetDefinitionWith { definition, contents: BTreeMap::new(), secrets };
+    assert_eq!(derive::reconcile(&global, &region), [command]);
 }

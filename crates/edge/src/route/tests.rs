@@ -50,13 +50,15 @@ fn hosts_are_compared_without_case_port_and_final_dot() {
     let of = |uri: &str, hosts: &[&str], version| {
         let headers =
             hosts.iter().map(|h| (header::HOST, HeaderValue::from_bytes(h.as_bytes()).unwrap())).collect::<HeaderMap>();
-        host(&uri.parse().unwrap(), &headers, version)
+        host(&uri.parse().unwrap(), &headers, version).map(Cow::into_owned)
     };
     let v11 = Version::HTTP_11;
     assert_eq!(of("/", &["Shop.Example:8080"], v11).as_deref(), Ok("shop.example"));
     assert_eq!(of("/", &["shop.example."], v11).as_deref(), Ok("shop.example"));
     assert_eq!(of("/", &["[2001:DB8::1]:80"], v11).as_deref(), Ok("[2001:db8::1]"));
-    assert_eq!(of("http://A.example/x", &["b.example"], v11).as_deref(), Ok("a.example"));
+    assert_eq!(of("http://A.example/x", &["a.example:80"], v11).as_deref(), Ok("a.example"));
+    assert_eq!(of("http://a.example/x", &[], Version::HTTP_10).as_deref(), Ok("a.example"));
+    assert_eq!(of("http://a.example/x", &["b.example"], v11), Err(HostError::Differs));
     assert_eq!(of("/", &[], v11), Err(HostError::Missing));
     assert_eq!(of("/", &[], Version::HTTP_10), Err(HostError::Missing));
     assert_eq!(of("/", &["a.example", "a.example"], v11), Err(HostError::Several));

@@ -29,6 +29,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Length of `/big`: more than all buffers on the way take.
+pub const BIG_BYTES: usize = 64 << 20;
 pub const LIMIT: Duration = Duration::from_secs(30);
 pub const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -103,6 +105,8 @@ pub struct Instance {
     pub env: Env,
     pub address: SocketAddr,
     pub seen: Arc<Mutex<Vec<Seen>>>,
+    /// Connections that are open.
+    pub open: Arc<AtomicU64>,
 }
 
 impl Instance {
@@ -111,16 +115,19 @@ impl Instance {
         let listener = net::bind(LOCALHOST).await.expect("bind");
         let address = listener.local_addr().expect("address");
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
-        let (tasks, kept) = (env.tasks.clone(), Arc::clone(&seen));
+        let open = Arc::<AtomicU64>::default();
+        let (tasks, kept, counted) = (env.tasks.clone(), Arc::clone(&seen), Arc::clone(&open));
         env.tasks.spawn("instance", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let kept = Arc::clone(&kept);
+                let (kept, counted) = (Arc::clone(&kept), Arc::clone(&counted));
+                counted.fetch_add(1, Ordering::Relaxed);
                 tasks.spawn("connection", async move {
                     converse(stream, number, kept).await.ok();
+                    counted.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { number, env, address, seen }
+        Self { number, env, address, seen, open }
     }
 
     /// Ends it as SIGKILL does: listener and connections are gone at once.
@@ -150,6 +157,12 @@ async fn converse(mut stream: TcpStream, number: u64, kept: Arc<Mutex<Vec<Seen>>
         let lower = head.to_ascii_lowercase();
         let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
         let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
+        if path == "/eager" {
+            stream
+                .write_all(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .await?;
+            return stream.shutdown().await;
+        }
         if path == "/die" {
             kept.lock().push(Seen { head, body });
             return Ok(());
@@ -189,6 +202,18 @@ async fn converse(mut stream: TcpStream, number: u64, kept: Arc<Mutex<Vec<Seen>>
                 return Ok(());
             }
             "/early" => "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            "/once" => {
+                let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+                return stream.write_all(reply.as_bytes()).await;
+            }
+            "/bad" if number == 1 => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            "/big" => {
+                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BIG_BYTES}\r\n\r\n").as_bytes()).await?;
+                for _ in 0..BIG_BYTES >> 20 {
+                    stream.write_all(&vec![b'x'; 1 << 20]).await?;
+                }
+                continue;
+            }
             "/empty" => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
             "/unmodified" => "HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\n\r\n".to_owned(),
             "/rubbish" => "this is not HTTP\r\n\r\n".to_owned(),
@@ -289,6 +314,7 @@ impl World {
                     is_ready: true,
                     was_ready: true,
                     is_draining: false,
+                    is_first: false,
                     ports: BTreeMap::from([(port(), 80)]),
                     endpoints: BTreeMap::new(),
                 };

@@ -48,6 +48,7 @@ const TABLE: &[(u16, &str)] = &[
     (MakeSnapshot::ID, "yyrnnnr"),
     (RestoreSnapshot::ID, "yyrnnnr"),
     (RemoveSnapshot::ID, "yyrnnnr"),
+    (OpenSecrets::ID, "yyrnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {

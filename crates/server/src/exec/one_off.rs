@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use insula_agent::Secrets;
 use insula_api::{ExecFar, ExecSession};
-use insula_container::{Exec, ImageRef, InstanceConfig, Runtime};
+use insula_container::{Contents, Exec, ImageRef, InstanceConfig, Runtime};
 use insula_control::one_off;
 use insula_env::clock;
 use insula_rpc::{Code, Status, StreamSink};
 use insula_telemetry::chain;
-use insula_types::{ExecOutput, ExecSpec, InstanceId, NodeId, ReleaseNumber, ServiceRef, ServiceSpec};
+use insula_types::{ExecOutput, ExecSpec, InstanceId, NodeId, ReleaseNumber, SecretValues, ServiceRef, ServiceSpec};
 use tokio::sync::mpsc;
 
 use super::{Execs, Inbox, pump, refused, send};
@@ -90,8 +91,23 @@ impl Execs {
             pulled.map_err(late)?.map_err(|error| refused(&error))?;
         }
         let node = self.labels.clone();
-        let config = InstanceConfig { instance, service: service.clone(), release, spec: wanted, node, slot: None };
+        let contents = self.contents(service, &wanted).await?;
+        let service = service.clone();
+        let config = InstanceConfig { instance, service, release, spec: wanted, node, slot: None, contents };
         self.runtime.run(&config, spec).await.map_err(|error| refused(&error))
+    }
+
+    /// What is in the files of a service, as this node knows it, and its secrets.
+    async fn contents(&self, service: &ServiceRef, spec: &ServiceSpec) -> Result<Contents, Status> {
+        let files = self.region.read(|region| {
+            let of = |hash| Some((hash, region.contents.get(&(service.app.clone(), hash))?.as_str().into()));
+            spec.files.iter().filter_map(|file| of(file.content)).collect()
+        });
+        let secrets = match spec.secrets.is_empty() {
+            true => SecretValues::new(),
+            false => self.secrets.open(&service.app, &spec.secrets).await.map_err(Status::internal)?,
+        };
+        Ok(Contents { files, secrets })
     }
 
     /// A service as this node knows it, which has room for one more instance, and an id that no other has.

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
-    wire::{App, AppStatus, AppSummary, Deleted, DeployAnswer, ImageCopies, List, Scaled, ServiceStatus, Versioned},
+    wire::{
+        App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, Scaled,
+        ServiceStatus, Versioned,
+    },
 };
 use insula_container::{Error, ImageRef};
-use insula_state::{GlobalCommand, GlobalState, global::GlobalReply};
+use insula_control::each_node;
+use insula_state::{GlobalCommand, GlobalState, RegionState, global::GlobalReply};
 use insula_types::{
-    AppDefinition, AppName, Desired, Phase, Placement, ReleaseNumber, ServiceDefinition, ServiceName, ServiceRef,
-    ServiceSpec,
+    AppDefinition, AppName, Desired, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Scale,
+    SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
 };
 
-use super::NodeApi;
+use super::{NodeApi, releases::deployment};
 use crate::images::Copies;
 
 /// Most problems told with a status.
@@ -30,24 +34,38 @@ pub(super) fn no_such_service(service: &ServiceRef) -> Problem {
 
 /// The definition that runs, as the global state has it.
 fn definition(state: &GlobalState, name: &AppName) -> Option<AppDefinition> {
+    definition_of(state, name, state.apps.get(name)?.release)
+}
+
+/// The definition of a release, with the scale that the app has now.
+pub(super) fn definition_of(state: &GlobalState, name: &AppName, number: ReleaseNumber) -> Option<AppDefinition> {
     let app = state.apps.get(name)?;
-    let release = state.current_release(name)?;
+    let release = state.releases.get(&(name.clone(), number))?;
     let service = |(name, spec): (&ServiceName, &ServiceSpec)| {
-        (name.clone(), ServiceDefinition { spec: spec.clone(), scale: app.scale.get(name).copied() })
+        let update = release.update_of(name);
+        (name.clone(), ServiceDefinition { spec: spec.clone(), scale: app.scale.get(name).copied(), update })
     };
-    Some(AppDefinition { app: name.clone(), services: release.services.iter().map(service).collect() })
+    let files = release.services.values().flat_map(|spec| &spec.files);
+    let content = |hash| Some((hash, state.contents.get(&(name.clone(), hash))?.clone()));
+    Some(AppDefinition {
+        app: name.clone(),
+        services: release.services.iter().map(service).collect(),
+        contents: files.filter_map(|file| content(file.content)).collect(),
+    })
 }
 
 impl NodeApi {
     pub(super) fn list_apps(&self) -> List<AppSummary> {
-        let ready = self.region.read(|region| {
+        let (ready, on_each_node) = self.region.read(|region| {
             let mut ready = BTreeMap::<AppName, u32>::new();
             for status in region.statuses.values().filter(|status| status.is_ready) {
                 if let Some(placement) = region.placements.get(&status.instance) {
                     *ready.entry(placement.service.app.clone()).or_default() += 1;
                 }
             }
-            ready
+            let counts =
+                region.definitions.iter().map(|(app, definition)| (app.clone(), on_each_node(region, definition)));
+            (ready, counts.collect::<BTreeMap<_, _>>())
         });
         self.global.replica().read_at(|global, revision| {
             let summary = |app: &insula_state::global::App| {
@@ -59,7 +77,8 @@ impl NodeApi {
                     name: app.name.clone(),
                     release: app.release,
                     services: app.scale.len() as u32,
-                    wanted: app.scale.values().sum(),
+                    wanted: app.scale.values().filter_map(|scale| scale.count()).sum::<u32>()
+                        + on_each_node.get(&app.name).copied().unwrap_or_default(),
                     ready: ready.get(&app.name).copied().unwrap_or_default(),
                     hosts,
                     released_ms: release.map_or(0, |release| release.created_ms),
@@ -90,21 +109,29 @@ impl NodeApi {
         let (current, previous, revision) = self.global.replica().read_at(|global, revision| {
             (definition(global, &app), global.apps.get(&app).map(|app| app.release), revision)
         });
-        let changes = changes(current.as_ref(), &wanted);
+        refuse_each_node_with_volumes(current.as_ref(), &wanted)?;
+        let mut changes = changes(current.as_ref(), &wanted);
+        let pinned = self.pinned(&wanted)?;
+        changes.extend(secret_changes(current.as_ref(), &pinned));
         let answer = |release, is_plan| DeployAnswer { app: app.clone(), release, previous, changes, is_plan };
         if request.is_plan {
             let is_new = current.is_none_or(|current| {
-                let specs = |definition: &AppDefinition| -> Vec<_> {
-                    definition.services.iter().map(|(name, service)| (name.clone(), service.spec.clone())).collect()
-                };
-                specs(&current) != specs(&wanted)
+                let before = current.services.iter().map(|(name, one)| (name, &one.spec, &one.update));
+                let after = wanted
+                    .services
+                    .iter()
+                    .map(|(name, one)| (name, pinned.get(name).unwrap_or(&one.spec), &one.update));
+                !before.eq(after)
             });
             let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
             return Ok(Versioned { revision, value: answer(release, true) });
         }
         let scale = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.scale?))).collect();
+        let updates = wanted.services.iter().filter(|(_, service)| !service.update.is_usual());
+        let updates = updates.map(|(name, service)| (name.clone(), service.update.clone())).collect();
         let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
-        let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect: request.expected };
+        let (expect, contents) = (request.expected, wanted.contents);
+        let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents };
         let committed = self.change(&self.global, request.request, &command).await.map_err(|mut problem| {
             // The state knows conflicts of two kinds only by their words; a caller wants to tell them apart.
             if problem.code == Code::Conflict {
@@ -117,8 +144,19 @@ impl NodeApi {
             GlobalReply::Deployed { release, .. } => {
                 Ok(Versioned { revision: committed.revision, value: answer(release, false) })
             }
-            GlobalReply::Done => Err(Problem::new(Code::Internal, "a deploy was answered like another command")),
+            GlobalReply::Done | GlobalReply::SecretSet { .. } => {
+                Err(Problem::new(Code::Internal, "a deploy was answered like another command"))
+            }
         }
+    }
+
+    /// The services as a release of now would have them.
+    fn pinned(&self, wanted: &AppDefinition) -> Answer<BTreeMap<ServiceName, ServiceSpec>> {
+        let services = wanted.services.iter().map(|(name, service)| (name.clone(), service.spec.clone()));
+        let mut services = services.collect();
+        let pinned = self.global.read(|global| global.pin_secrets(&wanted.app, &mut services));
+        pinned.map_err(|why| Problem::new(Code::InvalidRequest, why.message))?;
+        Ok(services)
     }
 
     pub(super) async fn remove_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
@@ -143,6 +181,12 @@ impl NodeApi {
         let previous = previous
             .ok_or_else(|| no_such_app(&app))?
             .ok_or_else(|| no_such_service(&ServiceRef::new(app.clone(), service.clone())))?;
+        if request.scale == Scale::EachNode {
+            let spec = self.global.read(|global| global.current_release(&app)?.services.get(&service).cloned());
+            if let Some(why) = spec.as_ref().and_then(refuse_each_node) {
+                return Err(Problem::new(Code::InvalidDefinition, format!("{app}/{service}: {why}")));
+            }
+        }
         let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
         let committed = self.change(&self.global, request.request, &command).await?;
         let value = Scaled { app, service, previous, scale: request.scale };
@@ -175,9 +219,14 @@ impl NodeApi {
                 let of_release = |placement: &&Placement| wanted.is_some_and(|wanted| wanted.spec == placement.spec);
                 let ready = |placement: &&Placement| status(placement).is_some_and(|status| status.is_ready);
                 let running = |placement: &&Placement| status(placement).is_some_and(|s| s.phase == Phase::Running);
+                let on_each_node = || {
+                    let name = ServiceRef::new(name.clone(), service.clone());
+                    wanted.map_or(0, |wanted| each_node::wanted(region, &name, &wanted.spec) as u32)
+                };
                 ServiceStatus {
                     service: service.clone(),
-                    scale: *scale,
+                    scale: scale.count().unwrap_or_else(on_each_node),
+                    is_each_node: *scale == Scale::EachNode,
                     running: of_service().filter(running).count() as u32,
                     ready: of_service().filter(ready).count() as u32,
                     ready_of_release: of_service().filter(of_release).filter(ready).count() as u32,
@@ -193,13 +242,52 @@ impl NodeApi {
             let missing = region.events.values().rev().find(|event| {
                 event.app.as_ref() == Some(name) && event.kind == insula_state::event::EventKind::Unplaceable
             });
-            let short = services.iter().any(|service| service.running < service.scale);
+            let short = services
+                .iter()
+                .any(|service| service.running < service.scale || service.is_each_node && service.scale == 0);
             let missing = missing.filter(|_| short).map(|event| event.text.clone());
             let problems = words.chain(missing).take(PROBLEMS_MAX).collect();
-            let value = AppStatus { app: name.clone(), release: app.release, services, images, problems };
+            let deployment = deployment(region, name);
+            let value = AppStatus { app: name.clone(), release: app.release, services, images, problems, deployment };
             Ok(Versioned { revision, value })
         })
     }
+}
+
+/// Instances of an app that run one on each node.
+fn on_each_node(region: &RegionState, definition: &RegionalDefinition) -> u32 {
+    let of_service = |(name, service): (&ServiceName, &RegionalService)| {
+        let name = ServiceRef::new(definition.app.clone(), name.clone());
+        each_node::wanted(region, &name, &service.spec) as u32
+    };
+    definition.services.iter().filter(|(_, service)| service.scale == Scale::EachNode).map(of_service).sum()
+}
+
+/// A definition that leaves a scale open keeps the one that is, which may not suit what it says now.
+fn refuse_each_node_with_volumes(current: Option<&AppDefinition>, wanted: &AppDefinition) -> Answer<()> {
+    for (name, service) in &wanted.services {
+        let kept = current.and_then(|current| current.services.get(name)).and_then(|service| service.scale);
+        if let Some(why) = refuse_each_node(&service.spec).filter(|_| service.scale.or(kept) == Some(Scale::EachNode)) {
+            return Err(Problem::new(Code::InvalidDefinition, format!("services.{name}.scale: {why}")));
+        }
+    }
+    Ok(())
+}
+
+/// Secrets that services have before and after, in another version.
+fn secret_changes(current: Option<&AppDefinition>, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (service, spec) in pinned {
+        let before = current.and_then(|current| current.services.get(service)).map(|service| &service.spec.secrets);
+        for (name, version) in &spec.secrets {
+            if let Some(old) = before.and_then(|before| before.get(name)).filter(|old| *old != version) {
+                let path = format!("services.{service}.secrets.{name}");
+                let said = |version: &SecretVersion| format!("version {version}").into();
+                changes.push(Change { path, kind: ChangeKind::Changed, from: said(old), to: said(version) });
+            }
+        }
+    }
+    changes
 }
 
 /// The definition with each image by its one full name, `registry/repository@digest`: short names and tags beside a digest are

@@ -73,6 +73,7 @@ impl NodeApi {
             allocated: used,
             instances,
             runtimes: region.runtimes.get(&node.id).into_iter().flatten().cloned().collect(),
+            labels: region.labels.get(&node.id).cloned().unwrap_or_default(),
             version: node.program().to_owned(),
             joined_ms: node.joined_ms,
         }

@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use insula_api::wire::{Check, Doctor, Grade, Task};
 use insula_catalog::link::TaskReport;
+use insula_container::NodeRuntime;
 use insula_env::clock;
 use insula_raft::GroupState;
 use insula_state::{Domain, LEVEL};
@@ -33,7 +34,7 @@ impl NodeApi {
             self.certificate_check(),
             doctor::clock(*self.clock_ahead_ms.borrow()),
             self.disk_check(),
-            doctor::kernel(&kernel(self.census.runtime.has_users())),
+            doctor::kernel(&kernel(&self.census.runtime)),
             leftovers,
         ];
         checks.extend(self.level_check());
@@ -116,7 +117,7 @@ impl NodeApi {
     }
 }
 
-fn kernel(has_users: bool) -> Kernel {
+fn kernel(runtime: &NodeRuntime) -> Kernel {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     Kernel {
@@ -127,7 +128,8 @@ fn kernel(has_users: bool) -> Kernel {
         is_forwarding: read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
         has_nft: std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|at| at.join("nft").is_file())),
-        has_users,
+        has_users: runtime.has_users(),
+        has_bounded_layers: runtime.has_bounded_layers(),
         open_files: limit.unwrap_or(u64::MAX),
     }
 }

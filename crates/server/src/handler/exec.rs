@@ -20,6 +20,13 @@ impl NodeApi {
                 let why = format!("{service} runs as a plain process: only containers get one-off instances");
                 return Err(Problem::new(Code::Conflict, why));
             }
+            if !one_off::may_be_told(region, &service, &wanted.spec) {
+                let why = format!(
+                    "secrets are opened on nodes alone where an instance that has them is placed, and none of {service} is: \
+                     scale it up, or wait until its new release is placed"
+                );
+                return Err(Problem::new(Code::Conflict, why));
+            }
             one_off::choose(region, &service, &wanted.spec, self.node)
                 .map_err(|error| Problem::new(Code::Busy, error.to_string()))
         })?;

@@ -1,11 +1,17 @@
 //! Decides on global commands.
 
+mod contents;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_types::{Agreed, AppName, RegionName, Release, ReleaseNumber, RouteSpec, ServiceName, ServiceSpec};
+use insula_types::{
+    Agreed, AppName, ContentHash, RegionName, Release, ReleaseNumber, RouteSpec, Scale, ServiceName, ServiceSpec,
+    UpdateSpec,
+};
 
 use super::{
-    ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region, root,
+    ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region,
+    ReleaseOutcome, root, secret,
 };
 use crate::{Changes, Domain, Rejection};
 
@@ -31,7 +37,11 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, region, agreed } => self.init(meta, region, agreed.as_ref()),
             C::SetRegionLevel { region, agreed } => self.set_region_level(region, agreed),
-            C::Deploy { app, services, scale, expect } => self.deploy(app, services, scale, *expect),
+            C::Deploy { app, services, scale, expect, updates, contents } => {
+                self.deploy(app, (services, contents), scale, *expect, updates)
+            }
+            C::Rollback { app, to, from, why } => self.roll_back(app, *to, *from, why),
+            C::ReportOutcome { app, release, region, outcome } => self.report_outcome(app, *release, region, outcome),
             C::Scale { app, service, scale } => self.scale(app, service, *scale),
             C::RemoveApp { app } => self.remove_app(app),
             C::PutApiToken(token) => self.put_api_token(token),
@@ -42,6 +52,11 @@ impl<'a> Apply<'a> {
                 self.out.remove(GlobalKey::ApiToken(id.clone()));
                 Ok(GlobalReply::Done)
             }
+            C::SetSecret { app, name, sealed, by } => {
+                secret::set(self.state, self.at_ms, (app, name), (sealed, by), self.out)
+            }
+            C::RemoveSecret { app, name } => secret::remove(self.state, app, name, self.out),
+            C::SetSealingKey { region, key } => secret::set_key(self.state, region, key, self.out),
             C::AddRoot { .. } | C::ActivateRoot { .. } | C::RetireRoot { .. } | C::SetRegionAuthority { .. } => {
                 root::decide(self.state, self.at_ms, command, self.out)
             }
@@ -83,9 +98,10 @@ impl<'a> Apply<'a> {
     fn deploy(
         &mut self,
         name: &AppName,
-        services: &BTreeMap<ServiceName, ServiceSpec>,
-        scale: &BTreeMap<ServiceName, u32>,
+        (services, contents): (&BTreeMap<ServiceName, ServiceSpec>, &BTreeMap<ContentHash, String>),
+        scale: &BTreeMap<ServiceName, Scale>,
         expect: Option<ReleaseNumber>,
+        updates: &BTreeMap<ServiceName, UpdateSpec>,
     ) -> Decision {
         let present = self.state.apps.get(name);
         let running = present.map(|app| app.release);
@@ -96,25 +112,39 @@ impl<'a> Apply<'a> {
                 "{name} is at release {found}, not {expected}: look at what changed and deploy again"
             )));
         }
+        let mut services = services.clone();
+        self.state.pin_secrets(name, &mut services)?;
+        let services = &services;
         let claims = self.claims(name, services)?;
-        let mut scales: BTreeMap<ServiceName, u32> = services.keys().map(|service| (service.clone(), 1)).collect();
+        let mut scales: BTreeMap<ServiceName, Scale> =
+            services.keys().map(|service| (service.clone(), Scale::Count(1))).collect();
         let kept = present.into_iter().flat_map(|app| &app.scale).chain(scale);
         for (service, count) in kept {
             if let Some(slot) = scales.get_mut(service) {
                 *slot = *count;
             }
         }
-        let same = self.state.current_release(name).is_some_and(|release| release.services == *services);
+        let is_same = |release: &Release| release.services == *services && release.updates == *updates;
+        let same = self.state.current_release(name).is_some_and(is_same);
         if same && present.is_some_and(|app| app.scale == scales) {
             return Ok(GlobalReply::Deployed { release: running.unwrap_or_default(), is_new: false });
         }
         let last = running.or_else(|| self.state.removed.get(name).copied()).unwrap_or_default();
         let number = if same { last } else { ReleaseNumber(last.0 + 1) };
         if !same {
-            let release = Release { number, services: services.clone(), created_ms: self.at_ms };
-            self.out.put(GlobalKey::Release((name.clone(), number)), GlobalObject::Release(release));
-            self.move_claims(name, claims);
-            self.forget_old_releases(name);
+            self.keep_contents(name, services, contents)?;
+            self.put_release(
+                name,
+                claims,
+                Release {
+                    number,
+                    services: services.clone(),
+                    created_ms: self.at_ms,
+                    updates: updates.clone(),
+                    again_of: None,
+                    why: String::new(),
+                },
+            );
         }
         let app = App::new(name.clone(), number, scales);
         #[cfg(feature = "upgrade-probe")]
@@ -124,6 +154,63 @@ impl<'a> Apply<'a> {
             self.out.remove(GlobalKey::Removed(name.clone()));
         }
         Ok(GlobalReply::Deployed { release: number, is_new: !same })
+    }
+
+    fn put_release(&mut self, name: &AppName, claims: BTreeSet<RouteSpec>, release: Release) {
+        self.move_claims(name, claims);
+        let kept = self.forget_old_releases(name);
+        self.forget_contents(name, &kept, release.services.values());
+        secret::forget(self.state, name, &kept, release.services.values(), self.out);
+        self.out.put(GlobalKey::Release((name.clone(), release.number)), GlobalObject::Release(release));
+    }
+
+    fn roll_back(&mut self, name: &AppName, to: ReleaseNumber, from: ReleaseNumber, why: &str) -> Decision {
+        let app = self.app(name)?;
+        if app.release != from {
+            return Err(Rejection::conflict(format!(
+                "{name} is at release {}, not {from}: look at what changed and try again",
+                app.release
+            )));
+        }
+        let Some(before) = self.state.releases.get(&(name.clone(), to)) else {
+            let known: Vec<_> = self.state.numbers(name).into_iter().map(|number| number.to_string()).collect();
+            return Err(Rejection::not_found(format!("{name} has no release {to}; there are {}", known.join(", "))));
+        };
+        let is_this = |now: &Release| now.services == before.services && now.updates == before.updates;
+        if self.state.current_release(name).is_some_and(is_this) {
+            return Ok(GlobalReply::Deployed { release: from, is_new: false });
+        }
+        let claims = self.claims(name, &before.services)?;
+        let kept = |service: &ServiceName| app.scale.get(service).copied().unwrap_or(Scale::Count(1));
+        let scale = before.services.keys().map(|service| (service.clone(), kept(service))).collect();
+        let number = ReleaseNumber(from.0 + 1);
+        let first = before.again_of.unwrap_or(to);
+        let release =
+            Release { number, created_ms: self.at_ms, again_of: Some(first), why: why.to_owned(), ..before.clone() };
+        self.put_release(name, claims, release);
+        let changed = App { release: number, scale, ..app.clone() };
+        self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(changed));
+        Ok(GlobalReply::Deployed { release: number, is_new: true })
+    }
+
+    fn report_outcome(
+        &mut self,
+        name: &AppName,
+        release: ReleaseNumber,
+        region: &RegionName,
+        outcome: &ReleaseOutcome,
+    ) -> Decision {
+        let id = (name.clone(), release);
+        if !self.state.releases.contains(&id) || !self.state.regions.contains(region) {
+            return Ok(GlobalReply::Done);
+        }
+        let mut regions = self.state.outcomes.get(&id).cloned().unwrap_or_default();
+        let is_known = |known: &ReleaseOutcome| (known.state, &known.why) == (outcome.state, &outcome.why);
+        if !regions.get(region).is_some_and(is_known) {
+            regions.insert(region.clone(), ReleaseOutcome { at_ms: self.at_ms, ..outcome.clone() });
+            self.out.put(GlobalKey::Outcome(id), GlobalObject::Outcome(regions));
+        }
+        Ok(GlobalReply::Done)
     }
 
     /// The hosts and paths that these services want; a conflict when another app has one of them.
@@ -155,18 +242,22 @@ impl<'a> Apply<'a> {
         }
     }
 
-    fn releases(&self, name: &AppName) -> impl Iterator<Item = ReleaseNumber> {
-        let first = (name.clone(), ReleaseNumber(0));
-        let name = name.clone();
-        self.state.releases.from(first).take_while(move |((app, _), ..)| *app == name).map(|((_, number), ..)| *number)
+    /// Makes room for one more release. Returns those that stay.
+    fn forget_old_releases(&mut self, name: &AppName) -> Vec<ReleaseNumber> {
+        let mut numbers = self.state.numbers(name);
+        let excess = (numbers.len() + 1).saturating_sub(RELEASES_MAX);
+        for number in numbers.drain(..excess) {
+            self.forget_release(name, number);
+        }
+        numbers
     }
 
-    fn forget_old_releases(&mut self, name: &AppName) {
-        let numbers: Vec<_> = self.releases(name).collect();
-        let excess = (numbers.len() + 1).saturating_sub(RELEASES_MAX);
-        for number in numbers.into_iter().take(excess) {
-            self.out.remove(GlobalKey::Release((name.clone(), number)));
+    fn forget_release(&mut self, name: &AppName, number: ReleaseNumber) {
+        let id = (name.clone(), number);
+        if self.state.outcomes.contains(&id) {
+            self.out.remove(GlobalKey::Outcome(id.clone()));
         }
+        self.out.remove(GlobalKey::Release(id));
     }
 
     fn app(&self, name: &AppName) -> Result<&'a App, Rejection> {
@@ -174,7 +265,7 @@ impl<'a> Apply<'a> {
         state.apps.get(name).ok_or_else(|| Rejection::not_found(format!("there is no app {name}")))
     }
 
-    fn scale(&mut self, name: &AppName, service: &ServiceName, scale: u32) -> Decision {
+    fn scale(&mut self, name: &AppName, service: &ServiceName, scale: Scale) -> Decision {
         let mut app = self.app(name)?.clone();
         let Some(present) = app.scale.get_mut(service) else {
             let known: Vec<_> = app.scale.keys().map(ServiceName::as_str).collect();
@@ -189,11 +280,13 @@ impl<'a> Apply<'a> {
 
     fn remove_app(&mut self, name: &AppName) -> Decision {
         let last = self.app(name)?.release;
-        let numbers: Vec<_> = self.releases(name).collect();
+        let numbers: Vec<_> = self.state.numbers(name).into_iter().collect();
         for number in numbers {
-            self.out.remove(GlobalKey::Release((name.clone(), number)));
+            self.forget_release(name, number);
         }
+        secret::forget_all(self.state, name, self.out);
         self.move_claims(name, BTreeSet::new());
+        self.forget_contents(name, &[], std::iter::empty());
         self.out.remove(GlobalKey::App(name.clone()));
         self.out.put(GlobalKey::Removed(name.clone()), GlobalObject::Removed(last));
         Ok(GlobalReply::Done)

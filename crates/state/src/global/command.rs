@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use insula_types::{Agreed, AppName, Level, RegionName, ReleaseNumber, ServiceName, ServiceSpec};
+use insula_types::{
+    Agreed, AppName, ContentHash, Level, RegionName, ReleaseNumber, Scale, SecretName, SecretVersion, ServiceName,
+    ServiceSpec, UpdateSpec,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{ApiToken, ClusterMeta, TrustedRoot};
+use super::{ApiToken, ClusterMeta, ReleaseOutcome, TrustedRoot};
 
 /// A change of the global state. Variants are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +31,15 @@ pub enum GlobalCommand {
         /// All its services.
         services: BTreeMap<ServiceName, ServiceSpec>,
         /// Instances of services that have no scale yet, or a new one that the user wrote down.
-        scale: BTreeMap<ServiceName, u32>,
+        scale: BTreeMap<ServiceName, Scale>,
         /// The release that the user saw; another one now is a conflict.
         expect: Option<ReleaseNumber>,
+        /// How services go over to it, where they say.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        updates: BTreeMap<ServiceName, UpdateSpec>,
+        /// What is in the files of the services. What earlier releases had may be left out.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        contents: BTreeMap<ContentHash, String>,
     },
     /// Sets how many instances of a service run in each region.
     Scale {
@@ -39,7 +48,7 @@ pub enum GlobalCommand {
         /// The service.
         service: ServiceName,
         /// Instances.
-        scale: u32,
+        scale: Scale,
     },
     /// Removes an app with all its releases and claims.
     RemoveApp {
@@ -86,23 +95,75 @@ pub enum GlobalCommand {
         /// On what.
         agreed: Agreed,
     },
+    /// Makes a new release of what an earlier one was, as a whole, and lets it run. The scale stays.
+    Rollback {
+        /// The app.
+        app: AppName,
+        /// The release to go back to.
+        to: ReleaseNumber,
+        /// The release that is left; another one now is a conflict.
+        from: ReleaseNumber,
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// What became of a release in a region.
+    ReportOutcome {
+        /// The app.
+        app: AppName,
+        /// Its release; one that is forgotten already is passed over.
+        release: ReleaseNumber,
+        /// The region.
+        region: RegionName,
+        /// What became of it there.
+        outcome: ReleaseOutcome,
+    },
+    /// Gives a secret of an app a value, which counts from the next release on.
+    SetSecret {
+        /// The app, which need not be there yet.
+        app: AppName,
+        /// The secret.
+        name: SecretName,
+        /// The value, sealed to the key of each region.
+        sealed: BTreeMap<RegionName, ByteBuf>,
+        /// Who sets it, for people.
+        by: String,
+    },
+    /// Takes the values of a secret away. Refused while a release that may have to run needs it.
+    RemoveSecret {
+        /// The app.
+        app: AppName,
+        /// The secret.
+        name: SecretName,
+    },
+    /// Says to which public key the secrets of a region are sealed. Another one later is refused.
+    SetSealingKey {
+        /// Which region.
+        region: RegionName,
+        /// The key.
+        key: ByteBuf,
+    },
 }
 
 impl GlobalCommand {
     /// From which level on programs know it: with this value, fields included.
     pub fn level(&self) -> Level {
         match self {
-            Self::Deploy { services, .. } => services.values().map(ServiceSpec::level).max().unwrap_or(Level::FIRST),
-            Self::Init { .. }
-            | Self::Scale { .. }
-            | Self::RemoveApp { .. }
-            | Self::PutApiToken(_)
-            | Self::RemoveApiToken { .. } => Level::FIRST,
+            Self::Deploy { services, scale, updates, .. } => {
+                let of_scales = scale.values().map(|scale| scale.level());
+                let of_updates = if updates.is_empty() { Level::FIRST } else { Level(6) };
+                services.values().map(ServiceSpec::level).chain(of_scales).max().unwrap_or(Level::FIRST).max(of_updates)
+            }
+            Self::Scale { scale, .. } => scale.level(),
+            Self::Init { .. } | Self::RemoveApp { .. } | Self::PutApiToken(_) | Self::RemoveApiToken { .. } => {
+                Level::FIRST
+            }
             Self::AddRoot { .. }
             | Self::ActivateRoot { .. }
             | Self::RetireRoot { .. }
             | Self::SetRegionAuthority { .. }
             | Self::SetRegionLevel { .. } => Level(2),
+            Self::Rollback { .. } | Self::ReportOutcome { .. } => Level(6),
+            Self::SetSecret { .. } | Self::RemoveSecret { .. } | Self::SetSealingKey { .. } => Level(6),
         }
     }
 }
@@ -118,5 +179,10 @@ pub enum GlobalReply {
         release: ReleaseNumber,
         /// False when nothing had to change.
         is_new: bool,
+    },
+    /// The secret has a new value.
+    SecretSet {
+        /// Its version.
+        version: SecretVersion,
     },
 }

@@ -1,6 +1,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use insula_types::{AppName, ReleaseNumber, RequestId, RouteSpec, ServiceName, ServiceSpec, codec};
+use insula_types::{
+    AppName, ClusterId, ContentHash, FileSpec, Incarnation, Level, RegionName, Release, ReleaseNumber, RequestId,
+    RouteSpec, SecretName, ServiceName, ServiceSpec, codec,
+};
+use serde_bytes::ByteBuf;
 
 use super::*;
 use crate::{Machine, Outcome, RejectionCode, Replica, seal};
@@ -31,6 +35,8 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
         services: BTreeMap::from([(web(), spec)]),
         scale: BTreeMap::new(),
         expect: expect.map(ReleaseNumber),
+        updates: BTreeMap::new(),
+        contents: BTreeMap::new(),
     }
 }
 
@@ -47,6 +53,54 @@ impl World {
             codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
     }
+}
+
+/// `deploy` of a service with a file.
+fn with_file(content: &str) -> GlobalCommand {
+    let GlobalCommand::Deploy { app, mut services, scale, expect, .. } = deploy("shop", "a", "shop.example", None)
+    else {
+        unreachable!("it makes a deploy");
+    };
+    let hash = ContentHash::of(content);
+    let file = FileSpec { path: "/etc/a".into(), mode: 0o644, content: hash };
+    services.values_mut().for_each(|spec| spec.files = vec![file.clone()]);
+    GlobalCommand::Deploy {
+        app,
+        services,
+        scale,
+        expect,
+        updates: BTreeMap::new(),
+        contents: BTreeMap::from([(hash, content.into())]),
+    }
+}
+
+#[test]
+fn a_content_is_kept_once_while_a_release_names_it() {
+    let mut world = World::new();
+    let kept = |world: &World| world.replica.read(|state| state.contents.values().cloned().collect::<Vec<_>>());
+    assert_eq!(with_file("one").level(), Level(6));
+    let is_new = |reply| matches!(reply, GlobalReply::Deployed { is_new: true, .. });
+    assert!(is_new(world.run(&with_file("one")).expect("the first")));
+    assert!(!is_new(world.run(&with_file("one")).expect("the same again")));
+    assert!(is_new(world.run(&with_file("two")).expect("another content is another release")));
+    let mut back = with_file("one");
+    if let GlobalCommand::Deploy { contents, .. } = &mut back {
+        contents.clear();
+    }
+    assert!(is_new(world.run(&back).expect("it is kept, and need not be brought again")));
+    assert_eq!(kept(&world).len(), 2);
+
+    let mut damaged = with_file("three");
+    if let GlobalCommand::Deploy { contents, .. } = &mut damaged {
+        contents.values_mut().for_each(|content| content.push('x'));
+    }
+    assert_eq!(world.run(&damaged).expect_err("not what its name says").code, RejectionCode::Invalid);
+    for number in 0..19 {
+        world.run(&deploy("shop", &number.to_string(), "shop.example", None)).expect("another release");
+    }
+    assert_eq!(kept(&world), ["one"], "of the twenty releases that are kept, the first has it");
+    world.run(&GlobalCommand::RemoveApp { app: name("shop") }).expect("there");
+    assert!(kept(&world).is_empty());
 }
 
 #[test]
@@ -81,7 +135,7 @@ fn an_app_that_is_made_again_goes_on_counting() {
 fn releases_count_up_keep_the_scale_and_are_bounded() {
     let mut world = World::new();
     world.run(&deploy("shop", "v1", "h", None)).expect("first");
-    world.run(&GlobalCommand::Scale { app: name("shop"), service: web(), scale: 5 }).expect("there");
+    world.run(&GlobalCommand::Scale { app: name("shop"), service: web(), scale: 5.into() }).expect("there");
     let stale = world.run(&deploy("shop", "v2", "h", Some(9))).expect_err("another release was seen");
     assert_eq!(stale.code, RejectionCode::Conflict);
     for version in 2..40 {
@@ -89,12 +143,12 @@ fn releases_count_up_keep_the_scale_and_are_bounded() {
         assert_eq!(reply, GlobalReply::Deployed { release: ReleaseNumber(version), is_new: true });
     }
     world.replica.read(|state| {
-        assert_eq!(state.apps.get(&name("shop")).map(|app| app.scale[&web()]), Some(5));
+        assert_eq!(state.apps.get(&name("shop")).map(|app| app.scale[&web()]), Some(5.into()));
         assert_eq!(state.releases.len(), 20);
         assert_eq!(state.current_release(&name("shop")).map(|release| release.number), Some(ReleaseNumber(39)));
     });
     let unknown =
-        GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1 };
+        GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1.into() };
     assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
 }
 
@@ -111,9 +165,10 @@ fn an_app_reads_in_both_directions_across_a_new_field() {
         #[serde(default)]
         from_later_still: Option<String>,
     }
-    let ours = App::new(name("shop"), ReleaseNumber(3), [(web(), 2)].into());
+    let ours = App::new(name("shop"), ReleaseNumber(3), [(web(), 2.into())].into());
     let later: Later = codec::decode(&codec::encode(&ours)).expect("a field that is not there has its default");
     assert_eq!((later.release, later.deployed_ms, later.from_later_still.clone()), (ReleaseNumber(3), 0, None));
+    assert_eq!(later.scale[&web()], 2, "a number is written as ever");
     let later = Later { deployed_ms: 7, from_later_still: Some("x".to_owned()), ..later };
     let read: App = codec::decode(&codec::encode(&later)).expect("a field that is not known is passed over");
     assert_eq!((read.name, read.release, read.scale), (ours.name, ours.release, ours.scale));
@@ -181,4 +236,111 @@ fn the_present_release_of_an_app_and_the_one_before_are_live() {
     });
     let expected = [("blog", "only"), ("shop", "three"), ("shop", "two")];
     assert_eq!(live, expected.map(|(app, image)| (app.to_owned(), vec![image.to_owned()])));
+}
+
+#[test]
+fn a_scale_may_be_each_node_once_all_know_it() {
+    let mut world = World::new();
+    world.run(&deploy("shop", "v1", "h", None)).expect("free");
+    let each = GlobalCommand::Scale { app: name("shop"), service: web(), scale: Scale::EachNode };
+    assert_eq!(each.level(), Level(6));
+    world.run(&each).expect("there");
+    let seen = |world: &World| world.replica.read(|state| state.apps.get(&name("shop")).map(|app| app.scale[&web()]));
+    assert_eq!(seen(&world), Some(Scale::EachNode));
+    world.run(&deploy("shop", "v2", "h", None)).expect("ours");
+    assert_eq!(seen(&world), Some(Scale::EachNode), "a release keeps it");
+}
+
+/// `deploy` of a service with a secret.
+fn with_secret(image: &str) -> GlobalCommand {
+    let GlobalCommand::Deploy { app, mut services, scale, expect, updates, contents } =
+        deploy("shop", image, "a.example", None)
+    else {
+        unreachable!("it makes a deploy");
+    };
+    services.values_mut().for_each(|spec| spec.secrets = BTreeMap::from([(key(), 0)]));
+    GlobalCommand::Deploy { app, services, scale, expect, updates, contents }
+}
+
+fn key() -> SecretName {
+    "KEY".parse().expect("a name")
+}
+
+fn set_secret(value: u8) -> GlobalCommand {
+    let sealed = BTreeMap::from([("fra".parse().expect("a name"), ByteBuf::from([value]))]);
+    GlobalCommand::SetSecret { app: name("shop"), name: key(), sealed, by: "founder".into() }
+}
+
+/// A world with one region, which has a key to seal to.
+fn sealing() -> World {
+    let mut world = World::new();
+    let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
+    let region: RegionName = "fra".parse().expect("a name");
+    world.run(&GlobalCommand::Init { meta, region: region.clone(), agreed: None }).expect("empty");
+    let refused = world.run(&set_secret(1)).expect_err("nothing to seal to");
+    assert_eq!(refused.code, RejectionCode::Conflict);
+    let set = |key| GlobalCommand::SetSealingKey { region: region.clone(), key: ByteBuf::from([key]) };
+    world.run(&set(1)).expect("the first");
+    world.run(&set(1)).expect("the same");
+    assert_eq!(world.run(&set(2)).expect_err("another").code, RejectionCode::Conflict);
+    world
+}
+
+/// Which version of the secret the release that runs has.
+fn pinned(world: &World) -> Option<u32> {
+    let of = |release: &Release| release.services.get(&web())?.secrets.get(&key()).copied();
+    world.replica.read(|state| state.current_release(&name("shop")).and_then(of))
+}
+
+#[test]
+fn a_release_has_the_secrets_of_its_time() {
+    let mut world = sealing();
+    let refused = world.run(&with_secret("a")).expect_err("not set");
+    assert_eq!(refused.message, "there is no secret KEY: set it with `insula secrets set shop KEY`, then deploy again");
+    assert_eq!(world.run(&set_secret(1)), Ok(GlobalReply::SecretSet { version: 1 }), "before there is an app");
+    let is_new = |reply| matches!(reply, GlobalReply::Deployed { is_new: true, .. });
+    assert!(is_new(world.run(&with_secret("a")).expect("set")));
+    assert!(!is_new(world.run(&with_secret("a")).expect("the same again")));
+    assert_eq!(pinned(&world), Some(1));
+    assert_eq!(world.run(&set_secret(2)), Ok(GlobalReply::SecretSet { version: 2 }));
+    assert_eq!(pinned(&world), Some(1), "until the next deploy");
+    assert!(is_new(world.run(&with_secret("a")).expect("set")), "another value makes another release");
+    assert_eq!(pinned(&world), Some(2));
+
+    // Back to what was.
+    let first = (name("shop"), ReleaseNumber(1));
+    let services = world.replica.read(|state| state.releases.get(&first).cloned()).expect("kept").services;
+    let (scale, updates, contents) = Default::default();
+    let back = GlobalCommand::Deploy { app: name("shop"), services, scale, expect: None, updates, contents };
+    assert!(is_new(world.run(&back).expect("its value is kept")));
+    assert_eq!(pinned(&world), Some(1));
+}
+
+#[test]
+fn values_go_with_the_last_release_that_has_them_and_numbers_never_come_again() {
+    let mut world = sealing();
+    let versions = |world: &World| {
+        world.replica.read(|state| {
+            let of = |(_, secret): (_, &Secret)| secret.versions.keys().copied().collect::<Vec<_>>();
+            state.secrets_of(&name("shop")).map(of).collect::<Vec<_>>()
+        })
+    };
+    let remove = GlobalCommand::RemoveSecret { app: name("shop"), name: key() };
+    assert_eq!(world.run(&remove).expect_err("not set").code, RejectionCode::NotFound);
+    world.run(&set_secret(1)).expect("set");
+    world.run(&with_secret("a")).expect("deployed");
+    world.run(&set_secret(2)).expect("set");
+    world.run(&set_secret(3)).expect("set");
+    assert_eq!(versions(&world), [[1, 3]], "nobody has the second, and nobody will");
+    assert_eq!(world.run(&remove).expect_err("it runs").code, RejectionCode::Conflict);
+    world.run(&deploy("shop", "b", "a.example", None)).expect("without it");
+    let refused = world.run(&remove).expect_err("the way back");
+    assert!(refused.message.starts_with("release 1 of shop needs the secret KEY"), "{}", refused.message);
+    world.run(&deploy("shop", "c", "a.example", None)).expect("and again");
+    world.run(&remove).expect("no release that may have to run has it");
+    assert_eq!(versions(&world), [Vec::<u32>::new()]);
+    assert_eq!(world.run(&set_secret(4)), Ok(GlobalReply::SecretSet { version: 4 }));
+    world.run(&GlobalCommand::RemoveApp { app: name("shop") }).expect("there");
+    assert_eq!(versions(&world), [Vec::<u32>::new()], "they go with the app");
+    assert_eq!(world.run(&set_secret(5)), Ok(GlobalReply::SecretSet { version: 5 }));
 }

@@ -1,14 +1,21 @@
 use std::collections::BTreeMap;
 
-use insula_types::{Agreed, ClusterId, Incarnation, Level, RegionName, Release, ReleaseNumber, Revision, RouteSpec};
+use insula_types::{
+    Agreed, ClusterId, DeploymentState, Incarnation, Level, RegionName, Release, ReleaseNumber, Revision, RouteSpec,
+    Scale,
+};
 use serde_bytes::ByteBuf;
 
-use super::{File, region::spec, variants};
+use super::{
+    File,
+    region::{DEPLOYMENT_STATES, contents, spec, spec_with_files, updates},
+    variants,
+};
 use crate::{
     GlobalState,
     global::{
-        ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, Region, Role, RootState,
-        TrustedRoot,
+        ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, Region, ReleaseOutcome, Role,
+        RootState, SealedValue, Secret, TrustedRoot,
     },
 };
 
@@ -16,10 +23,10 @@ const FILE: File = File(include_str!("global.txt"));
 
 variants!(command_name, COMMANDS, GlobalCommand:
     Init, Deploy, Scale, RemoveApp, PutApiToken, RemoveApiToken, AddRoot, ActivateRoot, RetireRoot, SetRegionAuthority,
-    SetRegionLevel,
+    SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey,
 );
-variants!(key_name, KEYS, GlobalKey: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level);
-variants!(object_name, OBJECTS, GlobalObject: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level);
+variants!(key_name, KEYS, GlobalKey: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
+variants!(object_name, OBJECTS, GlobalObject: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
 
 const RELEASE: ReleaseNumber = ReleaseNumber(4);
 
@@ -43,6 +50,10 @@ fn agreed() -> Agreed {
     Agreed { level: Level(2), version: "0.1.0".into() }
 }
 
+fn sealed() -> BTreeMap<RegionName, ByteBuf> {
+    BTreeMap::from([(region(), ByteBuf::from([1, 2]))])
+}
+
 fn root(state: RootState) -> TrustedRoot {
     let regions = BTreeMap::from([(region(), ByteBuf::from([1, 2]))]);
     TrustedRoot { certificate: ByteBuf::from([3, 4]), state, regions, added_ms: 5 }
@@ -50,6 +61,10 @@ fn root(state: RootState) -> TrustedRoot {
 
 const ROLES: [Role; 3] = [Role::Viewer, Role::Deployer, Role::Admin];
 const ROOTS: [RootState; 3] = [RootState::Trusted, RootState::Active, RootState::Retiring];
+
+fn outcome(state: DeploymentState) -> ReleaseOutcome {
+    ReleaseOutcome { state, why: "it was good".into(), at_ms: 8 }
+}
 
 /// What a program of level 1 knows.
 fn first_commands() -> Vec<GlobalCommand> {
@@ -60,10 +75,12 @@ fn first_commands() -> Vec<GlobalCommand> {
         C::Deploy {
             app: app(),
             services: BTreeMap::from([(service(), spec())]),
-            scale: BTreeMap::from([(service(), 3)]),
+            scale: BTreeMap::from([(service(), 3.into())]),
             expect: Some(RELEASE),
+            updates: BTreeMap::new(),
+            contents: BTreeMap::new(),
         },
-        C::Scale { app: app(), service: service(), scale: 5 },
+        C::Scale { app: app(), service: service(), scale: 5.into() },
         C::RemoveApp { app: app() },
         C::RemoveApiToken { id: "t".into() },
     ];
@@ -75,13 +92,58 @@ fn first_commands() -> Vec<GlobalCommand> {
 fn later_commands() -> Vec<GlobalCommand> {
     use GlobalCommand as C;
     let hash = || "aa".to_owned();
+    let (app, service) = (|| "shop".parse().expect("a name"), || "web".parse().expect("a name"));
     let mut all = vec![
+        C::Scale { app: app(), service: service(), scale: Scale::EachNode },
+        C::Deploy {
+            app: app(),
+            services: BTreeMap::from([(service(), spec())]),
+            scale: BTreeMap::from([(service(), Scale::EachNode)]),
+            expect: None,
+            updates: BTreeMap::new(),
+            contents: BTreeMap::new(),
+        },
         init(Some(agreed())),
         C::ActivateRoot { hash: hash() },
         C::RetireRoot { hash: hash() },
         C::SetRegionAuthority { root: hash(), region: region(), certificate: ByteBuf::from([1, 2]) },
         C::SetRegionLevel { region: region(), agreed: agreed() },
+        C::Deploy {
+            app: "shop".parse().expect("a name"),
+            services: BTreeMap::from([("web".parse().expect("a name"), spec_with_files())]),
+            scale: BTreeMap::new(),
+            expect: None,
+            contents: contents(),
+            updates: BTreeMap::new(),
+        },
     ];
+    let deploy = |update| C::Deploy {
+        app: "shop".parse().expect("a name"),
+        services: BTreeMap::from([("web".parse().expect("a name"), spec())]),
+        scale: BTreeMap::new(),
+        expect: None,
+        updates: BTreeMap::from([("web".parse().expect("a name"), update)]),
+        contents: BTreeMap::new(),
+    };
+    all.extend(updates().map(deploy));
+    all.push(C::Rollback {
+        app: "shop".parse().expect("a name"),
+        to: ReleaseNumber(2),
+        from: RELEASE,
+        why: "it failed".into(),
+    });
+    all.extend(DEPLOYMENT_STATES.map(|state| C::ReportOutcome {
+        app: "shop".parse().expect("a name"),
+        release: RELEASE,
+        region: region(),
+        outcome: outcome(state),
+    }));
+    let (app, name) = (|| "shop".parse().expect("a name"), || "KEY".parse().expect("a name"));
+    all.extend([
+        C::SetSecret { app: app(), name: name(), sealed: sealed(), by: "founder".into() },
+        C::RemoveSecret { app: app(), name: name() },
+        C::SetSealingKey { region: region(), key: ByteBuf::from([3]) },
+    ]);
     all.extend(ROOTS.map(|state| C::AddRoot { hash: hash(), root: root(state) }));
     all
 }
@@ -94,11 +156,12 @@ fn first_rows() -> Vec<Row> {
     let app = || "shop".parse().expect("a name");
     let web = || "web".parse().expect("a name");
     let route = RouteSpec { host: "shop.example".into(), path: "/".into() };
-    let release = Release { number: RELEASE, services: BTreeMap::from([(web(), spec())]), created_ms: 6 };
+    let services = BTreeMap::from([(web(), spec())]);
+    let release = Release { number: RELEASE, services, created_ms: 6, ..Release::default() };
     let mut all = vec![
         (K::Meta, O::Meta(meta())),
         (K::Region(region()), O::Region(Region { name: region(), created_ms: 3, agreed: None })),
-        (K::App(app()), O::App(App::new(app(), RELEASE, BTreeMap::from([(web(), 3)])))),
+        (K::App(app()), O::App(App::new(app(), RELEASE, BTreeMap::from([(web(), 3.into())])))),
         (K::Release((app(), RELEASE)), O::Release(release)),
         (K::Removed(app()), O::Removed(RELEASE)),
         (K::Claim(route), O::Claim(app())),
@@ -112,6 +175,30 @@ fn later_rows() -> Vec<Row> {
     use GlobalObject as O;
     let at_level = Region { name: region(), created_ms: 3, agreed: Some(agreed()) };
     let mut all = vec![(K::Region(region()), O::Region(at_level)), (K::Level, O::Level(agreed()))];
+    let (app, scale) =
+        (|| "shop".parse().expect("a name"), BTreeMap::from([("web".parse().expect("a name"), Scale::EachNode)]));
+    all.push((K::App(app()), O::App(App::new(app(), RELEASE, scale))));
+    let id = || ("shop".parse().expect("a name"), RELEASE);
+    all.extend(
+        DEPLOYMENT_STATES.map(|state| (K::Outcome(id()), O::Outcome(BTreeMap::from([(region(), outcome(state))])))),
+    );
+    let services = BTreeMap::from([("web".parse().expect("a name"), spec())]);
+    let [update, ..] = updates();
+    let again = Release {
+        number: RELEASE,
+        services,
+        created_ms: 6,
+        updates: BTreeMap::from([("web".parse().expect("a name"), update)]),
+        again_of: Some(ReleaseNumber(2)),
+        why: "it failed".into(),
+    };
+    all.push((K::Release(id()), O::Release(again)));
+    let value = SealedValue { sealed: sealed(), set_ms: 5, by: "founder".into() };
+    let secret = Secret { last: 2, versions: BTreeMap::from([(2, value)]) };
+    all.push((K::Secret(("shop".parse().expect("a name"), "KEY".parse().expect("a name"))), O::Secret(secret)));
+    all.push((K::SealingKey(region()), O::SealingKey(ByteBuf::from([3]))));
+    let key = |hash| K::Content(("shop".parse().expect("a name"), hash));
+    all.extend(contents().into_iter().map(|(hash, content)| (key(hash), O::Content(content))));
     all.extend(ROOTS.map(|state| (K::Root("aa".into()), O::Root(root(state)))));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }
@@ -122,6 +209,6 @@ fn what_the_world_stores_is_read_for_ever() {
     FILE.check("row", &[first_rows(), later_rows()].concat(), KEYS, |(_, key, _)| key_name(key));
     FILE.check("row", &[first_rows(), later_rows()].concat(), OBJECTS, |(_, _, object)| object_name(object));
     let deployed = |is_new| GlobalReply::Deployed { release: RELEASE, is_new };
-    FILE.check_outcomes(&[GlobalReply::Done, deployed(true), deployed(false)]);
+    FILE.check_outcomes(&[GlobalReply::Done, deployed(true), deployed(false), GlobalReply::SecretSet { version: 2 }]);
     FILE.check_stored::<GlobalState>(&init(None));
 }

@@ -4,11 +4,13 @@ use std::{
 };
 
 use insula_types::{
-    Addresses, Agreed, ByteSize, Capacity, Check, ClusterId, CpuMillis, Desired, DriverKind, HealthSpec, Incarnation,
-    InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol,
-    RegionalDefinition, RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, RuntimeName, ServiceRef,
-    ServiceSpec, StopSpec, TmpfsSpec, Volume, VolumeRef, VolumeSpec,
+    Addresses, Agreed, ByteSize, CanarySpec, Capacity, Check, ClusterId, ContentHash, CpuMillis, Deployment,
+    DeploymentState, Desired, DriverKind, FileSpec, HealthSpec, Incarnation, InstanceId, InstanceStatus, Labels, Level,
+    Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec, PortSpec, Promotion, Protocol, RegionalDefinition,
+    RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, RuntimeName, Scale, SecretName, SecretVersion,
+    ServiceRef, ServiceSpec, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeSpec,
 };
+use serde_bytes::ByteBuf;
 
 use super::{File, variants};
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     event::{Event, EventId, EventKind},
     region::{
         ControlLease, JoinToken, NodeDuty, NodeTrust, RegionCommand, RegionKey, RegionMeta, RegionObject, RegionReply,
+        Steering,
     },
 };
 
@@ -25,16 +28,16 @@ variants!(command_name, COMMANDS, RegionCommand:
     Init, CreateJoinToken, Join, UpdateNode, SetNodeHealth, Cordon, RemoveNode, SetDefinition, RemoveDefinition, Place,
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
     BindKey, RemoveJoinToken, RaiseLevel, SetAddresses, CreateVolume, GrowVolume, DeleteVolume,
-    ConfirmVolume, ForgetVolume, SetRuntimes,
+    ConfirmVolume, ForgetVolume, SetRuntimes, SetLabels, AdvanceDeployment, SteerDeployment, SetDefinitionWith,
 );
 variants!(key_name, KEYS, RegionKey:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Volume, Runtimes,
+    Content, Deployment, Labels, Runtimes, Secret, Volume,
 );
 // The objects have the names of their keys, so that listing them again would tell nothing but a new one.
 variants!(object_name, OBJECTS, RegionObject:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Volume, Runtimes,
+    Content, Deployment, Labels, Runtimes, Secret, Volume,
 );
 
 const NODE: NodeId = NodeId::new(7);
@@ -123,15 +126,61 @@ fn spec_with_volumes() -> ServiceSpec {
 fn checked_definition() -> RegionalDefinition {
     let checked = |check| {
         let health = spec().health.map(|health| HealthSpec { check, ..health });
-        RegionalService { spec: ServiceSpec { health, ..spec() }, scale: 1 }
+        RegionalService { spec: ServiceSpec { health, ..spec() }, scale: 1.into(), ..RegionalService::default() }
     };
     let services = BTreeMap::from([
-        ("db".parse().expect("a name"), RegionalService { spec: spec_with_volumes(), scale: 1 }),
+        (
+            "db".parse().expect("a name"),
+            RegionalService { spec: spec_with_volumes(), scale: 1.into(), ..RegionalService::default() },
+        ),
         ("raw".parse().expect("a name"), checked(Check::Tcp)),
         ("rpc".parse().expect("a name"), checked(Check::Grpc("shop.v1.Cart".into()))),
     ]);
     RegionalDefinition { services, ..definition() }
 }
+
+/// Each way to go from one release to the next.
+pub(super) fn updates() -> [UpdateSpec; 4] {
+    let canary = |promotion| Strategy::Canary(CanarySpec { instances: 2, weight: 20, promotion, max_errors: 15 });
+    let strategies =
+        [Strategy::Rolling, canary(Promotion::Auto), canary(Promotion::Manual), Strategy::BlueGreen(Promotion::Auto)];
+    strategies.map(|strategy| UpdateSpec {
+        strategy,
+        max_unavailable: 3,
+        auto_rollback: false,
+        ..UpdateSpec::default()
+    })
+}
+
+/// A definition whose services say how they are updated, of a release that is another one again.
+fn updated_definition() -> RegionalDefinition {
+    let names = ["a", "b", "c", "d"].map(|name| name.parse().expect("a name"));
+    let service = |update| RegionalService { spec: spec(), scale: 1.into(), update };
+    let services = names.into_iter().zip(updates().map(service)).collect();
+    RegionalDefinition { services, again_of: Some(ReleaseNumber(2)), ..definition() }
+}
+
+fn deployment(state: DeploymentState) -> Deployment {
+    Deployment {
+        app: "shop".parse().expect("a name"),
+        release: ReleaseNumber(4),
+        from: (state != DeploymentState::Done).then(definition),
+        state,
+        is_paused: true,
+        is_aborted: true,
+        is_return: true,
+        why: "it was good".into(),
+        since_ms: 8,
+    }
+}
+
+pub(super) const DEPLOYMENT_STATES: [DeploymentState; 5] = [
+    DeploymentState::First,
+    DeploymentState::Going,
+    DeploymentState::Baking,
+    DeploymentState::Done,
+    DeploymentState::Failed,
+];
 
 fn volume_ref() -> VolumeRef {
     "shop/db/data.1".parse().expect("a volume")
@@ -143,7 +192,7 @@ fn volume(is_deleted: bool) -> Volume {
 
 fn definition() -> RegionalDefinition {
     let process = ServiceSpec { driver: DriverKind::Process, image: None, health: None, ..spec() };
-    let service = |spec| RegionalService { spec, scale: 2 };
+    let service = |spec| RegionalService { spec, scale: 2.into(), ..RegionalService::default() };
     RegionalDefinition {
         app: "shop".parse().expect("a name"),
         release: ReleaseNumber(4),
@@ -151,6 +200,7 @@ fn definition() -> RegionalDefinition {
             ("web".parse().expect("a name"), service(spec())),
             ("work".parse().expect("a name"), service(process)),
         ]),
+        again_of: None,
     }
 }
 
@@ -208,6 +258,24 @@ fn runtimes() -> BTreeSet<RuntimeName> {
     BTreeSet::from(["kata", "runsc"].map(|name| name.parse().expect("a name")))
 }
 
+fn labels(name: &str, value: &str) -> Labels {
+    Labels::from([(name.parse().expect("a name"), value.parse().expect("a value"))])
+}
+
+fn on_each_node() -> RegionalDefinition {
+    let service = RegionalService { spec: spec(), scale: Scale::EachNode, ..RegionalService::default() };
+    RegionalDefinition { services: [("web".parse().expect("a name"), service)].into(), ..definition() }
+}
+
+fn labelled_spec() -> ServiceSpec {
+    let placement = PlacementSpec {
+        spread: "rack".parse().expect("a name"),
+        require: labels("disk", "ssd"),
+        prefer: labels("datacenter", "fra1"),
+    };
+    ServiceSpec { placement, ..spec() }
+}
+
 const DESIRED: [Desired; 3] = [Desired::Run, Desired::Drain, Desired::Stop];
 const PHASES: [Phase; 6] =
     [Phase::Pending, Phase::Pulling, Phase::Starting, Phase::Running, Phase::Backoff, Phase::Stopped];
@@ -255,6 +323,34 @@ fn first_commands() -> Vec<RegionCommand> {
     all
 }
 
+pub(super) fn contents() -> BTreeMap<ContentHash, String> {
+    let content = "a = 1\n".to_owned();
+    BTreeMap::from([(ContentHash::of(&content), content)])
+}
+
+pub(super) fn spec_with_files() -> ServiceSpec {
+    let file = |content| FileSpec { path: "/etc/shop.toml".into(), mode: 0o640, content };
+    ServiceSpec { files: contents().into_keys().map(file).collect(), ..spec() }
+}
+
+fn spec_with_secrets() -> ServiceSpec {
+    ServiceSpec { secrets: BTreeMap::from([("KEY".parse().expect("a name"), 2)]), ..spec() }
+}
+
+fn secrets() -> Vec<(SecretName, SecretVersion, ByteBuf)> {
+    vec![("KEY".parse().expect("a name"), 2, ByteBuf::from([1, 2]))]
+}
+
+fn definition_with_secrets() -> RegionalDefinition {
+    let service = RegionalService { spec: spec_with_secrets(), scale: 1.into(), ..RegionalService::default() };
+    RegionalDefinition { services: BTreeMap::from([("web".parse().expect("a name"), service)]), ..definition() }
+}
+
+fn definition_with_files() -> RegionalDefinition {
+    let service = RegionalService { spec: spec_with_files(), scale: 1.into(), ..RegionalService::default() };
+    RegionalDefinition { services: BTreeMap::from([("web".parse().expect("a name"), service)]), ..definition() }
+}
+
 /// What came later.
 fn later_commands() -> Vec<RegionCommand> {
     use RegionCommand as C;
@@ -272,14 +368,25 @@ fn later_commands() -> Vec<RegionCommand> {
         C::ConfirmVolume { node: NODE, volume: volume_ref() },
         C::ForgetVolume { node: NODE, volume: volume_ref() },
         C::SetRuntimes { node: NODE, runtimes: runtimes() },
+        C::SetDefinitionWith { definition: definition_with_files(), contents: contents(), secrets: vec![] },
+        C::SetDefinitionWith { definition: definition_with_secrets(), contents: BTreeMap::new(), secrets: secrets() },
         C::Place(vec![Placement {
             spec: ServiceSpec { runtime: Some("runsc".parse().expect("a name")), ..spec() },
             ..placement(Desired::Run)
         }]),
+        C::SetDefinition(on_each_node()),
+        C::SetLabels { node: NODE, labels: labels("disk", "ssd") },
+        C::Place(vec![Placement { spec: labelled_spec(), ..placement(Desired::Run) }]),
         C::SetDefinition(checked_definition()),
         C::Place(vec![Placement { spec: spec_with_volumes(), slot: Some(1), ..placement(Desired::Run) }]),
     ];
     all.extend(duties.map(|duty| C::SetNodeDuty { id: NODE, duty }));
+    let (app, release) = (definition().app, ReleaseNumber(4));
+    let steerings = [Steering::Pause, Steering::Resume, Steering::Promote, Steering::Abort];
+    all.extend(steerings.map(|steering| C::SteerDeployment { app: app.clone(), release, steering }));
+    let why = || "it was good".to_owned();
+    all.extend(DEPLOYMENT_STATES.map(|state| C::AdvanceDeployment { app: app.clone(), release, state, why: why() }));
+    all.push(C::SetDefinition(updated_definition()));
     all
 }
 
@@ -306,16 +413,24 @@ fn later_rows() -> Vec<Row> {
     use RegionKey as K;
     use RegionObject as O;
     let drained = Node { is_cordoned: true, is_draining: true, ..node(NodeHealth::Up) };
-    let all = vec![
+    let mut all = vec![
         (K::Node(NODE), O::Node(drained)),
         (K::Trust(NODE), O::Trust(trust())),
         (K::NodeKey(NODE), O::NodeKey("cc".into())),
         (K::Level, O::Level(agreed())),
         (K::Addresses(NODE), O::Addresses(addresses())),
         (K::Runtimes(NODE), O::Runtimes(runtimes())),
+        (K::Labels(NODE), O::Labels(labels("disk", "ssd"))),
+        (
+            K::Secret(("shop".parse().expect("a name"), "KEY".parse().expect("a name"), 2)),
+            O::Secret(ByteBuf::from([1, 2])),
+        ),
+        (K::Content(("shop".parse().expect("a name"), ContentHash::of("a = 1\n"))), O::Content("a = 1\n".into())),
         (K::Volume(volume_ref()), O::Volume(volume(false))),
         (K::Volume(volume_ref()), O::Volume(volume(true))),
+        (K::Definition(definition().app), O::Definition(updated_definition())),
     ];
+    all.extend(DEPLOYMENT_STATES.map(|state| (K::Deployment(definition().app), O::Deployment(deployment(state)))));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }
 

@@ -20,8 +20,10 @@ fn deploy(app: &str) -> GlobalCommand {
     GlobalCommand::Deploy {
         app: AppName::new(app).expect("a name"),
         services: BTreeMap::new(),
-        scale: BTreeMap::from([(ServiceName::new("web").expect("a name"), 1)]),
+        scale: BTreeMap::from([(ServiceName::new("web").expect("a name"), 1.into())]),
         expect: None,
+        updates: BTreeMap::new(),
+        contents: BTreeMap::new(),
     }
 }
 

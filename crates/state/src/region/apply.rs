@@ -1,12 +1,14 @@
 //! Decides on region commands.
 
+mod contents;
+mod deployments;
 mod volumes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_types::{
-    Addresses, Agreed, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth, NodeId, Phase, Placement,
-    RegionalDefinition, Revision, RuntimeName,
+    Addresses, Agreed, Desired, InstanceId, InstanceStatus, LabelName, Labels, Level, Node, NodeHealth, NodeId, Phase,
+    Placement, RegionalDefinition, Revision, RuntimeName, label::LABELS_MAX,
 };
 
 use super::{
@@ -64,6 +66,9 @@ impl<'a> Apply<'a> {
             C::ConfirmVolume { node, volume } => self.confirm_volume(*node, volume),
             C::ForgetVolume { node, volume } => self.forget_volume(*node, volume),
             C::SetRuntimes { node, runtimes } => self.set_runtimes(*node, runtimes),
+            C::SetLabels { node, labels } => self.set_labels(*node, labels),
+            C::AdvanceDeployment { app, release, state, why } => self.advance_deployment(app, *release, *state, why),
+            C::SteerDeployment { app, release, steering } => self.steer_deployment(app, *release, *steering),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => {
                 self.knows_enough(version)?;
@@ -80,10 +85,15 @@ impl<'a> Apply<'a> {
             C::TakeOutNode { id, reason, expected, is_forced } => {
                 self.take_out_node(*id, reason, *expected, *is_forced)
             }
-            C::SetDefinition(definition) => self.set_definition(definition),
+            C::SetDefinition(definition) => self.set_definition_with(definition, &BTreeMap::new(), &[]),
+            C::SetDefinitionWith { definition, contents, secrets } => {
+                self.set_definition_with(definition, contents, secrets)
+            }
             C::RemoveDefinition { app } => {
                 if self.state.definitions.contains(app) {
                     self.out.remove(RegionKey::Definition(app.clone()));
+                    self.forget_deployment(app);
+                    self.forget_contents(app, None, &[]);
                     self.event(Event::new(self.at_ms, EventKind::Removed, format!("{app} was removed")).app(app));
                 }
                 Ok(RegionReply::Done)
@@ -315,9 +325,11 @@ impl<'a> Apply<'a> {
                 return Ok(RegionReply::Done);
             }
         }
+        self.begin_deployment(definition);
         let text = format!("{app} release {} was deployed here", definition.release);
         self.event(Event::new(self.at_ms, EventKind::Deployed, text).app(app));
         self.out.put(RegionKey::Definition(app.clone()), RegionObject::Definition(definition.clone()));
+        self.forget_contents(app, Some(definition), &[]);
         Ok(RegionReply::Done)
     }
 
@@ -362,6 +374,11 @@ impl<'a> Apply<'a> {
     }
 
     fn remove_placements(&mut self, instances: &[InstanceId]) -> Decision {
+        let placed = instances.iter().filter_map(|id| self.state.placements.get(id));
+        let apps: BTreeSet<_> = placed.filter(|one| one.spec.has_contents()).map(|one| &one.service.app).collect();
+        for app in apps {
+            self.forget_contents(app, self.state.definitions.get(app), instances);
+        }
         for id in instances {
             if self.state.placements.contains(id) {
                 self.out.remove(RegionKey::Placement(*id));
@@ -452,6 +469,23 @@ impl<'a> Apply<'a> {
         Ok(RegionReply::Done)
     }
 
+    fn set_labels(&mut self, id: NodeId, labels: &Labels) -> Decision {
+        self.node(id)?;
+        if labels.len() > LABELS_MAX {
+            return Err(Rejection::invalid(format!("a node has at most {LABELS_MAX} labels")));
+        }
+        if let Some(own) = labels.keys().find(|name| LabelName::OWN.contains(&name.as_str())) {
+            return Err(Rejection::invalid(format!("every node has the label {own} of itself")));
+        }
+        match self.state.labels.get(&id) {
+            Some(present) if present == labels => {}
+            Some(_) if labels.is_empty() => self.out.remove(RegionKey::Labels(id)),
+            None if labels.is_empty() => {}
+            _ => self.out.put(RegionKey::Labels(id), RegionObject::Labels(labels.clone())),
+        }
+        Ok(RegionReply::Done)
+    }
+
     /// Forgets what is known of a node that is removed.
     fn forget_node(&mut self, id: NodeId, reason: &str) {
         self.out.remove(RegionKey::Node(id));
@@ -466,6 +500,9 @@ impl<'a> Apply<'a> {
         }
         if self.state.runtimes.contains(&id) {
             self.out.remove(RegionKey::Runtimes(id));
+        }
+        if self.state.labels.contains(&id) {
+            self.out.remove(RegionKey::Labels(id));
         }
         self.out.put(RegionKey::Tombstone(id), RegionObject::Tombstone(reason.to_owned()));
     }

@@ -1,12 +1,17 @@
 //! What can be asked of the region state.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use insula_types::{
-    Addresses, Agreed, AppName, ByteSize, Capacity, Desired, InstanceId, InstanceStatus, Level, Node, NodeHealth,
-    NodeId, Placement, RegionalDefinition, Revision, RuntimeName, VolumeRef,
+    Addresses, Agreed, AppName, ByteSize, Capacity, ContentHash, DeploymentState, Desired, InstanceId, InstanceStatus,
+    Labels, Level, Node, NodeHealth, NodeId, Placement, RegionalDefinition, ReleaseNumber, Revision, RuntimeName,
+    SecretName, SecretVersion, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::{JoinToken, NodeTrust, RegionMeta};
 use crate::event::Event;
@@ -198,6 +203,44 @@ pub enum RegionCommand {
         /// Their names.
         runtimes: BTreeSet<RuntimeName>,
     },
+    /// The labels that a node has, as it says itself. At most [`LABELS_MAX`](insula_types::label::LABELS_MAX), and none of
+    /// [`LabelName::OWN`](insula_types::LabelName::OWN).
+    SetLabels {
+        /// The node.
+        node: NodeId,
+        /// All of them.
+        labels: Labels,
+    },
+    /// The controller saw how far a deployment is. Without effect on one that has come to an end, or on that of another release.
+    AdvanceDeployment {
+        /// The app.
+        app: AppName,
+        /// The release that comes.
+        release: ReleaseNumber,
+        /// How far it is.
+        state: DeploymentState,
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// A person steers a deployment. Refused when it is that of another release, or has come to an end.
+    SteerDeployment {
+        /// The app.
+        app: AppName,
+        /// The release that comes.
+        release: ReleaseNumber,
+        /// What shall become of it.
+        steering: Steering,
+    },
+    /// As [`Self::SetDefinition`], of an app with files or secrets.
+    SetDefinitionWith {
+        /// What the region shall run.
+        definition: RegionalDefinition,
+        /// What is in the files. What the region has already may be left out.
+        contents: BTreeMap<ContentHash, String>,
+        /// Values of the secrets, sealed to the region's key. What the region has already may be left out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<(SecretName, SecretVersion, ByteBuf)>,
+    },
 }
 
 impl RegionCommand {
@@ -229,6 +272,9 @@ impl RegionCommand {
             | Self::ConfirmVolume { .. }
             | Self::ForgetVolume { .. } => Level(4),
             Self::SetRuntimes { .. } => Level(5),
+            Self::SetLabels { .. } => Level(6),
+            Self::AdvanceDeployment { .. } | Self::SteerDeployment { .. } => Level(6),
+            Self::SetDefinitionWith { .. } => Level(6),
             Self::SetDefinition(definition) => definition.level(),
             Self::Place(placements) => placements.iter().map(Placement::level).max().unwrap_or(Level::FIRST),
             // A program that knows the command and not what it agrees to must not apply it either.
@@ -240,6 +286,20 @@ impl RegionCommand {
             },
         }
     }
+}
+
+/// What a person wants of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steering {
+    /// It waits where it is.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Its first instances were good: the others follow.
+    Promote,
+    /// The release counts as failed.
+    Abort,
 }
 
 /// What a node is given to do.

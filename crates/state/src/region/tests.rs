@@ -1,8 +1,9 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::{
-    Addresses, Agreed, ByteSize, Capacity, ClusterId, Desired, Incarnation, InstanceId, Level, Node, NodeHealth,
-    NodeId, Placement, ReleaseNumber, RequestId, ServiceRef, ServiceSpec, VolumeRef, VolumeSpec, codec,
+    Addresses, Agreed, AppName, ByteSize, Capacity, ClusterId, ContentHash, Desired, FileSpec, Incarnation, InstanceId,
+    Level, Node, NodeHealth, NodeId, Placement, PlacementSpec, RegionalDefinition, RegionalService, ReleaseNumber,
+    RequestId, ServiceRef, ServiceSpec, VolumeRef, VolumeSpec, codec, label::LABELS_MAX,
 };
 
 use super::*;
@@ -371,4 +372,97 @@ fn nodes_say_which_runtime_classes_they_have() {
     let spec = ServiceSpec { runtime: Some("runsc".parse().expect("a name")), ..ServiceSpec::default() };
     let placement = Placement { spec, ..with_volume(1, 1, 0) };
     assert_eq!(RegionCommand::Place(vec![placement]).level(), Level(5), "with a volume too");
+}
+
+#[test]
+fn nodes_say_which_labels_they_have() {
+    let mut region = Region::new();
+    let labels = |names: &[&str]| {
+        names.iter().map(|name| (name.parse().expect("a name"), "x".parse().expect("a value"))).collect()
+    };
+    let set = |node, names: &[&str]| RegionCommand::SetLabels { node: NodeId::new(node), labels: labels(names) };
+    let known = |region: &Region| region.replica.read(|state| state.labels.get(&NodeId::new(1)).cloned());
+    assert_eq!(set(1, &[]).level(), Level(6));
+    region.at(1, &set(1, &["disk", "rack"])).expect("a member");
+    assert_eq!(known(&region), Some(labels(&["disk", "rack"])));
+    let seen = region.machine.revision();
+    region.at(2, &set(1, &["rack", "disk"])).expect("said again");
+    assert_eq!(region.machine.revision(), seen);
+    let many: Vec<String> = (0..=LABELS_MAX).map(|number| format!("l{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for refused in [many.as_slice(), &["datacenter"], &["node"]] {
+        assert_eq!(region.at(3, &set(1, refused)).expect_err("refused").code, RejectionCode::Invalid, "{refused:?}");
+    }
+    assert_eq!(region.at(3, &set(2, &["disk"])).expect_err("no member").code, RejectionCode::NotFound);
+    region.at(4, &set(1, &[])).expect("it has none any more");
+    assert_eq!(known(&region), None);
+    region.at(5, &set(1, &["disk"])).expect("a member");
+    region.at(6, &RegionCommand::RemoveNode { id: NodeId::new(1), reason: "gone".into() }).expect("there");
+    assert_eq!(known(&region), None, "they go with the node");
+
+    let placement = PlacementSpec { require: labels(&["disk"]), ..PlacementSpec::default() };
+    let spec = ServiceSpec { placement, ..ServiceSpec::default() };
+    assert_eq!(RegionCommand::Place(vec![Placement { spec, ..with_volume(1, 1, 0) }]).level(), Level(6));
+}
+
+#[test]
+fn a_content_is_kept_while_a_definition_or_a_placement_names_it() {
+    let mut region = Region::new();
+    let app: AppName = "shop".parse().expect("a name");
+    let spec = |content: &str| ServiceSpec {
+        files: vec![FileSpec { path: "/etc/a".into(), mode: 0o644, content: ContentHash::of(content) }],
+        ..ServiceSpec::default()
+    };
+    let define = |release: u64, content: &str, brought: &[&str]| {
+        let service = RegionalService { spec: spec(content), scale: 1.into(), ..RegionalService::default() };
+        let services = BTreeMap::from([("web".parse().expect("a name"), service)]);
+        let definition =
+            RegionalDefinition { app: app.clone(), release: ReleaseNumber(release), services, again_of: None };
+        let contents = brought.iter().map(|content| (ContentHash::of(content), (*content).to_owned())).collect();
+        RegionCommand::SetDefinitionWith { definition, contents, secrets: vec![] }
+    };
+    let kept = |region: &Region| region.replica.read(|state| state.contents.values().cloned().collect::<Vec<_>>());
+
+    assert_eq!(region.at(1, &define(1, "one", &["two"])).expect_err("not brought").code, RejectionCode::Invalid);
+    region.at(1, &define(1, "one", &["one", "more"])).expect("brought");
+    assert_eq!(kept(&region), ["one"], "and nothing that nobody names");
+    let placed = Placement { spec: spec("one"), slot: None, ..with_volume(1, 1, 0) };
+    region.at(2, &RegionCommand::Place(vec![placed.clone()])).expect("placed");
+    region.at(3, &define(2, "two", &["two"])).expect("the next release");
+    assert_eq!(kept(&region).len(), 2, "an instance of the first is still there");
+    region.at(4, &RegionCommand::RemovePlacements(vec![placed.instance])).expect("gone");
+    assert_eq!(kept(&region), ["two"]);
+    region.at(5, &define(3, "two", &[])).expect("the region has it");
+    region.at(6, &RegionCommand::RemoveDefinition { app }).expect("there");
+    assert!(kept(&region).is_empty());
+}
+
+#[test]
+fn a_sealed_value_is_kept_while_a_definition_or_a_placement_names_it() {
+    let mut region = Region::new();
+    let app: AppName = "shop".parse().expect("a name");
+    let key: SecretName = "KEY".parse().expect("a name");
+    let spec = |version| ServiceSpec { secrets: BTreeMap::from([(key.clone(), version)]), ..ServiceSpec::default() };
+    let define = |release: u64, version: u32, brought: &[u32]| {
+        let service = RegionalService { spec: spec(version), scale: 1.into(), ..RegionalService::default() };
+        let services = BTreeMap::from([("web".parse().expect("a name"), service)]);
+        let definition =
+            RegionalDefinition { app: app.clone(), release: ReleaseNumber(release), services, again_of: None };
+        let secrets = brought.iter().map(|version| (key.clone(), *version, ByteBuf::from([*version as u8]))).collect();
+        RegionCommand::SetDefinitionWith { definition, contents: BTreeMap::new(), secrets }
+    };
+    let kept = |region: &Region| region.replica.read(|state| state.secrets.values().cloned().collect::<Vec<_>>());
+
+    assert_eq!(region.at(1, &define(1, 1, &[2])).expect_err("not brought").code, RejectionCode::Invalid);
+    region.at(1, &define(1, 1, &[1, 2])).expect("brought");
+    assert_eq!(kept(&region), [[1]], "and nothing that nobody names");
+    let placed = Placement { spec: spec(1), slot: None, ..with_volume(1, 1, 0) };
+    assert_eq!(placed.level(), Level(6));
+    region.at(2, &RegionCommand::Place(vec![placed.clone()])).expect("placed");
+    region.at(3, &define(2, 2, &[2])).expect("the next release");
+    assert_eq!(kept(&region).len(), 2, "an instance of the first is still there");
+    region.at(4, &RegionCommand::RemovePlacements(vec![placed.instance])).expect("gone");
+    assert_eq!(kept(&region), [[2]]);
+    region.at(6, &RegionCommand::RemoveDefinition { app }).expect("there");
+    assert!(kept(&region).is_empty());
 }

@@ -25,8 +25,12 @@ pub(super) const SERVICE: Keys = Keys {
         "tmpfs",
         "read_only",
         "init",
+        "placement",
+        "update",
+        "files",
+        "secrets",
     ],
-    later: &["secrets", "files", "regions", "failover", "placement", "update", "restart", "region"],
+    later: &["regions", "failover", "restart", "region"],
 };
 pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "files", "disk", "io"], later: &[] };
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
@@ -37,6 +41,24 @@ pub(super) const HEALTH: Keys = Keys {
 };
 pub(super) const VOLUME: Keys = Keys { known: &["name", "path", "size", "kind"], later: &[] };
 pub(super) const TMPFS: Keys = Keys { known: &["path", "size"], later: &[] };
+pub(super) const PLACEMENT: Keys = Keys { known: &["spread", "require", "prefer"], later: &[] };
+pub(super) const UPDATE: Keys = Keys {
+    known: &[
+        "strategy",
+        "max_unavailable",
+        "max_surge",
+        "min_healthy",
+        "deadline",
+        "bake",
+        "auto_rollback",
+        "instances",
+        "weight",
+        "promote",
+        "max_errors",
+    ],
+    later: &["region_order"],
+};
+pub(super) const FILE: Keys = Keys { known: &["path", "content", "mode"], later: &[] };
 pub(super) const STOP: Keys = Keys { known: &["signal", "grace"], later: &[] };
 
 impl Keys {

@@ -37,7 +37,7 @@ fn read(text: &str, format: Format, problems: &mut Problems) -> Option<AppDefini
             None
         }
     };
-    let mut services = BTreeMap::new();
+    let (mut services, mut contents) = (BTreeMap::new(), BTreeMap::new());
     match fields.get("services") {
         Some(item) => {
             let mut routes = BTreeSet::new();
@@ -46,7 +46,7 @@ fn read(text: &str, format: Format, problems: &mut Problems) -> Option<AppDefini
                 item.refuse(problems, "an app needs at least one service; write [services.NAME]");
             }
             for (name, at, item) in entries {
-                let service = service::read(&item, &mut routes, problems);
+                let service = service::read(&item, &mut routes, &mut contents, problems);
                 match (ServiceName::new(name), service) {
                     (Ok(name), Some(service)) => {
                         services.insert(name, service);
@@ -58,5 +58,5 @@ fn read(text: &str, format: Format, problems: &mut Problems) -> Option<AppDefini
         }
         None => root.refuse(problems, "an app needs at least one service; write [services.NAME]"),
     }
-    Some(AppDefinition { app: app?, services })
+    Some(AppDefinition { app: app?, services, contents })
 }

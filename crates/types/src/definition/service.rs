@@ -1,7 +1,11 @@
 //! Reads one service: each key alone, then what must hold between them.
 
+mod files;
 mod health;
+mod placement;
+mod secrets;
 mod storage;
+mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +18,13 @@ use super::{
     fields::{Fields, Item},
     keys, nearest,
     problem::Problems,
+    refuse_each_node,
     syntax::{self, SIGNALS},
     tree::Value,
 };
 use crate::{
-    ByteSize, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, RuntimeName, ServiceSpec,
-    StopSpec,
+    ByteSize, ContentHash, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, RuntimeName,
+    Scale, ServiceSpec, StopSpec,
 };
 
 /// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
@@ -41,10 +46,11 @@ const IO: RangeInclusive<ByteSize> = ByteSize(65_536)..=ByteSize::mib(1 << 20);
 const HOUR: Duration = Duration::from_secs(3600);
 const STOP_GRACE: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
-/// Reads a service. `routes` are the routes of the app so far. None only with a problem added.
+/// Reads a service. `routes` are the routes of the app so far, `contents` what is in its files. None only with a problem added.
 pub(super) fn read(
     item: &Item<'_>,
     routes: &mut BTreeSet<RouteSpec>,
+    contents: &mut BTreeMap<ContentHash, String>,
     problems: &mut Problems,
 ) -> Option<ServiceDefinition> {
     let fields = item.fields(&keys::SERVICE, problems)?;
@@ -64,9 +70,13 @@ pub(super) fn read(
         has_init: flag(&fields, "init", problems),
         tmpfs: fields.get("tmpfs").map(|item| storage::tmpfs(&item, problems)).unwrap_or_default(),
         volumes: fields.get("volumes").map(|item| storage::volumes(&item, problems)).unwrap_or_default(),
+        files: fields.get("files").map(|item| files::read(&item, contents, problems)).unwrap_or_default(),
+        secrets: fields.get("secrets").map(|item| secrets::read(&item, problems)).unwrap_or_default(),
         runtime,
+        placement: fields.get("placement").and_then(|item| placement::read(&item, problems)).unwrap_or_default(),
         ports,
     };
+    secrets::check(&fields, &spec, problems);
     storage::check_paths(&fields, &spec, problems);
     if driver == DriverKind::Process {
         refuse_for_process(&fields, problems);
@@ -74,7 +84,9 @@ pub(super) fn read(
     if let Some(item) = fields.get("routes").filter(|_| !spec.routes.is_empty() && spec.http_port().is_none()) {
         item.refuse(problems, format!("routes lead to a port with protocol \"http\", and there is none; {ADD_PORT}"));
     }
-    Some(ServiceDefinition { spec, scale: fields.get("scale").and_then(|item| scale(&item, problems)) })
+    let scale = fields.get("scale").and_then(|item| scale(&item, &spec, problems));
+    let update = fields.get("update").and_then(|item| update::read(&item, problems)).unwrap_or_default();
+    Some(ServiceDefinition { spec, scale, update })
 }
 
 const ADD_PORT: &str = "add ports = [{ name = \"http\", port = 8080, protocol = \"http\" }]";
@@ -94,7 +106,7 @@ fn refuse_for_process(fields: &Fields<'_>, problems: &mut Problems) {
             );
         }
     };
-    for key in ["volumes", "tmpfs", "read_only", "init"] {
+    for key in ["volumes", "tmpfs", "read_only", "init", "files"] {
         refuse(fields.get(key));
     }
     if let Some(resources) = fields.get("resources").and_then(|item| item.table()) {
@@ -104,14 +116,22 @@ fn refuse_for_process(fields: &Fields<'_>, problems: &mut Problems) {
     }
 }
 
-fn scale(item: &Item<'_>, problems: &mut Problems) -> Option<u32> {
-    if matches!(&item.tree.value, Value::Text(text) if text == "each-node") {
-        let message =
-            format!("not yet: this version does not have \"each-node\"; write a number from 0 to {SCALE_MAX}");
-        item.refuse(problems, message);
+fn scale(item: &Item<'_>, spec: &ServiceSpec, problems: &mut Problems) -> Option<Scale> {
+    let Value::Text(text) = &item.tree.value else {
+        return item.number(0..=SCALE_MAX, problems).map(Scale::Count);
+    };
+    if text != Scale::EACH_NODE {
+        let found = item.tree.value.describe();
+        item.refuse(
+            problems,
+            format!("found {found}, expected a whole number from 0 to {SCALE_MAX}, or \"each-node\""),
+        );
         return None;
     }
-    item.number(0..=SCALE_MAX, problems)
+    if let Some(why) = refuse_each_node(spec) {
+        item.refuse(problems, why);
+    }
+    Some(Scale::EachNode)
 }
 
 fn command(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {

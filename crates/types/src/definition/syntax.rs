@@ -109,6 +109,12 @@ pub(super) fn check_mount_path(path: &str) -> Check {
     }
 }
 
+/// A file of an instance.
+pub(super) fn check_file_path(path: &str) -> Check {
+    check_mount_path(path)?;
+    if path.starts_with("/dev/") { Err("/dev is the runtime's own; choose another path") } else { Ok(()) }
+}
+
 /// The name of a gRPC service; empty stands for the server as a whole.
 pub(super) fn check_grpc_service(name: &str) -> Check {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);

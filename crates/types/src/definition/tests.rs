@@ -116,10 +116,28 @@ fn a_full_definition_is_read_and_survives_json() {
                 tmpfs: [],
                 volumes: [],
                 runtime: None,
+                placement: PlacementSpec {
+                    spread: "datacenter",
+                    require: {},
+                    prefer: {},
+                },
+                files: [],
+                secrets: {},
             },
             scale: Some(
-                3,
+                Count(
+                    3,
+                ),
             ),
+            update: UpdateSpec {
+                strategy: Rolling,
+                max_unavailable: 0,
+                max_surge: 1,
+                min_healthy: 5s,
+                deadline: 300s,
+                bake: 30s,
+                auto_rollback: true,
+            },
         }
     "#]]
     .assert_debug_eq(&definition.services.values().next().expect("web"));
@@ -188,13 +206,96 @@ fn keys_of_the_whole() {
 }
 
 #[test]
+fn files() {
+    check_service(
+        r#"IMAGE
+files = [
+    { path = "/etc/shop.toml", content = "a = 1\n", mode = "0640" },
+    { path = "/etc/shop.toml", content = "" },
+    { path = "/etc/shop.toml/more", content = "" },
+    { path = "/proc/x", content = "" },
+    { path = "/dev/shm/x", content = "" },
+    { path = "/etc/../x", content = "" },
+    { path = "/a", content = "", mode = 644 },
+    { path = "/b", content = "", mode = "4755" },
+    { path = "/c" },
+    { path = "/data/x", content = "" },
+    { path = "/tmp", content = "" },
+]
+volumes = [{ name = "d", path = "/data", size = "1GiB" }]
+tmpfs = [{ path = "/tmp" }]"#,
+        expect![[r#"
+            line 4, column 9: services.web.files: /data/x is in /data, which is one of volumes: what is there is the instance's own; choose another path
+            line 4, column 9: services.web.files: /tmp is in /tmp, which is one of tmpfs: what is there is the instance's own; choose another path
+            line 6, column 5: services.web.files[1]: /etc/shop.toml is there twice; give each file its own path
+            line 7, column 5: services.web.files[2]: /etc/shop.toml and /etc/shop.toml/more cannot both be files: one is in the other
+            line 8, column 14: services.web.files[3].path: found "/proc/x": /proc, /sys and /dev are the runtime's own; choose another directory
+            line 9, column 14: services.web.files[4].path: found "/dev/shm/x": /dev is the runtime's own; choose another path
+            line 10, column 14: services.web.files[5].path: found "/etc/../x": write an absolute path like /data, without empty segments, . or .., and without the final slash
+            line 11, column 41: services.web.files[6].mode: found the number 644, expected permissions in octal digits, like "0644" or "0755"
+            line 12, column 41: services.web.files[7].mode: found "4755", expected permissions in octal digits, like "0644" or "0755"
+            line 13, column 5: services.web.files[8]: the key "content" is missing"#]],
+    );
+    check_service(
+        "runtime = \"process\"\ncommand = [\"x\"]\nfiles = [{ path = \"/a\", content = \"\" }]",
+        expect![[
+            r#"line 5, column 9: services.web.files: runtime "process" does not have it: a process uses the node as it is; use an image"#
+        ]],
+    );
+    let many = "{ path = \"/N\", content = \"\" },".repeat(65);
+    check_service(
+        &format!("IMAGE\nfiles = [{many}]"),
+        expect!["line 4, column 9: services.web.files: found 65 items, at most 64 are allowed"],
+    );
+}
+
+#[test]
+fn secrets() {
+    check_service("IMAGE\nsecrets = [\"DATABASE_URL\", \"KEY\"]\ntmpfs = [{ path = \"/run\" }]", expect!["valid"]);
+    check_service("runtime = \"process\"\ncommand = [\"x\"]\nsecrets = [\"A\"]", expect!["valid"]);
+    check_service(
+        r#"IMAGE
+secrets = ["A", "B", "A", "9", "a-b", 3, "INSULA_APP"]
+env = { B = "1" }
+files = [{ path = "/run/secrets/A", content = "" }]
+tmpfs = [{ path = "/run/secrets" }]"#,
+        expect![[r#"
+            line 4, column 22: services.web.secrets[2]: it is there twice; name it once
+            line 4, column 27: services.web.secrets[3]: "9" is no name of a secret: up to 128 letters, digits and underscores, of which the first is no digit, and not beginning with INSULA_, like DATABASE_URL
+            line 4, column 32: services.web.secrets[4]: "a-b" is no name of a secret: up to 128 letters, digits and underscores, of which the first is no digit, and not beginning with INSULA_, like DATABASE_URL
+            line 4, column 39: services.web.secrets[5]: found the number 3, expected text: write "3"
+            line 4, column 42: services.web.secrets[6]: "INSULA_APP" is no name of a secret: up to 128 letters, digits and underscores, of which the first is no digit, and not beginning with INSULA_, like DATABASE_URL
+            line 5, column 7: services.web.env: B is a secret, too; take it out of one of both
+            line 6, column 9: services.web.files: /run/secrets/A is where the secrets are; choose another path
+            line 6, column 9: services.web.files: /run/secrets/A is in /run/secrets, which is one of tmpfs: what is there is the instance's own; choose another path
+            line 7, column 9: services.web.tmpfs: /run/secrets is where the secrets are; choose another path"#]],
+    );
+    check_service(
+        "IMAGE\nsecrets = { A = \"value\" }",
+        expect!["line 4, column 11: services.web.secrets: found a table, expected a list"],
+    );
+}
+
+#[test]
+fn contents_are_kept_once() {
+    let file = r#"files = [{ path = "/etc/a", content = "x" }, { path = "/etc/b", content = "x" }]"#;
+    let text = format!("app = \"shop\"\n[services.web]\nimage = \"r.example/shop@{DIGEST}\"\n{file}");
+    let definition = AppDefinition::parse(&text, Format::Toml).expect("valid");
+    let hash = ContentHash::of("x");
+    assert_eq!(definition.contents, BTreeMap::from([(hash, "x".to_owned())]));
+    let spec = &definition.services.values().next().expect("one").spec;
+    assert_eq!(spec.files.iter().map(|file| file.content).collect::<Vec<_>>(), [hash, hash]);
+    assert_eq!(spec.level(), crate::Level(6));
+}
+
+#[test]
 fn unknown_and_later_keys() {
     check_service(
-        "IMAGE\nsecrets = [\"A\"]\nscal = 3\ncolour = \"red\"",
+        "IMAGE\nfailover = [\"A\"]\nscal = 3\ncolour = \"red\"",
         expect![[r#"
-            line 4, column 1: services.web.secrets: not yet: this version does not have it; take the key out
+            line 4, column 1: services.web.failover: not yet: this version does not have it; take the key out
             line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init"#]],
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
@@ -294,10 +395,17 @@ fn values_out_of_bounds() {
         "IMAGE\nscale = 1001",
         expect!["line 4, column 9: services.web.scale: found the number 1001, expected a whole number from 0 to 1000"],
     );
+    check_service("IMAGE\nscale = \"each-node\"", expect!["valid"]);
     check_service(
-        "IMAGE\nscale = \"each-node\"",
+        "IMAGE\nscale = \"each node\"",
         expect![[
-            r#"line 4, column 9: services.web.scale: not yet: this version does not have "each-node"; write a number from 0 to 1000"#
+            r#"line 4, column 9: services.web.scale: found "each node", expected a whole number from 0 to 1000, or "each-node""#
+        ]],
+    );
+    check_service(
+        "IMAGE\nscale = \"each-node\"\nvolumes = [{ name = \"data\", path = \"/data\", size = \"1GiB\" }]",
+        expect![[
+            r#"line 4, column 9: services.web.scale: not yet: a service with volumes cannot have the scale "each-node"; write a number, or take the volumes out"#
         ]],
     );
     check_service(
@@ -532,6 +640,95 @@ resources = { files = 1, disk = 7, io = "20MB" }"#;
     );
 }
 
+#[test]
+fn placement() {
+    check_service(
+        "IMAGE\nplacement = { spread = \"rack\", require = { disk = \"ssd\", datacenter = \"fra1\" }, prefer = { gen = \"9.1\" } }",
+        expect!["valid"],
+    );
+    check_service("IMAGE\nplacement = { spread = \"node\" }", expect!["valid"]);
+    check_service(
+        "IMAGE\nplacement = { spread = \"datacentre\" }",
+        expect![[
+            r#"line 4, column 24: services.web.placement.spread: found "datacentre"; did you mean "datacenter"?"#
+        ]],
+    );
+    check_service(
+        "IMAGE\nplacement = { spread = \"Rack 1\" }",
+        expect![[
+            r#"line 4, column 24: services.web.placement.spread: "Rack 1" is not a valid label name: use lower-case letters, digits and hyphens only"#
+        ]],
+    );
+    check_service(
+        "IMAGE\nplacement = { requires = { disk = \"ssd\" } }",
+        expect![[r#"line 4, column 15: services.web.placement.requires: unknown key; did you mean "require"?"#]],
+    );
+    check_service(
+        "IMAGE\nplacement = { require = { disk = [\"ssd\", \"nvme\"], Disk = \"ssd\", gpu = \"a 100\", cores = 8 } }",
+        expect![[r#"
+            line 4, column 34: services.web.placement.require.disk: found a list, expected one value: a node has one value of a label
+            line 4, column 51: services.web.placement.require.Disk: "Disk" is not a valid label name: use lower-case letters, digits and hyphens only
+            line 4, column 71: services.web.placement.require.gpu: "a 100" is not a valid label value: use 1 to 63 letters, digits, dots, hyphens and underscores
+            line 4, column 88: services.web.placement.require.cores: found the number 8, expected text: write "8""#]],
+    );
+    check_service(
+        "IMAGE\nplacement = { require = { disk = \"ssd\" }, prefer = { disk = \"nvme\" } }",
+        expect![
+            "line 4, column 52: services.web.placement.prefer: disk is required already, so that preferring it says nothing; take one out"
+        ],
+    );
+    let text = format!(
+        "app = \"shop\"\n[services.web]\nimage = \"r.example/shop@{DIGEST}\"\nplacement = {{ spread = \"rack\", prefer = {{ disk = \"ssd\" }} }}"
+    );
+    let definition = AppDefinition::parse(&text, Format::Toml).expect("valid");
+    let json = definition.to_json().to_string();
+    assert_eq!(AppDefinition::parse(&json, Format::Json), Ok(definition));
+}
+
+#[test]
+fn updates_are_read_and_checked() {
+    let update = |text: &str| format!("IMAGE\nupdate = {text}");
+    check_service(
+        &update("{ strategy = \"rolling\", max_unavailable = 1, max_surge = 0, bake = \"0s\" }"),
+        expect!["valid"],
+    );
+    check_service(
+        &update(
+            "{ strategy = \"canary\", instances = 2, weight = \"5%\", promote = \"manual\", max_errors = \"0.5%\" }",
+        ),
+        expect!["valid"],
+    );
+    check_service(&update("{ strategy = \"blue-green\", promote = \"auto\" }"), expect!["valid"]);
+    check_service(
+        &update("{ max_surge = 0 }"),
+        expect![
+            "line 4, column 24: services.web.update.max_surge: with max_surge and max_unavailable both 0 nothing could ever be replaced; raise one to 1"
+        ],
+    );
+    check_service(
+        &update("{ min_healthy = \"10s\", deadline = \"5s\" }"),
+        expect![
+            "line 4, column 26: services.web.update.min_healthy: it is not shorter than the deadline; no instance could get healthy in time"
+        ],
+    );
+    check_service(
+        &update("{ strategy = \"canari\" }"),
+        expect![[r#"line 4, column 23: services.web.update.strategy: found "canari"; did you mean "canary"?"#]],
+    );
+    check_service(
+        &update("{ weight = 10, promote = \"auto\" }"),
+        expect![[r#"
+        line 4, column 21: services.web.update.weight: only strategy "canary" has it; write that strategy, or take the key out
+        line 4, column 35: services.web.update.promote: strategy "rolling" goes on by itself; write "canary" or "blue-green", or take the key out"#]],
+    );
+    check_service(
+        &update("{ strategy = \"canary\", weight = \"100%\", max_errors = \"half\" }"),
+        expect![[r#"
+        line 4, column 42: services.web.update.weight: found "100%", expected a share of the requests from "1%" to "99%"
+        line 4, column 63: services.web.update.max_errors: found "half", expected a share of the requests from "0%" to "100%", like "0.5%""#]],
+    );
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
@@ -555,7 +752,7 @@ proptest! {
     #[test]
     fn valid_definitions_survive_json(
         names in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 1..4),
-        scale in prop::option::of(0..=SCALE_MAX),
+        scale in prop::option::of(prop_oneof![(0..=SCALE_MAX).prop_map(Scale::Count), Just(Scale::EachNode)]),
         cpu in 1u32..=512_000,
         memory in 4u64..10_000,
         port in 1u16..,
@@ -568,7 +765,23 @@ proptest! {
             crate::Check::Exec(vec!["ask".to_owned(), "-q".to_owned()]),
             crate::Check::Grpc("shop.v1.Cart".to_owned()),
         ]),
+        strategy in prop::sample::select(vec![
+            crate::Strategy::Rolling,
+            crate::Strategy::BlueGreen(crate::Promotion::Manual),
+            crate::Strategy::Canary(crate::CanarySpec {
+                instances: 3,
+                weight: 5,
+                promotion: crate::Promotion::Auto,
+                max_errors: 15,
+            }),
+        ]),
     ) {
+        let volume = crate::VolumeSpec {
+            name: crate::VolumeName::new("data").expect("a label"),
+            path: "/data".to_owned(),
+            size: ByteSize::mib(64 + memory),
+        };
+        let volumes: Vec<_> = std::iter::once(volume).filter(|_| has_check).collect();
         let port = crate::PortSpec {
             name: crate::PortName::new("http").expect("a label"),
             port,
@@ -601,16 +814,31 @@ proptest! {
                 is_read_only: has_check,
                 has_init: has_check,
                 tmpfs: vec![crate::TmpfsSpec { path: "/run".to_owned(), size: ByteSize::mib(1) }],
-                volumes: vec![crate::VolumeSpec {
-                    name: crate::VolumeName::new("data").expect("a label"),
-                    path: "/data".to_owned(),
-                    size: ByteSize::mib(64 + memory),
+                volumes: volumes.clone(),
+                files: vec![crate::FileSpec {
+                    path: "/etc/a".to_owned(),
+                    mode: 0o600,
+                    content: ContentHash::of(&value),
                 }],
+                secrets: crate::SecretVersions::from([("KEY".parse().expect("a name"), 0)]),
                 ..ServiceSpec::default()
             };
-            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale })
+            // What has volumes has numbers.
+            let scale = scale.filter(|scale| *scale != Scale::EachNode || spec.volumes.is_empty());
+            let update = UpdateSpec {
+                strategy: strategy.clone(),
+                max_unavailable: u32::from(has_check),
+                bake: std::time::Duration::from_secs(seconds),
+                auto_rollback: has_check,
+                ..UpdateSpec::default()
+            };
+            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale, update })
         });
-        let definition = AppDefinition { app: AppName::new("shop").expect("a label"), services: services.collect() };
+        let definition = AppDefinition {
+            app: AppName::new("shop").expect("a label"),
+            services: services.collect(),
+            contents: BTreeMap::from([(ContentHash::of(&value), value.clone())]),
+        };
         let json = serde_json::to_string_pretty(&definition.to_json()).expect("JSON");
         prop_assert_eq!(AppDefinition::parse(&json, Format::Json), Ok(definition));
     }

@@ -1,17 +1,25 @@
 //! Writes a definition as JSON of its own shape.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{AppDefinition, ServiceDefinition, format_duration};
-use crate::{Check, DriverKind, HealthSpec, PortSpec, Protocol, Resources, RouteSpec, TmpfsSpec, VolumeSpec};
+use crate::{
+    Check, ContentHash, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec, Promotion, Protocol, Resources,
+    RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
+};
 
 pub(super) fn app(definition: &AppDefinition) -> Value {
-    let services: Map<String, Value> =
-        definition.services.iter().map(|(name, item)| (name.to_string(), service(item))).collect();
+    let services: Map<String, Value> = definition
+        .services
+        .iter()
+        .map(|(name, item)| (name.to_string(), service(item, &definition.contents)))
+        .collect();
     json!({ "app": definition.app, "services": services })
 }
 
-fn service(item: &ServiceDefinition) -> Value {
+fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -> Value {
     let spec = &item.spec;
     let mut out = Map::new();
     let runtime = match (spec.driver, &spec.runtime) {
@@ -30,7 +38,7 @@ fn service(item: &ServiceDefinition) -> Value {
         out.insert("env".to_owned(), json!(spec.env));
     }
     if let Some(scale) = item.scale {
-        out.insert("scale".to_owned(), scale.into());
+        out.insert("scale".to_owned(), json!(scale));
     }
     out.insert("resources".to_owned(), resources(&spec.resources));
     if !spec.ports.is_empty() {
@@ -53,12 +61,54 @@ fn service(item: &ServiceDefinition) -> Value {
     if !spec.tmpfs.is_empty() {
         out.insert("tmpfs".to_owned(), spec.tmpfs.iter().map(tmpfs).collect());
     }
+    if !spec.placement.is_usual() {
+        out.insert("placement".to_owned(), placement(&spec.placement));
+    }
+    if !spec.secrets.is_empty() {
+        out.insert("secrets".to_owned(), json!(spec.secrets.keys().collect::<Vec<_>>()));
+    }
+    if !spec.files.is_empty() {
+        out.insert("files".to_owned(), spec.files.iter().map(|one| file(one, contents)).collect());
+    }
     for (key, is_set) in [("read_only", spec.is_read_only), ("init", spec.has_init)] {
         if is_set {
             out.insert(key.to_owned(), true.into());
         }
     }
+    if item.update != UpdateSpec::default() {
+        out.insert("update".to_owned(), update(&item.update));
+    }
     Value::Object(out)
+}
+
+fn update(update: &UpdateSpec) -> Value {
+    let mut out = json!({
+        "max_unavailable": update.max_unavailable,
+        "max_surge": update.max_surge,
+        "min_healthy": format_duration(update.min_healthy),
+        "deadline": format_duration(update.deadline),
+        "bake": format_duration(update.bake),
+        "auto_rollback": update.auto_rollback,
+    });
+    let promotion = match update.promotion() {
+        Promotion::Auto => "auto",
+        Promotion::Manual => "manual",
+    };
+    match &update.strategy {
+        Strategy::Rolling => out["strategy"] = "rolling".into(),
+        Strategy::BlueGreen(_) => {
+            out["strategy"] = "blue-green".into();
+            out["promote"] = promotion.into();
+        }
+        Strategy::Canary(canary) => {
+            out["strategy"] = "canary".into();
+            out["promote"] = promotion.into();
+            out["instances"] = canary.instances.into();
+            out["weight"] = format!("{}%", canary.weight).into();
+            out["max_errors"] = format!("{}.{}%", canary.max_errors / 10, canary.max_errors % 10).into();
+        }
+    }
+    out
 }
 
 fn resources(resources: &Resources) -> Value {
@@ -79,12 +129,27 @@ fn resources(resources: &Resources) -> Value {
     out
 }
 
+fn placement(placement: &PlacementSpec) -> Value {
+    let mut out = json!({ "spread": placement.spread });
+    for (key, labels) in [("require", &placement.require), ("prefer", &placement.prefer)] {
+        if !labels.is_empty() {
+            out[key] = json!(labels);
+        }
+    }
+    out
+}
+
 fn volume(volume: &VolumeSpec) -> Value {
     json!({ "name": volume.name, "path": volume.path, "size": volume.size.to_string(), "kind": "local" })
 }
 
 fn tmpfs(tmpfs: &TmpfsSpec) -> Value {
     json!({ "path": tmpfs.path, "size": tmpfs.size.to_string() })
+}
+
+fn file(file: &FileSpec, contents: &BTreeMap<ContentHash, String>) -> Value {
+    let content = contents.get(&file.content).map_or("", String::as_str);
+    json!({ "path": file.path, "content": content, "mode": format!("{:04o}", file.mode) })
 }
 
 fn port(port: &PortSpec) -> Value {

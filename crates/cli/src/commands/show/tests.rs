@@ -56,6 +56,9 @@ fn node() -> Node {
         allocated: amount(250, 128),
         instances: 1,
         runtimes: ["runc", "runsc"].map(|name| name.parse().expect("a label")).to_vec(),
+        labels: [("disk", "ssd"), ("rack", "r1")]
+            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+            .into(),
         version: "0.1.0".to_owned(),
         joined_ms: NOW - 86_400_000,
     }
@@ -116,6 +119,7 @@ fn nodes_are_listed_and_shown() {
         has given   250m CPU, 128MiB memory
         instances   1
         runtimes    runc, runsc
+        labels      disk = "ssd", rack = "r1"
         version     0.1.0
         joined      2026-11-20 03:40:00 UTC
     "#]]

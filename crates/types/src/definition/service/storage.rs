@@ -58,7 +58,7 @@ fn one_tmpfs(item: &Item<'_>, problems: &mut Problems) -> Option<TmpfsSpec> {
     Some(TmpfsSpec { path: path?, size: size? })
 }
 
-/// Refuses two directories at one path.
+/// Refuses two directories at one path, and files where a directory is mounted.
 pub(super) fn check_paths(fields: &Fields<'_>, spec: &ServiceSpec, problems: &mut Problems) {
     let volumes = spec.volumes.iter().map(|volume| (volume.path.as_str(), "volumes"));
     let tmpfs = spec.tmpfs.iter().map(|tmpfs| (tmpfs.path.as_str(), "tmpfs"));
@@ -68,6 +68,18 @@ pub(super) fn check_paths(fields: &Fields<'_>, spec: &ServiceSpec, problems: &mu
             && let Some(item) = fields.get(key)
         {
             item.refuse(problems, format!("two directories are mounted at {path}; give each its own path"));
+        }
+    }
+    let Some(item) = fields.get("files") else { return };
+    for file in &spec.files {
+        let is_within =
+            |top: &str| file.path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if let Some((top, key)) = taken.iter().find(|(top, _)| is_within(top)) {
+            let why = format!(
+                "{} is in {top}, which is one of {key}: what is there is the instance's own; choose another path",
+                file.path
+            );
+            item.refuse(problems, why);
         }
     }
 }

@@ -1,0 +1,45 @@
+//! What would become of instances, were their nodes lost.
+
+use insula_types::{InstanceId, NodeName, ServiceRef};
+use serde::{Deserialize, Serialize};
+
+/// What a loss would do, by the region's state of now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossPlan {
+    /// The nodes that would be lost. Those that are down already are not among them.
+    pub nodes: Vec<NodeName>,
+    /// Whether the region could still decide anything: without a majority of its voters nothing is replaced, and what is left
+    /// goes on as it is.
+    pub keeps_majority: bool,
+    /// What would become of each instance that shall run there.
+    pub instances: Vec<LossOutcome>,
+}
+
+/// What would become of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossOutcome {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it is an instance of.
+    pub service: ServiceRef,
+    /// Where it is.
+    pub from: NodeName,
+    /// What then.
+    pub outcome: LossKind,
+    /// Where its replacement would go; none unless it is replaced.
+    pub to: Option<NodeName>,
+    /// Why there, or why nowhere.
+    pub reasons: Vec<String>,
+}
+
+/// What becomes of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// Another node gets one.
+    Replaced,
+    /// Its service would be short of one.
+    Short,
+    /// It goes with its node, as it shall.
+    Ends,
+}

@@ -1,0 +1,97 @@
+//! Releases of an app, and how they come out.
+
+use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber};
+use serde::{Deserialize, Serialize};
+
+/// A release in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// When it was made, milliseconds since 1970.
+    pub released_ms: u64,
+    /// Whether it is the one that shall run.
+    pub is_current: bool,
+    /// The earlier release that it is again; none for one that was deployed.
+    pub again_of: Option<ReleaseNumber>,
+    /// Why it was made, in a sentence; empty for one that was deployed.
+    pub why: String,
+    /// What became of it in each region that has told, in the order of their names.
+    pub outcomes: Vec<ReleaseOutcome>,
+}
+
+/// What became of a release in a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseOutcome {
+    /// The region.
+    pub region: RegionName,
+    /// How far it came.
+    pub state: DeploymentState,
+    /// Why, in a sentence; empty when there is nothing to say.
+    pub why: String,
+    /// When it was told, milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Asks for an earlier release to come back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackBody {
+    /// The release; without it the last good one before the present.
+    #[serde(default)]
+    pub to: Option<ReleaseNumber>,
+}
+
+/// How far a region is with the release that it shall run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// The region.
+    pub region: RegionName,
+    /// The release that comes.
+    pub release: ReleaseNumber,
+    /// What ran before and is kept while nobody knows that the new one is good.
+    pub from: Option<ReleaseNumber>,
+    /// How far it is.
+    pub state: DeploymentState,
+    /// A person has told it to wait.
+    pub is_paused: bool,
+    /// It waits for a person to promote its first instances.
+    pub waits_for_promotion: bool,
+    /// The release before it comes back, or has to be asked back by a person (false).
+    pub returns: bool,
+    /// Why it is in this state, in a sentence; empty when there is nothing to say.
+    pub why: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// What a person wants of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// It waits where it is.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Its first instances were good: the others follow.
+    Promote,
+    /// It ends, and the release before comes back.
+    Abort,
+}
+
+/// Asks a deployment to go another way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SteeringBody {
+    /// What shall become of it.
+    pub steering: Steering,
+}
+
+/// A deployment that was steered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steered {
+    /// The app.
+    pub app: AppName,
+    /// How it is now.
+    pub deployment: Deployment,
+}

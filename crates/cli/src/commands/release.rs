@@ -1,0 +1,184 @@
+//! `insula releases`, `rollback`, `pause`, `resume`, `promote` and `abort`.
+
+use insula_api::{
+    Client,
+    wire::{Deployment, Release, Steering},
+};
+use insula_types::{DeploymentState, ReleaseNumber};
+
+use super::deploy;
+use crate::{
+    Failure,
+    args::{ReleasesArgs, RollbackArgs, SteerArgs},
+    output::{age, say, say_json, width},
+    table::{Table, clean},
+};
+
+pub async fn list(client: &Client, args: &ReleasesArgs) -> Result<(), Failure> {
+    let list = client.releases(&args.app).await?;
+    if args.json.json {
+        say_json(&list)
+    } else {
+        say(&table(&list.items, client.env().clock.wall_ms()).render(width()))
+    }
+}
+
+fn table(releases: &[Release], now_ms: u64) -> Table {
+    let mut table = Table::new(&["RELEASE", "AGE", "OUTCOME", "WHAT"]);
+    for release in releases {
+        let mark = if release.is_current { " *" } else { "" };
+        let outcomes: Vec<&str> = release.outcomes.iter().map(|outcome| word(outcome.state)).collect();
+        let mut what =
+            release.again_of.map(|first| format!("release {first} again: {}", release.why)).unwrap_or_default();
+        let failed = release.outcomes.iter().find(|outcome| outcome.state == DeploymentState::Failed);
+        if let Some(failed) = failed {
+            what = failed.why.clone();
+        }
+        table.row([
+            format!("{}{mark}", release.number),
+            age(now_ms, release.released_ms),
+            outcomes.first().copied().unwrap_or(if release.is_current { "on its way" } else { "" }).to_owned(),
+            what,
+        ]);
+    }
+    table
+}
+
+const fn word(state: DeploymentState) -> &'static str {
+    match state {
+        DeploymentState::First | DeploymentState::Going | DeploymentState::Baking => "on its way",
+        DeploymentState::Done => "good",
+        DeploymentState::Failed => "failed",
+    }
+}
+
+pub async fn rollback(client: &Client, args: &RollbackArgs) -> Result<(), Failure> {
+    let is_json = args.json.json;
+    let to = args.to.map(ReleaseNumber);
+    let plan = client.rollback(&args.app, to, true, None).await?;
+    if args.plan {
+        return if is_json { say_json(&plan) } else { say(&deploy::plan_text(&plan.value)) };
+    }
+    if !is_json {
+        say(&deploy::plan_text(&plan.value))?;
+    }
+    // What was shown is what is done.
+    let done = client.rollback(&args.app, to, false, plan.value.previous).await?;
+    deploy::finish(client, &done, args.detach, args.wait, is_json).await
+}
+
+pub async fn steer(client: &Client, args: &SteerArgs, steering: Steering) -> Result<(), Failure> {
+    let done = client.steer(&args.app, steering, None).await?;
+    if args.json.json { say_json(&done) } else { say(&format!("{}: {}\n", args.app, text(&done.value.deployment))) }
+}
+
+/// How far a deployment is, in a sentence.
+pub fn text(deployment: &Deployment) -> String {
+    let release = deployment.release;
+    let before = deployment.from.map(|from| format!("release {from}"));
+    let how = match deployment.state {
+        _ if deployment.is_paused => "waits: `insula resume` lets it go on".to_owned(),
+        DeploymentState::First if deployment.waits_for_promotion => {
+            "tries its first instances, and waits for `insula promote` or `insula abort`".to_owned()
+        }
+        DeploymentState::First => "tries its first instances".to_owned(),
+        DeploymentState::Going => match before {
+            Some(before) => format!("takes the place of {before}"),
+            None => "is started".to_owned(),
+        },
+        DeploymentState::Baking => match before {
+            Some(before) if deployment.returns => format!("runs, and is watched: {before} comes back should it fail"),
+            _ => "runs, and is watched".to_owned(),
+        },
+        DeploymentState::Done => "is out".to_owned(),
+        DeploymentState::Failed => {
+            let why = clean(&deployment.why);
+            match before {
+                Some(before) if deployment.returns => format!("failed: {why}; {before} comes back"),
+                Some(before) => format!("failed: {why}; {before} goes on beside it: `insula rollback` takes it back"),
+                None => format!("failed: {why}; it is tried on"),
+            }
+        }
+    };
+    format!("release {release} {how}")
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use insula_api::wire::ReleaseOutcome;
+
+    use super::*;
+
+    #[test]
+    fn releases_say_what_became_of_them() {
+        let release = |number, state: Option<DeploymentState>, why: &str| Release {
+            number: ReleaseNumber(number),
+            released_ms: 0,
+            is_current: number == 4,
+            again_of: (number == 3).then_some(ReleaseNumber(1)),
+            why: if number == 3 { "somebody asked for it back".to_owned() } else { String::new() },
+            outcomes: state
+                .map(|state| ReleaseOutcome {
+                    region: "fra".parse().expect("a name"),
+                    state,
+                    why: why.to_owned(),
+                    at_ms: 0,
+                })
+                .into_iter()
+                .collect(),
+        };
+        let all = [
+            release(4, None, ""),
+            release(3, Some(DeploymentState::Done), ""),
+            release(
+                2,
+                Some(DeploymentState::Failed),
+                "shop/web i-1 on n1 ended 3 times without getting ready: exit code 1",
+            ),
+            release(1, Some(DeploymentState::Done), ""),
+        ];
+        expect![[r#"
+            RELEASE  AGE  OUTCOME     WHAT
+            4 *      60s  on its way
+            3        60s  good        release 1 again: somebody asked for it back
+            2        60s  failed      shop/web i-1 on n1 ended 3 times without getting ready: exit code 1
+            1        60s  good
+        "#]]
+        .assert_eq(&table(&all, 60_000).render(Some(100)));
+    }
+
+    #[test]
+    fn a_deployment_is_told_in_a_sentence() {
+        let deployment = |state| Deployment {
+            region: "fra".parse().expect("a name"),
+            release: ReleaseNumber(2),
+            from: Some(ReleaseNumber(1)),
+            state,
+            is_paused: false,
+            waits_for_promotion: false,
+            returns: true,
+            why: "exit code 1".to_owned(),
+            since_ms: 0,
+        };
+        let told: Vec<String> = [
+            deployment(DeploymentState::Going),
+            deployment(DeploymentState::Baking),
+            deployment(DeploymentState::Failed),
+            Deployment { returns: false, ..deployment(DeploymentState::Failed) },
+            Deployment { waits_for_promotion: true, ..deployment(DeploymentState::First) },
+            Deployment { is_paused: true, ..deployment(DeploymentState::Going) },
+        ]
+        .iter()
+        .map(text)
+        .collect();
+        expect![[r#"
+            release 2 takes the place of release 1
+            release 2 runs, and is watched: release 1 comes back should it fail
+            release 2 failed: exit code 1; release 1 comes back
+            release 2 failed: exit code 1; release 1 goes on beside it: `insula rollback` takes it back
+            release 2 tries its first instances, and waits for `insula promote` or `insula abort`
+            release 2 waits: `insula resume` lets it go on"#]]
+        .assert_eq(&told.join("\n"));
+    }
+}

@@ -1,0 +1,286 @@
+//! Deployments of releases: good ones come out, bad ones are given back, and the old release keeps what it had.
+
+use insula_state::{
+    Domain as _, GlobalCommand, GlobalState, RegionCommand,
+    global::{App, GlobalKey, GlobalObject},
+    region::Steering,
+};
+use insula_types::{
+    ByteSize, CanarySpec, Deployment, DeploymentState, Desired, InstanceId, NodeId, Promotion, RegionalDefinition,
+    Release, ReleaseNumber, Resources, Revision, Strategy, UpdateSpec,
+};
+
+use super::region::{World, definition, spec};
+use crate::progress;
+
+const SCALE: u32 = 3;
+
+fn with_update(release: u64, update: &UpdateSpec) -> RegionalDefinition {
+    let mut definition = definition(release, SCALE);
+    definition.services.values_mut().for_each(|service| service.update = update.clone());
+    definition
+}
+
+/// A region that runs release 1 and knows that it is good.
+fn settled() -> World {
+    let mut world = World::at_level(3);
+    world.deploy(definition(1, SCALE));
+    world.steps(16);
+    assert_eq!(deployment(&world).state, DeploymentState::Done, "the first release has nothing to be watched beside");
+    world
+}
+
+fn deployment(world: &World) -> Deployment {
+    world.read(|state| state.deployments.values().next().cloned()).expect("one")
+}
+
+/// Ready instances by the release that they run.
+fn serving(world: &World, release: u64) -> usize {
+    world.serving().iter().filter(|one| one.spec.command == spec(release).command).count()
+}
+
+/// Steps until that holds. Never fewer than wanted are ready.
+fn until(world: &mut World, what: &str, holds: impl Fn(&World) -> bool) {
+    for _ in 0..2000 {
+        if holds(world) {
+            return;
+        }
+        world.step();
+        assert!(world.serving().len() >= SCALE as usize, "{what}: capacity was lost: {:?}", deployment(world));
+    }
+    panic!("never: {what}: {:?}", deployment(world));
+}
+
+fn until_state(world: &mut World, state: DeploymentState) {
+    until(world, state.as_str(), |world| deployment(world).state == state);
+}
+
+/// What the world would be told now, were its present release this one.
+fn told(world: &World, release: u64) -> Vec<GlobalCommand> {
+    let mut global = GlobalState::default();
+    let app: insula_types::AppName = "shop".parse().expect("a name");
+    let made = Release { number: ReleaseNumber(release), ..Release::default() };
+    let key = GlobalKey::Release((app.clone(), made.number));
+    global.absorb(Revision(1), key, Some(GlobalObject::Release(made.clone())));
+    let object = App::new(app.clone(), made.number, Default::default());
+    global.absorb(Revision(1), GlobalKey::App(app), Some(GlobalObject::App(object)));
+    world.read(|region| progress::tell_world(&global, region))
+}
+
+/// The release that the world is asked to go back to.
+fn asked_back(world: &World, release: u64) -> Option<(u64, String)> {
+    told(world, release).into_iter().find_map(|command| match command {
+        GlobalCommand::Rollback { to, why, .. } => Some((to.0, why)),
+        _ => None,
+    })
+}
+
+/// The way back, as the world gives it; the region has what it had in the end.
+fn goes_back(world: &mut World, failed: u64) {
+    assert_eq!(asked_back(world, failed).expect("asked").0, 1);
+    world.steps(20);
+    assert!(serving(world, 1) >= SCALE as usize, "it waits with what it had");
+    world.deploy(RegionalDefinition {
+        again_of: Some(ReleaseNumber(1)),
+        ..RegionalDefinition { release: ReleaseNumber(failed + 1), ..definition(1, SCALE) }
+    });
+    until_state(world, DeploymentState::Done);
+    world.steps(20);
+    assert_eq!((serving(world, 1), world.placed()), (SCALE as usize, SCALE as usize));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_release_comes_out_and_is_watched() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    assert_eq!(deployment(&world).state, DeploymentState::Going);
+    until_state(&mut world, DeploymentState::Baking);
+    assert_eq!(serving(&world, 2), 3);
+    assert!(deployment(&world).from.is_some(), "it may have to come back");
+    let since_ms = world.now_ms;
+    until_state(&mut world, DeploymentState::Done);
+    assert!(world.now_ms - since_ms >= 30_000, "{} ms", world.now_ms - since_ms);
+    assert_eq!(deployment(&world).from, None);
+    assert!(
+        matches!(&told(&world, 2)[..], [GlobalCommand::ReportOutcome { outcome, .. }] if outcome.state == DeploymentState::Done)
+    );
+    assert_eq!(world.step(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_never_gets_healthy_is_given_back() {
+    let mut world = settled();
+    world.broken = Some(2);
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Failed);
+    let (to, why) = asked_back(&world, 2).expect("asked");
+    assert_eq!(to, 1);
+    assert!(why.contains("release 2 failed in fra") && why.contains("ended 4 times without getting ready"), "{why}");
+    assert!(why.contains("ended with exit code 1"), "{why}");
+    goes_back(&mut world, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_gets_worse_is_given_back() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    until(&mut world, "the first is good and an old one went", |world| serving(world, 1) < SCALE as usize);
+    let new: Vec<InstanceId> =
+        world.serving().iter().filter(|one| one.spec == spec(2)).map(|one| one.instance).collect();
+    world.sick.extend(new);
+    for _ in 0..100 {
+        world.step();
+        assert!(serving(&world, 1) >= 2, "no old one goes any more");
+    }
+    assert_eq!(deployment(&world).state, DeploymentState::Failed);
+    assert!(deployment(&world).why.contains("was ready and did not stay so"), "{}", deployment(&world).why);
+    assert_eq!(serving(&world, 1), 3, "what went comes back before anybody is asked");
+    goes_back(&mut world, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_needs_more_than_there_is_is_given_back() {
+    let mut world = settled();
+    let mut large = definition(2, SCALE);
+    let resources = Resources { memory: ByteSize::mib(1 << 20), ..Resources::default() };
+    large.services.values_mut().for_each(|service| service.spec.resources = resources);
+    world.deploy(large);
+    until_state(&mut world, DeploymentState::Failed);
+    assert!(deployment(&world).why.contains("no room on any of 3 nodes"), "{}", deployment(&world).why);
+    goes_back(&mut world, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_a_deployment_waits_comes_back_as_it_was() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    until(&mut world, "one of each", |world| serving(world, 2) == 1 && serving(world, 1) == 2);
+    let steer = |world: &mut World, steering| {
+        let (app, release) = ("shop".parse().expect("a name"), ReleaseNumber(2));
+        world.plain.apply(0, &RegionCommand::SteerDeployment { app, release, steering })
+    };
+    steer(&mut world, Steering::Pause).expect("it goes");
+    let lost = world.serving().into_iter().find(|one| one.spec == spec(1)).expect("an old one").node;
+    world.off.insert(lost);
+    world.steps(30);
+    world.off.clear();
+    world.steps(30);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (2, 1));
+    steer(&mut world, Steering::Resume).expect("it waits");
+    until_state(&mut world, DeploymentState::Done);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (0, 3));
+    let refused = steer(&mut world, Steering::Abort).expect_err("it is over");
+    assert!(refused.contains("is out already"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_may_end_it_also_where_nothing_goes_back_by_itself() {
+    let mut world = settled();
+    let update = UpdateSpec { auto_rollback: false, ..UpdateSpec::default() };
+    world.deploy(with_update(2, &update));
+    world.steps(4);
+    let (app, release) = ("shop".parse().expect("a name"), ReleaseNumber(2));
+    world.plain.apply(0, &RegionCommand::SteerDeployment { app, release, steering: Steering::Abort }).expect("it goes");
+    goes_back(&mut world, 2);
+
+    world.broken = Some(4);
+    world.deploy(with_update(4, &update));
+    until_state(&mut world, DeploymentState::Failed);
+    world.steps(50);
+    assert_eq!(asked_back(&world, 4), None, "it waits for somebody");
+    assert_eq!(serving(&world, 1), 3);
+}
+
+fn canary(promotion: Promotion) -> UpdateSpec {
+    let strategy = Strategy::Canary(CanarySpec { instances: 1, weight: 10, promotion, max_errors: 10 });
+    UpdateSpec { strategy, ..UpdateSpec::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn canaries_run_beside_all_of_the_old_release_until_they_are_promoted() {
+    let mut world = settled();
+    world.deploy(with_update(2, &canary(Promotion::Manual)));
+    assert_eq!(deployment(&world).state, DeploymentState::First);
+    world.steps(200);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (3, 1), "for as long as it takes");
+    let (app, release) = ("shop".parse().expect("a name"), ReleaseNumber(2));
+    world
+        .plain
+        .apply(0, &RegionCommand::SteerDeployment { app, release, steering: Steering::Promote })
+        .expect("a canary");
+    until_state(&mut world, DeploymentState::Done);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (0, 3));
+
+    world.deploy(with_update(3, &canary(Promotion::Auto)));
+    let since_ms = world.now_ms;
+    until_state(&mut world, DeploymentState::Going);
+    assert!(world.now_ms - since_ms >= 35_000, "min_healthy and bake");
+    until_state(&mut world, DeploymentState::Done);
+    assert_eq!(serving(&world, 3), 3);
+
+    world.broken = Some(4);
+    world.deploy(with_update(4, &canary(Promotion::Auto)));
+    until_state(&mut world, DeploymentState::Failed);
+    assert_eq!(serving(&world, 3), 3);
+    assert_eq!(asked_back(&world, 4).expect("asked").0, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_colour_is_whole_before_the_first_goes() {
+    let mut world = settled();
+    let update = UpdateSpec { strategy: Strategy::BlueGreen(Promotion::Auto), ..UpdateSpec::default() };
+    world.deploy(with_update(2, &update));
+    until(&mut world, "both are whole", |world| (serving(world, 1), serving(world, 2)) == (3, 3));
+    assert_eq!(deployment(&world).state, DeploymentState::First);
+    until_state(&mut world, DeploymentState::Done);
+    assert_eq!((serving(&world, 1), serving(&world, 2), world.placed()), (0, 3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_over_one_that_is_not_out_goes_back_to_the_last_good_one() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    world.steps(8);
+    world.broken = Some(3);
+    world.deploy(definition(3, SCALE));
+    until_state(&mut world, DeploymentState::Failed);
+    assert_eq!(asked_back(&world, 3).expect("asked").0, 1);
+    world.broken = None;
+    goes_back(&mut world, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_release_has_its_whole_deadline_and_may_get_well_later() {
+    let mut world = World::at_level(3);
+    world.broken = Some(1);
+    world.deploy(definition(1, SCALE));
+    world.steps(400);
+    assert_eq!(deployment(&world).state, DeploymentState::Going);
+    world.steps(300);
+    assert_eq!(deployment(&world).state, DeploymentState::Failed);
+    assert!(deployment(&world).why.contains("nothing got on for 5m: shop/web"), "{}", deployment(&world).why);
+    assert_eq!(asked_back(&world, 1), None, "there is nothing to go back to");
+    let wanted =
+        |world: &World| world.read(|state| state.placements.values().filter(|one| one.desired == Desired::Run).count());
+    assert_eq!(wanted(&world), 3, "it is tried on");
+    world.broken = None;
+    world.steps(20);
+    assert_eq!(deployment(&world).state, DeploymentState::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_is_left_while_a_deployment_waits() {
+    let mut world = settled();
+    world.deploy(with_update(2, &canary(Promotion::Manual)));
+    world.steps(40);
+    for id in 1..=3 {
+        world.duty(id, insula_state::region::NodeDuty::Drain);
+        until(&mut world, "the node is empty", |world| {
+            world.read(|state| state.placements_of(NodeId::new(id)).count()) == 0
+        });
+        world.duty(id, insula_state::region::NodeDuty::Serve);
+    }
+    world.steps(20);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (3, 1));
+    assert_eq!(deployment(&world).state, DeploymentState::First);
+}

@@ -1,0 +1,198 @@
+//! Releases: which there are, how they come out, and how they are taken back.
+
+use insula_api::{
+    Answer, Code, Problem, RollbackRequest, SteerRequest, changes,
+    wire::{self, DeployAnswer, List, Release, ReleaseOutcome, Steered, Steering, Versioned},
+};
+use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::GlobalReply, region};
+use insula_types::{AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber};
+
+use super::{
+    NodeApi,
+    apps::{definition_of, no_such_app},
+};
+
+/// What is said of a release that a person took back.
+const ASKED_BACK: &str = "somebody asked for it back";
+
+impl NodeApi {
+    pub(super) fn list_releases(&self, app: &AppName) -> Answer<List<Release>> {
+        self.global.replica().read_at(|global, revision| {
+            let current = global.apps.get(app).ok_or_else(|| no_such_app(app))?.release;
+            let mut items: Vec<_> = releases(global, app).map(|release| shown(global, app, release, current)).collect();
+            items.reverse();
+            Ok(List { revision, items })
+        })
+    }
+
+    pub(super) async fn roll_back(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
+        let RollbackRequest { app, to, is_plan, expected, request } = request;
+        let (from, to, changes, revision) = self.global.replica().read_at(|global, revision| {
+            let from = global.apps.get(&app).ok_or_else(|| no_such_app(&app))?.release;
+            if let Some(expected) = expected.filter(|expected| *expected != from) {
+                let detail = format!("{app} is at release {from}, not {expected}: look at what changed and try again");
+                return Err(Problem::new(Code::ReleaseChanged, detail));
+            }
+            let to = to.or_else(|| last_good(global, &app)).ok_or_else(|| {
+                let said =
+                    format!("{app} has no release before {from} that was good: `insula releases {app}` lists them");
+                Problem::new(Code::NoSuchRelease, said)
+            })?;
+            let wanted = definition_of(global, &app, to).ok_or_else(|| {
+                let said = format!("{app} has no release {to}: `insula releases {app}` lists those that are kept");
+                Problem::new(Code::NoSuchRelease, said)
+            })?;
+            Ok((from, to, changes(definition_of(global, &app, from).as_ref(), &wanted), revision))
+        })?;
+        let answer =
+            |release, changes| DeployAnswer { app: app.clone(), release, previous: Some(from), changes, is_plan };
+        if is_plan {
+            let release = ReleaseNumber(from.0 + u64::from(!changes.is_empty()));
+            return Ok(Versioned { revision, value: answer(release, changes) });
+        }
+        let command = GlobalCommand::Rollback { app: app.clone(), to, from, why: ASKED_BACK.to_owned() };
+        let committed = self.change(&self.global, request, &command).await?;
+        match committed.reply {
+            GlobalReply::Deployed { release, .. } => {
+                Ok(Versioned { revision: committed.revision, value: answer(release, changes) })
+            }
+            GlobalReply::Done | GlobalReply::SecretSet { .. } => {
+                Err(Problem::new(Code::Internal, "a roll-back was answered like another command"))
+            }
+        }
+    }
+
+    pub(super) fn list_deployments(&self, app: &AppName) -> Answer<List<wire::Deployment>> {
+        if !self.global.read(|global| global.apps.contains(app)) {
+            return Err(no_such_app(app));
+        }
+        self.region
+            .replica()
+            .read_at(|region, revision| Ok(List { revision, items: deployment(region, app).into_iter().collect() }))
+    }
+
+    pub(super) async fn steer_deployment(&self, request: SteerRequest) -> Answer<Versioned<Steered>> {
+        let SteerRequest { app, steering, expected, request } = request;
+        let present = self.region.read(|region| region.deployments.get(&app).map(|deployment| deployment.release));
+        let Some(release) = expected.or(present) else {
+            if !self.global.read(|global| global.apps.contains(&app)) {
+                return Err(no_such_app(&app));
+            }
+            return Err(Problem::new(Code::Conflict, format!("no release of {app} is being rolled out here")));
+        };
+        let steering = match steering {
+            Steering::Pause => region::Steering::Pause,
+            Steering::Resume => region::Steering::Resume,
+            Steering::Promote => region::Steering::Promote,
+            Steering::Abort => region::Steering::Abort,
+        };
+        let command = RegionCommand::SteerDeployment { app: app.clone(), release, steering };
+        let committed = self.change(&self.region, request, &command).await?;
+        let deployment = self.region.read(|region| deployment(region, &app)).ok_or_else(|| no_such_app(&app))?;
+        Ok(Versioned { revision: committed.revision, value: Steered { app, deployment } })
+    }
+}
+
+/// How far the region is with an app's release; none when it has none, or not all programs know of that.
+pub(super) fn deployment(region: &RegionState, app: &AppName) -> Option<wire::Deployment> {
+    let (definition, deployment) = (region.definitions.get(app)?, region.deployments.get(app)?);
+    let shall_return = Deployment { state: DeploymentState::Failed, ..deployment.clone() }.shall_return(definition);
+    Some(wire::Deployment {
+        region: region.meta.as_ref()?.region.clone(),
+        release: deployment.release,
+        from: deployment.from.as_ref().map(|from| from.release),
+        state: deployment.state,
+        is_paused: deployment.is_paused,
+        waits_for_promotion: deployment.state == DeploymentState::First && is_manual(deployment, definition),
+        returns: shall_return,
+        why: deployment.why.clone(),
+        since_ms: deployment.since_ms,
+    })
+}
+
+fn is_manual(deployment: &Deployment, definition: &RegionalDefinition) -> bool {
+    let mut services = definition.services.iter();
+    services.any(|(name, service)| {
+        let first = deployment.first_instances(name, &service.update, service.scale);
+        deployment.changes(name, &service.spec) && first.is_some() && service.update.promotion() == Promotion::Manual
+    })
+}
+
+fn releases<'a>(global: &'a GlobalState, app: &AppName) -> impl Iterator<Item = &'a insula_types::Release> {
+    let name = app.clone();
+    let all = global.releases.from((app.clone(), ReleaseNumber(0)));
+    all.take_while(move |((of, _), ..)| *of == name).map(|(.., release)| release)
+}
+
+fn shown(global: &GlobalState, app: &AppName, release: &insula_types::Release, current: ReleaseNumber) -> Release {
+    let told = global.outcomes.get(&(app.clone(), release.number));
+    let outcome = |(region, outcome): (&insula_types::RegionName, &insula_state::global::ReleaseOutcome)| {
+        ReleaseOutcome { region: region.clone(), state: outcome.state, why: outcome.why.clone(), at_ms: outcome.at_ms }
+    };
+    Release {
+        number: release.number,
+        released_ms: release.created_ms,
+        is_current: release.number == current,
+        again_of: release.again_of,
+        why: release.why.clone(),
+        outcomes: told.into_iter().flatten().map(outcome).collect(),
+    }
+}
+
+/// The last release before the present one that is another, and that no region has found bad.
+fn last_good(global: &GlobalState, app: &AppName) -> Option<ReleaseNumber> {
+    let current = global.current_release(app)?;
+    let is_bad = |release: &insula_types::Release| {
+        let told = global.outcomes.get(&(app.clone(), release.number));
+        told.is_some_and(|told| told.values().any(|outcome| outcome.state == DeploymentState::Failed))
+    };
+    let is_other = |release: &&insula_types::Release| {
+        let is_same = release.services == current.services && release.updates == current.updates;
+        release.number < current.number && !is_same && !is_bad(release)
+    };
+    releases(global, app).filter(is_other).last().map(|release| release.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use insula_state::{
+        Domain,
+        global::{App, GlobalKey, GlobalObject, ReleaseOutcome},
+    };
+    use insula_types::{Release, Revision, ServiceSpec};
+
+    use super::*;
+
+    #[test]
+    fn the_last_good_release_is_neither_the_same_nor_one_that_failed() {
+        let app: AppName = "shop".parse().expect("a name");
+        let mut global = GlobalState::default();
+        for (number, tag, state) in [
+            (1, "a", Some(DeploymentState::Done)),
+            (2, "b", None),
+            (3, "c", Some(DeploymentState::Failed)),
+            (4, "d", Some(DeploymentState::Done)),
+            (5, "d", Some(DeploymentState::Done)),
+        ] {
+            let spec = ServiceSpec { command: vec![tag.to_owned()], ..ServiceSpec::default() };
+            let number = ReleaseNumber(number);
+            let services = BTreeMap::from([("web".parse().expect("a name"), spec)]);
+            let id = (app.clone(), number);
+            let made = Release { number, services, ..Release::default() };
+            global.absorb(Revision(1), GlobalKey::Release(id.clone()), Some(GlobalObject::Release(made)));
+            if let Some(state) = state {
+                let outcome = ReleaseOutcome { state, why: String::new(), at_ms: 0 };
+                let outcomes = BTreeMap::from([("fra".parse().expect("a name"), outcome)]);
+                global.absorb(Revision(1), GlobalKey::Outcome(id), Some(GlobalObject::Outcome(outcomes)));
+            }
+            let present = App::new(app.clone(), number, BTreeMap::new());
+            global.absorb(Revision(1), GlobalKey::App(app.clone()), Some(GlobalObject::App(present)));
+        }
+        assert_eq!(last_good(&global, &app), Some(ReleaseNumber(2)), "it was not found bad");
+        let first = App::new(app.clone(), ReleaseNumber(1), BTreeMap::new());
+        global.absorb(Revision(2), GlobalKey::App(app.clone()), Some(GlobalObject::App(first)));
+        assert_eq!(last_good(&global, &app), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! Secrets of apps, sealed. The keys that open them are not in the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use insula_types::{AppName, RegionName, ReleaseNumber, SecretName, SecretVersion, ServiceName, ServiceSpec};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{GlobalKey, GlobalObject, GlobalReply, GlobalState};
+use crate::{Changes, Rejection};
+
+/// Most secrets of an app that have a value: as many as a service may have, for several services.
+pub const SECRETS_OF_APP_MAX: usize = 256;
+
+/// Longest sealed value in bytes: the longest value, and what sealing adds.
+pub const SEALED_LEN_MAX: usize = insula_types::secret::SECRET_LEN_MAX + 512;
+
+/// Longest name of who set a secret, in bytes.
+const BY_LEN_MAX: usize = 256;
+
+/// Longest key in bytes.
+const KEY_LEN_MAX: usize = 512;
+
+/// A secret with those of its values that a release may still need. One that was removed has none, and its next value goes on
+/// counting, so that a version never means two values.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Secret {
+    /// The newest version that there ever was.
+    pub last: SecretVersion,
+    /// Its values by version. The newest one counts for the next release.
+    pub versions: BTreeMap<SecretVersion, SealedValue>,
+}
+
+/// One value of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedValue {
+    /// Sealed to the key of each region.
+    pub sealed: BTreeMap<RegionName, ByteBuf>,
+    /// When it was set, milliseconds since 1970 by the leader's clock.
+    pub set_ms: u64,
+    /// Who set it, for people.
+    pub by: String,
+}
+
+type Decision = Result<GlobalReply, Rejection>;
+
+impl GlobalState {
+    /// Puts the newest version in the place of each that is left open, and checks that all others are there.
+    ///
+    /// # Errors
+    /// [`Rejection`], naming the secret that is not set.
+    pub fn pin_secrets(
+        &self,
+        app: &AppName,
+        services: &mut BTreeMap<ServiceName, ServiceSpec>,
+    ) -> Result<(), Rejection> {
+        for (name, version) in services.values_mut().flat_map(|spec| &mut spec.secrets) {
+            let secret = self.secrets.get(&(app.clone(), name.clone()));
+            let newest = secret.and_then(|secret| secret.versions.keys().next_back().copied());
+            let found = if *version == 0 { newest } else { Some(*version) };
+            let value = found.and_then(|version| Some((version, secret?.versions.get(&version)?)));
+            let Some((found, value)) = value else {
+                let which = if *version == 0 { String::new() } else { format!(" version {version} of") };
+                return Err(Rejection::invalid(format!(
+                    "there is no{which} secret {name}: set it with `insula secrets set {app} {name}`, then deploy again"
+                )));
+            };
+            if let Some((region, _)) = self.sealing_keys.iter().find(|(region, _)| !value.sealed.contains_key(*region))
+            {
+                return Err(Rejection::invalid(format!(
+                    "secret {name} was set before region {region} was there: set it anew with `insula secrets set {app} {name}`"
+                )));
+            }
+            *version = found;
+        }
+        Ok(())
+    }
+
+    /// The secrets of an app that have a value, or had one.
+    pub fn secrets_of<'s>(&'s self, app: &AppName) -> impl Iterator<Item = (&'s SecretName, &'s Secret)> {
+        let all = self.secrets.iter().filter(move |((owner, _), _)| owner == app);
+        all.map(|((_, name), secret)| (name, secret))
+    }
+}
+
+/// A new value.
+pub(super) fn set(
+    state: &GlobalState,
+    at_ms: u64,
+    (app, name): (&AppName, &SecretName),
+    (sealed, by): (&BTreeMap<RegionName, ByteBuf>, &str),
+    out: &mut Changes<GlobalState>,
+) -> Decision {
+    if sealed.values().any(|sealed| sealed.len() > SEALED_LEN_MAX) || by.len() > BY_LEN_MAX {
+        return Err(Rejection::invalid("a sealed value, or who set it, is too long"));
+    }
+    let regions: BTreeSet<_> = state.sealing_keys.iter().map(|(region, _)| region).collect();
+    if regions.is_empty() {
+        let why = "no region has a key for secrets yet: that takes a minute after the last node was upgraded";
+        return Err(Rejection::conflict(why));
+    }
+    if regions != sealed.keys().collect() {
+        return Err(Rejection::conflict("it is not sealed for exactly the regions that there are: try again"));
+    }
+    let mut secret = state.secrets.get(&(app.clone(), name.clone())).cloned().unwrap_or_default();
+    let others = state.secrets_of(app).filter(|(other, secret)| *other != name && !secret.versions.is_empty());
+    if others.count() >= SECRETS_OF_APP_MAX {
+        return Err(Rejection::invalid(format!(
+            "{app} has {SECRETS_OF_APP_MAX} secrets, the most that an app may have"
+        )));
+    }
+    secret.last += 1;
+    let needed = needed(state, app, &state.numbers(app), std::iter::empty());
+    secret.versions.retain(|version, _| needed.contains(&(name, *version)));
+    let value = SealedValue { sealed: sealed.clone(), set_ms: at_ms, by: by.to_owned() };
+    secret.versions.insert(secret.last, value);
+    let version = secret.last;
+    out.put(GlobalKey::Secret((app.clone(), name.clone())), GlobalObject::Secret(secret));
+    Ok(GlobalReply::SecretSet { version })
+}
+
+/// Takes a secret away, unless a release that may have to run needs it.
+pub(super) fn remove(
+    state: &GlobalState,
+    app: &AppName,
+    name: &SecretName,
+    out: &mut Changes<GlobalState>,
+) -> Decision {
+    let key = (app.clone(), name.clone());
+    let Some(secret) = state.secrets.get(&key).filter(|secret| !secret.versions.is_empty()) else {
+        return Err(Rejection::not_found(format!("{app} has no secret {name}")));
+    };
+    let is_needed = |spec: &ServiceSpec| spec.secrets.contains_key(name);
+    let mut live = state.live_releases().filter(|(owner, _)| *owner == app);
+    if let Some((_, release)) = live.find(|(_, release)| release.services.values().any(is_needed)) {
+        return Err(Rejection::conflict(format!(
+            "release {} of {app} needs the secret {name}, and runs or is what the app can go back to: deploy without it first, \
+             until two releases have done so",
+            release.number
+        )));
+    }
+    out.put(GlobalKey::Secret(key), GlobalObject::Secret(Secret { last: secret.last, versions: BTreeMap::new() }));
+    Ok(GlobalReply::Done)
+}
+
+/// The key that secrets are sealed to for a region. It never changes.
+pub(super) fn set_key(
+    state: &GlobalState,
+    region: &RegionName,
+    key: &ByteBuf,
+    out: &mut Changes<GlobalState>,
+) -> Decision {
+    if !state.regions.contains(region) {
+        return Err(Rejection::not_found(format!("there is no region {region}")));
+    }
+    if key.is_empty() || key.len() > KEY_LEN_MAX {
+        return Err(Rejection::invalid("this is no key to seal to"));
+    }
+    match state.sealing_keys.get(region) {
+        Some(present) if present == key => {}
+        Some(_) => return Err(Rejection::conflict(format!("region {region} has another key for its secrets already"))),
+        None => out.put(GlobalKey::SealingKey(region.clone()), GlobalObject::SealingKey(key.clone())),
+    }
+    Ok(GlobalReply::Done)
+}
+
+/// Forgets the values of an app that neither the next release nor one of these services and releases can need.
+pub(super) fn forget<'s>(
+    state: &'s GlobalState,
+    app: &AppName,
+    releases: &[ReleaseNumber],
+    services: impl Iterator<Item = &'s ServiceSpec>,
+    out: &mut Changes<GlobalState>,
+) {
+    let needed = needed(state, app, releases, services);
+    for (name, secret) in state.secrets_of(app) {
+        let is_needed = |version: &SecretVersion| *version == secret.last || needed.contains(&(name, *version));
+        if secret.versions.keys().all(is_needed) {
+            continue;
+        }
+        let mut secret = secret.clone();
+        secret.versions.retain(|version, _| *version == secret.last || needed.contains(&(name, *version)));
+        out.put(GlobalKey::Secret((app.clone(), name.clone())), GlobalObject::Secret(secret));
+    }
+}
+
+/// Forgets all values of an app.
+pub(super) fn forget_all(state: &GlobalState, app: &AppName, out: &mut Changes<GlobalState>) {
+    for (name, secret) in state.secrets_of(app).filter(|(_, secret)| !secret.versions.is_empty()) {
+        let empty = Secret { last: secret.last, versions: BTreeMap::new() };
+        out.put(GlobalKey::Secret((app.clone(), name.clone())), GlobalObject::Secret(empty));
+    }
+}
+
+/// Which versions these releases and services have.
+fn needed<'s>(
+    state: &'s GlobalState,
+    app: &AppName,
+    releases: &[ReleaseNumber],
+    services: impl Iterator<Item = &'s ServiceSpec>,
+) -> BTreeSet<(&'s SecretName, SecretVersion)> {
+    let kept = releases.iter().filter_map(|number| state.releases.get(&(app.clone(), *number)));
+    let specs = kept.flat_map(|release| release.services.values()).chain(services);
+    specs.flat_map(|spec| &spec.secrets).map(|(name, version)| (name, *version)).collect()
+}
