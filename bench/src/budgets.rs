@@ -4,6 +4,7 @@
 
 mod calm;
 mod commit;
+mod deploys;
 mod disk;
 mod edge;
 mod failover;
@@ -80,6 +81,8 @@ pub enum Part {
     Many,
     /// Images pulled and unpacked, beside skopeo and umoci
     Images,
+    /// Deployments, from the command to instances that serve
+    Deploys,
     /// A service beside apps that take all they can get
     Neighbours,
     /// The edge, beside nginx and HAProxy
@@ -96,7 +99,7 @@ pub enum Part {
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "neighbours", "edge", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "deploys", "neighbours", "edge", "commit", "failover", "calm"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
@@ -128,13 +131,16 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
     eprintln!("making a lab of three nodes …");
     let lab = Lab::up(programs, LAB, 3, None)?;
     // Idle nodes come first: later parts leave state behind.
-    for part in [Part::Idle, Part::Start, Part::Many, Part::Images, Part::Commit, Part::Failover, Part::Calm] {
+    for part in
+        [Part::Idle, Part::Start, Part::Many, Part::Images, Part::Deploys, Part::Commit, Part::Failover, Part::Calm]
+    {
         if choice.only.contains(&part) {
             take(match part {
                 Part::Idle => idle::measure(&lab)?,
                 Part::Start => start::measure(&lab)?,
                 Part::Many => many::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
+                Part::Deploys => deploys::measure(&lab)?,
                 Part::Neighbours | Part::Edge => Vec::new(),
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,

@@ -16,6 +16,7 @@ mod restored;
 mod stage;
 mod stock;
 mod storm;
+mod successions;
 mod upgrade;
 mod volume;
 
@@ -58,6 +59,8 @@ pub enum Story {
     Drain,
     /// Releases, canaries, roll-backs, scales, drains, kills and upgrades, under traffic of five kinds
     Deploys,
+    /// The leader killed at ten moments of a deployment, of a good release and of a broken one
+    Successions,
     /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root
@@ -115,6 +118,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Upgrade => on_stage(&|stage| upgrade::tell(stage, interrupt)),
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
         Story::Deploys => on_stage(&|stage| deploys::tell(stage, telling.rounds, interrupt)),
+        Story::Successions => on_stage(&|stage| successions::tell(stage, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
         Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {
             certificates::tell(stage, interrupt)

@@ -54,6 +54,10 @@ enum Story {
     Upgrade,
     /// Each of three nodes drained in turn
     Drain,
+    /// Releases, canaries, roll-backs, scales, drains, kills and upgrades, under visitors of five kinds
+    Deploys,
+    /// The leader killed at ten moments of a deployment, of a good release and of a broken one
+    Successions,
     /// A deadlock planted in each supervised loop, in a program built for it
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root, under traffic

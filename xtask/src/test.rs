@@ -7,12 +7,15 @@ use clap::ValueEnum;
 
 use crate::{
     bench, packages,
-    run::{cargo, has_cargo_tool, run},
+    run::{cargo, has_cargo_tool, run, top},
     vm,
 };
 
 /// Seeds that every change must pass.
 const SEEDS: &str = "1000";
+
+/// What building and running the tests takes of the disk, and half as much again, in MiB.
+const ROOM_MIB: u64 = 8 << 10;
 
 /// Runs everything that decides whether a change lands.
 ///
@@ -22,8 +25,23 @@ pub(crate) fn run_all() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::LAB)?;
     simulate(&["--seeds".into(), SEEDS.into(), "--first".into(), "1".into()])?;
+    make_room()?;
     tests(&["--workspace"])?;
     vm::run(&vm::VmArgs::default())
+}
+
+/// Removes what the simulation was built of where the disk may be too small for it and the tests.
+fn make_room() -> Result<()> {
+    let target = top().join("target");
+    let disk = rustix::fs::statvfs(&target)?;
+    let free_mib = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+    println!("── {free_mib} MiB are free for the tests");
+    let built = target.join("sim");
+    if free_mib < ROOM_MIB && built.exists() {
+        println!("── that may be too little: {} is removed", built.display());
+        std::fs::remove_dir_all(&built)?;
+    }
+    Ok(())
 }
 
 /// The tests inside the crates, without the end-to-end ones.

@@ -61,6 +61,12 @@ impl Mesh {
         self.receiver.open_streams()
     }
 
+    /// Lets peers send their pings to the dataplane that has taken over, and completes when no stream of theirs is carried; to be
+    /// called when none is accepted any more.
+    pub async fn drain(&self) {
+        self.receiver.drain().await;
+    }
+
     pub(crate) fn tasks(&self) -> &insula_env::TaskGroup {
         &self.env.tasks
     }

@@ -112,8 +112,8 @@ pub(crate) struct Monitor {
 
 /// How a connection for pings ended.
 enum End {
-    /// It was old; nothing is wrong.
-    Aged,
+    /// It was old, or the peer asks for another one, as when its dataplane is taken over; nothing is wrong.
+    Over,
     /// The peer, or the way to it, ended it.
     Broken(io::Error),
 }
@@ -184,6 +184,7 @@ impl Monitor {
         let mut buffer = [0u8; 64];
         let mut filled = 0;
         let mut sent: u64 = 0;
+        let mut is_heard = false;
         loop {
             // What has arrived is read before a new ping counts against the peer.
             let read = beat.idle(async {
@@ -195,11 +196,14 @@ impl Monitor {
             });
             match read.await {
                 Some(read) => match read {
+                    // A process that has crashed says nothing of its end: that is an error of TLS.
+                    Ok(0) if is_heard => return End::Over,
                     Ok(0) => return End::Broken(io::ErrorKind::UnexpectedEof.into()),
                     Ok(bytes) => {
                         filled += bytes;
                         if filled == 8 {
                             filled = 0;
+                            is_heard = true;
                             *wait = None;
                             self.tell(judge.on_pong());
                         }
@@ -208,7 +212,7 @@ impl Monitor {
                 },
                 None => {
                     if self.clock.now() > age_max {
-                        return End::Aged;
+                        return End::Over;
                     }
                     self.tell(judge.on_ping());
                     // A silent connection may stay silent for ever; a new one finds a peer that came back.

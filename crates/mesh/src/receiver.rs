@@ -9,6 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
@@ -57,16 +58,27 @@ pub(crate) fn local_endpoint(
 pub(crate) struct Receiver {
     holder: Arc<Holder>,
     places: Arc<Semaphore>,
+    /// Whether peers shall look for another dataplane of this node.
+    leaving: CancellationToken,
 }
 
 impl Receiver {
     pub(crate) fn new(holder: Arc<Holder>) -> Self {
-        Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)) }
+        let leaving = CancellationToken::new();
+        Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)), leaving }
     }
 
     /// How many streams are carried.
     pub(crate) fn open_streams(&self) -> usize {
         limits::STREAMS_MAX - self.places.available_permits()
+    }
+
+    /// Ends the connections for pings, in an orderly way; completes when no stream is carried, if none is accepted any more.
+    pub(crate) async fn drain(&self) {
+        self.leaving.cancel();
+        // All places at once; never closed.
+        let all = u32::try_from(limits::STREAMS_MAX).expect("16,384");
+        self.places.acquire_many(all).await.ok();
     }
 
     /// Serves one connection of `peer` to its end. The transport has already proven that it is a node of this region.
@@ -111,7 +123,11 @@ impl Receiver {
         answer(&mut stream, &Answer::Ok).await?;
         let mut ping = [0u8; 8];
         loop {
-            timeout(PING_SILENCE, stream.read_exact(&mut ping)).await??;
+            tokio::select! {
+                read = timeout(PING_SILENCE, stream.read_exact(&mut ping)) => read??,
+                // Said in words, since the peer takes it for a crash otherwise.
+                () = self.leaving.cancelled() => return timeout(PING_SILENCE, stream.shutdown()).await?,
+            };
             timeout(PING_SILENCE, async {
                 stream.write_all(&ping).await?;
                 stream.flush().await

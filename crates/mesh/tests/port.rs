@@ -1,19 +1,19 @@
 //! The mesh over the real port: mutual TLS, the dispatcher, and peers that may not.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
 use insula_env::{
-    Env, beat,
+    Env, TaskGroup, beat,
     clock::timeout,
-    net::{self},
+    net::{self, TcpListener},
 };
 use insula_identity::{
     AllowAll, Credentials, Lifetimes, Material, NodeKey, RegionAuthority, RootAuthority, install_provider,
 };
 use insula_mesh::{Caller, DialError, Dialer, Mesh, PortTransport, Target, TraceId, Trouble};
 use insula_rpc::Dispatcher;
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, RegionName, Revision, ServiceRef};
+use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, Revision, ServiceRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -28,6 +28,8 @@ struct World {
 struct Node {
     id: NodeId,
     env: Env,
+    /// What accepts.
+    front: TaskGroup,
     address: SocketAddr,
     holder: Arc<Holder>,
     mesh: Mesh,
@@ -47,27 +49,35 @@ impl World {
     }
 
     async fn node(&self, authority: &RegionAuthority) -> Node {
-        let env = Env::real("node");
-        let key = NodeKey::generate(&env.rng).expect("key");
-        let id = key.id();
+        self.dataplane(&self.credentials(authority), net::bind(LOCALHOST).await.expect("bind"))
+    }
+
+    fn credentials(&self, authority: &RegionAuthority) -> Credentials {
+        let key = NodeKey::generate(&self.env.rng).expect("key");
         let request = key.request().expect("request");
-        let chain =
-            authority.issue_node(&request, id, &[], &Lifetimes::default(), self.env.clock.wall()).expect("certificate");
-        let credentials = Credentials { key, chain, roots: vec![self.root.certificate().clone()] };
-        let material = Material::new(&credentials, env.clock.clone(), Arc::new(AllowAll)).expect("material");
-        let listener = net::bind(LOCALHOST).await.expect("bind");
+        let chain = authority
+            .issue_node(&request, key.id(), &[], &Lifetimes::default(), self.env.clock.wall())
+            .expect("certificate");
+        Credentials { key, chain, roots: vec![self.root.certificate().clone()] }
+    }
+
+    /// A node's dataplane at a listener.
+    fn dataplane(&self, credentials: &Credentials, listener: TcpListener) -> Node {
+        let env = Env::real("node");
+        let material = Material::new(credentials, env.clock.clone(), Arc::new(AllowAll)).expect("material");
+        let identity = material.identity();
         let address = listener.local_addr().expect("address");
-        let port = Dispatcher::start(listener, &self._dir.path().join("port.sock"), &env).expect("port");
-        let region: RegionName = authority.identity().region.clone();
-        let holder = Holder::new(ClusterId::new(1), region, id);
+        let front = Env { tasks: env.tasks.child("front"), ..env.clone() };
+        let port = Dispatcher::start(listener, &self._dir.path().join("port.sock"), &front).expect("port");
+        let holder = Holder::new(identity.cluster.clone(), identity.region.clone(), identity.node);
         let mesh =
             Mesh::start(Arc::clone(&holder), Arc::new(PortTransport::new(material.clone(), env.clock.clone())), &env);
         let serving = mesh.clone();
-        env.tasks.critical("mesh", beat::QUICK, |beat| async move {
+        front.tasks.critical("mesh", beat::QUICK, |beat| async move {
             let mut port = port;
             serving.accept_loop(&mut port, material, beat).await;
         });
-        Node { id, env, address, holder, mesh }
+        Node { id: identity.node, env, front: front.tasks, address, holder, mesh }
     }
 }
 
@@ -170,6 +180,7 @@ fn clone(node: &Node) -> Node {
     Node {
         id: node.id,
         env: node.env.clone(),
+        front: node.front.clone(),
         address: node.address,
         holder: Arc::clone(&node.holder),
         mesh: node.mesh.clone(),
@@ -197,6 +208,51 @@ async fn pings_pass_over_tls_and_a_dead_dataplane_is_found() {
     assert!(one.ask(&two).await.is_err());
     assert!(!verdicts.borrow().is_bad(three.id));
     for node in [&one, &three] {
+        node.env.tasks.crash();
+    }
+    world.env.tasks.crash();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dataplane_that_is_taken_over_cuts_nothing_off() {
+    let world = World::new();
+    let fra = world.region("fra");
+    let listener = net::bind(LOCALHOST).await.expect("bind");
+    let again = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned().expect("a descriptor"));
+    let again = TcpListener::from_std(again).expect("listener");
+    let credentials = world.credentials(&fra);
+    let (one, two) = (world.node(&fra).await, world.dataplane(&credentials, listener));
+    let endpoint = instance(&world.env).await;
+    for node in [&one, &two] {
+        node.learn(&[&one, &two], &two, endpoint);
+    }
+    let mut open = one.mesh.dial(Target { caller: Caller::Edge(one.id), ..target(&two) }).await.expect("dial");
+    let mut verdicts = one.mesh.verdicts();
+    // Longer than silence takes.
+    insula_env::clock::sleep(Duration::from_millis(1600)).await;
+    assert!(verdicts.borrow_and_update().bad.is_empty());
+
+    let next = world.dataplane(&credentials, again);
+    next.learn(&[&one, &next], &next, endpoint);
+    two.front.stop();
+    let drained = tokio::spawn({
+        let mesh = two.mesh.clone();
+        async move { mesh.drain().await }
+    });
+    for _ in 0..16 {
+        assert_eq!(one.ask(&next).await.expect("the next one serves"), b'x');
+        insula_env::clock::sleep(Duration::from_millis(100)).await;
+    }
+    open.write_all(b"y").await.expect("write");
+    assert_eq!(timeout(LIMIT, open.read_u8()).await.expect("in time").expect("what is open goes on"), b'y');
+    assert!(!drained.is_finished(), "it waits for what is open");
+    drop(open);
+    timeout(LIMIT, drained).await.expect("in time").expect("no panic");
+    two.env.tasks.crash();
+    insula_env::clock::sleep(Duration::from_millis(1600)).await;
+    assert!(!verdicts.has_changed().expect("alive"), "nobody was blamed: {:?}", verdicts.borrow().bad);
+    assert_eq!(one.ask(&next).await.expect("dial"), b'x');
+    for node in [&one, &next] {
         node.env.tasks.crash();
     }
     world.env.tasks.crash();

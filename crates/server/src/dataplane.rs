@@ -23,8 +23,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// How long what is open may take to end once another dataplane has taken over. Nobody waits for that: users' new connections, and
 /// those of other nodes, are served there.
 const HANDED_OVER_LIMIT: Duration = Duration::from_secs(120);
-/// How often is looked whether streams of other nodes have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the dataplane until it is told to stop by a signal.
 ///
@@ -95,19 +93,21 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
         () = signals::told_to_stop(&front.tasks) => None,
         taken = offer.taken() => Some(taken),
     };
-    front.tasks.stop();
     match taken {
         None => {
             info!("dataplane drains");
+            // It accepts during its notice, and what it begins there it also ends.
             edge.drain().await;
+            front.tasks.stop();
         }
         Some(taken) => {
+            front.tasks.stop();
             info!("another dataplane has taken over: this one ends when what is open has");
             taken.let_go(offer).await;
             let ends = async {
-                while !edge.drain().await || streams.open_streams() > 0 {
-                    clock::sleep(LOOK_EVERY).await;
-                }
+                // Each time the edge gives what is open some time, and there may be more to give.
+                let users = async { while !edge.drain().await {} };
+                tokio::join!(users, streams.drain());
             };
             tokio::select! {
                 outcome = clock::timeout(HANDED_OVER_LIMIT, ends) => if outcome.is_err() {

@@ -23,7 +23,7 @@ use std::{
 };
 
 use insula_env::{
-    clock::timeout,
+    clock::{self, timeout},
     net::{self, TcpListener, UnixListener, UnixStream},
 };
 use rustix::net::{
@@ -42,6 +42,8 @@ const RELEASE: u8 = b'r';
 const RELEASED: u8 = b'd';
 /// How long a message may take: both are on this machine.
 const MESSAGE_MAX: Duration = Duration::from_secs(2);
+/// Wait after somebody who could not be served.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a dataplane listens on.
 #[derive(Debug)]
@@ -181,7 +183,11 @@ impl Offer {
             match outcome.await {
                 Ok(Some(stream)) => return Taken(stream),
                 Ok(None) => debug!("somebody asked for the listeners in words that are not known"),
-                Err(error) => debug!(%error, "somebody asked for the listeners and left"),
+                Err(error) => {
+                    debug!(%error, "somebody asked for the listeners and left");
+                    // Or nobody can be accepted, for want of descriptors.
+                    clock::sleep(FAILED_PAUSE).await;
+                }
             }
         }
     }

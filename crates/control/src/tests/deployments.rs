@@ -284,3 +284,27 @@ async fn a_drained_node_is_left_while_a_deployment_waits() {
     assert_eq!((serving(&world, 1), serving(&world, 2)), (3, 1));
     assert_eq!(deployment(&world).state, DeploymentState::First);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whenever_the_leader_is_lost_the_end_is_the_same() {
+    for is_good in [true, false] {
+        for lost_after in (0..150).step_by(5) {
+            let mut world = settled();
+            world.broken = (!is_good).then_some(2);
+            world.deploy(definition(2, SCALE));
+            for _ in 0..lost_after {
+                world.step();
+                assert!(world.serving().len() >= SCALE as usize, "capacity was lost before step {lost_after}");
+            }
+            world.change_leader();
+            let end = if is_good { DeploymentState::Done } else { DeploymentState::Failed };
+            until_state(&mut world, end);
+            if is_good {
+                assert_eq!((serving(&world, 2), world.placed()), (3, 3), "lost after {lost_after} steps");
+            } else {
+                assert!(deployment(&world).why.contains("ended 4 times"), "{}", deployment(&world).why);
+                goes_back(&mut world, 2);
+            }
+        }
+    }
+}

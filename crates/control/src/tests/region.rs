@@ -207,6 +207,13 @@ impl World {
         self.read(|state| state.placements.len())
     }
 
+    /// Another leads from now on, which has seen nothing yet of what only a leader's memory holds.
+    pub(super) fn change_leader(&mut self) {
+        self.memory = Memory::default();
+        let nodes: Vec<NodeId> = self.read(|state| state.nodes.iter().map(|(id, _)| *id).collect());
+        self.leases = LeaseTable::begin(self.now, nodes);
+    }
+
     pub(super) fn duty(&mut self, id: u64, duty: NodeDuty) {
         self.plain.apply(0, &RegionCommand::SetNodeDuty { id: NodeId::new(id), duty }).expect("a member");
     }
