@@ -50,6 +50,9 @@ pub struct DeployAnswer {
     pub changes: Vec<Change>,
     /// True when nothing was done.
     pub is_plan: bool,
+    /// What is not wrong, and may not be wanted: what finds no place, and losses that were survived before. A sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One difference between two definitions.

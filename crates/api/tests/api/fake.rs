@@ -142,7 +142,14 @@ impl Handler for Fake {
             apps.insert(name.clone(), (release, request.definition.clone()));
         }
         let changes = insula_api::changes(current.as_ref().map(|(_, definition)| definition), &request.definition);
-        versioned(DeployAnswer { app: name, release, previous, changes, is_plan: request.is_plan })
+        versioned(DeployAnswer {
+            app: name,
+            release,
+            previous,
+            changes,
+            is_plan: request.is_plan,
+            warnings: Vec::new(),
+        })
     }
 
     async fn delete_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {

@@ -267,7 +267,7 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
     let heading = match plan.previous {
         None => format!("{}: new app, release {}\n", plan.app, plan.release),
         Some(previous) if previous == plan.release && plan.changes.is_empty() => {
-            return format!("{}: nothing to change, release {previous} is this already\n", plan.app);
+            format!("{}: nothing to change, release {previous} is this already\n", plan.app)
         }
         Some(previous) if previous == plan.release => format!("{}: release {previous} stays\n", plan.app),
         Some(previous) => format!("{}: release {previous} to {}\n", plan.app, plan.release),
@@ -275,6 +275,9 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
     let mut out = heading;
     for change in &plan.changes {
         change_text(change, &mut out);
+    }
+    for warning in &plan.warnings {
+        out.push_str(&format!("warning: {}\n", clean(warning)));
     }
     out
 }
@@ -377,7 +380,17 @@ mod tests {
             previous: previous.map(ReleaseNumber),
             changes: insula_api::changes(from, to),
             is_plan: true,
+            warnings: Vec::new(),
         };
+        let warned = DeployAnswer {
+            warnings: vec!["were node n1 lost, 1 of shop/web would find no place: no room".to_owned()],
+            ..plan(Some(1), 1, Some(&one), &one)
+        };
+        expect![[r#"
+            shop: nothing to change, release 1 is this already
+            warning: were node n1 lost, 1 of shop/web would find no place: no room
+        "#]]
+        .assert_eq(&plan_text(&warned));
         expect![[r#"
             shop: new app, release 1
               + web

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use insula_types::{ByteSize, InstanceId, NodeId};
 
 use super::region::{World, definition};
-use crate::loss::{self, Then};
+use crate::loss::{self, Loss, Then};
 
 #[tokio::test(start_paused = true)]
 async fn a_loss_moves_nothing_that_stays() {
@@ -76,4 +76,40 @@ async fn what_finds_no_room_after_a_loss_is_told_why() {
     assert_eq!(*to, NodeId::new(2));
     assert!(why.contains("no room on any of 1 nodes, memory is "), "{why}");
     assert_eq!(outcomes(9), [], "no such node");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_makes_a_loss_fatal_is_told_beforehand() {
+    // Three nodes of 4 GiB, of which nine tenths can be given: three of a gigabyte on each, so that one node can be lost with
+    // six of them, and none with seven.
+    let mut world = World::new(3);
+    let of = |scale: u32, mib: u64| {
+        let mut large = definition(1, scale);
+        large.services.values_mut().for_each(|service| service.spec.resources.memory = ByteSize::mib(mib));
+        large
+    };
+    world.deploy(of(3, 1024));
+    world.steps(4);
+    let foretell = |world: &World, scale, mib| world.read(|state| loss::foretell(state, &of(scale, mib)));
+    assert_eq!(foretell(&world, 3, 1030), loss::Foretold::default(), "all of them anew");
+    let told = foretell(&world, 6, 1024);
+    let [(Loss::Datacenter(fra1), _)] = &told.losses[..] else { panic!("{told:?}") };
+    assert_eq!(fra1.as_str(), "fra1", "of two nodes, which leave room for three");
+
+    let told = foretell(&world, 7, 1024);
+    assert_eq!(told.unplaced, BTreeMap::new());
+    let lost: Vec<&Loss> = told.losses.iter().map(|(loss, _)| loss).collect();
+    let [Loss::Datacenter(_), Loss::Node(_), Loss::Node(_), Loss::Node(_)] = &lost[..] else { panic!("{lost:?}") };
+    for (loss, short) in &told.losses[1..] {
+        let [short] = &short.values().collect::<Vec<_>>()[..] else { panic!("{short:?}") };
+        assert_eq!(short.count, 1, "{loss:?}");
+        assert!(short.why.contains("no room on any of 2 nodes, memory is "), "{}", short.why);
+    }
+
+    let told = foretell(&world, 10, 1024);
+    assert_eq!(told.unplaced.values().map(|short| short.count).sum::<usize>(), 1, "it fits nowhere as it is");
+
+    world.deploy(of(7, 1024));
+    world.steps(8);
+    assert_eq!(foretell(&world, 8, 1024).losses, [], "it was fatal before");
 }

@@ -10,14 +10,14 @@ use insula_api::{
     },
 };
 use insula_container::{Error, ImageRef};
-use insula_control::each_node;
+use insula_control::{each_node, loss::foretell};
 use insula_state::{GlobalCommand, GlobalState, RegionState, global::GlobalReply};
 use insula_types::{
     AppDefinition, AppName, Desired, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Scale,
     SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
 };
 
-use super::{NodeApi, releases::deployment};
+use super::{NodeApi, loss, releases::deployment};
 use crate::images::Copies;
 
 /// Most problems told with a status.
@@ -113,7 +113,9 @@ impl NodeApi {
         let mut changes = changes(current.as_ref(), &wanted);
         let pinned = self.pinned(&wanted)?;
         changes.extend(secret_changes(current.as_ref(), &pinned));
-        let answer = |release, is_plan| DeployAnswer { app: app.clone(), release, previous, changes, is_plan };
+        let warnings = self.warnings(&wanted, &pinned);
+        let answer =
+            |release, is_plan| DeployAnswer { app: app.clone(), release, previous, changes, is_plan, warnings };
         if request.is_plan {
             let is_new = current.is_none_or(|current| {
                 let before = current.services.iter().map(|(name, one)| (name, &one.spec, &one.update));
@@ -148,6 +150,21 @@ impl NodeApi {
                 Err(Problem::new(Code::Internal, "a deploy was answered like another command"))
             }
         }
+    }
+
+    /// What this region would have no place for, were it deployed.
+    pub(super) fn warnings(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<String> {
+        let scales = self.global.read(|global| global.apps.get(&wanted.app).map(|app| app.scale.clone()));
+        let scales = scales.unwrap_or_default();
+        let service = |(name, service): (&ServiceName, &ServiceDefinition)| {
+            let spec = pinned.get(name).unwrap_or(&service.spec).clone();
+            let scale = service.scale.or(scales.get(name).copied()).unwrap_or(Scale::Count(1));
+            (name.clone(), RegionalService { spec, scale, update: service.update.clone() })
+        };
+        let services = wanted.services.iter().map(service).collect();
+        let (release, again_of) = (ReleaseNumber(0), None);
+        let definition = RegionalDefinition { app: wanted.app.clone(), release, services, again_of };
+        self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
     }
 
     /// The services as a release of now would have them.

@@ -1,15 +1,15 @@
 //! What a loss would do, by this node's copy of the region's state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_api::{
     Answer, Code, Problem,
     handler::Lost,
     wire::{LossKind, LossOutcome, LossPlan, Versioned},
 };
-use insula_control::loss::{Outcome, Then, outcomes};
+use insula_control::loss::{Foretold, Loss, Outcome, Short, Then, outcomes};
 use insula_state::RegionState;
-use insula_types::{NodeId, NodeName};
+use insula_types::{NodeId, NodeName, ServiceRef};
 
 use super::{NodeApi, cluster::find_node};
 
@@ -54,4 +54,75 @@ fn wire(region: &RegionState, Outcome { placement, then }: Outcome<'_>) -> Optio
     };
     let (instance, service) = (placement.instance, placement.service.clone());
     Some(LossOutcome { instance, service, from: name(&placement.node)?, outcome, to, reasons })
+}
+
+/// Nodes that are named in a warning.
+const NODES_MAX: usize = 3;
+
+/// What is foretold, in sentences: nodes of which the same is to be said are in one.
+pub(super) fn warnings(region: &RegionState, foretold: &Foretold) -> Vec<String> {
+    let mut out = Vec::new();
+    if !foretold.unplaced.is_empty() {
+        out.push(format!("{}, as things are now", no_place(&foretold.unplaced, "find")));
+    }
+    let mut nodes: Vec<(&BTreeMap<ServiceRef, Short>, Vec<&str>)> = Vec::new();
+    for (loss, short) in &foretold.losses {
+        match loss {
+            Loss::Datacenter(name) => {
+                out.push(format!("were data centre {name} lost, {}", no_place(short, "would find")));
+            }
+            Loss::Node(id) => {
+                let Some(node) = region.nodes.get(id) else { continue };
+                let alike = nodes.iter_mut().find(|(other, _)| counts(other).eq(counts(short)));
+                match alike {
+                    Some((_, names)) => names.push(node.name.as_str()),
+                    None => nodes.push((short, vec![node.name.as_str()])),
+                }
+            }
+        }
+    }
+    out.extend(
+        nodes.iter().map(|(short, names)| format!("were {} lost, {}", any(names), no_place(short, "would find"))),
+    );
+    out
+}
+
+fn counts(short: &BTreeMap<ServiceRef, Short>) -> impl Iterator<Item = (&ServiceRef, usize)> {
+    short.iter().map(|(service, short)| (service, short.count))
+}
+
+fn any(names: &[&str]) -> String {
+    match names {
+        [one] => format!("node {one}"),
+        [all @ .., last] if names.len() <= NODES_MAX => format!("node {} or {last}", all.join(", ")),
+        _ => format!("any of {} nodes ({}, …)", names.len(), names[..NODES_MAX].join(", ")),
+    }
+}
+
+fn no_place(short: &BTreeMap<ServiceRef, Short>, find: &str) -> String {
+    let each: Vec<String> = short
+        .iter()
+        .map(|(service, short)| format!("{} of {service} {find} no place: {}", short.count, short.why))
+        .collect();
+    each.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_named_together() {
+        assert_eq!(any(&["n1"]), "node n1");
+        assert_eq!(any(&["n1", "n2", "n3"]), "node n1, n2 or n3");
+        assert_eq!(any(&["n1", "n2", "n3", "n4"]), "any of 4 nodes (n1, n2, n3, …)");
+        let short = |count| Short { count, why: "no room".to_owned() };
+        let service = |name: &str| ServiceRef::new("shop".parse().expect("a name"), name.parse().expect("a name"));
+        let services = ["web", "db"].map(service);
+        let both: BTreeMap<_, _> = services.into_iter().zip([short(2), short(1)]).collect();
+        assert_eq!(
+            no_place(&both, "would find"),
+            "1 of shop/db would find no place: no room; 2 of shop/web would find no place: no room"
+        );
+    }
 }

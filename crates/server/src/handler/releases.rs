@@ -1,5 +1,7 @@
 //! Releases: which there are, how they come out, and how they are taken back.
 
+use std::collections::BTreeMap;
+
 use insula_api::{
     Answer, Code, Problem, RollbackRequest, SteerRequest, changes,
     wire::{self, DeployAnswer, List, Release, ReleaseOutcome, Steered, Steering, Versioned},
@@ -27,7 +29,7 @@ impl NodeApi {
 
     pub(super) async fn roll_back(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
         let RollbackRequest { app, to, is_plan, expected, request } = request;
-        let (from, to, changes, revision) = self.global.replica().read_at(|global, revision| {
+        let (from, to, changes, wanted, revision) = self.global.replica().read_at(|global, revision| {
             let from = global.apps.get(&app).ok_or_else(|| no_such_app(&app))?.release;
             if let Some(expected) = expected.filter(|expected| *expected != from) {
                 let detail = format!("{app} is at release {from}, not {expected}: look at what changed and try again");
@@ -42,10 +44,19 @@ impl NodeApi {
                 let said = format!("{app} has no release {to}: `insula releases {app}` lists those that are kept");
                 Problem::new(Code::NoSuchRelease, said)
             })?;
-            Ok((from, to, changes(definition_of(global, &app, from).as_ref(), &wanted), revision))
+            let changes = changes(definition_of(global, &app, from).as_ref(), &wanted);
+            Ok((from, to, changes, wanted, revision))
         })?;
-        let answer =
-            |release, changes| DeployAnswer { app: app.clone(), release, previous: Some(from), changes, is_plan };
+        // A release names the versions of its secrets already.
+        let warnings = self.warnings(&wanted, &BTreeMap::new());
+        let answer = |release, changes| DeployAnswer {
+            app: app.clone(),
+            release,
+            previous: Some(from),
+            changes,
+            is_plan,
+            warnings,
+        };
         if is_plan {
             let release = ReleaseNumber(from.0 + u64::from(!changes.is_empty()));
             return Ok(Versioned { revision, value: answer(release, changes) });
