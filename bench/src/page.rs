@@ -1,7 +1,17 @@
 //! A page that says who serves it, as the demo's image does, and what else the stories' visitors ask for: an echo, an answer that
 //! takes its time, a WebSocket. It is an instance of a kind that ends well: told to stop, it lets end what is open.
 
-use std::{convert::Infallible, env, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    env,
+    net::SocketAddr,
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -30,6 +40,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Pieces of an answer that takes its time, and the time between two.
 const PIECES: u32 = 20;
 const PIECE_EVERY: Duration = Duration::from_millis(100);
+/// What never fails, whatever else does.
+const HEALTH: &str = "/healthz";
 /// Largest body that is echoed.
 const ECHO_LEN_MAX: usize = 1 << 20;
 /// How long WebSockets go on once the page is told to stop.
@@ -42,6 +54,9 @@ type Body = BoxBody<Bytes, Infallible>;
 /// What all connections share.
 struct Page {
     text: String,
+    /// Of so many requests, in turn, one fails.
+    fail_every: Option<u64>,
+    asked: AtomicU64,
     /// Told to stop.
     stopping: CancellationToken,
     /// WebSockets shall close.
@@ -49,7 +64,7 @@ struct Page {
     open: TaskTracker,
 }
 
-/// Serves on `$PORT`, whatever path is asked for, until told to stop.
+/// Serves on `$PORT`, whatever path is asked for, until told to stop. With `$FAIL_EVERY` one of so many GETs is answered with 500.
 ///
 /// # Errors
 /// Without a port in the environment, or when it is taken.
@@ -58,8 +73,10 @@ pub async fn serve(tasks: &TaskGroup) -> anyhow::Result<()> {
     let word = |name| env::var(name).unwrap_or_default();
     let version = env::var("VERSION").unwrap_or_else(|_| "v1".to_owned());
     let text = format!("instance={} node={} version={version}\n", word("INSULA_INSTANCE"), word("INSULA_NODE"));
-    let (stopping, closing, open) = Default::default();
-    let page = Arc::new(Page { text, stopping, closing, open });
+    let fail_every = env::var("FAIL_EVERY").ok().map(|every| every.parse::<NonZeroU64>()).transpose();
+    let fail_every = fail_every.context("FAIL_EVERY is no number of requests")?.map(NonZeroU64::get);
+    let (asked, stopping, closing, open) = Default::default();
+    let page = Arc::new(Page { text, fail_every, asked, stopping, closing, open });
     let listener =
         net::bind(SocketAddr::from(([0, 0, 0, 0], port))).await.with_context(|| format!("listen on {port}"))?;
     let mut term = signal(SignalKind::terminate()).context("listen to signals")?;
@@ -110,8 +127,20 @@ impl Page {
             }
             (_, "/slow") => self.slow(),
             (_, "/socket") => self.socket(request, tasks),
-            _ => text(self.text.clone()),
+            (_, path) => {
+                let mut response = text(self.text.clone());
+                if path != HEALTH && self.fails() {
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                response
+            }
         }
+    }
+
+    /// Whether this request is one of those that shall fail.
+    fn fails(&self) -> bool {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.fail_every.is_some_and(|every| number % every == 0)
     }
 
     /// An answer in pieces.

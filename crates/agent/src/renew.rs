@@ -4,7 +4,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_env::{Env, beat, clock};
-use insula_types::{Granted, Load, Renewal, Revision};
+use insula_types::{Granted, Renewal, Revision};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -27,23 +27,24 @@ pub trait Renewer: Send + Sync + Debug {
     async fn renew(&self, renewal: Renewal) -> Result<Granted, CallError>;
 }
 
-/// Starts the renewals. A new `catalog` revision, which drains wait for, is told at once. `load` is asked each time.
+/// Starts the renewals. A new `catalog` revision, which drains wait for, is told at once. `said` is asked each time for all else that
+/// this node has to say.
 pub fn start_renewals(
     env: &Env,
     renewer: Arc<dyn Renewer>,
     catalog: watch::Receiver<Revision>,
-    load: impl Fn() -> Load + Send + Sync + 'static,
+    said: impl Fn() -> Renewal + Send + Sync + 'static,
 ) {
-    let load = Arc::new(load);
+    let said = Arc::new(said);
     let rng = env.rng.fork();
     env.tasks.supervise("renew", beat::QUICK, move |beat| {
-        let (renewer, mut catalog, load, rng) = (Arc::clone(&renewer), catalog.clone(), Arc::clone(&load), rng.clone());
+        let (renewer, mut catalog, said, rng) = (Arc::clone(&renewer), catalog.clone(), Arc::clone(&said), rng.clone());
         async move {
             let mut was_well = true;
             loop {
                 beat.alive();
                 let catalog_revision = *catalog.borrow_and_update();
-                let renewal = Renewal { load: load(), catalog_revision };
+                let renewal = Renewal { catalog_revision, ..said() };
                 let failed = match clock::timeout(RENEW_LIMIT, renewer.renew(renewal)).await {
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => Some(crate::chain(&error)),

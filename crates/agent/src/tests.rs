@@ -15,8 +15,8 @@ use insula_state::{
     region::{RegionKey, RegionObject},
 };
 use insula_types::{
-    Capacity, ContentHash, Desired, FileSpec, Granted, InstanceId, InstanceStatus, Load, Node, NodeHealth, NodeId,
-    Phase, Placement, Renewal, RequestId, Revision, VolumeRef,
+    Capacity, ContentHash, Desired, FileSpec, Granted, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase,
+    Placement, Renewal, RequestId, Revision, VolumeRef,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -481,7 +481,7 @@ impl Renewer for Leader {
 async fn new_catalogs_are_told_at_once_and_many_of_them_together() {
     let bench = Bench::new();
     let (leader, catalog) = (Arc::new(Leader::default()), watch::Sender::new(Revision(0)));
-    start_renewals(&bench.env, leader.clone(), catalog.subscribe(), Load::default);
+    start_renewals(&bench.env, leader.clone(), catalog.subscribe(), Renewal::default);
     let told = async |millis| {
         clock::sleep(Duration::from_millis(millis)).await;
         let told = leader.0.lock();

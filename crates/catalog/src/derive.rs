@@ -68,6 +68,7 @@ impl Catalog {
             is_first: false,
             ports,
             endpoints,
+            release: Some(placement.release),
         };
         self.services.entry(placement.service.clone()).or_default().instances.insert(placement.instance, instance);
     }

@@ -8,7 +8,7 @@ mod listen;
 use std::{collections::BTreeMap, time::Duration};
 
 use insula_env::{Rule, TaskInfo};
-use insula_types::{Incarnation, Revision};
+use insula_types::{Incarnation, Revision, Traffic};
 use serde::{Deserialize, Serialize};
 
 pub use client::{Acknowledged, Link, LinkError};
@@ -18,6 +18,10 @@ use crate::{Catalog, limits};
 
 /// Greatest frame: one catalog and its envelope.
 const FRAME_MAX: usize = limits::BYTES_MAX + 1024;
+
+/// Among the statistics of a dataplane that knows [`Request::Traffic`]. One of an earlier version would take the question for
+/// damage, and end the connection.
+const KNOWS_TRAFFIC: &str = "insula_dataplane_knows_traffic";
 
 /// What the server asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +36,8 @@ enum Request {
     Stats,
     /// What runs there?
     Tasks,
+    /// What have instances made of requests? Only for one that has said [`KNOWS_TRAFFIC`].
+    Traffic,
 }
 
 /// What the dataplane answers.
@@ -51,6 +57,8 @@ enum Reply {
     Stats(BTreeMap<String, u64>),
     /// What runs.
     Tasks(Vec<TaskReport>),
+    /// What was counted, by service and release.
+    Traffic(Traffic),
 }
 
 /// A task of the dataplane, as its server asks for it.

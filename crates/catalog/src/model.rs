@@ -6,7 +6,8 @@ use std::{
 };
 
 use insula_types::{
-    ClusterId, DatacenterName, Incarnation, InstanceId, NodeId, NodeName, PortName, RegionName, Revision, ServiceRef,
+    ClusterId, DatacenterName, Incarnation, InstanceId, NodeId, NodeName, PortName, RegionName, ReleaseNumber,
+    Revision, ServiceRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,9 @@ pub struct CatalogInstance {
     /// Where its ports are reached from its own node; empty for instances of other nodes.
     #[serde(default)]
     pub endpoints: BTreeMap<PortName, SocketAddr>,
+    /// The release with which it was placed; none in a catalog of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseNumber>,
 }
 
 /// Where a route leads.

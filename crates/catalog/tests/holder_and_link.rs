@@ -19,7 +19,7 @@ use insula_env::{
     memory::MemoryDisk,
     net::bind_unix,
 };
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, RegionName, Revision, ServiceRef};
+use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, RegionName, Revision, ServiceRef, Traffic};
 use tokio::sync::watch;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -47,6 +47,7 @@ fn unfit(revision: u64) -> Catalog {
         was_ready: true,
         is_draining: false,
         is_first: false,
+        release: None,
         ports: BTreeMap::new(),
         endpoints: BTreeMap::new(),
     };
@@ -175,6 +176,9 @@ impl Dataplane for Fake {
     fn stats(&self) -> BTreeMap<String, u64> {
         BTreeMap::from([("requests".to_owned(), 7)])
     }
+    fn traffic(&self) -> Traffic {
+        Traffic { edge: 5, releases: Vec::new() }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +213,8 @@ async fn the_link_survives_either_end() {
     link.push(Arc::new(catalog(1, 4)));
     until(&mut seen, |a| a.rejected.is_none() && a.in_use == Some((Incarnation(1), Revision(4)))).await;
 
-    assert_eq!(link.stats().await.expect("stats")["requests"], 7);
+    assert_eq!(link.stats().await.expect("stats"), BTreeMap::from([("requests".to_owned(), 7)]));
+    assert_eq!(link.traffic().await.expect("traffic").edge, 5);
     link.reload_identity().await.expect("first reload");
     let error = link.reload_identity().await.expect_err("second reload");
     assert_eq!(error.to_string(), "the dataplane could not reload its identity: no such file");

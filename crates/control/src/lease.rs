@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use insula_env::clock::Instant;
-use insula_types::{Load, NodeId, Renewal, Revision};
+use insula_types::{Load, NodeId, Renewal, Revision, ServiceRef};
+
+use crate::traffic::Counted;
 
 /// How long a lease holds: five renewals of 500 ms. Four may be lost or late, and a silent node is still replaced well
 /// within the 8 s that a replacement may take (2.5 s here, up to 2 s for an election, the rest for the start).
@@ -33,12 +35,15 @@ pub struct LeaseTable {
     looked_at: Instant,
     /// Whether renewals were refused at some time since it was looked at.
     is_doubted: bool,
+    /// What came with renewals of what the edges have counted.
+    counted: Counted,
 }
 
 impl LeaseTable {
     /// The table of a new leader: everyone in `up` holds a full lease from `now`.
     pub fn begin(now: Instant, up: impl IntoIterator<Item = NodeId>) -> Self {
-        let mut table = Self { leases: BTreeMap::new(), looked_at: now, is_doubted: false };
+        let mut table =
+            Self { leases: BTreeMap::new(), looked_at: now, is_doubted: false, counted: Counted::default() };
         for node in up {
             table.grant(now, node);
         }
@@ -64,6 +69,9 @@ impl LeaseTable {
         };
         let acknowledged = renewal.catalog_revision;
         self.leases.insert(node, Lease { ends: now + LEASE, renewals, load: renewal.load, acknowledged });
+        if let Some(traffic) = &renewal.traffic {
+            self.counted.hear(node, traffic);
+        }
         renewals == RENEWALS_UNTIL_UP || before.is_none_or(|lease| lease.acknowledged != acknowledged)
     }
 
@@ -84,9 +92,15 @@ impl LeaseTable {
         self.looked_at = now;
     }
 
-    /// Forgets nodes that are no members any more.
-    pub fn keep(&mut self, is_member: impl Fn(NodeId) -> bool) {
+    /// Forgets nodes that are no members any more, and what was counted of services of which no release is tried any more.
+    pub fn keep(&mut self, is_member: impl Fn(NodeId) -> bool, is_tried: impl Fn(&ServiceRef) -> bool) {
         self.leases.retain(|node, _| is_member(*node));
+        self.counted.keep(is_member, is_tried);
+    }
+
+    /// What the edges have counted.
+    pub(crate) const fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     /// Whether the node holds a lease.

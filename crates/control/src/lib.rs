@@ -13,6 +13,7 @@
 
 pub mod derive;
 pub mod each_node;
+mod gate;
 pub mod lease;
 pub mod level;
 pub mod loss;
@@ -24,11 +25,13 @@ mod replace;
 mod round;
 mod service;
 mod slots;
+mod traffic;
 pub mod voters;
 
 #[cfg(test)]
 mod tests;
 
+pub use gate::is_tried;
 pub use lease::LeaseTable;
 pub use level::start_levels;
 pub use service::{Confirmed, Control, NotLeader};

@@ -15,7 +15,7 @@ use insula_types::{
     RegionalDefinition, RegionalService, ReleaseNumber, ServiceName, ServiceRef,
 };
 
-use crate::{each_node, placements::deployment_of};
+use crate::{each_node, gate, placements::deployment_of, traffic::Counted};
 
 /// How often an instance may end before it was ever ready.
 const RESTARTS_MAX: u32 = 3;
@@ -94,11 +94,13 @@ impl Watched {
         !self.apps.is_empty()
     }
 
-    /// How the deployments have come on. `unplaceable` says for which services there is no room, and why.
+    /// How the deployments have come on. `unplaceable` says for which services there is no room, and why; `counted` what the edges
+    /// have seen of them.
     pub(crate) fn advance(
         &mut self,
         region: &RegionState,
         unplaceable: &BTreeMap<ServiceRef, String>,
+        counted: &Counted,
         now: Instant,
     ) -> Vec<RegionCommand> {
         let mut commands = Vec::new();
@@ -123,7 +125,9 @@ impl Watched {
                 let since = ready.get(&instance);
                 since.is_some_and(|since| now.saturating_duration_since(*since) >= part.wanted.update.min_healthy)
             };
-            let verdict = seen.judge(region, deployment, definition, &parts, unplaceable, &is_healthy, now);
+            let verdict = fails_too_much(deployment, &parts, counted)
+                .map(|why| (DeploymentState::Failed, why))
+                .or_else(|| seen.judge(region, deployment, definition, &parts, unplaceable, &is_healthy, now));
             if let Some((state, why)) = verdict.filter(|_| !deployment.is_paused) {
                 let (app, release) = (app.clone(), deployment.release);
                 commands.push(RegionCommand::AdvanceDeployment { app, release, state, why });
@@ -256,6 +260,22 @@ impl Seen {
         self.no_room = no_room;
         lack
     }
+}
+
+/// A service whose new instances fail more requests than they may, in words. What leads back to an earlier release is not judged.
+fn fails_too_much(deployment: &Deployment, parts: &[Part<'_>], counted: &Counted) -> Option<String> {
+    let good = deployment.from.as_ref()?.release;
+    if deployment.is_return || deployment.state.is_over() {
+        return None;
+    }
+    parts.iter().find_map(|part| {
+        let canary = gate::canary(&part.wanted.update)?;
+        let service = ServiceRef::new(deployment.app.clone(), part.name.clone());
+        // Instances of a release between the two count where they run the same as this one.
+        let of_new = part.new.iter().map(|(placement, _)| placement.release);
+        let new = of_new.chain([deployment.release]).filter(|release| *release > good).collect();
+        gate::too_many(&service, deployment, canary, counted.compare(&service, &new, good))
+    })
 }
 
 /// What comes after a state in which all has been as it shall be for `time`.

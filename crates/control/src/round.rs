@@ -64,7 +64,7 @@ impl Memory {
             placements::View { now_ms, is_acknowledged: &is_acknowledged, overdue: &overdue, ready_for: &ready_for };
         let plan = placements::reconcile(region, &view, new_id);
         commands.extend(plan.commands);
-        commands.extend(self.watched.advance(region, &plan.unplaceable, now));
+        commands.extend(self.watched.advance(region, &plan.unplaceable, leases.counted(), now));
         commands.extend(self.tell(plan.unplaceable));
         commands.truncate(COMMANDS_MAX);
         commands

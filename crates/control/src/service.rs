@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     LeaseTable,
+    gate::is_tried,
     lease::{LEASE, STALL},
     progress,
     round::Memory,
@@ -288,7 +289,7 @@ impl Control {
             let mut leases = self.leases.lock();
             let Some(leases) = leases.as_mut().filter(|_| (self.confirmed)()) else { return Vec::new() };
             self.region.read(|state| {
-                leases.keep(|node| state.nodes.contains(&node));
+                leases.keep(|node| state.nodes.contains(&node), |service| is_tried(state, service));
                 for node in state.nodes.values().filter(|node| node.health.is_up()) {
                     leases.grant(now, node.id);
                 }

@@ -2,6 +2,7 @@
 
 mod deployments;
 mod each_node;
+mod gates;
 mod labels;
 mod level;
 mod loss;

@@ -55,6 +55,7 @@ fn catalog(region: RegionName, port: PortName, addresses: &BTreeMap<InstanceId, 
             was_ready: true,
             is_draining: false,
             is_first: false,
+            release: None,
             ports: BTreeMap::from([(port.clone(), 80)]),
             endpoints: BTreeMap::from([(port.clone(), *address)]),
         };

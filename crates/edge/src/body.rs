@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use insula_env::Clock;
@@ -39,6 +40,8 @@ pub(crate) struct FromInstance {
     /// The request, of which the rest may still be on its way.
     pub request: Outgoing,
     pub in_flight: InFlight,
+    /// What the head said.
+    pub status: StatusCode,
     pub clock: Clock,
     pub pool_max: usize,
     pub metrics: Arc<Metrics>,
@@ -60,7 +63,7 @@ impl FromInstance {
         match part {
             Some(Err(error)) => {
                 self.connection = None;
-                self.in_flight.0.disappointed(self.clock.now());
+                self.in_flight.0.broke_off(self.status, self.clock.now());
                 self.metrics.fail(Cause::BodyBrokenOff);
                 // The client is to get what came before: that is sent once there is nothing more for the moment.
                 self.broken = Some(error);

@@ -2,7 +2,7 @@
 
 use insula_catalog::{Catalog, RouteTarget};
 use insula_mesh::Verdicts;
-use insula_types::{InstanceId, NodeId};
+use insula_types::{InstanceId, NodeId, ReleaseNumber};
 
 use crate::health::Verdict;
 
@@ -32,6 +32,8 @@ pub(crate) struct Candidate {
     pub weight: u32,
     /// Whether it is one of the first of a release, which are tried.
     pub is_first: bool,
+    /// What it is counted with; none where the catalog does not say.
+    pub release: Option<ReleaseNumber>,
 }
 
 /// The best candidates for a route, without those in `tried`. `judge` tells how each has answered lately.
@@ -70,7 +72,8 @@ pub(crate) fn candidates(
         };
         ready += usize::from(matches!(tier, Tier::Ready | Tier::Suspect));
         let is_tried = tried.contains(id);
-        let candidate = Candidate { instance: *id, node: instance.node, weight, is_first: instance.is_first };
+        let (node, is_first, release) = (instance.node, instance.is_first, instance.release);
+        let candidate = Candidate { instance: *id, node, weight, is_first, release };
         if tier == Tier::Suspect {
             suspects.push((candidate, is_tried));
         }

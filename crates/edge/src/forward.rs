@@ -33,7 +33,9 @@ use crate::{
     instances::{InFlight, Instances},
     metrics::{Cause, Metrics, add},
     retry::is_idempotent,
-    route, upgrade,
+    route,
+    traffic::Counters,
+    upgrade,
     upstream::{Broken, Connection, Fault, Outgoing, Streamed, head::Head},
 };
 
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     pub instances: Instances,
     pub apps: Apps,
+    pub counters: Counters,
     pub metrics: Arc<Metrics>,
     pub env: Env,
     /// The edge is about to end: connections of clients are to be closed behind their next response.
@@ -151,13 +154,23 @@ impl Shared {
         answer
     }
 
-    async fn answer_now(
+    async fn answer_now(self: &Arc<Self>, request: Request<Incoming>, visitor: &Visitor) -> Result<Answer, Refusal> {
+        let catalog = self.holder.current();
+        let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
+        self.answer_for(&catalog, target, request, visitor).await.inspect_err(|refusal| {
+            // What an instance answered has been counted with that.
+            self.counters.of_service(&target.service).count(refusal.status);
+        })
+    }
+
+    /// Answers a request for a service.
+    async fn answer_for(
         self: &Arc<Self>,
+        catalog: &Arc<Catalog>,
+        target: &RouteTarget,
         mut request: Request<Incoming>,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
-        let catalog = self.holder.current();
-        let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
         let now = self.env.clock.now();
         let Some(place) = self.apps.enter(&target.service.app, now) else {
             let text = format!("{} has as many requests in flight as it may", target.service.app);
@@ -168,7 +181,7 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let (head, rest) = self.prepare(&parts, body, visitor.address, protocol.as_ref()).await?;
         let mut pending = Pending { method: parts.method, head, rest, half };
-        let answer = self.send(&catalog, target, &mut pending, &place, visitor).await;
+        let answer = self.send(catalog, target, &mut pending, &place, visitor).await;
         let status = answer.as_ref().map_or_else(|refusal| refusal.status, Response::status).as_u16();
         debug!(client = %visitor.address, method = %pending.method, service = %target.service, path = parts.uri.path(), status, "request");
         answer
@@ -323,7 +336,8 @@ impl Shared {
         let draw = |below: usize| self.env.rng.range(0, below as u64) as usize;
         let candidates = choose::split(catalog, target, candidates, draw);
         let chosen = choose::pick(&candidates, |id| self.instances.in_flight(id), draw)?;
-        Some((chosen.instance, self.instances.enter(chosen.instance, chosen.node, &self.config, place)))
+        let in_flight = self.instances.enter(chosen, &target.service, &self.counters, &self.config, place);
+        Some((chosen.instance, in_flight))
     }
 
     /// What a failure means for the client, and whether another try is safe.
@@ -387,6 +401,13 @@ impl Shared {
             }
             Broken::Off(_) | Broken::Rubbish(_) => Failure::Unknown { is_reused },
         };
+        // That a kept connection was closed says nothing, unless it is what the client gets to hear.
+        if !is_reused
+            || matches!(failure, Failure::TimedOut)
+            || !is_repeatable && matches!(failure, Failure::Unknown { .. })
+        {
+            in_flight.0.failed();
+        }
         match failure {
             Failure::Stale | Failure::Unknown { .. } if !is_reused => in_flight.0.unreachable(now),
             Failure::Stale => in_flight.0.forget_idle(),
@@ -453,6 +474,7 @@ impl Shared {
             debug!(%trace, %error, cause, "dial failed");
             add(&self.metrics.dials_failed);
             in_flight.0.unreachable(self.env.clock.now());
+            in_flight.0.failed();
             Failure::NotSent
         })
     }
@@ -487,6 +509,7 @@ impl Shared {
             is_kept: head.is_kept,
             request,
             in_flight,
+            status: head.status,
             clock: self.env.clock.clone(),
             pool_max: self.config.pool_per_instance,
             metrics: Arc::clone(&self.metrics),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,15 +12,17 @@ use std::{
 use http::StatusCode;
 use insula_catalog::Catalog;
 use insula_env::clock::{Instant, timeout};
-use insula_types::{InstanceId, NodeId};
+use insula_types::{InstanceId, NodeId, ServiceRef};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Config,
     apps::Place,
+    choose::Candidate,
     config::AGE_MAX,
     health::{Health, Verdict},
+    traffic::{Classes, Counters, OfRelease},
     upstream::Connection,
 };
 
@@ -36,10 +38,14 @@ pub(crate) struct Instance {
     /// Turns to make a connection, and places to wait for one.
     dials: Semaphore,
     waiting: Semaphore,
+    /// Counters of its service.
+    service: Arc<Classes>,
+    /// Counters of its release, once the catalog has said which that is.
+    release: OnceLock<Arc<OfRelease>>,
 }
 
 impl Instance {
-    fn new(node: NodeId, config: &Config) -> Self {
+    fn new(node: NodeId, config: &Config, service: Arc<Classes>) -> Self {
         Self {
             node,
             in_flight: AtomicUsize::new(0),
@@ -48,6 +54,8 @@ impl Instance {
             is_leaving: AtomicBool::new(false),
             dials: Semaphore::new(config.dials_per_instance),
             waiting: Semaphore::new(config.dials_waiting_max),
+            service,
+            release: OnceLock::new(),
         }
     }
 
@@ -118,9 +126,28 @@ impl Instance {
         self.health.lock().disappointed(now);
     }
 
-    /// It answered with that.
+    /// It answered with that, which is what the client gets.
     pub(crate) fn answered(&self, status: StatusCode, now: Instant) {
         self.health.lock().answered(status, now);
+        self.service.count(status);
+        if let Some(release) = self.release.get() {
+            release.answered(status);
+        }
+    }
+
+    /// It gave no answer to a request, as far as its release is concerned.
+    pub(crate) fn failed(&self) {
+        if let Some(release) = self.release.get() {
+            release.failed();
+        }
+    }
+
+    /// Its answer broke off behind the head.
+    pub(crate) fn broke_off(&self, status: StatusCode, now: Instant) {
+        self.disappointed(now);
+        if let Some(release) = self.release.get() {
+            release.broke_off(status);
+        }
     }
 }
 
@@ -139,10 +166,22 @@ impl Drop for InFlight {
 pub(crate) struct Instances(Mutex<BTreeMap<InstanceId, Arc<Instance>>>);
 
 impl Instances {
-    /// Counts a request in flight to an instance.
-    pub(crate) fn enter(&self, id: InstanceId, node: NodeId, config: &Config, place: &Place) -> InFlight {
+    /// Counts a request in flight to an instance of a service.
+    pub(crate) fn enter(
+        &self,
+        chosen: Candidate,
+        service: &ServiceRef,
+        counters: &Counters,
+        config: &Config,
+        place: &Place,
+    ) -> InFlight {
         let mut all = self.0.lock();
-        let instance = Arc::clone(all.entry(id).or_insert_with(|| Arc::new(Instance::new(node, config))));
+        let new = || Arc::new(Instance::new(chosen.node, config, counters.of_service(service)));
+        let instance = Arc::clone(all.entry(chosen.instance).or_insert_with(new));
+        if let Some(release) = chosen.release {
+            // Once for each instance.
+            instance.release.get_or_init(|| counters.of_release(service, release));
+        }
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(instance, Arc::clone(place))
     }

@@ -24,6 +24,7 @@ mod retry;
 mod route;
 mod serve;
 mod share;
+mod traffic;
 mod upgrade;
 mod upstream;
 

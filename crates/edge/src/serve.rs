@@ -20,7 +20,7 @@ use insula_env::{
     net::{TcpListener, TcpStream},
 };
 use insula_mesh::Dialer;
-use insula_types::{AppName, NodeId};
+use insula_types::{AppName, NodeId, ServiceRef, Traffic};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
@@ -34,6 +34,7 @@ use crate::{
     guard::Guarded,
     instances::Instances,
     metrics::add,
+    traffic::{CLASSES, Counters},
 };
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
@@ -56,6 +57,7 @@ impl Edge {
         let shared = Shared {
             verdicts: dialer.verdicts(),
             apps: Apps::new(config.requests_max),
+            counters: Counters::new(env.rng.next()),
             instances: Instances::default(),
             metrics: Arc::default(),
             env: env.clone(),
@@ -165,6 +167,17 @@ impl Edge {
         self.shared.apps.all_refused()
     }
 
+    /// What has been counted of releases, since the start.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.counters.releases()
+    }
+
+    /// Requests by service and class of the status that clients got, since the start.
+    pub fn requests(&self) -> BTreeMap<ServiceRef, [(&'static str, u64); CLASSES.len()]> {
+        let named = |counts: [u64; CLASSES.len()]| std::array::from_fn(|class| (CLASSES[class], counts[class]));
+        self.shared.counters.services().into_iter().map(|(service, counts)| (service, named(counts))).collect()
+    }
+
     /// Requests in flight by node.
     pub fn in_flight(&self) -> BTreeMap<NodeId, u64> {
         self.shared.instances.in_flight_by_node()
@@ -178,6 +191,7 @@ async fn sweep(shared: Arc<Shared>, beat: Beat) {
         beat.idle(ticks.tick()).await;
         let catalog = shared.holder.current();
         shared.apps.sweep(&catalog);
+        shared.counters.sweep(&catalog);
         shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
     }
 }

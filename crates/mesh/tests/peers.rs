@@ -67,6 +67,7 @@ fn catalog(own: u64, revision: u64, addresses: &[SocketAddr], endpoint: SocketAd
             was_ready: true,
             is_draining: false,
             is_first: false,
+            release: None,
             ports: BTreeMap::from([(port(), 80)]),
             endpoints: if own == 2 { BTreeMap::from([(port(), endpoint)]) } else { BTreeMap::new() },
         };

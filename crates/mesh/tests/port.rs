@@ -106,6 +106,7 @@ impl Node {
             was_ready: true,
             is_draining: false,
             is_first: false,
+            release: None,
             ports: BTreeMap::from([(target.port.clone(), 80)]),
             endpoints,
         };

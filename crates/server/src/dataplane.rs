@@ -8,6 +8,7 @@ use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_mesh::{Mesh, PortTransport};
 use insula_rpc::Dispatcher;
+use insula_types::Traffic;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -175,5 +176,9 @@ impl link::Dataplane for Asked {
 
     fn stats(&self) -> BTreeMap<String, u64> {
         self.edge.metrics().read().into_iter().chain(refused::named(self.edge.refused())).collect()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.edge.traffic()
     }
 }

@@ -42,6 +42,7 @@ mod signals;
 mod snapshots;
 mod supervisor;
 mod takeover;
+mod traffic;
 mod trust;
 mod whereabouts;
 mod work;

@@ -31,6 +31,7 @@ use crate::{
     route::Route,
     secrets::Opener,
     snapshots::Snapshots,
+    traffic,
 };
 
 /// How long the region's leader may take to commit a report.
@@ -93,11 +94,13 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         ahead_ms: watch::Sender::new(None),
     };
     let clock_ahead_ms = renewer.ahead_ms.subscribe();
-    let load = move || {
+    let traffic = traffic::follow(env, Arc::clone(node.region.replica()), dataplane);
+    let said = move || {
         let instances = agent.statuses().borrow().len() as u32;
-        Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances }
+        let load = Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances };
+        Renewal { load, traffic: traffic.borrow().clone(), ..Renewal::default() }
     };
-    start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), load);
+    start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), said);
     let paths = config.paths();
     collect::start(
         env,

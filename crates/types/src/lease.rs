@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, CpuMillis, Revision};
+use crate::{ByteSize, CpuMillis, Revision, Traffic};
 
 /// How busy a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,12 +18,15 @@ pub struct Load {
 }
 
 /// One renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Renewal {
     /// How busy the node is.
     pub load: Load,
     /// The region revision that the node's data plane routes by, as it has acknowledged. 0 before the first.
     pub catalog_revision: Revision,
+    /// What the node's edge has counted of services whose releases are being tried. None: there are none, or nothing is known of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
 }
 
 /// A lease, from the moment that the leader answered.

@@ -20,6 +20,7 @@ pub mod secret;
 pub mod spec;
 pub mod status;
 pub mod text;
+pub mod traffic;
 
 pub use address::{AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
@@ -47,3 +48,4 @@ pub use spec::{
     VolumeRef, VolumeRefError, VolumeSpec,
 };
 pub use status::{InstanceStatus, Phase};
+pub use traffic::{ReleaseTraffic, Tally, Traffic};

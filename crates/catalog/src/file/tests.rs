@@ -17,6 +17,7 @@ fn sample() -> Catalog {
         was_ready: true,
         is_draining: false,
         is_first: false,
+        release: None,
         ports: BTreeMap::from([(port.clone(), 8080)]),
         endpoints: BTreeMap::from([(port.clone(), "10.1.0.2:8080".parse().unwrap())]),
     };

@@ -7,11 +7,11 @@ use insula_env::{
     clock::{sleep, timeout},
     net::{UnixStream, connect_unix},
 };
-use insula_types::{Incarnation, Revision};
+use insula_types::{Incarnation, Revision, Traffic};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{FRAME_MAX, Reply, Request, TaskReport};
+use super::{FRAME_MAX, KNOWS_TRAFFIC, Reply, Request, TaskReport};
 use crate::{Catalog, frame};
 
 /// How long the dataplane may take to accept a connection.
@@ -110,8 +110,27 @@ impl Link {
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>, LinkError> {
         const WHAT: &str = "give its statistics";
         match self.ask(Request::Stats).await? {
-            Reply::Stats(stats) => Ok(stats),
+            Reply::Stats(mut stats) => {
+                stats.remove(KNOWS_TRAFFIC);
+                Ok(stats)
+            }
             _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
+        }
+    }
+
+    /// What the dataplane has counted of releases.
+    ///
+    /// # Errors
+    /// [`LinkError`]; also of a dataplane of an earlier version, which does not count them.
+    pub async fn traffic(&self) -> Result<Traffic, LinkError> {
+        const WHAT: &str = "say what it has counted of releases";
+        let failed = |why: &str| LinkError::Failed { what: WHAT, why: why.to_owned() };
+        if !matches!(self.ask(Request::Stats).await?, Reply::Stats(stats) if stats.contains_key(KNOWS_TRAFFIC)) {
+            return Err(failed("it is of an earlier version"));
+        }
+        match self.ask(Request::Traffic).await? {
+            Reply::Traffic(traffic) => Ok(traffic),
+            _ => Err(failed("it gave another answer")),
         }
     }
 

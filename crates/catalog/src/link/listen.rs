@@ -7,10 +7,11 @@ use insula_env::{
     clock::timeout,
     net::{UnixListener, UnixStream},
 };
+use insula_types::Traffic;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::{FRAME_MAX, Reply, Request, TaskReport};
+use super::{FRAME_MAX, KNOWS_TRAFFIC, Reply, Request, TaskReport};
 use crate::{Catalog, Holder, Offered, frame};
 
 /// Connections at a time: one server, and one that is being replaced; more is somebody else.
@@ -32,6 +33,9 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// Counters and gauges by name, for status reports.
     fn stats(&self) -> BTreeMap<String, u64>;
+
+    /// What was counted of releases since it began.
+    fn traffic(&self) -> Traffic;
 }
 
 /// Answers on `listener` until the task group stops.
@@ -72,7 +76,12 @@ async fn answer(
                 Ok(()) => Reply::IdentityReloaded,
                 Err(why) => Reply::Failed { why },
             },
-            Request::Stats => Reply::Stats(dataplane.stats()),
+            Request::Stats => {
+                let mut stats = dataplane.stats();
+                stats.insert(KNOWS_TRAFFIC.to_owned(), 1);
+                Reply::Stats(stats)
+            }
+            Request::Traffic => Reply::Traffic(dataplane.traffic()),
             Request::Tasks => Reply::Tasks(tasks.list().iter().map(TaskReport::from).collect()),
         };
         timeout(WRITE_LIMIT, frame::write(&mut stream, &reply, FRAME_MAX)).await??;

@@ -15,14 +15,14 @@ use crate::progress;
 
 const SCALE: u32 = 3;
 
-fn with_update(release: u64, update: &UpdateSpec) -> RegionalDefinition {
+pub(super) fn with_update(release: u64, update: &UpdateSpec) -> RegionalDefinition {
     let mut definition = definition(release, SCALE);
     definition.services.values_mut().for_each(|service| service.update = update.clone());
     definition
 }
 
 /// A region that runs release 1 and knows that it is good.
-fn settled() -> World {
+pub(super) fn settled() -> World {
     let mut world = World::at_level(3);
     world.deploy(definition(1, SCALE));
     world.steps(16);
@@ -30,7 +30,7 @@ fn settled() -> World {
     world
 }
 
-fn deployment(world: &World) -> Deployment {
+pub(super) fn deployment(world: &World) -> Deployment {
     world.read(|state| state.deployments.values().next().cloned()).expect("one")
 }
 
@@ -51,7 +51,7 @@ fn until(world: &mut World, what: &str, holds: impl Fn(&World) -> bool) {
     panic!("never: {what}: {:?}", deployment(world));
 }
 
-fn until_state(world: &mut World, state: DeploymentState) {
+pub(super) fn until_state(world: &mut World, state: DeploymentState) {
     until(world, state.as_str(), |world| deployment(world).state == state);
 }
 
@@ -68,7 +68,7 @@ fn told(world: &World, release: u64) -> Vec<GlobalCommand> {
 }
 
 /// The release that the world is asked to go back to.
-fn asked_back(world: &World, release: u64) -> Option<(u64, String)> {
+pub(super) fn asked_back(world: &World, release: u64) -> Option<(u64, String)> {
     told(world, release).into_iter().find_map(|command| match command {
         GlobalCommand::Rollback { to, why, .. } => Some((to.0, why)),
         _ => None,
@@ -76,7 +76,7 @@ fn asked_back(world: &World, release: u64) -> Option<(u64, String)> {
 }
 
 /// The way back, as the world gives it; the region has what it had in the end.
-fn goes_back(world: &mut World, failed: u64) {
+pub(super) fn goes_back(world: &mut World, failed: u64) {
     assert_eq!(asked_back(world, failed).expect("asked").0, 1);
     world.steps(20);
     assert!(serving(world, 1) >= SCALE as usize, "it waits with what it had");

@@ -15,7 +15,7 @@ use insula_state::{
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
     NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, Revision,
-    ServiceSpec, UpdateSpec, codec,
+    ServiceSpec, Traffic, UpdateSpec, codec,
 };
 use proptest::prelude::*;
 
@@ -116,6 +116,8 @@ pub(super) struct World {
     pub(super) broken: Option<u64>,
     /// Nodes whose data plane acknowledges nothing.
     mute: BTreeSet<NodeId>,
+    /// What edges have counted, by node.
+    pub(super) traffic: BTreeMap<NodeId, Traffic>,
 }
 
 impl World {
@@ -137,6 +139,7 @@ impl World {
             sick: BTreeSet::new(),
             broken: None,
             mute: BTreeSet::new(),
+            traffic: BTreeMap::new(),
         }
     }
 
@@ -153,7 +156,8 @@ impl World {
         let nodes: Vec<NodeId> = self.read(|state| state.nodes.iter().map(|(id, _)| *id).collect());
         for node in nodes.into_iter().filter(|node| !self.off.contains(node)).collect::<Vec<_>>() {
             let catalog_revision = if self.mute.contains(&node) { Revision(0) } else { revision };
-            self.leases.renew(self.now, node, &Renewal { catalog_revision, ..Renewal::default() });
+            let traffic = self.traffic.get(&node).cloned();
+            self.leases.renew(self.now, node, &Renewal { catalog_revision, traffic, ..Renewal::default() });
             self.agent(node);
         }
         let rng = self.rng.clone();

@@ -38,6 +38,7 @@ fn world() -> (Catalog, RouteTarget) {
             is_first: false,
             ports: BTreeMap::from([(PortName::new("http").unwrap(), 80)]),
             endpoints: BTreeMap::new(),
+            release: None,
         };
         catalog.services.entry(target.service.clone()).or_default().instances.insert(instance(number), entry);
     }
@@ -115,7 +116,13 @@ fn most_are_never_put_out_for_their_answers() {
 fn weighing(weights: &[u32]) -> Vec<Candidate> {
     let numbered = (1..).zip(weights);
     numbered
-        .map(|(n, weight)| Candidate { instance: instance(n), node: node(n), weight: *weight, is_first: false })
+        .map(|(n, weight)| Candidate {
+            instance: instance(n),
+            node: node(n),
+            weight: *weight,
+            is_first: false,
+            release: None,
+        })
         .collect()
 }
 

@@ -21,7 +21,7 @@ use insula_env::{
     net::{self, TcpListener, TcpStream},
 };
 use insula_mesh::{DialError, Dialer, Guarded, Stream, Target, Trouble, Verdicts};
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, Revision, ServiceRef};
+use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, ReleaseNumber, Revision, ServiceRef};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -282,7 +282,7 @@ impl World {
         self.instances.iter().find(|i| i.number == number).expect("started")
     }
 
-    /// Gives the edge a catalog with these instances of `shop`, all ready.
+    /// Gives the edge a catalog with these instances of `shop`, all ready, each of the release of its number.
     pub fn publish(&self, ready: &[u64]) {
         self.publish_apps(&[("shop", ready)]);
     }
@@ -315,6 +315,7 @@ impl World {
                     was_ready: true,
                     is_draining: false,
                     is_first: false,
+                    release: Some(ReleaseNumber(*number)),
                     ports: BTreeMap::from([(port(), 80)]),
                     endpoints: BTreeMap::new(),
                 };
