@@ -140,7 +140,7 @@ impl Page {
     /// Whether this request is one of those that shall fail.
     fn fails(&self) -> bool {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        self.fail_every.is_some_and(|every| number % every == 0)
+        self.fail_every.is_some_and(|every| number.is_multiple_of(every))
     }
 
     /// An answer in pieces.

@@ -23,4 +23,4 @@ pub use handler::{
 pub use plan::changes;
 pub use problem::{Code, Problem};
 pub use router::{Access, router};
-pub use serve::{serve_tls, serve_unix};
+pub use serve::{Requests, serve_tls, serve_unix};

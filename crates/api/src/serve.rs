@@ -1,9 +1,16 @@
 //! Serves the API on a TLS listener and on the node's own Unix socket. HTTP/1.1: an administrator's few connections
 //! need no more.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, middleware::map_response, response::Response};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -31,16 +38,43 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Wait after a failed accept: out of file descriptors, most often.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Requests that were answered, by class of the status.
+#[derive(Debug, Default)]
+pub struct Requests([AtomicU64; CLASSES.len()]);
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Requests {
+    /// How many since the start, from `1xx` to `5xx`.
+    pub fn read(&self) -> [(&'static str, u64); CLASSES.len()] {
+        std::array::from_fn(|class| (CLASSES[class], self.0[class].load(Ordering::Relaxed)))
+    }
+
+    fn count(&self, response: &Response) {
+        let class = usize::from(response.status().as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The router, whose answers are counted.
+fn counting(router: Router, requests: Arc<Requests>) -> Router {
+    router.layer(map_response(move |response: Response| {
+        requests.count(&response);
+        async move { response }
+    }))
+}
+
 /// Answers on `listener` until the task is dropped; connections run in `tasks`. Callers prove themselves by a token.
 pub async fn serve_tls(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     handler: Arc<dyn Handler>,
+    requests: Arc<Requests>,
     tasks: TaskGroup,
     beat: Beat,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let router = router(handler, Access::Token, tasks.clone());
+    let router = counting(router(handler, Access::Token, tasks.clone()), requests);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Some(slot) = beat.idle(take(&slots)).await else { return };
@@ -66,8 +100,14 @@ fn may_enter(uid: u32) -> bool {
 
 /// Answers on the node's own socket until the task is dropped. The file's mode lets only its owner open it; who has
 /// opened it all the same, before the mode was set or after it was changed, is asked for by the kernel's word.
-pub async fn serve_unix(listener: UnixListener, handler: Arc<dyn Handler>, tasks: TaskGroup, beat: Beat) {
-    let router = router(handler, Access::Root, tasks.clone());
+pub async fn serve_unix(
+    listener: UnixListener,
+    handler: Arc<dyn Handler>,
+    requests: Arc<Requests>,
+    tasks: TaskGroup,
+    beat: Beat,
+) {
+    let router = counting(router(handler, Access::Root, tasks.clone()), requests);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Some(slot) = beat.idle(take(&slots)).await else { return };

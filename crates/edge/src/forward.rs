@@ -159,7 +159,7 @@ impl Shared {
         let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
         self.answer_for(&catalog, target, request, visitor).await.inspect_err(|refusal| {
             // What an instance answered has been counted with that.
-            self.counters.of_service(&target.service).count(refusal.status);
+            self.counters.of_service(&target.service).answered(refusal.status);
         })
     }
 

@@ -50,27 +50,28 @@ struct Out {
 }
 
 impl Health {
-    /// It took no connection.
-    pub(crate) fn unreachable(&mut self, now: Instant) {
-        self.put_out(now, Verdict::Unreachable);
+    /// It took no connection. Whether it is put out for that now.
+    pub(crate) fn unreachable(&mut self, now: Instant) -> bool {
+        self.put_out(now, Verdict::Unreachable)
     }
 
-    /// It gave no good answer.
-    pub(crate) fn disappointed(&mut self, now: Instant) {
+    /// It gave no good answer. Whether it is put out for that now.
+    pub(crate) fn disappointed(&mut self, now: Instant) -> bool {
         self.in_a_row += 1;
         // One that is coming back is not given as many chances.
-        if self.in_a_row >= IN_A_ROW_MAX || self.is_returning(now) {
-            self.put_out(now, Verdict::Suspect);
-        }
+        (self.in_a_row >= IN_A_ROW_MAX || self.is_returning(now)) && self.put_out(now, Verdict::Suspect)
     }
 
-    /// It answered with that.
-    pub(crate) fn answered(&mut self, status: StatusCode, now: Instant) {
+    /// It answered with that. Whether it is put out for that now.
+    pub(crate) fn answered(&mut self, status: StatusCode, now: Instant) -> bool {
         match status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                self.disappointed(now);
+                self.disappointed(now)
             }
-            _ => self.in_a_row = 0,
+            _ => {
+                self.in_a_row = 0;
+                false
+            }
         }
     }
 
@@ -89,14 +90,15 @@ impl Health {
         self.out.is_some_and(|out| now >= out.until && now < out.until + RETURN)
     }
 
-    fn put_out(&mut self, now: Instant, verdict: Verdict) {
+    fn put_out(&mut self, now: Instant, verdict: Verdict) -> bool {
         let length = match self.out {
             // Failures of the same moment count once.
-            Some(out) if now < out.until => return,
+            Some(out) if now < out.until => return false,
             Some(out) if now < out.until + RETURN => (out.length * 2).min(OUT.1),
             _ => OUT.0,
         };
         (self.in_a_row, self.out) = (0, Some(Out { until: now + length, length, verdict }));
+        true
     }
 }
 
@@ -145,13 +147,19 @@ mod tests {
         let start = Clock::real().now();
         let mut health = Health::default();
         for _ in 0..3 {
-            (1..IN_A_ROW_MAX).for_each(|_| health.answered(BAD, start));
+            (1..IN_A_ROW_MAX).for_each(|_| {
+                health.answered(BAD, start);
+            });
             health.answered(OK, start);
         }
         assert_eq!(health.verdict(start), Verdict::Share(100));
-        (0..100).for_each(|_| health.answered(StatusCode::INTERNAL_SERVER_ERROR, start));
+        (0..100).for_each(|_| {
+            health.answered(StatusCode::INTERNAL_SERVER_ERROR, start);
+        });
         assert_eq!(health.verdict(start), Verdict::Share(100), "that is the request's fault");
-        (0..IN_A_ROW_MAX).for_each(|_| health.answered(BAD, start));
+        (0..IN_A_ROW_MAX).for_each(|_| {
+            health.answered(BAD, start);
+        });
         assert_eq!(health.verdict(start), Verdict::Suspect);
         let back = start + OUT.0;
         assert_eq!(health.verdict(back), Verdict::Share(RETURN_FROM));

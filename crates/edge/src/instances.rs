@@ -22,7 +22,7 @@ use crate::{
     choose::Candidate,
     config::AGE_MAX,
     health::{Health, Verdict},
-    traffic::{Classes, Counters, OfRelease},
+    traffic::{Counters, OfRelease, OfService},
     upstream::Connection,
 };
 
@@ -39,13 +39,13 @@ pub(crate) struct Instance {
     dials: Semaphore,
     waiting: Semaphore,
     /// Counters of its service.
-    service: Arc<Classes>,
+    service: Arc<OfService>,
     /// Counters of its release, once the catalog has said which that is.
     release: OnceLock<Arc<OfRelease>>,
 }
 
 impl Instance {
-    fn new(node: NodeId, config: &Config, service: Arc<Classes>) -> Self {
+    fn new(node: NodeId, config: &Config, service: Arc<OfService>) -> Self {
         Self {
             node,
             in_flight: AtomicUsize::new(0),
@@ -118,18 +118,24 @@ impl Instance {
 
     /// It took no connection.
     pub(crate) fn unreachable(&self, now: Instant) {
-        self.health.lock().unreachable(now);
+        self.judged(self.health.lock().unreachable(now));
     }
 
     /// It gave no good answer.
     pub(crate) fn disappointed(&self, now: Instant) {
-        self.health.lock().disappointed(now);
+        self.judged(self.health.lock().disappointed(now));
+    }
+
+    fn judged(&self, is_put_out: bool) {
+        if is_put_out {
+            self.service.ejected();
+        }
     }
 
     /// It answered with that, which is what the client gets.
     pub(crate) fn answered(&self, status: StatusCode, now: Instant) {
-        self.health.lock().answered(status, now);
-        self.service.count(status);
+        self.judged(self.health.lock().answered(status, now));
+        self.service.answered(status);
         if let Some(release) = self.release.get() {
             release.answered(status);
         }

@@ -31,3 +31,4 @@ mod upstream;
 pub use config::{Config, Network, NetworkError};
 pub use metrics::{Cause, Metrics};
 pub use serve::Edge;
+pub use traffic::ServiceCounts;

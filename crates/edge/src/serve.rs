@@ -34,7 +34,7 @@ use crate::{
     guard::Guarded,
     instances::Instances,
     metrics::add,
-    traffic::{CLASSES, Counters},
+    traffic::{Counters, ServiceCounts},
 };
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
@@ -172,10 +172,9 @@ impl Edge {
         self.shared.counters.releases()
     }
 
-    /// Requests by service and class of the status that clients got, since the start.
-    pub fn requests(&self) -> BTreeMap<ServiceRef, [(&'static str, u64); CLASSES.len()]> {
-        let named = |counts: [u64; CLASSES.len()]| std::array::from_fn(|class| (CLASSES[class], counts[class]));
-        self.shared.counters.services().into_iter().map(|(service, counts)| (service, named(counts))).collect()
+    /// What has been counted of services, since the start.
+    pub fn services(&self) -> BTreeMap<ServiceRef, ServiceCounts> {
+        self.shared.counters.services()
     }
 
     /// Requests in flight by node.

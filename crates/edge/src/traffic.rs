@@ -23,22 +23,43 @@ use crate::metrics::add;
 const RELEASES_KEPT: usize = 4;
 
 /// Names of the classes of a status, from 1xx on.
-pub(crate) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Requests by class of the status that clients got.
+/// What was counted of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// Requests by class of the status that clients got: `1xx` to `5xx`.
+    pub classes: [(&'static str, u64); CLASSES.len()],
+    /// How often an instance was put out for a while.
+    pub ejections: u64,
+}
+
+/// Counters of a service.
 #[derive(Debug, Default)]
-pub(crate) struct Classes([AtomicU64; CLASSES.len()]);
+pub(crate) struct OfService {
+    classes: [AtomicU64; CLASSES.len()],
+    ejections: AtomicU64,
+}
 
-impl Classes {
+impl OfService {
     /// A client got this.
-    pub(crate) fn count(&self, status: StatusCode) {
+    pub(crate) fn answered(&self, status: StatusCode) {
         // What has no class is not a status that hyper would have taken.
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        add(&self.0[class]);
+        add(&self.classes[class]);
     }
 
-    fn read(&self) -> [u64; CLASSES.len()] {
-        std::array::from_fn(|class| self.0[class].load(Ordering::Relaxed))
+    /// An instance was put out.
+    pub(crate) fn ejected(&self) {
+        add(&self.ejections);
+    }
+
+    fn read(&self) -> ServiceCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ServiceCounts {
+            classes: std::array::from_fn(|class| (CLASSES[class], read(&self.classes[class]))),
+            ejections: read(&self.ejections),
+        }
     }
 }
 
@@ -84,8 +105,8 @@ fn is_failure(status: StatusCode) -> bool {
 }
 
 #[derive(Debug, Default)]
-struct OfService {
-    classes: Arc<Classes>,
+struct Known {
+    all: Arc<OfService>,
     releases: BTreeMap<ReleaseNumber, Arc<OfRelease>>,
 }
 
@@ -94,7 +115,7 @@ struct OfService {
 pub(crate) struct Counters {
     /// Names this life of the edge.
     edge: u64,
-    services: Mutex<BTreeMap<ServiceRef, OfService>>,
+    services: Mutex<BTreeMap<ServiceRef, Known>>,
 }
 
 impl Counters {
@@ -104,8 +125,8 @@ impl Counters {
     }
 
     /// Those of a service.
-    pub(crate) fn of_service(&self, service: &ServiceRef) -> Arc<Classes> {
-        self.with(service, |of| Arc::clone(&of.classes))
+    pub(crate) fn of_service(&self, service: &ServiceRef) -> Arc<OfService> {
+        self.with(service, |known| Arc::clone(&known.all))
     }
 
     /// Those of a release of a service.
@@ -135,9 +156,9 @@ impl Counters {
         Traffic { edge: self.edge, releases: releases.collect() }
     }
 
-    /// Requests by service and class of status.
-    pub(crate) fn services(&self) -> BTreeMap<ServiceRef, [u64; CLASSES.len()]> {
-        self.services.lock().iter().map(|(service, of)| (service.clone(), of.classes.read())).collect()
+    /// By service.
+    pub(crate) fn services(&self) -> BTreeMap<ServiceRef, ServiceCounts> {
+        self.services.lock().iter().map(|(service, known)| (service.clone(), known.all.read())).collect()
     }
 
     /// Forgets what the catalog does not have any more.
@@ -151,7 +172,7 @@ impl Counters {
         });
     }
 
-    fn with<T>(&self, service: &ServiceRef, work: impl FnOnce(&mut OfService) -> T) -> T {
+    fn with<T>(&self, service: &ServiceRef, work: impl FnOnce(&mut Known) -> T) -> T {
         let mut services = self.services.lock();
         // Not by `entry`, which would copy the name each time.
         if let Some(of) = services.get_mut(service) {
@@ -214,10 +235,10 @@ mod tests {
 
     #[test]
     fn statuses_are_counted_by_class() {
-        let classes = Classes::default();
+        let counters = OfService::default();
         for status in [101, 200, 204, 404, 503, 999] {
-            classes.count(StatusCode::from_u16(status).expect("a status"));
+            counters.answered(StatusCode::from_u16(status).expect("a status"));
         }
-        assert_eq!(classes.read(), [1, 2, 0, 1, 2]);
+        assert_eq!(counters.read().classes, [("1xx", 1), ("2xx", 2), ("3xx", 0), ("4xx", 1), ("5xx", 2)]);
     }
 }

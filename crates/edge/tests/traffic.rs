@@ -15,7 +15,7 @@ fn tally(world: &World, release: u64) -> Tally {
 }
 
 fn classes(world: &World) -> Vec<(&'static str, u64)> {
-    world.edge.requests().into_values().flatten().filter(|(_, count)| *count > 0).collect()
+    world.edge.services().into_values().flat_map(|of| of.classes).filter(|(_, count)| *count > 0).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,6 +58,7 @@ async fn an_instance_that_does_not_answer_fails_also_where_another_does_instead(
     assert_eq!(two, Tally { requests: 20, failed: 0 });
     assert!(one.failed > 0 && one.failed == one.requests, "{one:?}");
     assert_eq!(classes(&world), [("2xx", 20)], "clients got what they asked for");
+    assert!(world.edge.services().into_values().all(|of| of.ejections > 0), "it was put out");
 
     // Nobody is left: the edge answers for the service itself.
     world.publish(&[]);
@@ -65,7 +66,7 @@ async fn an_instance_that_does_not_answer_fails_also_where_another_does_instead(
     assert_eq!(classes(&world), [("2xx", 20), ("5xx", 1)]);
     world.publish_apps(&[]);
     timeout(LIMIT, async {
-        while !world.edge.traffic().releases.is_empty() || !world.edge.requests().is_empty() {
+        while !world.edge.traffic().releases.is_empty() || !world.edge.services().is_empty() {
             sleep(Duration::from_millis(50)).await;
         }
     })

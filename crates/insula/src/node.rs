@@ -119,6 +119,7 @@ fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {
         listen: None,
         edge: insula_server::config::edge_default(),
         api: insula_server::config::api_default(),
+        metrics: Default::default(),
         trusted_proxies: Vec::new(),
         runtime: RuntimeConfig::default(),
         certificates: place

@@ -326,15 +326,20 @@ impl Group {
     /// Whether a majority has answered this leader within the shortest time in which others could elect another. Who
     /// acts on the world outside on behalf of a leader asks this first.
     pub fn is_confirmed(&self) -> bool {
+        self.quorum_contact().is_some_and(|age| age <= self.0.timing.now().election_min)
+    }
+
+    /// How long ago a majority has answered this leader; none when this node does not lead.
+    pub fn quorum_contact(&self) -> Option<Duration> {
         let leadership = *self.0.leadership.borrow();
         if !leadership.is_me {
-            return false;
+            return None;
         }
         let now = self.0.env.clock.now();
         let membership =
             self.0.raft.server_metrics().borrow().membership_config.membership().get_joint_config().clone();
         let heard = self.0.caller.contacts.quorum(self.0.me(), &membership, leadership.since, now);
-        now.saturating_duration_since(heard) <= self.0.timing.now().election_min
+        Some(now.saturating_duration_since(heard))
     }
 
     /// Makes a snapshot now and drops the log before it, as far as the configuration says. Returns before it is done.

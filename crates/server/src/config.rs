@@ -3,6 +3,7 @@
 mod advertise;
 mod certificates;
 mod classes;
+mod metrics;
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,9 @@ use insula_state::region::RUNTIMES_MAX;
 use insula_types::{ByteSize, DatacenterName, LabelName, Labels, NodeName, RegionName, RuntimeName, label::LABELS_MAX};
 use serde::{Deserialize, Serialize};
 
-pub use self::{advertise::Advertise, certificates::CertificatesConfig, classes::ClassConfig};
+pub use self::{
+    advertise::Advertise, certificates::CertificatesConfig, classes::ClassConfig, metrics::MetricsListener,
+};
 use crate::Error;
 
 /// Where the port between nodes is, unless configured.
@@ -49,6 +52,9 @@ pub struct NodeConfig {
     /// Where the API listens, with TLS.
     #[serde(default = "api_default")]
     pub api: SocketAddr,
+    /// Where metrics for Prometheus are served, in plain HTTP to whoever asks, or "off".
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub metrics: MetricsListener,
     /// Proxies in front of the edge, each as `address` or `network/prefix`: what they say of whom they ask for (`Forwarded`,
     /// `X-Forwarded-For`, `-Proto` and `-Host`) is passed on to instances. Default: nobody is believed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -108,6 +114,11 @@ impl Default for RuntimeConfig {
             classes: BTreeMap::new(),
         }
     }
+}
+
+/// What is as it is without being written is not written, so that programs that do not know the key read the file.
+fn is_default(metrics: &MetricsListener) -> bool {
+    *metrics == MetricsListener::default()
 }
 
 /// Where the edge listens, unless configured.
@@ -372,6 +383,24 @@ mod tests {
         let config = config.expect("complete");
         assert_eq!(config.trusted_networks().expect("networks").len(), 2);
         assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+    }
+
+    #[test]
+    fn metrics_are_on_loopback_elsewhere_or_nowhere() {
+        let parse = |line: &str| NodeConfig::parse(&format!("{TEXT}\n{line}"));
+        let config = parse("").expect("complete");
+        assert_eq!(config.metrics.to_string(), "127.0.0.1:9480");
+        assert!(!config.to_text().contains("metrics"), "programs of earlier versions read it");
+        for at in ["[::]:9480", "off"] {
+            let config = parse(&format!("metrics = {at:?}")).expect("complete");
+            assert_eq!(config.metrics.to_string(), at);
+            assert_eq!(NodeConfig::parse(&config.to_text()), Ok(config));
+        }
+        let error = parse("metrics = \"9480\"").expect_err("no address").to_string();
+        assert!(
+            error.contains("found \"9480\", expected an address with a port, like \"127.0.0.1:9480\", or \"off\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::{
     Error,
     config::{NodeConfig, Paths},
-    refused, signals,
+    metrics, refused, signals,
     takeover::{self, Listeners, Offer, Predecessor},
 };
 
@@ -175,7 +175,8 @@ impl link::Dataplane for Asked {
     }
 
     fn stats(&self) -> BTreeMap<String, u64> {
-        self.edge.metrics().read().into_iter().chain(refused::named(self.edge.refused())).collect()
+        let plain = self.edge.metrics().read().into_iter();
+        plain.chain(refused::named(self.edge.refused())).chain(metrics::named(self.edge.services())).collect()
     }
 
     fn traffic(&self) -> Traffic {

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::{
     Error,
-    config::{CertificatesConfig, NodeConfig, RuntimeConfig},
+    config::{CertificatesConfig, MetricsListener, NodeConfig, RuntimeConfig},
     init, node, work,
 };
 
@@ -44,14 +44,16 @@ pub async fn run(place: Place) -> Result<(), Error> {
     let data_dir = place.data_dir.clone();
     let config_path = data_dir.join("insula.toml");
     let env = Env::real("dev");
+    let metrics = free_for_metrics().await;
     if !NodeDirectory::new(&data_dir, env.disk.clone()).is_joined()? {
-        let made = init(&config(&place), &env)?;
+        let made = init(&config(&place, metrics), &env)?;
         write(&data_dir.join("admin.token"), made.api_token.reveal().as_bytes())?;
     }
     // Written each time: the addresses may be others than last time.
-    write(&config_path, config(&place).to_text().as_bytes())?;
+    write(&config_path, config(&place, metrics).to_text().as_bytes())?;
     let config = NodeConfig::read(&config_path)?;
     eprintln!("insula dev: edge on http://{}, API on https://{}", config.edge, config.api);
+    eprintln!("metrics for Prometheus: http://{metrics}/metrics");
     eprintln!("In another terminal:  export INSULA_SOCKET={}", config.paths().api_socket().display());
     eprintln!("                      insula deploy app.toml && insula ps");
     eprintln!("Ctrl-C stops it and everything that it started.");
@@ -63,7 +65,18 @@ pub async fn run(place: Place) -> Result<(), Error> {
     ran
 }
 
-fn config(place: &Place) -> NodeConfig {
+/// The usual place of metrics; another one when somebody else has it, such as another `insula dev`.
+async fn free_for_metrics() -> MetricsListener {
+    let usual = MetricsListener::default();
+    let MetricsListener::At(address) = usual else { return usual };
+    if net::bind(address).await.is_ok() {
+        return usual;
+    }
+    let any = net::bind(SocketAddr::new(address.ip(), 0)).await;
+    any.and_then(|listener| listener.local_addr()).map_or(MetricsListener::Off, MetricsListener::At)
+}
+
+fn config(place: &Place, metrics: MetricsListener) -> NodeConfig {
     NodeConfig {
         name: "dev".parse().expect("a label"),
         region: "dev".parse().expect("a label"),
@@ -73,6 +86,7 @@ fn config(place: &Place) -> NodeConfig {
         listen: Some(place.nodes),
         edge: place.edge,
         api: place.api,
+        metrics,
         runtime: RuntimeConfig {
             bridge: "insula-dev0".into(),
             cgroup_parent: "insula-dev".into(),

@@ -30,6 +30,7 @@ mod members;
 mod membership;
 mod mend;
 mod methods;
+mod metrics;
 pub mod node;
 mod program;
 mod push;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use insula_api::Requests;
 use insula_catalog::{Catalog, link::Link};
 use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
 use insula_env::{Env, beat, clock, net, watchdog};
@@ -23,7 +24,7 @@ use tracing::info;
 use crate::{
     Error, authorize,
     calls::Calls,
-    config::{NodeConfig, Paths},
+    config::{MetricsListener, NodeConfig, Paths},
     exec, expiry, follow, founding,
     group::StateGroup,
     handler::NodeApi,
@@ -37,7 +38,7 @@ use crate::{
     membership::GroupMembership,
     mend::{self, Mend},
     methods::StateName,
-    program,
+    metrics, program,
     push::push_changes,
     renewal::{self, Renewal},
     route::Route,
@@ -279,7 +280,9 @@ impl Node {
         let control = Control::start(env, self.id, self.region.clone(), self.global.clone(), confirmed);
         let work = work::start(self, &control, &dataplane).await?;
         self.serve_nodes(&control, &work).await?;
-        self.serve_api(&work, &dataplane).await?;
+        let requests = Arc::<Requests>::default();
+        self.serve_api(&work, &dataplane, &requests).await?;
+        self.serve_metrics(&work, &dataplane, requests);
 
         follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
         follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
@@ -365,7 +368,7 @@ impl Node {
         Ok(())
     }
 
-    async fn serve_api(&self, work: &work::Work, dataplane: &Link) -> Result<(), Error> {
+    async fn serve_api(&self, work: &work::Work, dataplane: &Link, requests: &Arc<Requests>) -> Result<(), Error> {
         let api = Arc::new(NodeApi {
             node: self.id,
             config: self.config.clone(),
@@ -398,11 +401,33 @@ impl Node {
             net::bind_unix(&path).map_err(|source| Error::ListenUnix { what: "the local API", path, source })?;
         let tls = insula_identity::api_server_config(&self.material)?;
         let tasks = self.env.tasks.child("api");
+        let counted = || Arc::clone(requests);
         self.env.tasks.critical("api", beat::QUICK, |beat| {
-            insula_api::serve_tls(listener, tls, api.clone(), tasks.clone(), beat)
+            insula_api::serve_tls(listener, tls, api.clone(), counted(), tasks.clone(), beat)
         });
-        self.env.tasks.critical("local api", beat::QUICK, |beat| insula_api::serve_unix(local, api, tasks, beat));
+        self.env
+            .tasks
+            .critical("local api", beat::QUICK, |beat| insula_api::serve_unix(local, api, counted(), tasks, beat));
         Ok(())
+    }
+
+    fn serve_metrics(&self, work: &work::Work, dataplane: &Link, api: Arc<Requests>) {
+        let MetricsListener::At(address) = self.config.metrics else { return };
+        let sources = metrics::Sources {
+            node: self.id,
+            version: insula_rpc::PROGRAM_VERSION.to_owned(),
+            started_ms: self.env.clock.wall_ms(),
+            capacity: capacity(&self.config),
+            data_dir: self.config.data_dir.clone(),
+            region: self.region_group.clone(),
+            global: self.global_group.clone(),
+            dataplane: dataplane.clone(),
+            runtime: work.runtime.clone(),
+            api,
+            clock: self.env.clock.clone(),
+            clock_ahead_ms: work.clock_ahead_ms.clone(),
+        };
+        metrics::start(&self.env, address, sources);
     }
 
     fn keep_voters(&self) {

@@ -11,17 +11,31 @@ use std::{
 
 use common::Node;
 
-/// One GET, as a client of its own; the status, 0 without an answer.
+/// The metrics that are published.
+const LIST: &str = include_str!("../../../docs/reference/metrics.md");
+
+/// One GET, as a client of its own: all that is answered.
+fn ask(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+/// One GET of the app; the status, 0 without an answer.
 fn get(port: u16) -> u16 {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n")?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        Ok(said)
-    };
-    ask().ok().and_then(|said| said.split(' ').nth(1)?.parse().ok()).unwrap_or_default()
+    let said = ask(&format!("127.0.0.1:{port}"), "/").ok();
+    said.and_then(|said| said.split(' ').nth(1)?.parse().ok()).unwrap_or_default()
+}
+
+/// What the node tells Prometheus, at the address that it has said.
+fn metrics(node: &Node) -> String {
+    let log = node.log();
+    let at =
+        log.split("http://").find_map(|rest| rest.split_once("/metrics")).expect("it says where its metrics are").0;
+    ask(at, "/metrics").expect("it answers")
 }
 
 #[test]
@@ -34,7 +48,7 @@ fn a_canary_that_fails_a_tenth_is_given_back_by_what_the_edge_has_counted() {
     let definition = |failing: &str| {
         format!(
             "app = \"shop\"\n[services.web]\nruntime = \"process\"\ncommand = [{page:?}, \"page\"]\nenv = {{ {failing} }}\nscale = 2\n\
-             ports = [{{ name = \"http\", protocol = \"http\" }}]\nroutes = [{{ host = \"shop.example\" }}]\n\
+             ports = [{{ name = \"http\", port = 8080, protocol = \"http\" }}]\nroutes = [{{ host = \"shop.example\" }}]\n\
              health = {{ http = \"/healthz\", interval = \"200ms\" }}\n\
              update = {{ strategy = \"canary\", instances = 1, weight = \"50%\", max_errors = \"1%\", min_healthy = \"500ms\", bake = \"60s\" }}\n"
         )
@@ -59,5 +73,21 @@ fn a_canary_that_fails_a_tenth_is_given_back_by_what_the_edge_has_counted() {
     node.until("release 3 is release 1 again", || {
         node.say(&["releases", "shop", "--json"], "").replace(' ', "").contains("\"again_of\":1").then_some(())
     });
+    let metrics = metrics(&node);
+    for sample in [
+        "insula_dataplane_up 1\n",
+        "insula_raft_is_leader{group=\"region\"} 1\n",
+        "insula_nodes{health=\"up\"} 1\n",
+        "insula_edge_service_requests_total{app=\"shop\",service=\"web\",class=\"5xx\"} ",
+        "insula_instances{app=\"shop\",service=\"web\",phase=\"running\"} ",
+        "insula_api_requests_total{class=\"2xx\"} ",
+    ] {
+        assert!(metrics.contains(sample), "{sample}: {metrics}");
+    }
+    for name in
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| line.split(' ').next())
+    {
+        assert!(LIST.contains(&format!("| `{name}` |")), "{name} is not in docs/reference/metrics.md");
+    }
     node.until("nothing fails any more", || (0..50).all(|_| get(node.ports[0]) == 200).then_some(()));
 }

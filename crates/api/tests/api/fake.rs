@@ -460,6 +460,8 @@ pub struct World {
     pub env: Env,
     pub fake: Arc<Fake>,
     pub dir: tempfile::TempDir,
+    /// Answers of both listeners, as they were counted.
+    pub requests: Arc<insula_api::Requests>,
     address: String,
     ca_sha256: String,
     tokens: BTreeMap<&'static str, String>,
@@ -489,9 +491,11 @@ impl World {
         let address = listener.local_addr().expect("address").to_string();
         let socket = net::bind_unix(&dir.path().join("api.sock")).expect("bind");
         let tasks = &env.tasks;
-        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), tasks.clone(), Beat::unwatched()));
-        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), tasks.clone(), Beat::unwatched()));
-        Self { env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
+        let requests = Arc::<insula_api::Requests>::default();
+        let (counted, beat) = (|| Arc::clone(&requests), Beat::unwatched);
+        tasks.spawn("tls", insula_api::serve_tls(listener, tls, fake.clone(), counted(), tasks.clone(), beat()));
+        tasks.spawn("socket", insula_api::serve_unix(socket, fake.clone(), counted(), tasks.clone(), beat()));
+        Self { requests, env, fake, dir, address, ca_sha256: root.hash().to_string(), tokens }
     }
 
     pub fn context(&self, token: &str) -> Context {

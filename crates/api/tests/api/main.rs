@@ -77,6 +77,7 @@ async fn tokens_decide_what_a_caller_may_do() {
     let body = JoinTokenBody { region: None, ttl_ms: 1000, uses: 1 };
     assert_eq!(code(world.client("deployer-token").create_join_token(&body).await), Code::Forbidden);
     world.client("admin-token").create_join_token(&body).await.expect("an admin may");
+    assert_eq!(world.requests.read(), [("1xx", 0), ("2xx", 3), ("3xx", 0), ("4xx", 4), ("5xx", 0)]);
     world.stop().await;
 }
 
