@@ -21,6 +21,7 @@ pub mod nodes;
 pub mod one_off;
 pub mod placements;
 mod progress;
+mod rebalance;
 mod replace;
 mod round;
 mod service;

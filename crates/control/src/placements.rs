@@ -45,6 +45,8 @@ pub struct View<'a> {
     pub overdue: &'a BTreeSet<InstanceId>,
     /// How long an instance has been ready without a break, as far as this leader saw; none: it is not.
     pub ready_for: &'a dyn Fn(InstanceId) -> Option<Duration>,
+    /// An instance that is to be replaced elsewhere, though nothing is wrong with it or its node.
+    pub moving: Option<InstanceId>,
 }
 
 impl std::fmt::Debug for View<'_> {
@@ -187,7 +189,7 @@ fn services<'a>(state: &'a RegionState, view: &View<'_>) -> BTreeMap<ServiceRef,
             kind: service.kind(placement),
             // What is on a node that is drained is replaced just as what is out of date: the new one is ready before the old
             // one goes.
-            may_stay: !node.is_draining,
+            may_stay: !node.is_draining && view.moving != Some(placement.instance),
             is_ready,
             is_healthy: is_ready && (view.ready_for)(placement.instance).is_some_and(|time| time >= min_healthy),
         });
@@ -196,7 +198,7 @@ fn services<'a>(state: &'a RegionState, view: &View<'_>) -> BTreeMap<ServiceRef,
 }
 
 /// What the instances of a service on a node are counted with when it is spread: the value of that label.
-fn group<'a>(state: &'a RegionState, node: &'a Node, spread: &LabelName) -> &'a str {
+pub(crate) fn group<'a>(state: &'a RegionState, node: &'a Node, spread: &LabelName) -> &'a str {
     match spread.as_str() {
         LabelName::DATACENTER => node.datacenter.as_str(),
         // Nodes are counted apart from groups in any case.

@@ -12,6 +12,7 @@ use insula_types::{Desired, InstanceId, Revision, ServiceRef};
 use crate::{
     LeaseTable, derive, nodes, placements,
     progress::{self, Watched},
+    rebalance::Rebalance,
 };
 
 /// How long the edges may take to acknowledge that an instance is drained. A node that renews its lease and whose data
@@ -31,6 +32,8 @@ pub(crate) struct Memory {
     draining: BTreeMap<InstanceId, Instant>,
     /// How deployments get on.
     watched: Watched,
+    /// What moves to where it is better.
+    rebalance: Rebalance,
     /// Nothing is told to the world before.
     deaf_until: Option<Instant>,
     /// What was last said of services that cannot be placed.
@@ -60,8 +63,14 @@ impl Memory {
         let is_acknowledged = |revision: Revision| leases.is_acknowledged(now, revision);
         self.watched.look(region, now);
         let ready_for = |instance| self.watched.ready_for(instance, now);
-        let view =
-            placements::View { now_ms, is_acknowledged: &is_acknowledged, overdue: &overdue, ready_for: &ready_for };
+        let moving = self.rebalance.look(region, now);
+        let view = placements::View {
+            now_ms,
+            is_acknowledged: &is_acknowledged,
+            overdue: &overdue,
+            ready_for: &ready_for,
+            moving,
+        };
         let plan = placements::reconcile(region, &view, new_id);
         commands.extend(plan.commands);
         commands.extend(self.watched.advance(region, &plan.unplaceable, leases.counted(), now));
@@ -82,7 +91,8 @@ impl Memory {
     /// When time alone changes what is to be decided: a drain becomes overdue, or an instance has been ready for long enough.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let overdue = self.draining.values().map(|since| *since + DRAIN_WAIT).filter(|at| *at > now);
-        overdue.chain(self.watched.is_busy().then(|| now + progress::LOOK_EVERY)).min()
+        let busy = self.watched.is_busy().then(|| now + progress::LOOK_EVERY);
+        overdue.chain(busy).chain(self.rebalance.next_due(now)).min()
     }
 
     fn overdue(&mut self, region: &RegionState, now: Instant) -> BTreeSet<InstanceId> {

@@ -7,6 +7,7 @@ mod labels;
 mod level;
 mod loss;
 mod one_off;
+mod rebalance;
 mod region;
 mod service;
 mod units;

@@ -114,6 +114,8 @@ pub(super) struct World {
     pub(super) sick: BTreeSet<InstanceId>,
     /// Services with this command line never get ready.
     pub(super) broken: Option<u64>,
+    /// Nothing gets ready on this node.
+    pub(super) unready: Option<NodeId>,
     /// Nodes whose data plane acknowledges nothing.
     mute: BTreeSet<NodeId>,
     /// What edges have counted, by node.
@@ -138,6 +140,7 @@ impl World {
             off: BTreeSet::new(),
             sick: BTreeSet::new(),
             broken: None,
+            unready: None,
             mute: BTreeSet::new(),
             traffic: BTreeMap::new(),
         }
@@ -173,7 +176,7 @@ impl World {
     /// What an agent reports that does everything at once.
     fn agent(&mut self, node: NodeId) {
         let status = |placement: &Placement| {
-            let is_broken = self.broken.is_some_and(|tag| placement.spec == spec(tag));
+            let is_broken = self.unready == Some(node) || self.broken.is_some_and(|tag| placement.spec == spec(tag));
             let runs = placement.desired != Desired::Stop;
             InstanceStatus {
                 instance: placement.instance,
