@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::release;
 use crate::{
     Exit, Failure,
-    args::DeployArgs,
+    args::{DeployArgs, ReleaseArgs},
     output::{say, say_json},
     table::clean,
 };
@@ -81,9 +81,10 @@ fn parse(name: &str, text: &str) -> Result<AppDefinition, Failure> {
 
 pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
     let Deploy { args, definition } = deploy;
-    let is_json = args.json.json;
+    let how = &args.how;
+    let is_json = how.json.json;
     let plan = client.plan(&definition).await?;
-    if args.plan {
+    if how.plan {
         return if is_json { say_json(&plan) } else { say(&plan_text(&plan.value)) };
     }
     if !is_json {
@@ -92,22 +93,17 @@ pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
     // What was shown is what is done: another release meanwhile is a conflict.
     let expected = plan.value.previous.unwrap_or(ReleaseNumber(0));
     let done = client.deploy(&definition, Some(expected)).await?;
-    finish(client, &done, args.detach, args.wait, is_json).await
+    finish(client, &done, how).await
 }
 
 /// Waits for a release, unless it is left to itself.
-pub async fn finish(
-    client: &Client,
-    done: &Versioned<DeployAnswer>,
-    is_detached: bool,
-    patience: Duration,
-    is_json: bool,
-) -> Result<(), Failure> {
-    if is_detached {
+pub async fn finish(client: &Client, done: &Versioned<DeployAnswer>, how: &ReleaseArgs) -> Result<(), Failure> {
+    let is_json = how.json.json;
+    if how.detach {
         return if is_json { say_json(done) } else { say(&format!("release {} is made\n", done.value.release)) };
     }
     let progress = Progress::new(is_json);
-    settle(client, done, patience, &progress).await?;
+    settle(client, done, how.wait, &progress).await?;
     if is_json { say_json(done) } else { Ok(()) }
 }
 

@@ -53,10 +53,10 @@ const fn word(state: DeploymentState) -> &'static str {
 }
 
 pub async fn rollback(client: &Client, args: &RollbackArgs) -> Result<(), Failure> {
-    let is_json = args.json.json;
+    let is_json = args.how.json.json;
     let to = args.to.map(ReleaseNumber);
     let plan = client.rollback(&args.app, to, true, None).await?;
-    if args.plan {
+    if args.how.plan {
         return if is_json { say_json(&plan) } else { say(&deploy::plan_text(&plan.value)) };
     }
     if !is_json {
@@ -64,7 +64,7 @@ pub async fn rollback(client: &Client, args: &RollbackArgs) -> Result<(), Failur
     }
     // What was shown is what is done.
     let done = client.rollback(&args.app, to, false, plan.value.previous).await?;
-    deploy::finish(client, &done, args.detach, args.wait, is_json).await
+    deploy::finish(client, &done, &args.how).await
 }
 
 pub async fn steer(client: &Client, args: &SteerArgs, steering: Steering) -> Result<(), Failure> {

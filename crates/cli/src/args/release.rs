@@ -1,0 +1,63 @@
+//! Deploys, roll-backs, and what becomes of them.
+
+use std::time::Duration;
+
+use clap::Args;
+use insula_types::AppName;
+
+use super::{JsonArgs, parse_span};
+
+#[derive(Debug, Args)]
+pub struct ReleasesArgs {
+    /// The app
+    pub app: AppName,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The app
+    pub app: AppName,
+    /// The release to bring back [default: the last good one before the present]
+    #[arg(long)]
+    pub to: Option<u64>,
+    #[command(flatten)]
+    pub how: ReleaseArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SteerArgs {
+    /// The app
+    pub app: AppName,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// The definition in TOML or JSON; - reads standard input
+    #[arg(default_value = "insula.toml")]
+    pub file: String,
+    /// Call the app so, whatever the definition says
+    #[arg(long)]
+    pub app: Option<AppName>,
+    #[command(flatten)]
+    pub how: ReleaseArgs,
+}
+
+/// How a release is made.
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not wait until it runs
+    #[arg(long, conflicts_with = "plan")]
+    pub detach: bool,
+    /// How long to wait until it runs
+    #[arg(long, default_value = "5m", value_parser = parse_span, conflicts_with_all = ["detach", "plan"])]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}

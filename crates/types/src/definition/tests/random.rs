@@ -1,0 +1,126 @@
+//! What must hold for any text and any definition.
+
+use proptest::prelude::*;
+
+use super::*;
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        AppDefinition::parse(&text, Format::Toml).ok();
+        AppDefinition::parse(&text, Format::Json).ok();
+    }
+
+    #[test]
+    fn a_good_definition_with_damage_never_panics(at in 0usize..900, insert in "\\PC{0,8}", cut in 0usize..20) {
+        for format in [Format::Toml, Format::Json] {
+            let good = FULL.replace("IMAGE", &format!("image = \"r.example/shop@{DIGEST}\""));
+            let good = match format {
+                Format::Toml => good,
+                Format::Json => AppDefinition::parse(&good, Format::Toml).expect("valid").to_json().to_string(),
+            };
+            let text: String = good.chars().take(at).chain(insert.chars()).chain(good.chars().skip(at + cut)).collect();
+            AppDefinition::parse(&text, format).ok();
+        }
+    }
+
+    #[test]
+    fn valid_definitions_survive_json(
+        names in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 1..4),
+        scale in prop::option::of(prop_oneof![(0..=SCALE_MAX).prop_map(Scale::Count), Just(Scale::EachNode)]),
+        cpu in 1u32..=512_000,
+        memory in 4u64..10_000,
+        port in 1u16..,
+        seconds in 1u64..3600,
+        value in "[^\0]{0,20}",
+        has_check: bool,
+        check in prop::sample::select(vec![
+            crate::Check::Http("/ok?deep=1".to_owned()),
+            crate::Check::Tcp,
+            crate::Check::Exec(vec!["ask".to_owned(), "-q".to_owned()]),
+            crate::Check::Grpc("shop.v1.Cart".to_owned()),
+        ]),
+        strategy in prop::sample::select(vec![
+            crate::Strategy::Rolling,
+            crate::Strategy::BlueGreen(crate::Promotion::Manual),
+            crate::Strategy::Canary(crate::CanarySpec {
+                instances: 3,
+                weight: 5,
+                promotion: crate::Promotion::Auto,
+                max_errors: 15,
+            }),
+        ]),
+    ) {
+        let volume = crate::VolumeSpec {
+            name: crate::VolumeName::new("data").expect("a label"),
+            path: "/data".to_owned(),
+            size: ByteSize::mib(64 + memory),
+        };
+        let volumes: Vec<_> = std::iter::once(volume).filter(|_| has_check).collect();
+        let port = crate::PortSpec {
+            name: crate::PortName::new("http").expect("a label"),
+            port,
+            protocol: crate::Protocol::Http,
+        };
+        let services = names.iter().map(|name| {
+            let spec = ServiceSpec {
+                image: Some(format!("r.example/{name}@{DIGEST}")),
+                command: vec![value.clone() + "x"],
+                env: BTreeMap::from([("A".to_owned(), value.clone())]),
+                resources: crate::Resources {
+                    cpu: crate::CpuMillis(cpu),
+                    memory: ByteSize::mib(memory),
+                    pids: 7,
+                    files: has_check.then_some(1000),
+                    disk: has_check.then(|| ByteSize::mib(8 + memory)),
+                    io: has_check.then(|| ByteSize::mib(9)),
+                },
+                ports: vec![port.clone()],
+                routes: vec![crate::RouteSpec { host: format!("{name}.example"), path: "/a".to_owned() }],
+                health: has_check.then(|| crate::HealthSpec {
+                    check: check.clone(),
+                    port: (!matches!(check, crate::Check::Exec(_))).then(|| port.name.clone()),
+                    interval: std::time::Duration::from_secs(seconds),
+                    timeout: std::time::Duration::from_millis(900),
+                    grace: std::time::Duration::from_secs(seconds),
+                    unhealthy_after: 3,
+                    restart_after: Some(std::time::Duration::from_secs(seconds)),
+                }),
+                is_read_only: has_check,
+                has_init: has_check,
+                tmpfs: vec![crate::TmpfsSpec { path: "/run".to_owned(), size: ByteSize::mib(1) }],
+                volumes: volumes.clone(),
+                files: vec![crate::FileSpec {
+                    path: "/etc/a".to_owned(),
+                    mode: 0o600,
+                    content: ContentHash::of(&value),
+                }],
+                secrets: crate::SecretVersions::from([("KEY".parse().expect("a name"), 0)]),
+                ..ServiceSpec::default()
+            };
+            // What has volumes has numbers.
+            let scale = scale.filter(|scale| *scale != Scale::EachNode || spec.volumes.is_empty());
+            let update = UpdateSpec {
+                strategy: strategy.clone(),
+                max_unavailable: u32::from(has_check),
+                bake: std::time::Duration::from_secs(seconds),
+                auto_rollback: has_check,
+                ..UpdateSpec::default()
+            };
+            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale, update })
+        });
+        let definition = AppDefinition {
+            app: AppName::new("shop").expect("a label"),
+            services: services.collect(),
+            contents: BTreeMap::from([(ContentHash::of(&value), value.clone())]),
+        };
+        let json = serde_json::to_string_pretty(&definition.to_json()).expect("JSON");
+        prop_assert_eq!(AppDefinition::parse(&json, Format::Json), Ok(definition));
+    }
+
+    #[test]
+    fn spans_survive_text(millis in 0u64..1 << 40) {
+        let span = std::time::Duration::from_millis(millis);
+        prop_assert_eq!(parse_duration(&format_duration(span)), Ok(span));
+    }
+}
