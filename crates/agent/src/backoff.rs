@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use insula_env::Rng;
-
-/// Shortest and longest wait: at once would burn the CPU in a crash loop, longer would leave a healed service down.
-const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+use insula_types::RestartSpec;
 
 /// Counts failures in a row.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,10 +13,9 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// One more failure: how long to wait now.
-    pub(crate) fn fail(&mut self, rng: &Rng) -> Duration {
-        let wait = WAIT.0.saturating_mul(1 << self.failures.min(16)).min(WAIT.1);
+    pub(crate) fn fail(&mut self, spec: &RestartSpec, rng: &Rng) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        rng.jitter(wait)
+        rng.jitter(spec.wait(self.failures))
     }
 
     /// It went well.

@@ -4,12 +4,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use insula_container::{Ended, Observed, ObservedState, PullProgress, Running};
+use insula_container::{Ended, Exit, Observed, ObservedState, PullProgress, Running};
 use insula_env::{Rng, clock::Instant};
-use insula_types::{Desired, HealthSpec, InstanceId, InstanceStatus, NodeId, Placement, StopSpec};
+use insula_types::{Desired, HealthSpec, InstanceId, InstanceStatus, NodeId, Placement, RestartSpec, StopSpec};
 
 use crate::{
-    instance::{Instance, Job, State},
+    instance::{End, Instance, Job, State},
     probe,
 };
 
@@ -212,13 +212,11 @@ impl Core {
                     instance.state = instance.run(running, now);
                 }
                 (State::Idle { .. } | State::Gone, Some(ObservedState::Ended(ended))) => {
-                    instance.end(Some(describe(&ended)), now, &self.rng);
+                    instance.end(end_of(ended), now, &self.rng);
                 }
-                (State::Running(_), Some(ObservedState::Ended(ended))) => {
-                    instance.end(Some(describe(&ended)), now, &self.rng)
-                }
+                (State::Running(_), Some(ObservedState::Ended(ended))) => instance.end(end_of(ended), now, &self.rng),
                 (State::Running(_), None) => {
-                    instance.end(Some("it vanished from this node".to_owned()), now, &self.rng);
+                    instance.end(End::Unseen("it vanished from this node".to_owned()), now, &self.rng);
                 }
                 _ => continue,
             }
@@ -254,7 +252,8 @@ impl Core {
             (Job::Remove, Ok(_)) => State::Gone,
             (job, Err(why)) => {
                 instance.message = why;
-                let until = now + instance.backoff.fail(&self.rng);
+                let waits = if job == Job::Start { instance.restart() } else { RestartSpec::default() };
+                let until = now + instance.backoff.fail(&waits, &self.rng);
                 match job {
                     Job::Pull => State::Idle { until },
                     Job::Start => {
@@ -274,10 +273,10 @@ impl Core {
         let State::Stopping(run) = &mut instance.state else { return };
         instance.changed = self.events;
         match result {
-            Ok(()) => instance.end(None, now, &self.rng),
+            Ok(()) => instance.end(End::Stopped, now, &self.rng),
             Err(why) => {
                 instance.message = why;
-                run.stop_after = Some(now + instance.backoff.fail(&self.rng));
+                run.stop_after = Some(now + instance.backoff.fail(&RestartSpec::default(), &self.rng));
                 let stopping = std::mem::replace(&mut instance.state, State::Gone);
                 if let State::Stopping(run) = stopping {
                     instance.state = State::Running(run);
@@ -398,6 +397,10 @@ fn advance_one(
             instance.state = State::Busy(Job::Remove);
             actions.push(Action::Remove(id));
         }
+        State::Over { .. } if is_unwanted && may_stop => {
+            instance.state = State::Busy(Job::Remove);
+            actions.push(Action::Remove(id));
+        }
         State::Running(run) => {
             let is_due = run.stop_after.is_none_or(|after| now >= after);
             if may_stop && is_due && (is_unwanted || run.is_condemned) {
@@ -415,13 +418,18 @@ fn advance_one(
                 actions.push(Action::Probe(id, address, Box::new(health)));
             }
         }
-        State::Gone | State::Ended { .. } | State::Stopping(_) | State::Busy(_) => {}
+        State::Gone | State::Ended { .. } | State::Over { .. } | State::Stopping(_) | State::Busy(_) => {}
     }
 }
 
-fn describe(ended: &Ended) -> String {
-    match ended.is_oom_killed {
+fn end_of(ended: Ended) -> End {
+    let why = match ended.is_oom_killed {
         true => format!("ended with {}: out of memory within its limit", ended.exit),
         false => format!("ended with {}", ended.exit),
+    };
+    match ended.exit {
+        Exit::Code(code) => End::Program { why, is_well: code == 0 },
+        Exit::Signal(_) => End::Program { why, is_well: false },
+        Exit::Unseen(_) => End::Unseen(why),
     }
 }

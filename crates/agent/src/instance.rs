@@ -4,15 +4,17 @@
 //!            ┌─────────────── back-off ────────────────┐
 //!            ▼                                         │
 //! Idle ─► pulling ─► starting ─► Running ─────────► Ended ─► removing ─► Gone
-//!                                   └─► Stopping ──┘
+//!                                   ├─► Stopping ──┘
+//!                                   └─► Over ─► removing ─► Gone
 //! ```
+//! `Over` is where the restart policy of the service leaves one that has ended by itself: until it is not wanted any more.
 //! The lower-case ones are [`Job`]s: the runtime is at work, and nothing else is begun for this instance meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use insula_container::{PullProgress, Running};
 use insula_env::{Rng, clock::Instant};
-use insula_types::{Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, ServiceSpec};
+use insula_types::{Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, RestartSpec, ServiceSpec};
 
 use crate::backoff::Backoff;
 
@@ -39,8 +41,21 @@ pub(crate) enum State {
     Stopping(Box<Run>),
     /// It does not run; its remains are to be removed, not before `until`.
     Ended { until: Instant },
+    /// It has ended, well or not, and is not started again. Its remains stay, so that the next agent sees that, too.
+    Over { is_well: bool },
     /// It has been taken away and is not wanted again.
     Gone,
+}
+
+/// How a run came to its end.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Its program ended, as this says: well with exit code 0.
+    Program { why: String, is_well: bool },
+    /// Nobody saw how: it went with its machine, or vanished.
+    Unseen(String),
+    /// This agent has stopped it.
+    Stopped,
 }
 
 /// A running instance.
@@ -146,19 +161,37 @@ impl Instance {
         }))
     }
 
-    /// It does not run any more, for that reason. Started again after the back-off, if it is still wanted then.
-    pub(crate) fn end(&mut self, why: Option<String>, now: Instant, rng: &Rng) {
+    /// What becomes of it when it ends by itself.
+    pub(crate) fn restart(&self) -> RestartSpec {
+        self.spec().map(|spec| spec.restart).unwrap_or_default()
+    }
+
+    /// It does not run any more. Started again after the back-off, if it is still wanted then, and its restart policy says so.
+    pub(crate) fn end(&mut self, how: End, now: Instant, rng: &Rng) {
+        let restart = self.restart();
         if let State::Running(run) | State::Stopping(run) = &self.state
             && now - run.since >= STEADY_AFTER
         {
             self.backoff.reset();
         }
-        if let Some(why) = why {
-            self.message = why;
-        }
         self.has_run = true;
-        self.start_after = now + self.backoff.fail(rng);
+        match how {
+            End::Program { why, is_well } if restart.policy.is_over(is_well) && !self.is_unwanted() => {
+                self.message = format!("{why}; it is not started again (restart policy {})", restart.policy.as_str());
+                self.state = State::Over { is_well };
+                self.was_ready |= self.has_done_all();
+                return;
+            }
+            End::Program { why, .. } | End::Unseen(why) => self.message = why,
+            End::Stopped => {}
+        }
+        self.start_after = now + self.backoff.fail(&restart, rng);
         self.state = State::Ended { until: now };
+    }
+
+    /// It has ended well and was there for nobody to reach: that is all that was wanted of it.
+    fn has_done_all(&self) -> bool {
+        matches!(self.state, State::Over { is_well: true }) && self.spec().is_some_and(|spec| spec.ports.is_empty())
     }
 
     /// Whether nothing of it is left to follow.
@@ -172,7 +205,7 @@ impl Instance {
             State::Busy(Job::Pull) => Phase::Pulling,
             State::Busy(Job::Start) => Phase::Starting,
             State::Running(_) | State::Stopping(_) => Phase::Running,
-            State::Gone => Phase::Stopped,
+            State::Gone | State::Over { .. } => Phase::Stopped,
             State::Idle { .. } | State::Ended { .. } | State::Busy(Job::Remove) => Phase::Backoff,
         }
     }
@@ -193,6 +226,7 @@ impl Instance {
         let (endpoints, is_ready) = match &self.state {
             State::Running(run) if !run.is_probed => return None,
             State::Running(run) => (run.running.endpoints.clone(), run.is_ready),
+            State::Over { .. } => (BTreeMap::new(), self.has_done_all()),
             _ => Default::default(),
         };
         let progress = self.progress.filter(|_| self.phase == Phase::Pulling).map(progress_text);

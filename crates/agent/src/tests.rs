@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod property;
+mod restarts;
 
 const NODE: u64 = 7;
 

@@ -8,7 +8,7 @@ use std::{
 use insula_types::{ByteSize, Resources, ServiceSpec};
 use oci_spec::{
     OciSpecError,
-    image::ImageConfiguration,
+    image::{Config, ImageConfiguration},
     runtime::{
         Capabilities, Capability, LinuxBlockIo, LinuxBlockIoBuilder, LinuxBuilder, LinuxCapabilitiesBuilder,
         LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder,
@@ -121,12 +121,7 @@ pub(crate) fn spec(source: &Source<'_>) -> Result<Spec, String> {
 
 fn process(source: &Source<'_>) -> Result<Process, String> {
     let image = source.image.config().clone().unwrap_or_default();
-    let args = if source.service.command.is_empty() {
-        let entrypoint = image.entrypoint().clone().unwrap_or_default();
-        entrypoint.into_iter().chain(image.cmd().clone().unwrap_or_default()).collect()
-    } else {
-        source.service.command.clone()
-    };
+    let args = arguments(source.service, &image);
     if args.is_empty() {
         return Err("neither the definition nor the image says what to run: give a command".to_owned());
     }
@@ -151,6 +146,15 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     let cwd = image.working_dir().clone().filter(|cwd| cwd.starts_with('/')).unwrap_or_else(|| "/".to_owned());
     let files = open_files_max(&source.service.resources);
     build_process(args, env, cwd, &user, files, capabilities(source)).map_err(|error| format!("its process: {error}"))
+}
+
+/// Program and arguments: the service's command, or the image's program with the arguments of the service or its own.
+fn arguments(service: &ServiceSpec, image: &Config) -> Vec<String> {
+    if !service.command.is_empty() {
+        return service.command.clone();
+    }
+    let given = if service.args.is_empty() { image.cmd().clone().unwrap_or_default() } else { service.args.clone() };
+    image.entrypoint().clone().unwrap_or_default().into_iter().chain(given).collect()
 }
 
 fn capabilities(source: &Source<'_>) -> Capabilities {
@@ -312,4 +316,24 @@ fn mounts(source: &Source<'_>) -> Result<Vec<Mount>, OciSpecError> {
     // What is mounted within another goes on top of it.
     mounts[own..].sort_by(|one, other| one.destination().cmp(other.destination()));
     Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_take_the_place_of_those_of_the_image_and_a_command_of_all() {
+        let mut image = Config::default();
+        image.set_entrypoint(Some(vec!["entry".to_owned()]));
+        image.set_cmd(Some(vec!["own".to_owned()]));
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let plain = ServiceSpec::default();
+        assert_eq!(arguments(&plain, &image), words(&["entry", "own"]));
+        let given = ServiceSpec { args: words(&["a", "b"]), ..ServiceSpec::default() };
+        assert_eq!(arguments(&given, &image), words(&["entry", "a", "b"]));
+        // A one-off instance has its command, whatever the service gives the image's program.
+        let command = ServiceSpec { command: words(&["c"]), ..given };
+        assert_eq!(arguments(&command, &image), words(&["c"]));
+    }
 }

@@ -44,8 +44,8 @@ pub use secret::{
 };
 pub use spec::{
     CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec,
-    Promotion, Protocol, Resources, RouteSpec, ServiceSpec, Slot, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume,
-    VolumeRef, VolumeRefError, VolumeSpec,
+    Promotion, Protocol, Resources, RestartPolicy, RestartSpec, RouteSpec, ServiceSpec, Slot, StopSpec, Strategy,
+    TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec,
 };
 pub use status::{InstanceStatus, Phase};
 pub use traffic::{ReleaseTraffic, Tally, Traffic};

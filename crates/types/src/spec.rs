@@ -3,6 +3,7 @@
 mod files;
 mod health;
 mod placement;
+mod restart;
 mod storage;
 mod update;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use files::{ContentHash, ContentHashError, FileSpec};
 pub use health::{Check, HealthSpec};
 pub use placement::PlacementSpec;
+pub use restart::{RestartPolicy, RestartSpec};
 pub use storage::{Slot, TmpfsSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec};
 pub use update::{CanarySpec, Promotion, Strategy, UpdateSpec};
 
@@ -75,6 +77,20 @@ pub struct ServiceSpec {
     /// Secrets that it is told, and which version of each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: SecretVersions,
+    /// Arguments in the place of those that the image gives its own program; empty: what the image says. Only without a command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// What becomes of instances that end by themselves.
+    #[serde(default, skip_serializing_if = "RestartSpec::is_usual")]
+    pub restart: RestartSpec,
+    /// How often somebody has asked for all its instances to be replaced by new ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarted: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl ServiceSpec {
@@ -87,7 +103,7 @@ impl ServiceSpec {
             && !self.stop.is_usual_meant
             && self.resources.is_of_first_level()
             && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
-        if self.has_contents() {
+        if self.has_contents() || !self.args.is_empty() || !self.restart.is_usual() || self.restarted > 0 {
             return Level(6);
         }
         match (&self.runtime, is_of_first) {

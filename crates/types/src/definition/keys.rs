@@ -29,8 +29,10 @@ pub(super) const SERVICE: Keys = Keys {
         "update",
         "files",
         "secrets",
+        "args",
+        "restart",
     ],
-    later: &["regions", "failover", "restart", "region"],
+    later: &["regions", "failover", "region"],
 };
 pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "files", "disk", "io"], later: &[] };
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
@@ -59,6 +61,7 @@ pub(super) const UPDATE: Keys = Keys {
     later: &["region_order"],
 };
 pub(super) const FILE: Keys = Keys { known: &["path", "content", "mode"], later: &[] };
+pub(super) const RESTART: Keys = Keys { known: &["policy", "backoff"], later: &[] };
 pub(super) const STOP: Keys = Keys { known: &["signal", "grace"], later: &[] };
 
 impl Keys {

@@ -3,6 +3,7 @@
 mod files;
 mod health;
 mod placement;
+mod restart;
 mod secrets;
 mod storage;
 mod update;
@@ -60,7 +61,6 @@ pub(super) fn read(
     let spec = ServiceSpec {
         driver,
         image,
-        command,
         env: fields.get("env").map(|item| env(&item, problems)).unwrap_or_default(),
         resources: fields.get("resources").and_then(|item| resources(&item, problems)).unwrap_or_default(),
         routes: fields.get("routes").map(|item| self::routes(&item, routes, problems)).unwrap_or_default(),
@@ -73,8 +73,12 @@ pub(super) fn read(
         files: fields.get("files").map(|item| files::read(&item, contents, problems)).unwrap_or_default(),
         secrets: fields.get("secrets").map(|item| secrets::read(&item, problems)).unwrap_or_default(),
         runtime,
+        args: args(&fields, !command.is_empty(), driver, problems),
+        restart: fields.get("restart").and_then(|item| restart::read(&item, problems)).unwrap_or_default(),
+        restarted: 0,
         placement: fields.get("placement").and_then(|item| placement::read(&item, problems)).unwrap_or_default(),
         ports,
+        command,
     };
     secrets::check(&fields, &spec, problems);
     storage::check_paths(&fields, &spec, problems);
@@ -142,6 +146,18 @@ fn command(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {
         return Vec::new();
     }
     arguments(&item, ARGUMENTS_MAX, problems)
+}
+
+/// What the image's own program is given.
+fn args(fields: &Fields<'_>, has_command: bool, driver: DriverKind, problems: &mut Problems) -> Vec<String> {
+    let Some(item) = fields.get("args") else { return Vec::new() };
+    if driver == DriverKind::Process {
+        item.refuse(problems, "they are for the program of an image; write program and arguments in command");
+    } else if has_command {
+        item.refuse(problems, "command takes the place of the image's program and its arguments; put them at its end");
+    }
+    let items = item.items(ARGUMENTS_MAX, problems);
+    items.iter().filter_map(|item| item.checked(syntax::check_argument, problems)).map(str::to_owned).collect()
 }
 
 /// A program and its arguments.

@@ -129,6 +129,13 @@ fn a_full_definition_is_read_and_survives_json() {
                 },
                 files: [],
                 secrets: {},
+                args: [],
+                restart: RestartSpec {
+                    policy: Always,
+                    backoff_min: 1s,
+                    backoff_max: 60s,
+                },
+                restarted: 0,
             },
             scale: Some(
                 Count(
@@ -218,7 +225,7 @@ fn unknown_and_later_keys() {
         expect![[r#"
             line 4, column 1: services.web.failover: not yet: this version does not have it; take the key out
             line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets"#]],
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
@@ -309,6 +316,23 @@ fn images_and_commands() {
         line 4, column 11: services.web.command: the first argument is the program, and it is empty
         line 4, column 16: services.web.command[1]: found the number 1, expected text: write "1"
         line 4, column 19: services.web.command[2]: found "a\0b": it contains a NUL character, which no program can receive"#]],
+    );
+}
+
+#[test]
+fn arguments_of_the_program_of_an_image() {
+    check_service("IMAGE\nargs = [\"--port\", \"8080\"]", expect!["valid"]);
+    check_service(
+        "IMAGE\ncommand = [\"x\"]\nargs = [\"--port\"]",
+        expect![
+            "line 5, column 8: services.web.args: command takes the place of the image's program and its arguments; put them at its end"
+        ],
+    );
+    check_service(
+        "runtime = \"process\"\ncommand = [\"x\"]\nargs = [\"y\", 3]",
+        expect![[r#"
+        line 5, column 8: services.web.args: they are for the program of an image; write program and arguments in command
+        line 5, column 14: services.web.args[1]: found the number 3, expected text: write "3""#]],
     );
 }
 

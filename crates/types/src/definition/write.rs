@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{AppDefinition, ServiceDefinition, format_duration};
 use crate::{
     Check, ContentHash, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec, Promotion, Protocol, Resources,
-    RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
+    RestartSpec, RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
 };
 
 pub(super) fn app(definition: &AppDefinition) -> Value {
@@ -34,6 +34,9 @@ fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -
     if !spec.command.is_empty() {
         out.insert("command".to_owned(), json!(spec.command));
     }
+    if !spec.args.is_empty() {
+        out.insert("args".to_owned(), json!(spec.args));
+    }
     if !spec.env.is_empty() {
         out.insert("env".to_owned(), json!(spec.env));
     }
@@ -55,6 +58,9 @@ fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -
         stop["signal"] = signal.into();
     }
     out.insert("stop".to_owned(), stop);
+    if !spec.restart.is_usual() {
+        out.insert("restart".to_owned(), restart(&spec.restart));
+    }
     if !spec.volumes.is_empty() {
         out.insert("volumes".to_owned(), spec.volumes.iter().map(volume).collect());
     }
@@ -141,6 +147,11 @@ fn placement(placement: &PlacementSpec) -> Value {
 
 fn volume(volume: &VolumeSpec) -> Value {
     json!({ "name": volume.name, "path": volume.path, "size": volume.size.to_string(), "kind": "local" })
+}
+
+fn restart(restart: &RestartSpec) -> Value {
+    let (least, most) = (format_duration(restart.backoff_min), format_duration(restart.backoff_max));
+    json!({ "policy": restart.policy.as_str(), "backoff": format!("{least}..{most}") })
 }
 
 fn tmpfs(tmpfs: &TmpfsSpec) -> Value {

@@ -92,3 +92,44 @@ fn updates_are_read_and_checked() {
         line 4, column 63: services.web.update.max_errors: found "half", expected a share of the requests from "0%" to "100%", like "0.5%""#]],
     );
 }
+
+#[test]
+fn restarts() {
+    let restart = |text: &str| format!("IMAGE\nrestart = {text}");
+    check_service(&restart("{ policy = \"on-failure\", backoff = \"500ms..5m\" }"), expect!["valid"]);
+    check_service(&restart("{ backoff = \"5s\" }"), expect!["valid"]);
+    check_service(
+        &restart("\"always\""),
+        expect![[r#"line 4, column 11: services.web.restart: found "always", expected a table"#]],
+    );
+    check_service(
+        &restart("{ policy = \"allways\", backof = \"1s\" }"),
+        expect![[r#"
+        line 4, column 22: services.web.restart.policy: found "allways"; did you mean "always"?
+        line 4, column 33: services.web.restart.backof: unknown key; did you mean "backoff"?"#]],
+    );
+    check_service(
+        &restart("{ policy = \"unless-stopped\", backoff = 5 }"),
+        expect![[r#"
+        line 4, column 22: services.web.restart.policy: found "unless-stopped"; valid: always, on-failure, never
+        line 4, column 50: services.web.restart.backoff: found the number 5, expected text: write "5""#]],
+    );
+    check_service(
+        &restart("{ backoff = \"60s..1s\" }"),
+        expect![
+            "line 4, column 23: services.web.restart.backoff: the first wait, 1m, is longer than the longest, 1s; swap them"
+        ],
+    );
+    check_service(
+        &restart("{ backoff = \"0s..60s\" }"),
+        expect![[
+            r#"line 4, column 23: services.web.restart.backoff: found "0s..60s", expected waits from 100ms to 1h"#
+        ]],
+    );
+    check_service(
+        &restart("{ backoff = \"1s...60s\" }"),
+        expect![[
+            r#"line 4, column 23: services.web.restart.backoff: found "1s...60s", expected the first and the longest wait, like "1s..60s""#
+        ]],
+    );
+}

@@ -65,7 +65,13 @@ proptest! {
         let services = names.iter().map(|name| {
             let spec = ServiceSpec {
                 image: Some(format!("r.example/{name}@{DIGEST}")),
-                command: vec![value.clone() + "x"],
+                command: if has_check { vec![value.clone() + "x"] } else { Vec::new() },
+                args: if has_check { Vec::new() } else { vec![value.clone()] },
+                restart: crate::RestartSpec {
+                    policy: crate::RestartPolicy::OnFailure,
+                    backoff_min: std::time::Duration::from_millis(seconds.max(100)),
+                    backoff_max: std::time::Duration::from_secs(3600),
+                },
                 env: BTreeMap::from([("A".to_owned(), value.clone())]),
                 resources: crate::Resources {
                     cpu: crate::CpuMillis(cpu),
