@@ -6,6 +6,7 @@
 //! a reader says what became of an input, what has not become of any before makes it a seed, too; how often each did is told
 //! at the end.
 
+mod definitions;
 mod http;
 mod json;
 mod mutate;

@@ -25,7 +25,7 @@ use insula_types::{
     RequestId, Revision, SignalNumber, WindowSize, codec,
 };
 
-use crate::{http, json, mutate::mutate, tape};
+use crate::{definitions, http, json, mutate::mutate, tape};
 
 /// What can be fuzzed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,6 +66,10 @@ pub(crate) enum Target {
     Http,
     /// HTTP responses of instances to the edge
     Responses,
+    /// Definitions in TOML and in JSON
+    Definitions,
+    /// Compose files
+    Compose,
 }
 
 type Read = Box<dyn FnMut(&[u8]) -> Result<String, String>>;
@@ -138,6 +142,10 @@ impl Target {
             Self::Shims => Reader::telling(fuzz::shim_seeds(), json::change, fuzz::shim),
             Self::Http => Reader::telling(edge::request_seeds(), http::change, edge::requests),
             Self::Responses => Reader::telling(edge::response_seeds(), http::change, edge::responses),
+            Self::Definitions => Reader::telling(definitions::seeds(), mutate, definitions::read),
+            Self::Compose => {
+                Reader::telling(definitions::compose_seeds(), definitions::change_lines, definitions::compose)
+            }
         })
     }
 }

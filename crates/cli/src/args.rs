@@ -25,7 +25,7 @@ pub use self::{
     },
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
     node::{DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs},
-    release::{DeployArgs, ReleaseArgs, ReleasesArgs, RollbackArgs, SteerArgs},
+    release::{DeployArgs, FormatArg, ReleaseArgs, ReleasesArgs, RollbackArgs, SteerArgs},
     state::{BackupArgs, CheckArgs, RestoreArgs, StateArg, StateCommand},
     storage::{
         ImageCommand, ImageImportArgs, SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRestoreArgs,

@@ -2,6 +2,7 @@
 
 mod ca;
 mod change;
+mod definition;
 mod deploy;
 mod doctor;
 mod events;
@@ -24,6 +25,8 @@ use insula_api::{
     Client,
     wire::{NodeDuty, Steering},
 };
+
+pub use definition::FILE_DEFAULT;
 
 use crate::{
     Failure,
@@ -50,7 +53,7 @@ pub fn prepare(command: ApiCommand) -> Result<Ready, Failure> {
 }
 
 fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
-    let definition = deploy::read(&args.file, args.app.clone())?;
+    let definition = definition::read(&args)?;
     Ok(deploy::Deploy { args, definition })
 }
 

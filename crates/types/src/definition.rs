@@ -1,10 +1,11 @@
-//! The definition file: what users write to say what an app is, in TOML or in JSON of the same shape.
+//! The definition file: what users write to say what an app is, in TOML, in JSON of the same shape, or as a Compose file.
 //!
 //! Whatever comes out of [`AppDefinition::parse`] is valid; whatever is refused is refused with its key path, line and
 //! column, what was found and what would be valid, all problems at once. Nothing is ignored: a key of a later version
 //! is refused with "not yet", any other with the nearest key that exists. Arbitrary text never panics.
 //! Leaves to others: whether a host is free, whether an image exists, whether a node has room.
 
+mod compose;
 mod duration;
 mod fields;
 mod keys;
@@ -19,6 +20,7 @@ mod write;
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
+pub use compose::{ComposeContext, Composed};
 pub use duration::{format_duration, parse_duration};
 pub use keys::nearest;
 pub use problem::{DefinitionError, DefinitionProblem};
@@ -83,6 +85,14 @@ impl AppDefinition {
     /// [`DefinitionError`] with every problem found, in the order of the text.
     pub fn parse(text: &str, format: Format) -> Result<Self, DefinitionError> {
         read::app(text, format)
+    }
+
+    /// Reads and checks a Compose file.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] with every problem found, in the order of the text, by the keys of the file.
+    pub fn parse_compose(text: &str, context: &ComposeContext<'_>) -> Result<Composed, DefinitionError> {
+        compose::read(text, context)
     }
 
     /// The definition as JSON of the definition's shape, defaults written out. [`Self::parse`] takes it back.

@@ -6,6 +6,7 @@ use clap::Args;
 use insula_types::AppName;
 
 use super::{JsonArgs, parse_span};
+use crate::commands::FILE_DEFAULT;
 
 #[derive(Debug, Args)]
 pub struct ReleasesArgs {
@@ -36,14 +37,28 @@ pub struct SteerArgs {
 
 #[derive(Debug, Args)]
 pub struct DeployArgs {
-    /// The definition in TOML or JSON; - reads standard input
-    #[arg(default_value = "insula.toml")]
+    /// The definition in TOML or JSON, or a Compose file; - reads standard input
+    #[arg(default_value = FILE_DEFAULT)]
     pub file: String,
+    /// How it is written [default: as its name ends, and else as it begins]
+    #[arg(long, value_enum)]
+    pub format: Option<FormatArg>,
     /// Call the app so, whatever the definition says
     #[arg(long)]
     pub app: Option<AppName>,
     #[command(flatten)]
     pub how: ReleaseArgs,
+}
+
+/// How a definition is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FormatArg {
+    /// TOML
+    Toml,
+    /// JSON of the same shape
+    Json,
+    /// A Compose file
+    Compose,
 }
 
 /// How a release is made.

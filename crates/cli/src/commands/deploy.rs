@@ -1,7 +1,7 @@
-//! `insula deploy`: checks the definition here, shows what changes, deploys, and tells how it goes until all is ready.
+//! `insula deploy`: shows what changes, deploys, and tells how it goes until all is ready.
 
 use std::{
-    io::{self, IsTerminal, Read},
+    io::{self, IsTerminal},
     time::Duration,
 };
 
@@ -11,10 +11,7 @@ use insula_api::{
     wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, Versioned},
 };
 use insula_env::clock;
-use insula_types::{
-    AppDefinition, AppName, DeploymentState, ReleaseNumber, Revision,
-    definition::{DEFINITION_LEN_MAX, Format, format_duration},
-};
+use insula_types::{AppDefinition, AppName, DeploymentState, ReleaseNumber, Revision, definition::format_duration};
 use serde_json::Value;
 
 use super::release;
@@ -35,48 +32,6 @@ const TURN_EVERY: Duration = Duration::from_millis(100);
 pub struct Deploy {
     pub args: DeployArgs,
     pub definition: AppDefinition,
-}
-
-/// Reads and checks a definition.
-pub fn read(file: &str, app: Option<AppName>) -> Result<AppDefinition, Failure> {
-    let (name, text) = if file == "-" { ("standard input", text_of(io::stdin())) } else { (file, open(file)) };
-    let text = text.map_err(|error| {
-        let failure = Failure::usage(format!("cannot read {name}: {error}"));
-        let is_missing = error.kind() == io::ErrorKind::NotFound;
-        if is_missing { failure.hint("name the definition file: insula deploy FILE") } else { failure }
-    })?;
-    let mut definition = parse(name, &text)?;
-    if let Some(app) = app {
-        definition.app = app;
-    }
-    Ok(definition)
-}
-
-fn open(file: &str) -> io::Result<String> {
-    text_of(std::fs::File::open(file)?)
-}
-
-/// Reads one byte more than allowed, so that the check of the length sees what is too long.
-fn text_of(input: impl Read) -> io::Result<String> {
-    let mut text = String::new();
-    input.take(DEFINITION_LEN_MAX as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn parse(name: &str, text: &str) -> Result<AppDefinition, Failure> {
-    if name.ends_with(".yml") || name.ends_with(".yaml") {
-        return Err(Failure::usage(format!("{name}: Compose files: not yet in this version"))
-            .hint("write the definition in TOML or JSON"));
-    }
-    let is_json = name.ends_with(".json") || (!name.ends_with(".toml") && text.trim_start().starts_with('{'));
-    let format = if is_json { Format::Json } else { Format::Toml };
-    AppDefinition::parse(text, format).map_err(|error| {
-        let mut said = format!("{name} is not valid; nothing was changed");
-        for line in error.to_string().lines() {
-            said.push_str(&format!("\n  {line}"));
-        }
-        Failure::usage(said)
-    })
 }
 
 pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
@@ -356,6 +311,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use insula_types::definition::Format;
 
     use super::*;
 
@@ -414,21 +370,5 @@ mod tests {
             shop: nothing to change, release 3 is this already
         "#]]
         .assert_eq(&plan_text(&plan(Some(3), 3, Some(&one), &one)));
-    }
-
-    #[test]
-    fn a_wrong_definition_says_where_and_exits_2() {
-        let failure = parse("insula.toml", "app = \"shop\"\n[services.web]\nimgae = \"x\"\n").expect_err("wrong");
-        assert_eq!(failure.exit, Exit::Usage);
-        expect![[r#"
-            insula.toml is not valid; nothing was changed
-              line 2, column 1: services.web: it needs an image, or a command with runtime = "process"
-              line 3, column 1: services.web.imgae: unknown key; did you mean "image"?"#]]
-        .assert_eq(&failure.to_string());
-        expect![[r#"
-            compose.yaml: Compose files: not yet in this version
-              write the definition in TOML or JSON"#]]
-        .assert_eq(&parse("compose.yaml", "").expect_err("not yet").to_string());
-        assert!(parse("-", " {").expect_err("no JSON").to_string().contains("not valid JSON"));
     }
 }

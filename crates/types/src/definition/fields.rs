@@ -180,7 +180,8 @@ impl<'t> Item<'t> {
     }
 }
 
-fn join(path: &str, key: &str) -> String {
+/// The path of a key below another.
+pub(super) fn join(path: &str, key: &str) -> String {
     let is_bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     let key = if is_bare { key.to_owned() } else { format!("{:?}", key.chars().take(64).collect::<String>()) };
     if path.is_empty() { key } else { format!("{path}.{key}") }

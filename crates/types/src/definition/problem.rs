@@ -1,6 +1,6 @@
 //! What is wrong with a definition, and where.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,26 +67,41 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// Turns offsets into lines and columns. None when nothing is wrong.
+    /// Names what is at these places otherwise. Of several names for a place, as a table and its first key have it, the one with the
+    /// same last key, else the first.
+    pub(super) fn rename(&mut self, paths: &BTreeMap<usize, Vec<String>>) {
+        let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+        for (at, path, _) in &mut self.0 {
+            let Some(names) = paths.get(at) else { continue };
+            let same = names.iter().find(|name| last(name) == last(path)).or_else(|| names.first());
+            if let Some(other) = same.filter(|other| !other.is_empty()) {
+                path.clone_from(other);
+            }
+        }
+    }
+
+    /// Turns offsets into lines and columns, the first of them at most [`PROBLEMS_MAX`]. None when nothing is wrong.
     pub(super) fn finish(mut self, text: &str) -> Option<DefinitionError> {
         self.0.sort_by_key(|(at, ..)| *at);
         let left_out = self.0.len().saturating_sub(PROBLEMS_MAX);
-        let problems: Vec<_> = self
-            .0
-            .into_iter()
-            .take(PROBLEMS_MAX)
-            .map(|(at, path, message)| {
-                let (line, column) = line_and_column(text, at);
-                DefinitionProblem { path, line, column, message }
-            })
-            .collect();
+        self.0.truncate(PROBLEMS_MAX);
+        let problems = self.list(text);
         (!problems.is_empty()).then_some(DefinitionError { problems, left_out })
     }
-}
 
-fn line_and_column(text: &str, at: usize) -> (u32, u32) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-    (line as u32, column as u32)
+    /// Turns offsets into lines and columns, in the order of the text.
+    pub(super) fn list(mut self, text: &str) -> Vec<DefinitionProblem> {
+        self.0.sort_by_key(|(at, ..)| *at);
+        let (mut from, mut line) = (0, 1);
+        let place = |(at, path, message): (usize, String, String)| {
+            // Line by line from the one before: a file may have thousands of warnings.
+            let at = at.min(text.len());
+            line += text.as_bytes()[from..at].iter().filter(|b| **b == b'\n').count();
+            from = at;
+            let start = text.as_bytes()[..at].iter().rposition(|b| *b == b'\n').map_or(0, |before| before + 1);
+            let column = String::from_utf8_lossy(&text.as_bytes()[start..at]).chars().count() + 1;
+            DefinitionProblem { path, line: line as u32, column: column as u32, message }
+        };
+        self.0.into_iter().map(place).collect()
+    }
 }

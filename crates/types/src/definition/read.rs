@@ -3,14 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AppDefinition, DEFINITION_LEN_MAX, DefinitionError, Format, SERVICES_MAX, fields::Item, keys, problem::Problems,
-    service, tree,
+    AppDefinition, DEFINITION_LEN_MAX, DefinitionError, Format, SERVICES_MAX,
+    fields::Item,
+    keys,
+    problem::Problems,
+    service,
+    tree::{self, Tree},
 };
 use crate::{AppName, ServiceName};
 
 pub(super) fn app(text: &str, format: Format) -> Result<AppDefinition, DefinitionError> {
     let mut problems = Problems::default();
     let definition = read(text, format, &mut problems);
+    finish(text, definition, problems)
+}
+
+/// A definition without problems, or these.
+pub(super) fn finish(
+    text: &str,
+    definition: Option<AppDefinition>,
+    problems: Problems,
+) -> Result<AppDefinition, DefinitionError> {
     match (problems.finish(text), definition) {
         (None, Some(definition)) => Ok(definition),
         (Some(error), _) => Err(error),
@@ -27,8 +40,12 @@ fn read(text: &str, format: Format, problems: &mut Problems) -> Option<AppDefini
         problems.add(0, "", format!("found {} bytes, at most {DEFINITION_LEN_MAX} are allowed", text.len()));
         return None;
     }
-    let tree = tree::read(text, format, problems)?;
-    let root = Item { path: String::new(), tree: &tree };
+    tree(&tree::read(text, format, problems)?, problems)
+}
+
+/// Reads what a text says, whatever it was written in.
+pub(super) fn tree(tree: &Tree, problems: &mut Problems) -> Option<AppDefinition> {
+    let root = Item { path: String::new(), tree };
     let fields = root.fields(&keys::APP, problems)?;
     let app: Option<AppName> = match fields.get("app") {
         Some(item) => item.parsed(problems),
