@@ -4,11 +4,12 @@ use std::fmt;
 
 use http::StatusCode;
 use insula_types::{DefinitionProblem, Revision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, for programs. Codes are only ever added; a text that this version does not know reads as
 /// [`Code::Other`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     /// The request itself is malformed.
@@ -160,7 +161,7 @@ impl Code {
 }
 
 /// A problem detail. The media type is `application/problem+json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The kind, for programs.
     pub code: Code,

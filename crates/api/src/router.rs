@@ -3,22 +3,34 @@
 mod asked;
 mod endpoints;
 mod exec;
+mod openapi;
+mod query;
 mod respond;
+mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post, put},
 };
-use http::{HeaderMap, header::AUTHORIZATION};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use insula_env::TaskGroup;
 use insula_identity::ApiToken;
 use tokio::sync::Semaphore;
 
+use self::{query::PlanQuery, table::Least};
 use crate::{Caller, Code, Handler, Problem, Role};
 
 /// Largest body but a definition's, in bytes: the known ones have tens.
@@ -56,86 +68,29 @@ struct Shared {
     execs: Arc<Semaphore>,
 }
 
-/// A router that remembers its paths, so that a test can walk them all.
-struct Endpoints {
-    router: Router<Shared>,
-    paths: Vec<&'static str>,
-}
-
-impl Endpoints {
-    fn route(mut self, path: &'static str, methods: MethodRouter<Shared>) -> Self {
-        self.paths.push(path);
-        Self { router: self.router.route(path, methods), ..self }
-    }
-}
-
-/// The path of every endpoint, with its parameters in braces.
+/// Every endpoint: its method, its path with parameters in braces, and the least role that it needs.
 #[must_use]
-pub fn paths() -> Vec<&'static str> {
-    endpoints().paths
+pub fn endpoints() -> Vec<(&'static str, &'static str, Role)> {
+    table::rows().into_iter().map(|row| (row.verb.as_str(), row.path, row.least.role)).collect()
 }
 
-/// Every endpoint of the API.
-fn endpoints() -> Endpoints {
-    Endpoints { router: Router::new(), paths: Vec::new() }
-        .route("/v1/apps", get(endpoints::apps))
-        .route("/v1/apps/{app}", get(endpoints::app).put(endpoints::deploy).delete(endpoints::delete_app))
-        .route("/v1/apps/{app}/status", get(endpoints::app_status))
-        .route("/v1/apps/{app}/releases", get(endpoints::releases))
-        .route("/v1/apps/{app}/rollback", post(endpoints::rollback))
-        .route("/v1/apps/{app}/deployments", get(endpoints::deployments).post(endpoints::steer))
-        .route("/v1/apps/{app}/instances", get(endpoints::app_instances))
-        .route("/v1/apps/{app}/services/{service}/scale", put(endpoints::scale))
-        .route("/v1/apps/{app}/services/{service}/run", post(exec::run))
-        .route("/v1/apps/{app}/secrets", get(endpoints::secrets))
-        .route("/v1/apps/{app}/secrets/{secret}", put(endpoints::set_secret).delete(endpoints::remove_secret))
-        .route("/v1/instances", get(endpoints::instances))
-        .route("/v1/instances/{instance}", get(endpoints::instance))
-        .route("/v1/instances/{instance}/logs", get(endpoints::logs))
-        .route("/v1/instances/{instance}/exec", post(exec::exec))
-        .route("/v1/images", get(endpoints::images).post(endpoints::import_image).delete(endpoints::remove_image))
-        .route("/v1/volumes", get(endpoints::volumes).post(endpoints::create_volume))
-        .route(
-            "/v1/apps/{app}/services/{service}/volumes/{volume}",
-            put(endpoints::resize_volume).delete(endpoints::delete_volume),
-        )
-        .route("/v1/snapshots", get(endpoints::snapshots))
-        .route("/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots", post(endpoints::create_snapshot))
-        .route(
-            "/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots/{snapshot}",
-            delete(endpoints::delete_snapshot),
-        )
-        .route(
-            "/v1/apps/{app}/services/{service}/volumes/{volume}/snapshots/{snapshot}/restore",
-            post(endpoints::restore_snapshot),
-        )
-        .route("/v1/nodes", get(endpoints::nodes))
-        .route("/v1/nodes/{node}", get(endpoints::node).delete(endpoints::remove_node))
-        .route("/v1/nodes/{node}/duty", put(endpoints::set_node_duty))
-        .route("/v1/losses", get(endpoints::loss))
-        .route("/v1/regions", get(endpoints::regions))
-        .route("/v1/events", get(endpoints::events))
-        .route("/v1/tokens/join", post(endpoints::create_join_token))
-        .route("/v1/tokens/api", post(endpoints::create_api_token))
-        .route("/v1/state/{state}/backup", get(endpoints::backup))
-        .route("/v1/tokens", get(endpoints::tokens))
-        .route("/v1/tokens/{token}", delete(endpoints::remove_token))
-        .route("/v1/ca", get(endpoints::authorities))
-        .route("/v1/ca/renew-region", post(endpoints::renew_region))
-        .route("/v1/ca/add-root", post(endpoints::add_root))
-        .route("/v1/ca/activate-root", post(endpoints::activate_root))
-        .route("/v1/ca/retire-root", post(endpoints::retire_root))
-        .route("/v1/node/reload", post(endpoints::reload))
-        .route("/v1/node/find", post(endpoints::find))
-        .route("/v1/status", get(endpoints::status))
-        .route("/v1/doctor", get(endpoints::doctor))
+/// The description of the API: OpenAPI 3.1.
+#[must_use]
+pub fn openapi() -> serde_json::Value {
+    openapi::document(table::rows())
+}
+
+/// Answers with [`openapi`].
+async fn described() -> Response {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi().to_string().into());
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.clone()).into_response()
 }
 
 /// The endpoints of the API over a handler, for one kind of listener. What goes on after an answer runs in `tasks`.
 pub fn router(handler: Arc<dyn Handler>, access: Access, tasks: TaskGroup) -> Router {
     let shared = Shared { handler, access, tasks, execs: Arc::new(Semaphore::new(EXECS_MAX)) };
-    endpoints()
-        .router
+    let rows = table::rows().into_iter();
+    rows.fold(Router::new(), |router, row| router.route(row.path, row.into_route()))
         .fallback(|request: Request| async move {
             let said = format!("{}: see `insula help` for what there is", request.uri().path());
             Problem::new(Code::NoSuchEndpoint, said)
@@ -171,6 +126,26 @@ async fn authenticate(State(shared): State<Shared>, mut request: Request, next: 
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Refuses a caller below the role that the table says.
+async fn allow(State(least): State<Least>, request: Request, next: Next) -> Response {
+    let has = request.extensions().get::<Role>().copied();
+    let needed = match least.to_plan {
+        Some(to_plan) => asked::query(request.uri()).map(|PlanQuery { plan }| if plan { to_plan } else { least.role }),
+        None => Ok(least.role),
+    };
+    let word = |role: Role| format!("{role:?}").to_lowercase();
+    let problem = match (has, needed) {
+        (Some(has), Ok(needed)) if has >= needed => return next.run(request).await,
+        (Some(has), Ok(needed)) => {
+            Problem::new(Code::Forbidden, format!("it is a {}'s, and this needs a {}'s", word(has), word(needed)))
+        }
+        (None, _) => Problem::new(Code::Unauthorized, "the request was not authenticated"),
+        (_, Err(problem)) => problem,
+    };
+    // Of an image that is refused most is on its way yet.
+    respond::while_it_comes(problem, request.into_body().into_data_stream().map_err(io::Error::other).boxed())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

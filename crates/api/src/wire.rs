@@ -16,6 +16,7 @@ mod token;
 mod volume;
 
 use insula_types::Revision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use app::{
@@ -27,6 +28,7 @@ pub use cluster::{
     ApiTokenBody, ApiTokenCreated, DutyBody, FindBody, Found, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader,
     Node, NodeAddress, NodeDuty, NodeRemoved, NodeState, NodeStatus, NodeUse, Region, Reloaded, TokenRole,
 };
+pub(crate) use cluster::{TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX};
 pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
@@ -37,7 +39,8 @@ pub use token::{Token, TokenKind, TokenRemoved};
 pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};
 
 /// A listing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct List<T> {
     /// The revision that it reflects.
     pub revision: Revision,
@@ -46,7 +49,8 @@ pub struct List<T> {
 }
 
 /// One thing, its own fields beside the revision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}Versioned")]
 pub struct Versioned<T> {
     /// The revision that it reflects, or after the change.
     pub revision: Revision,

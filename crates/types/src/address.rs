@@ -2,13 +2,14 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most addresses of one node.
 pub const ADDRESSES_MAX: usize = 8;
 
 /// Who can use an address. Ordered: the narrower comes first, and is preferred where it can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Nodes of the same data centre.

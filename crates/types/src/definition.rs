@@ -11,6 +11,7 @@ mod fields;
 mod keys;
 mod problem;
 mod read;
+mod schema;
 mod service;
 mod syntax;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The way of an app from one release to the next, in one region.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, RegionalDefinition, RegionalService, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
@@ -39,7 +40,7 @@ pub struct Deployment {
 /// First ─► Going ─► Baking ─► Done
 ///   └────────┴─────────┴────► Failed ─► (the release before it, as a new one)
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentState {
     /// The first instances are tried, beside all of the old release.

@@ -1,5 +1,6 @@
 //! A command that is run inside a running instance: what is asked, and what goes to and fro.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most parts of a command, and most bytes of all of them.
@@ -12,7 +13,7 @@ pub const EXEC_DATA_LEN_MAX: usize = 64 << 10;
 const SIGNAL_MAX: u8 = 31;
 
 /// Size of a terminal's window, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WindowSize {
     /// Lines.
     pub rows: u16,
@@ -21,10 +22,11 @@ pub struct WindowSize {
 }
 
 /// A command, and what it is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecSpec {
     /// Program and arguments. A program without `/` is looked for in the instance's PATH.
+    #[schemars(length(min = 1, max = COMMAND_PARTS_MAX))]
     pub command: Vec<String>,
     /// It gets a terminal of this size; none: three pipes.
     #[serde(default)]

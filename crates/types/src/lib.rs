@@ -16,6 +16,7 @@ pub mod placement;
 pub mod quantity;
 pub mod release;
 pub mod scale;
+mod schema;
 pub mod secret;
 pub mod spec;
 pub mod status;

@@ -9,17 +9,19 @@ use axum::{
 };
 use http::{HeaderMap, Method, Uri, header, request::Parts};
 use insula_types::{ReleaseNumber, RequestId, Revision};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
-use super::Shared;
-use crate::{Answer, Caller, Code, Problem, ReadOptions, Role, wire::EventCursor};
+use super::{
+    Shared,
+    query::{Consistency, ReadQuery},
+};
+use crate::{Answer, Caller, Code, Problem, ReadOptions, wire::EventCursor};
 
 /// Longest idempotency key in bytes.
 const KEY_LEN_MAX: usize = 128;
 
 /// Everything of a request but its body.
 pub(super) struct Asked {
-    role: Role,
     caller: Caller,
     method: Method,
     uri: Uri,
@@ -35,10 +37,8 @@ impl FromRequestParts<Shared> for Asked {
             .await
             .map_err(|error| Problem::new(Code::InvalidRequest, format!("the path: {error}")))?;
         let unknown = || Problem::new(Code::Unauthorized, "the request was not authenticated");
-        let role = *parts.extensions.get::<Role>().ok_or_else(unknown)?;
         let caller = *parts.extensions.get::<Caller>().ok_or_else(unknown)?;
         Ok(Self {
-            role,
             caller,
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -48,30 +48,7 @@ impl FromRequestParts<Shared> for Asked {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReadQuery {
-    wait: Option<u64>,
-    consistency: Option<Consistency>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Consistency {
-    Local,
-    Linearizable,
-}
-
 impl Asked {
-    /// Refuses a caller below a role.
-    pub(super) fn allow(&self, least: Role) -> Answer<()> {
-        if self.role >= least {
-            return Ok(());
-        }
-        let (has, needs) = (format!("{:?}", self.role).to_lowercase(), format!("{least:?}").to_lowercase());
-        Err(Problem::new(Code::Forbidden, format!("it is a {has}'s, and this needs a {needs}'s")))
-    }
-
     /// Who asks.
     pub(super) const fn caller(&self) -> Caller {
         self.caller
@@ -89,19 +66,13 @@ impl Asked {
     }
 
     pub(super) fn query<T: DeserializeOwned>(&self) -> Answer<T> {
-        match Query::try_from_uri(&self.uri) {
-            Ok(Query(query)) => Ok(query),
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                Err(Problem::new(Code::InvalidRequest, format!("the query: {cause}")))
-            }
-        }
+        query(&self.uri)
     }
 
     pub(super) fn read(&self) -> Answer<ReadOptions> {
         let query: ReadQuery = self.query()?;
         Ok(ReadOptions {
-            wait: query.wait.map(Revision),
+            wait: query.wait,
             is_linearizable: matches!(query.consistency, Some(Consistency::Linearizable)),
         })
     }
@@ -148,6 +119,17 @@ impl Asked {
         let Some(value) = self.headers.get("last-event-id") else { return Ok(None) };
         let cursor = value.to_str().unwrap_or_default().parse();
         cursor.map(Some).map_err(|why| Problem::new(Code::InvalidRequest, format!("Last-Event-ID: {why}")))
+    }
+}
+
+/// What a query says.
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Answer<T> {
+    match Query::try_from_uri(uri) {
+        Ok(Query(query)) => Ok(query),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Err(Problem::new(Code::InvalidRequest, format!("the query: {cause}")))
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Apps: what they are, how they are, how they change.
 
 use insula_types::{AppName, DeploymentState, NodeId, NodeName, ReleaseNumber, Scale, ServiceName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Deployment;
 
 /// An app in a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AppSummary {
     /// Its name.
     pub name: AppName,
@@ -25,7 +26,7 @@ pub struct AppSummary {
 }
 
 /// An app with its definition.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct App {
     /// Its name.
     pub name: AppName,
@@ -34,11 +35,12 @@ pub struct App {
     /// When the release was made.
     pub released_ms: u64,
     /// What shall run, in the shape of the definition file, scales as they are now.
+    #[schemars(with = "insula_types::AppDefinition")]
     pub definition: serde_json::Value,
 }
 
 /// What a deploy does, or did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployAnswer {
     /// The app.
     pub app: AppName,
@@ -56,7 +58,7 @@ pub struct DeployAnswer {
 }
 
 /// One difference between two definitions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// Key path, like `services.web.image`.
     pub path: String,
@@ -69,7 +71,7 @@ pub struct Change {
 }
 
 /// What happens to a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// It comes.
@@ -81,7 +83,7 @@ pub enum ChangeKind {
 }
 
 /// What became of an app that was removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Deleted {
     /// Its name.
     pub app: AppName,
@@ -90,7 +92,7 @@ pub struct Deleted {
 }
 
 /// Asks for another scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleBody {
     /// Instances per region: a number, or `each-node`.
@@ -98,7 +100,7 @@ pub struct ScaleBody {
 }
 
 /// A scale that was set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Scaled {
     /// The app.
     pub app: AppName,
@@ -111,7 +113,7 @@ pub struct Scaled {
 }
 
 /// How an app is, in the region that answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AppStatus {
     /// Its name.
     pub app: AppName,
@@ -130,7 +132,7 @@ pub struct AppStatus {
 }
 
 /// On how many nodes of the region an image is: what is on two outlives the loss of one, without any registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageCopies {
     /// Its reference, with digest.
     pub image: String,
@@ -141,7 +143,7 @@ pub struct ImageCopies {
 }
 
 /// How one service is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub service: ServiceName,
@@ -187,7 +189,7 @@ impl AppStatus {
 }
 
 /// An image that nodes of the region have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Image {
     /// Its reference, with digest.
     pub image: String,
@@ -200,7 +202,7 @@ pub struct Image {
 }
 
 /// An image on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageOnNode {
     /// The node.
     pub node: NodeId,
@@ -213,7 +215,7 @@ pub struct ImageOnNode {
 }
 
 /// A release that may have to run an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRelease {
     /// The app.
     pub app: AppName,
@@ -222,7 +224,7 @@ pub struct ImageRelease {
 }
 
 /// An image that came in an archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageImported {
     /// Its reference, to be written into a definition.
     pub image: String,
@@ -237,7 +239,7 @@ pub struct ImageImported {
 }
 
 /// An image that was removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRemoved {
     /// Its reference.
     pub image: String,

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use insula_types::{NodeId, NodeName, RegionName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which roots there are, and how far the nodes of the region are that answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CaStatus {
     /// Roots: the active one first.
     pub roots: Vec<CaRoot>,
@@ -15,7 +16,7 @@ pub struct CaStatus {
 }
 
 /// A root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CaRoot {
     /// SHA-256 of its certificate, in hexadecimal digits.
     pub sha256: String,
@@ -28,7 +29,7 @@ pub struct CaRoot {
 }
 
 /// How far a root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CaRootState {
     /// Nodes learn to trust it.
@@ -40,7 +41,7 @@ pub enum CaRootState {
 }
 
 /// A node, as it said last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CaNode {
     /// Its id.
     pub node: NodeId,
@@ -55,23 +56,25 @@ pub struct CaNode {
 }
 
 /// The recovery key, as typed. A secret.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoveryBody {
     /// Six groups of six characters.
+    #[schemars(regex(pattern = "^([0-9A-HJKMNP-TV-Z]{6}-){5}[0-9A-HJKMNP-TV-Z]{6}$"))]
     pub recovery_key: String,
 }
 
 /// Names a root.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RootBody {
     /// SHA-256 of its certificate, in hexadecimal digits.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub root: String,
 }
 
 /// A new root, which nodes learn to trust. The key is shown once.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RootAdded {
     /// SHA-256 of its certificate, in hexadecimal digits.
     pub root: String,
@@ -80,7 +83,7 @@ pub struct RootAdded {
 }
 
 /// A root that was activated or retired, or that signed a region's CA anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RootChanged {
     /// SHA-256 of its certificate, in hexadecimal digits.
     pub root: String,

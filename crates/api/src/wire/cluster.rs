@@ -6,10 +6,11 @@ use insula_types::{
     ByteSize, ClusterId, CpuMillis, DatacenterName, Labels, NodeId, NodeName, RegionName, Revision, RuntimeName, Scope,
     Term,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
@@ -61,7 +62,7 @@ pub struct Node {
 }
 
 /// An address of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeAddress {
     /// Who can use it.
     pub scope: Scope,
@@ -70,7 +71,7 @@ pub struct NodeAddress {
 }
 
 /// What the node that answers took over from its configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// Where it is reached now.
     pub addresses: Vec<NodeAddress>,
@@ -81,7 +82,7 @@ pub struct Reloaded {
 }
 
 /// Where another node may be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FindBody {
     /// An address of its port for nodes.
@@ -89,7 +90,7 @@ pub struct FindBody {
 }
 
 /// A node was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Found {
     /// Its id.
     pub node: NodeId,
@@ -98,7 +99,7 @@ pub struct Found {
 }
 
 /// Says what a node shall do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DutyBody {
     /// What it shall do.
@@ -106,7 +107,7 @@ pub struct DutyBody {
 }
 
 /// What a node is given to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeDuty {
     /// Run what it has, and take more.
@@ -118,7 +119,7 @@ pub enum NodeDuty {
 }
 
 /// A node was removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeRemoved {
     /// Its id, which may never come back.
     pub id: NodeId,
@@ -129,7 +130,7 @@ pub struct NodeRemoved {
 }
 
 /// An amount of what a node has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NodeUse {
     /// Thousandths of a CPU.
     pub cpu_millis: CpuMillis,
@@ -138,7 +139,7 @@ pub struct NodeUse {
 }
 
 /// Whether a node's lease holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// It holds.
@@ -151,7 +152,7 @@ pub enum NodeState {
 }
 
 /// A region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Region {
     /// Its name.
     pub name: RegionName,
@@ -166,7 +167,7 @@ pub struct Region {
 }
 
 /// How the node that answers is, and how it sees the groups. Answered without any other node (rule R12).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// The cluster.
     pub cluster: ClusterId,
@@ -189,7 +190,7 @@ pub struct NodeStatus {
 }
 
 /// One replicated group as the node that answers sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupStatus {
     /// `region` or `global`.
     pub group: String,
@@ -208,7 +209,7 @@ pub struct GroupStatus {
 }
 
 /// A leader.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Leader {
     /// Its id.
     pub node: NodeId,
@@ -216,21 +217,32 @@ pub struct Leader {
     pub name: Option<NodeName>,
 }
 
+/// Longest life of a token: longer ones are forgotten, and stolen unnoticed.
+pub(crate) const TOKEN_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+
+/// Greatest number of machines that join with one token.
+pub(crate) const TOKEN_USES_MAX: u32 = 1000;
+
+/// Longest name of a token in characters.
+pub(crate) const TOKEN_NAME_LEN_MAX: usize = 128;
+
 /// Asks for a token with which machines join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinTokenBody {
     /// The region to join; none: that of the node that answers.
     #[serde(default)]
     pub region: Option<RegionName>,
     /// How long it is good for.
+    #[schemars(range(min = 1, max = TOKEN_TTL_MS_MAX))]
     pub ttl_ms: u64,
     /// How many machines may use it.
+    #[schemars(range(min = 1, max = TOKEN_USES_MAX))]
     pub uses: u32,
 }
 
 /// A token with which machines join. Shown once.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JoinTokenCreated {
     /// The line to paste after `insula join`. A secret.
     pub token: String,
@@ -245,19 +257,21 @@ pub struct JoinTokenCreated {
 }
 
 /// Asks for a token for the API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiTokenBody {
     /// Whose it is, for people.
+    #[schemars(length(min = 1, max = TOKEN_NAME_LEN_MAX))]
     pub name: String,
     /// What it allows.
     pub role: TokenRole,
     /// How long it is good for.
+    #[schemars(range(min = 1, max = TOKEN_TTL_MS_MAX))]
     pub ttl_ms: u64,
 }
 
 /// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenRole {
     /// Read.
@@ -269,7 +283,7 @@ pub enum TokenRole {
 }
 
 /// A token for the API. Shown once.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiTokenCreated {
     /// The token. A secret.
     pub token: String,

@@ -1,9 +1,10 @@
 //! What `insula doctor` asks: is this node as it shall be, and what is to be done about it?
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A node's report on itself. Made without any other node (rule R12).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Doctor {
     /// The node that answers, by name.
     pub node: String,
@@ -22,7 +23,7 @@ impl Doctor {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
     /// What, like `disk space`.
     pub subject: String,
@@ -51,7 +52,7 @@ impl Check {
 }
 
 /// How something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grade {
     /// As it shall be.
@@ -66,7 +67,7 @@ pub enum Grade {
 }
 
 /// A task of a process of the node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
     /// `server` or `dataplane`.
     pub process: String,

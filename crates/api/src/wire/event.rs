@@ -1,12 +1,13 @@
 //! Events and the place of one in their order.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use insula_types::{AppName, InstanceId, NodeId, Revision};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Its place in the order; where a stream resumes.
     pub id: EventCursor,
@@ -59,6 +60,21 @@ impl FromStr for EventCursor {
         let (revision, place) = text.split_once('.').unwrap_or((text, "65535"));
         let revision = revision.parse().map_err(|_| EXPECTED)?;
         Ok(Self { revision: Revision(revision), place: place.parse().map_err(|_| EXPECTED)? })
+    }
+}
+
+impl JsonSchema for EventCursor {
+    fn schema_name() -> Cow<'static, str> {
+        "EventCursor".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A place in the order of events: 41.0 is the first event of revision 41, 41 the place after all of \
+                            them.",
+            "pattern": "^[0-9]{1,19}(\\.[0-9]{1,4})?$",
+        })
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use insula_types::{AppName, DatacenterName, InstanceId, NodeId, NodeName, PortName, ReleaseNumber, ServiceName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One run of a service on one node: where it is and how it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Instance {
     /// Its id.
     pub id: InstanceId,
@@ -41,7 +42,7 @@ pub struct Instance {
 }
 
 /// Where an instance is in its life. What its node says, or what follows from the node's silence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Placed; its node has done nothing yet.

@@ -1,10 +1,11 @@
 //! What would become of instances, were their nodes lost.
 
 use insula_types::{InstanceId, NodeName, ServiceRef};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a loss would do, by the region's state of now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossPlan {
     /// The nodes that would be lost. Those that are down already are not among them.
     pub nodes: Vec<NodeName>,
@@ -16,7 +17,7 @@ pub struct LossPlan {
 }
 
 /// What would become of one instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossOutcome {
     /// The instance.
     pub instance: InstanceId,
@@ -33,7 +34,7 @@ pub struct LossOutcome {
 }
 
 /// What becomes of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
     /// Another node gets one.

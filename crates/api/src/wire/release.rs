@@ -1,10 +1,11 @@
 //! Releases of an app, and how they come out.
 
 use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A release in a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Release {
     /// Its number.
     pub number: ReleaseNumber,
@@ -21,7 +22,7 @@ pub struct Release {
 }
 
 /// What became of a release in a region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseOutcome {
     /// The region.
     pub region: RegionName,
@@ -34,7 +35,7 @@ pub struct ReleaseOutcome {
 }
 
 /// Asks for an earlier release to come back.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     /// The release; without it the last good one before the present.
@@ -43,7 +44,7 @@ pub struct RollbackBody {
 }
 
 /// How far a region is with the release that it shall run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Deployment {
     /// The region.
     pub region: RegionName,
@@ -66,7 +67,7 @@ pub struct Deployment {
 }
 
 /// What a person wants of a deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Steering {
     /// It waits where it is.
@@ -80,7 +81,7 @@ pub enum Steering {
 }
 
 /// Asks a deployment to go another way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SteeringBody {
     /// What shall become of it.
@@ -88,7 +89,7 @@ pub struct SteeringBody {
 }
 
 /// A deployment that was steered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Steered {
     /// The app.
     pub app: AppName,

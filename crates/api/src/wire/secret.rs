@@ -1,10 +1,11 @@
 //! Secrets, as they travel: their names and versions, and on the way in, once, a value.
 
 use insula_types::{AppName, Revealed, SecretName, SecretVersion};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A secret of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Secret {
     /// Its name.
     pub name: SecretName,
@@ -19,7 +20,7 @@ pub struct Secret {
 }
 
 /// Gives a secret a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretBody {
     /// The value.
@@ -27,7 +28,7 @@ pub struct SecretBody {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretSet {
     /// The app.
     pub app: AppName,
@@ -40,7 +41,7 @@ pub struct SecretSet {
 }
 
 /// A secret that is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRemoved {
     /// The app.
     pub app: AppName,

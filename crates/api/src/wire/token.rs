@@ -1,11 +1,12 @@
 //! Tokens as lists show them: never their secrets.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TokenRole;
 
 /// A token that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
     /// Names it; part of the token itself.
     pub id: String,
@@ -22,7 +23,7 @@ pub struct Token {
 }
 
 /// What a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
     /// Calling the API.
@@ -32,7 +33,7 @@ pub enum TokenKind {
 }
 
 /// A token that is good for nothing any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenRemoved {
     /// Which.
     pub id: String,

@@ -1,10 +1,13 @@
 //! Volumes, as they travel.
 
-use insula_types::{ByteSize, InstanceId, NodeId, NodeName, Revision, SnapshotName};
+use insula_types::{
+    ByteSize, InstanceId, NodeId, NodeName, Revision, SnapshotName, VolumeRef, definition::VOLUME_SIZE,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A volume of this region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Volume {
     /// Its name, `app/service/name.slot`.
     pub volume: String,
@@ -23,7 +26,7 @@ pub struct Volume {
 }
 
 /// How a volume is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeState {
     /// Its node has not made it yet.
@@ -57,27 +60,31 @@ impl VolumeState {
 }
 
 /// Sets a volume aside before an instance needs it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeBody {
     /// Its name, `app/service/name.slot`.
+    #[schemars(with = "VolumeRef")]
     pub volume: String,
     /// The node that is to have it, by exact id or name.
+    #[schemars(with = "NodeName")]
     pub node: String,
     /// Its size in bytes.
+    #[schemars(with = "u64", range(min = VOLUME_SIZE.start().0, max = VOLUME_SIZE.end().0))]
     pub size: ByteSize,
 }
 
 /// Makes a volume larger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSizeBody {
     /// Its new size in bytes.
+    #[schemars(with = "u64", range(min = VOLUME_SIZE.start().0, max = VOLUME_SIZE.end().0))]
     pub size: ByteSize,
 }
 
 /// A snapshot of a volume: a copy on the same disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// Its name among those of its volume.
     pub snapshot: SnapshotName,
@@ -96,7 +103,7 @@ pub struct Snapshot {
 }
 
 /// The snapshots that nodes tell of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshots {
     /// The region's revision.
     pub revision: Revision,
@@ -108,7 +115,7 @@ pub struct Snapshots {
 }
 
 /// Makes a snapshot of a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotBody {
     /// Its name, which none of the volume's other snapshots has.

@@ -1,6 +1,7 @@
 //! The API from socket to socket: a handler that remembers, real TLS, real Unix sockets, our own client.
 
 mod access;
+mod described;
 mod exec;
 mod fake;
 

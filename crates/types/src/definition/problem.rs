@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Greatest number of problems that are listed; a file with more is broken in some general way.
 const PROBLEMS_MAX: usize = 20;
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DefinitionProblem {
     /// Key path, like `services.web.ports[0].port`; empty: the text as a whole.
     pub path: String,
