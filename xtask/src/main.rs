@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask check|test|vm|sim|fuzz|bench|dist|demo`. Each is one command that a newcomer can run on a
+//! Development tasks: `cargo xtask check|test|vm|sim|fuzz|bench|schemathesis|dist|demo`. Each is one command that a newcomer can run on a
 //! fresh Debian 12 with a Rust toolchain.
 
 mod bench;
@@ -7,6 +7,7 @@ mod demo;
 mod layers;
 mod packages;
 mod run;
+mod schemathesis;
 mod test;
 mod vm;
 
@@ -60,6 +61,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The API held against its own description by requests that are made up; from PyPI, so it needs the network
+    Schemathesis(schemathesis::SchemathesisArgs),
     /// The program as it is shipped, with its size
     Dist,
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Fuzz { arguments } => test::fuzz(&arguments),
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Bench { what, arguments } => bench::run(what, &arguments),
+        Task::Schemathesis(arguments) => schemathesis::schemathesis(&arguments),
         Task::Dist => run::dist(),
     };
     match done {

@@ -10,6 +10,7 @@ mod doctor;
 mod event;
 mod instance;
 mod loss;
+mod number;
 mod release;
 mod secret;
 mod token;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, Visitor},
+    de::{Error, Unexpected, Visitor},
 };
 
 use crate::{Level, definition::SCALE_MAX};
@@ -105,6 +105,14 @@ impl Visitor<'_> for NumberOrWord {
         u32::try_from(count).map(Scale::Count).map_err(|_| E::custom("the number is too large"))
     }
 
+    /// JSON may write whole numbers so.
+    fn visit_f64<E: Error>(self, count: f64) -> Result<Scale, E> {
+        if count.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&count) {
+            return Err(E::invalid_value(Unexpected::Float(count), &self));
+        }
+        Ok(Scale::Count(count as u32))
+    }
+
     fn visit_str<E: Error>(self, text: &str) -> Result<Scale, E> {
         if text == Scale::EACH_NODE { Ok(Scale::EachNode) } else { Err(E::custom(ScaleError)) }
     }
@@ -125,7 +133,8 @@ mod tests {
         assert_eq!(codec::decode::<Scale>(&each).expect("written above"), Scale::EachNode);
         codec::decode::<u32>(&each).expect_err("an older program reads no number out of it");
         assert_eq!(serde_json::from_str::<Scale>("\"each-node\"").expect("the word"), Scale::EachNode);
-        for wrong in ["\"each node\"", "-1", "4294967296", "1.5", "null"] {
+        assert_eq!(serde_json::from_str::<Scale>("2.0").expect("a whole number"), Scale::Count(2));
+        for wrong in ["\"each node\"", "-1", "4294967296", "4294967296.0", "1.5", "null"] {
             assert!(serde_json::from_str::<Scale>(wrong).is_err(), "{wrong}");
         }
     }

@@ -81,8 +81,8 @@ impl Asked {
     /// one key used for two things is two requests.
     pub(super) fn request(&self) -> Answer<Option<RequestId>> {
         let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
-        if key.is_empty() || key.len() > KEY_LEN_MAX {
-            let said = format!("Idempotency-Key has {} bytes, expected 1 to {KEY_LEN_MAX}", key.len());
+        if !(1..=KEY_LEN_MAX).contains(&key.len()) || !key.as_bytes().iter().all(u8::is_ascii_graphic) {
+            let said = format!("Idempotency-Key: expected 1 to {KEY_LEN_MAX} letters, digits and signs of ASCII");
             return Err(Problem::new(Code::InvalidRequest, said));
         }
         let mut hash = digest::Context::new(&digest::SHA256);
@@ -109,9 +109,11 @@ impl Asked {
 
     fn if_match(&self, of: &str) -> Answer<Option<u64>> {
         let Some(value) = self.headers.get(header::IF_MATCH) else { return Ok(None) };
-        let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+        let text = value.to_str().unwrap_or_default();
+        let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        let number = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let problem = || format!("If-Match: expected the number of {of}, like \"3\"");
-        text.parse().map(Some).map_err(|_| Problem::new(Code::InvalidRequest, problem()))
+        number.map(Some).ok_or_else(|| Problem::new(Code::InvalidRequest, problem()))
     }
 
     /// Where a client that reconnects by itself resumes.

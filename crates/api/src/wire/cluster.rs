@@ -9,6 +9,8 @@ use insula_types::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::number;
+
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
@@ -235,9 +237,11 @@ pub struct JoinTokenBody {
     pub region: Option<RegionName>,
     /// How long it is good for.
     #[schemars(range(min = 1, max = TOKEN_TTL_MS_MAX))]
+    #[serde(deserialize_with = "number::whole")]
     pub ttl_ms: u64,
     /// How many machines may use it.
     #[schemars(range(min = 1, max = TOKEN_USES_MAX))]
+    #[serde(deserialize_with = "number::whole")]
     pub uses: u32,
 }
 
@@ -267,6 +271,7 @@ pub struct ApiTokenBody {
     pub role: TokenRole,
     /// How long it is good for.
     #[schemars(range(min = 1, max = TOKEN_TTL_MS_MAX))]
+    #[serde(deserialize_with = "number::whole")]
     pub ttl_ms: u64,
 }
 

@@ -4,6 +4,8 @@ use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::number;
+
 /// A release in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Release {
@@ -39,7 +41,7 @@ pub struct ReleaseOutcome {
 #[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     /// The release; without it the last good one before the present.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number::release")]
     pub to: Option<ReleaseNumber>,
 }
 

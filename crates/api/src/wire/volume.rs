@@ -6,6 +6,8 @@ use insula_types::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::number;
+
 /// A volume of this region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Volume {
@@ -71,6 +73,7 @@ pub struct VolumeBody {
     pub node: String,
     /// Its size in bytes.
     #[schemars(with = "u64", range(min = VOLUME_SIZE.start().0, max = VOLUME_SIZE.end().0))]
+    #[serde(deserialize_with = "number::bytes")]
     pub size: ByteSize,
 }
 
@@ -80,6 +83,7 @@ pub struct VolumeBody {
 pub struct VolumeSizeBody {
     /// Its new size in bytes.
     #[schemars(with = "u64", range(min = VOLUME_SIZE.start().0, max = VOLUME_SIZE.end().0))]
+    #[serde(deserialize_with = "number::bytes")]
     pub size: ByteSize,
 }
 

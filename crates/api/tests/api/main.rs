@@ -205,6 +205,29 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
         assert!(answer.contains("application/problem+json"), "{request}: {answer}");
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{request}: {answer}");
     }
+    for header in [
+        "If-Match: \"x\"",
+        "If-Match: +3",
+        "If-Match: \"3",
+        "If-Match: -1",
+        "If-Match: 99999999999999999999",
+        "Idempotency-Key: ",
+        "Idempotency-Key: a b",
+        "Idempotency-Key: \u{e4}",
+        &format!("Idempotency-Key: {}", "x".repeat(129)),
+    ] {
+        let answer = world.raw(&format!("PUT /v1/apps/shop HTTP/1.1\r\n{header}\r\nX-Rest:"), DEFINITION).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains(header.split(':').next().expect("a name")),
+            "{answer}"
+        );
+    }
+    for (method, allowed) in [("PATCH", "GET,HEAD,PUT,DELETE"), ("POST", "GET,HEAD,PUT,DELETE")] {
+        let answer = world.raw(&format!("{method} /v1/apps/shop"), "").await;
+        let allow = answer.lines().find_map(|line| line.strip_prefix("allow: ")).expect("a header");
+        let sorted = |list: &str| list.split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(sorted(allow), sorted(allowed), "{method}");
+    }
     let said = world.raw("PUT /v1/apps/shop", "{\"app\": \"shop\",\n \"services\": {\"web\": {\"imgae\": 1}}}").await;
     assert!(said.contains("did you mean \\\"image\\\"?") && said.contains("\"line\":2"), "{said}");
     assert!(world.fake.requests.lock().is_empty(), "nothing reached the handler");

@@ -211,7 +211,10 @@ fn health(generator: &mut SchemaGenerator) -> Schema {
 }
 
 fn update() -> Schema {
-    let share = |description: &str, pattern: &str, most: u32| json!({ "description": description, "oneOf": [{ "type": "string", "pattern": pattern }, number(0, most)] });
+    let share = |description: &str, pattern: &str, most: u32| {
+        let text = json!({ "type": "string", "pattern": pattern });
+        json!({ "description": description, "oneOf": [text, number(0, most)] })
+    };
     object(
         "How it goes from one release to the next.",
         &[],
