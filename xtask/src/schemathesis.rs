@@ -73,7 +73,10 @@ pub(crate) fn schemathesis(arguments: &SchemathesisArgs) -> Result<()> {
     install()?;
     let mut command = Command::new("unshare");
     command.args(["--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["sh", "-c", "ip link set lo up && exec \"$0\" schemathesis --inside \"$@\""]);
+    // Volumes of made-up sizes shall not fill this machine's disk.
+    let disk = "mount -t tmpfs -o size=1g,mode=700 tmpfs \"$1\"";
+    let script = format!("ip link set lo up && {disk} && exec \"$0\" schemathesis --inside \"$@\"");
+    command.args(["sh", "-c", &script]);
     let dir = std::env::temp_dir().join(format!("insula-schemathesis-{}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     command.arg(std::env::current_exe().context("find this program")?).arg(&dir).arg("--").args(&arguments.rest);
@@ -106,7 +109,7 @@ fn inside(dir: &Path, rest: &[String]) -> Result<()> {
     node.fill()?;
     let mut command = Command::new(programs().join("schemathesis"));
     command.arg("--config-file").arg(top().join("xtask/schemathesis.toml")).args(["run", DESCRIPTION]).args(rest);
-    command.env("INSULA_API_TOKEN", token).current_dir(dir);
+    command.env("INSULA_API_TOKEN", token).env("INSULA_HOOKS", top().join("xtask/schemathesis.py")).current_dir(dir);
     let found = run("the API against its description", &mut command);
     let log = node.log();
     if found.is_err() {

@@ -57,6 +57,8 @@ pub enum Code {
     /// It was done before, under the same idempotency key, and its answer cannot be given again: it had a secret that is
     /// kept nowhere. `revision` says when.
     AlreadyDone,
+    /// The idempotency key was that of another request of this caller.
+    IdempotencyKeyReused,
     /// The events asked for are no longer kept; begin with the state as it is.
     EventsGone,
     /// The body is larger than allowed.
@@ -86,7 +88,9 @@ impl Code {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
-            Self::InvalidDefinition | Self::InvalidImage => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidDefinition | Self::InvalidImage | Self::IdempotencyKeyReused => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoSuchEndpoint
@@ -140,6 +144,7 @@ impl Code {
             Self::ReleaseChanged => "the app has changed since it was read",
             Self::Conflict => "something else has changed or owns it",
             Self::AlreadyDone => "it was done before",
+            Self::IdempotencyKeyReused => "the idempotency key was that of another request",
             Self::EventsGone => "the events asked for are no longer kept",
             Self::BodyTooLarge => "the body is too large",
             Self::Busy => "too much at once",

@@ -3,6 +3,7 @@
 mod asked;
 mod endpoints;
 mod exec;
+mod once;
 mod openapi;
 mod query;
 mod respond;
@@ -30,7 +31,7 @@ use insula_env::TaskGroup;
 use insula_identity::ApiToken;
 use tokio::sync::Semaphore;
 
-use self::{query::PlanQuery, table::Least};
+use self::{once::Answers, query::PlanQuery, table::Least};
 use crate::{Caller, Code, Handler, Problem, Role};
 
 /// Largest body but a definition's, in bytes: the known ones have tens.
@@ -89,8 +90,9 @@ async fn described() -> Response {
 /// The endpoints of the API over a handler, for one kind of listener. What goes on after an answer runs in `tasks`.
 pub fn router(handler: Arc<dyn Handler>, access: Access, tasks: TaskGroup) -> Router {
     let shared = Shared { handler, access, tasks, execs: Arc::new(Semaphore::new(EXECS_MAX)) };
+    let answers = Answers::default();
     let rows = table::rows().into_iter();
-    rows.fold(Router::new(), |router, row| router.route(row.path, row.into_route()))
+    rows.fold(Router::new(), |router, row| router.route(row.path, row.into_route(&answers)))
         .fallback(|request: Request| async move {
             let said = format!("{}: see `insula help` for what there is", request.uri().path());
             Problem::new(Code::NoSuchEndpoint, said)

@@ -154,6 +154,7 @@ fn problem(error: &ProposeError) -> Problem {
             RejectionCode::Conflict => Code::Conflict,
             RejectionCode::Invalid => Code::InvalidRequest,
             RejectionCode::Forbidden => Code::Forbidden,
+            RejectionCode::Reused => Code::IdempotencyKeyReused,
         },
         ProposeError::Unknown { .. } => Code::OutcomeUnknown,
         ProposeError::Unavailable { .. } => Code::NoLeader,

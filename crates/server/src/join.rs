@@ -152,7 +152,7 @@ fn refused(error: ProposeError) -> Status {
         ProposeError::Rejected(rejection) => {
             let code = match rejection.code {
                 RejectionCode::Forbidden => Code::PermissionDenied,
-                RejectionCode::Conflict => Code::Conflict,
+                RejectionCode::Conflict | RejectionCode::Reused => Code::Conflict,
                 RejectionCode::NotFound => Code::NotFound,
                 RejectionCode::Invalid => Code::InvalidArgument,
             };

@@ -281,7 +281,7 @@ mod tests {
 
         fn apply(&mut self, command: &RegionCommand) {
             self.requests += 1;
-            let sealed = seal(RequestId(0, self.requests), 0, codec::encode(command));
+            let sealed = seal(RequestId(self.requests, 0), 0, codec::encode(command));
             self.machine.apply(&sealed).expect("decodes");
         }
 

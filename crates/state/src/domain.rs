@@ -128,6 +128,8 @@ pub enum RejectionCode {
     Invalid,
     /// The credential is unknown, expired or used up.
     Forbidden,
+    /// Another request has the first half of its name; from level 6 on.
+    Reused,
 }
 
 impl Rejection {
@@ -149,5 +151,10 @@ impl Rejection {
     /// The credential is unknown, expired or used up.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self { code: RejectionCode::Forbidden, message: message.into() }
+    }
+
+    /// Another request has the first half of its name.
+    pub fn reused(message: impl Into<String>) -> Self {
+        Self { code: RejectionCode::Reused, message: message.into() }
     }
 }

@@ -101,7 +101,8 @@ impl File {
 
     /// Answers as they are remembered.
     fn check_outcomes<R: Serialize + DeserializeOwned + PartialEq + Debug + Clone>(&self, replies: &[R]) {
-        let rejections = [Rejection::not_found, Rejection::conflict, Rejection::invalid, Rejection::forbidden];
+        let rejections =
+            [Rejection::not_found, Rejection::conflict, Rejection::invalid, Rejection::forbidden, Rejection::reused];
         let refused = rejections.map(|make: fn(&'static str) -> Rejection| Err(make("why")));
         let results = replies.iter().cloned().map(Ok).chain(refused);
         let outcomes: Vec<_> = results.map(|result| Outcome { revision: Revision(9), result }).collect();

@@ -17,6 +17,9 @@ use crate::{Batch, Changes, Domain, LEVEL, Rejection, Replica};
 /// most some thousand commands a second, so this covers every retry that can still come.
 const REQUESTS_MAX: usize = 16_384;
 
+/// From which level on a key is good for one request.
+const NAMESAKES: Level = Level(6);
+
 /// A stored row: put when there is a value, else removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -183,6 +186,13 @@ impl<D: Domain> Machine<D> {
         if let Some(reply) = self.requests.get(&envelope.request) {
             return Ok(reply.clone());
         }
+        if let Some(other) = self.namesake(envelope.request) {
+            let why = format!(
+                "the key of this request was that of another one before, {other}; use each key for one request"
+            );
+            let outcome = Outcome::<D::Reply> { revision: self.meta.revision, result: Err(Rejection::reused(why)) };
+            return Ok(codec::encode(&outcome));
+        }
         let command: D::Command = codec::decode(&envelope.command).map_err(wrong)?;
         if D::needs(&command) > self.known {
             return Err(self.too_old(&self.state, D::needs(&command)));
@@ -205,6 +215,16 @@ impl<D: Domain> Machine<D> {
         let reply = codec::encode(&Outcome { revision: self.meta.revision, result: decided });
         self.remember(envelope.request, reply.clone(), rows);
         Ok(reply)
+    }
+
+    /// Another request under the same key: the first half of a name is of its key, the second of what it asks. Programs that
+    /// knew less let both take effect, and decide alike until all know more.
+    fn namesake(&self, request: RequestId) -> Option<RequestId> {
+        if self.state.level() < NAMESAKES {
+            return None;
+        }
+        let same_key = RequestId(request.0, 0)..=RequestId(request.0, u64::MAX);
+        self.requests.range(same_key).next().map(|(other, _)| *other)
     }
 
     fn remember(&mut self, request: RequestId, outcome: Vec<u8>, rows: &mut Vec<Row>) {

@@ -138,7 +138,9 @@ impl Revision {
     }
 }
 
-/// Names one proposed command, so that a retry is recognised and answered from the first outcome.
+/// Names one proposed command, so that a retry is recognised and answered from the first outcome. The first half is of the key
+/// that the caller gave, the second of what it asked: with the same first half and another second one a key was used twice, and
+/// the second command is refused. Who has no key takes two random halves.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64, pub u64);
 

@@ -2,12 +2,12 @@
 
 use std::{fmt::Display, str::FromStr};
 
-use aws_lc_rs::digest;
 use axum::{
     body::Body,
     extract::{FromRequestParts, Query, RawPathParams},
 };
-use http::{HeaderMap, Method, Uri, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, Uri, header, request::Parts};
 use insula_types::{ReleaseNumber, RequestId, Revision};
 use serde::de::DeserializeOwned;
 
@@ -17,13 +17,10 @@ use super::{
 };
 use crate::{Answer, Caller, Code, Problem, ReadOptions, wire::EventCursor};
 
-/// Longest idempotency key in bytes.
-const KEY_LEN_MAX: usize = 128;
-
 /// Everything of a request but its body.
 pub(super) struct Asked {
     caller: Caller,
-    method: Method,
+    request: Option<RequestId>,
     uri: Uri,
     headers: HeaderMap,
     path: Vec<(String, String)>,
@@ -36,11 +33,10 @@ impl FromRequestParts<Shared> for Asked {
         let params = RawPathParams::from_request_parts(parts, shared)
             .await
             .map_err(|error| Problem::new(Code::InvalidRequest, format!("the path: {error}")))?;
-        let unknown = || Problem::new(Code::Unauthorized, "the request was not authenticated");
-        let caller = *parts.extensions.get::<Caller>().ok_or_else(unknown)?;
+        let caller = *parts.extensions.get::<Caller>().ok_or_else(unauthenticated)?;
         Ok(Self {
             caller,
-            method: parts.method.clone(),
+            request: parts.extensions.get::<RequestId>().copied(),
             uri: parts.uri.clone(),
             headers: parts.headers.clone(),
             path: params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
@@ -77,24 +73,9 @@ impl Asked {
         })
     }
 
-    /// The idempotency key as a request id: a hash, so that the key may have any form, of method and path too, so that
-    /// one key used for two things is two requests.
-    pub(super) fn request(&self) -> Answer<Option<RequestId>> {
-        let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
-        if !(1..=KEY_LEN_MAX).contains(&key.len()) || !key.as_bytes().iter().all(u8::is_ascii_graphic) {
-            let said = format!("Idempotency-Key: expected 1 to {KEY_LEN_MAX} letters, digits and signs of ASCII");
-            return Err(Problem::new(Code::InvalidRequest, said));
-        }
-        let mut hash = digest::Context::new(&digest::SHA256);
-        for part in [self.method.as_str().as_bytes(), self.uri.path().as_bytes(), key.as_bytes()] {
-            hash.update(part);
-            hash.update(&[0]);
-        }
-        let hash = hash.finish();
-        let half = |from: usize| {
-            hash.as_ref().iter().skip(from).take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-        };
-        Ok(Some(RequestId(half(0), half(8))))
+    /// The name that the request has by its idempotency key, if it has one.
+    pub(super) const fn request(&self) -> Option<RequestId> {
+        self.request
     }
 
     /// The release in `If-Match: "3"`.
@@ -135,9 +116,14 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Answer<T> {
     }
 }
 
+/// Of a request that got here on no way that there is.
+pub(super) fn unauthenticated() -> Problem {
+    Problem::new(Code::Unauthorized, "the request was not authenticated")
+}
+
 /// A body, at most so long.
-pub(super) async fn body(body: Body, most: usize) -> Answer<String> {
-    let bytes = axum::body::to_bytes(body, most).await.map_err(|error| {
+pub(super) async fn bytes(body: Body, most: usize) -> Answer<Bytes> {
+    axum::body::to_bytes(body, most).await.map_err(|error| {
         let is_too_long = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
             .any(|error| error.is::<http_body_util::LengthLimitError>());
         if is_too_long {
@@ -145,8 +131,13 @@ pub(super) async fn body(body: Body, most: usize) -> Answer<String> {
         } else {
             Problem::new(Code::InvalidRequest, format!("the body ended early: {error}"))
         }
-    })?;
-    String::from_utf8(bytes.into()).map_err(|_| Problem::new(Code::InvalidRequest, "the body is not UTF-8"))
+    })
+}
+
+/// A body of text, at most so long.
+pub(super) async fn body(body: Body, most: usize) -> Answer<String> {
+    String::from_utf8(bytes(body, most).await?.into())
+        .map_err(|_| Problem::new(Code::InvalidRequest, "the body is not UTF-8"))
 }
 
 /// A body in JSON.

@@ -110,8 +110,7 @@ pub(super) async fn set_secret(State(shared): State<Shared>, asked: Asked, body:
             );
             Problem::new(Code::InvalidRequest, said)
         })?;
-        let (app, name, caller, request) =
-            (asked.name("app")?, asked.name("secret")?, asked.caller(), asked.request()?);
+        let (app, name, caller, request) = (asked.name("app")?, asked.name("secret")?, asked.caller(), asked.request());
         shared.handler.set_secret(SetSecretRequest { app, name, value, caller, request }).await
     };
     respond::json(answer.await)
@@ -119,7 +118,7 @@ pub(super) async fn set_secret(State(shared): State<Shared>, asked: Asked, body:
 
 pub(super) async fn remove_secret(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer =
-        async { shared.handler.remove_secret(asked.name("app")?, asked.name("secret")?, asked.request()?).await };
+        async { shared.handler.remove_secret(asked.name("app")?, asked.name("secret")?, asked.request()).await };
     respond::json(answer.await)
 }
 
@@ -137,7 +136,7 @@ pub(super) async fn create_volume(State(shared): State<Shared>, asked: Asked, bo
     let answer = async {
         let VolumeBody { volume, node, size } = asked::json_body(body).await?;
         between("size", size.0, VOLUME_LEN.0, VOLUME_LEN.1)?;
-        shared.handler.create_volume(named(&volume)?, &node_of(&node)?, size, asked.request()?).await
+        shared.handler.create_volume(named(&volume)?, &node_of(&node)?, size, asked.request()).await
     };
     respond::json(answer.await)
 }
@@ -146,13 +145,13 @@ pub(super) async fn resize_volume(State(shared): State<Shared>, asked: Asked, bo
     let answer = async {
         let VolumeSizeBody { size } = asked::json_body(body).await?;
         between("size", size.0, VOLUME_LEN.0, VOLUME_LEN.1)?;
-        shared.handler.resize_volume(volume(&asked)?, size, asked.request()?).await
+        shared.handler.resize_volume(volume(&asked)?, size, asked.request()).await
     };
     respond::json(answer.await)
 }
 
 pub(super) async fn delete_volume(State(shared): State<Shared>, asked: Asked) -> Response {
-    let answer = async { shared.handler.delete_volume(volume(&asked)?, asked.request()?).await };
+    let answer = async { shared.handler.delete_volume(volume(&asked)?, asked.request()).await };
     respond::json(answer.await)
 }
 
@@ -177,7 +176,7 @@ pub(super) async fn delete_snapshot(State(shared): State<Shared>, asked: Asked) 
 pub(super) async fn set_node_duty(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
     let answer = async {
         let DutyBody { duty } = asked::json_body(body).await?;
-        shared.handler.set_node_duty(&node_key(&asked)?, duty, asked.request()?).await
+        shared.handler.set_node_duty(&node_key(&asked)?, duty, asked.request()).await
     };
     respond::json(answer.await)
 }
@@ -185,7 +184,7 @@ pub(super) async fn set_node_duty(State(shared): State<Shared>, asked: Asked, bo
 pub(super) async fn remove_node(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
         let RemoveQuery { force: is_forced } = asked.query()?;
-        let (node, request) = (node_key(&asked)?, asked.request()?);
+        let (node, request) = (node_key(&asked)?, asked.request());
         let Some(expected) = asked.expected_revision()? else {
             let said = "If-Match: give the node's `changed`, as it was when you looked, like \"41\"";
             return Err(Problem::new(Code::InvalidRequest, said));
@@ -205,7 +204,7 @@ pub(super) async fn deploy(State(shared): State<Shared>, asked: Asked, body: Bod
             let said = format!("the path names the app {app}, the definition {}", definition.app);
             return Err(Problem::new(Code::InvalidRequest, said));
         }
-        let (expected, request) = (asked.expected()?, asked.request()?);
+        let (expected, request) = (asked.expected()?, asked.request());
         shared.handler.deploy(DeployRequest { definition, is_plan: query.plan, expected, request }).await
     };
     respond::json(answer.await)
@@ -215,7 +214,7 @@ pub(super) async fn rollback(State(shared): State<Shared>, asked: Asked, body: B
     let answer = async {
         let PlanQuery { plan: is_plan } = asked.query()?;
         let RollbackBody { to } = asked::json_body(body).await?;
-        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request());
         shared.handler.rollback(RollbackRequest { app, to, is_plan, expected, request }).await
     };
     respond::json(answer.await)
@@ -224,7 +223,7 @@ pub(super) async fn rollback(State(shared): State<Shared>, asked: Asked, body: B
 pub(super) async fn steer(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
     let answer = async {
         let SteeringBody { steering } = asked::json_body(body).await?;
-        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request());
         shared.handler.steer(SteerRequest { app, steering, expected, request }).await
     };
     respond::json(answer.await)
@@ -232,7 +231,7 @@ pub(super) async fn steer(State(shared): State<Shared>, asked: Asked, body: Body
 
 pub(super) async fn delete_app(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
-        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request()?);
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request());
         shared.handler.delete_app(DeleteRequest { app, expected, request }).await
     };
     respond::json(answer.await)
@@ -243,7 +242,7 @@ pub(super) async fn scale(State(shared): State<Shared>, asked: Asked, body: Body
         let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
         let ScaleBody { scale } = asked::json_body(body).await?;
         between("scale", scale.count().unwrap_or(0).into(), 0, SCALE_MAX.into())?;
-        let request = asked.request()?;
+        let request = asked.request();
         shared.handler.scale(ScaleRequest { service, scale, request }).await
     };
     respond::json(answer.await)
@@ -275,7 +274,7 @@ pub(super) async fn create_join_token(State(shared): State<Shared>, asked: Asked
         let body: JoinTokenBody = asked::json_body(body).await?;
         between("ttl_ms", body.ttl_ms, 1, TOKEN_TTL_MS_MAX)?;
         between("uses", body.uses.into(), 1, TOKEN_USES_MAX.into())?;
-        let request = asked.request()?;
+        let request = asked.request();
         shared.handler.create_join_token(body, request).await
     };
     respond::json(answer.await)
@@ -286,7 +285,7 @@ pub(super) async fn create_api_token(State(shared): State<Shared>, asked: Asked,
         let body: ApiTokenBody = asked::json_body(body).await?;
         between("ttl_ms", body.ttl_ms, 1, TOKEN_TTL_MS_MAX)?;
         between("the length of name", body.name.chars().count() as u64, 1, TOKEN_NAME_LEN_MAX as u64)?;
-        let request = asked.request()?;
+        let request = asked.request();
         shared.handler.create_api_token(body, request).await
     };
     respond::json(answer.await)
@@ -310,7 +309,7 @@ pub(super) async fn tokens(State(shared): State<Shared>, asked: Asked) -> Respon
 }
 
 pub(super) async fn remove_token(State(shared): State<Shared>, asked: Asked) -> Response {
-    let answer = async { shared.handler.remove_token(asked.name("token")?, asked.request()?).await };
+    let answer = async { shared.handler.remove_token(asked.name("token")?, asked.request()).await };
     respond::json(answer.await)
 }
 

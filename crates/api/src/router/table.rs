@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{
     BODY_LEN_MAX, Shared, allow, described, endpoints, exec,
+    once::{self, Answers, Hides, Once},
     query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, ReadQuery, RemoveQuery},
 };
 use crate::{
@@ -118,7 +119,9 @@ pub(super) struct Row {
     pub(super) headers: Vec<Header>,
     pub(super) takes: Takes,
     pub(super) gives: Gives,
-    route: Box<dyn FnOnce(Least) -> MethodRouter<Shared>>,
+    /// Where its requests have secrets; none: it takes no `Idempotency-Key`.
+    hides: Option<Hides>,
+    route: Box<dyn FnOnce(Least, Option<(Once, Answers)>) -> MethodRouter<Shared>>,
 }
 
 impl Row {
@@ -127,16 +130,31 @@ impl Row {
         H: Handler<T, Shared>,
         T: 'static,
     {
-        let route = move |least| on(verb.filter(), handler.layer(middleware::from_fn_with_state(least, allow)));
+        let route = move |least, once| {
+            let allow = middleware::from_fn_with_state(least, allow);
+            match once {
+                // The last is the first that a request meets.
+                Some(once) => {
+                    let once = middleware::from_fn_with_state(once, once::once);
+                    on(verb.filter(), handler.layer(once).layer(allow))
+                }
+                None => on(verb.filter(), handler.layer(allow)),
+            }
+        };
         let gives = Gives::Json(schema_of::<serde_json::Value>);
         let least = Least { role, to_plan: None };
         let (query, headers, takes) = (None, Vec::new(), Takes::Nothing);
-        Self { verb, path, least, summary, query, headers, takes, gives, route: Box::new(route) }
+        Self { verb, path, least, summary, query, headers, takes, gives, hides: None, route: Box::new(route) }
     }
 
     /// The endpoint as the router takes it.
-    pub(super) fn into_route(self) -> MethodRouter<Shared> {
-        (self.route)(self.least)
+    pub(super) fn into_route(self, answers: &Answers) -> MethodRouter<Shared> {
+        let body_len_max = match self.takes {
+            Takes::Json(_, most) => most,
+            Takes::Nothing | Takes::Bytes => BODY_LEN_MAX,
+        };
+        let once = self.hides.map(|hides| (Once { body_len_max, hides }, answers.clone()));
+        (self.route)(self.least, once)
     }
 
     fn query<Q: JsonSchema>(self) -> Self {
@@ -155,7 +173,12 @@ impl Row {
 
     /// It is done once under one `Idempotency-Key`.
     fn once(self) -> Self {
-        self.header(Header::IdempotencyKey)
+        self.once_hiding(Hides::Nothing)
+    }
+
+    /// The same with a secret somewhere.
+    fn once_hiding(self, hides: Hides) -> Self {
+        Self { hides: Some(hides), ..self }.header(Header::IdempotencyKey)
     }
 
     fn takes<B: JsonSchema>(self) -> Self {
@@ -303,7 +326,7 @@ fn apps() -> Vec<Row> {
             "Gives a secret a value, which the next release gets",
             endpoints::set_secret,
         )
-        .once()
+        .once_hiding(Hides::Body)
         .takes_long::<SecretBody>(endpoints::SECRET_BODY_LEN_MAX)
         .changed::<SecretSet>(),
         delete("/v1/apps/{app}/secrets/{secret}", Deployer, "Removes a secret", endpoints::remove_secret)
@@ -399,11 +422,11 @@ fn tokens() -> Vec<Row> {
     use Role::Admin;
     vec![
         post("/v1/tokens/join", Admin, "Makes a token with which machines join", endpoints::create_join_token)
-            .once()
+            .once_hiding(Hides::Answer)
             .takes::<JoinTokenBody>()
             .changed::<JoinTokenCreated>(),
         post("/v1/tokens/api", Admin, "Makes a token for the API", endpoints::create_api_token)
-            .once()
+            .once_hiding(Hides::Answer)
             .takes::<ApiTokenBody>()
             .changed::<ApiTokenCreated>(),
         get("/v1/tokens", Admin, "All tokens, without their secrets", endpoints::tokens).lists::<Token>(),

@@ -62,6 +62,8 @@ pub struct Fake {
     pub made_before: AtomicUsize,
     /// Request ids of the deploys and join tokens that came.
     pub requests: Mutex<Vec<Option<RequestId>>>,
+    /// Request ids of the secrets that came.
+    pub secrets: Mutex<Vec<Option<RequestId>>>,
     /// How reads were to be done.
     pub reads: Mutex<Vec<ReadOptions>>,
     /// How many events there are.
@@ -168,7 +170,8 @@ impl Handler for Fake {
     }
 
     async fn set_secret(&self, request: SetSecretRequest) -> Answer<Versioned<SecretSet>> {
-        let SetSecretRequest { app, name, caller, .. } = request;
+        let SetSecretRequest { app, name, caller, request, .. } = request;
+        self.secrets.lock().push(request);
         let version = if caller == Caller::Root { 1 } else { 2 };
         Ok(Versioned { revision: Revision(1), value: SecretSet { app, name, version, running: None } })
     }

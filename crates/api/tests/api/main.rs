@@ -4,6 +4,7 @@ mod access;
 mod described;
 mod exec;
 mod fake;
+mod once;
 
 use std::{collections::BTreeSet, io, sync::atomic::Ordering, time::Duration};
 

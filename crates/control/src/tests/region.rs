@@ -95,7 +95,7 @@ impl Plain {
 
     pub(super) fn apply(&mut self, at_ms: u64, command: &RegionCommand) -> Result<RegionReply, String> {
         self.requests += 1;
-        let reply = self.apply_bytes(RequestId(0, self.requests), at_ms, codec::encode(command));
+        let reply = self.apply_bytes(RequestId(self.requests, 0), at_ms, codec::encode(command));
         let outcome: Outcome<RegionReply> = codec::decode(&reply).expect("an outcome");
         outcome.result.map_err(|why| why.message)
     }

@@ -48,7 +48,7 @@ impl World {
 
     fn run(&mut self, command: &GlobalCommand) -> Result<GlobalReply, Rejection> {
         self.requests += 1;
-        let sealed = seal(RequestId(0, self.requests), 0, codec::encode(command));
+        let sealed = seal(RequestId(self.requests, 0), 0, codec::encode(command));
         let outcome: Outcome<GlobalReply> =
             codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result

@@ -1,4 +1,4 @@
-use insula_types::{AppName, ClusterId, Incarnation, ServiceName};
+use insula_types::{Agreed, AppName, ClusterId, Incarnation, ServiceName};
 
 use super::*;
 use crate::{
@@ -30,6 +30,41 @@ fn deploy(app: &str) -> GlobalCommand {
 fn run(machine: &mut Machine<GlobalState>, request: u64, command: &GlobalCommand) -> (Outcome<GlobalReply>, Vec<Row>) {
     let applied = machine.apply(&seal(RequestId(0, request), request, codec::encode(command))).expect("decodes");
     (codec::decode(&applied.replies[0]).expect("an outcome"), applied.rows)
+}
+
+fn outcome(machine: &mut Machine<GlobalState>, request: RequestId, command: &GlobalCommand) -> Outcome<GlobalReply> {
+    let applied = machine.apply(&seal(request, 1, codec::encode(command))).expect("decodes");
+    let outcome: Outcome<GlobalReply> = codec::decode(&applied.replies[0]).expect("an outcome");
+    let is_reused = outcome.result.as_ref().is_err_and(|why| why.code == RejectionCode::Reused);
+    assert!(!is_reused || applied.rows.is_empty(), "what is refused so leaves nothing");
+    outcome
+}
+
+#[test]
+fn a_key_is_good_for_one_request_once_all_programs_know_that() {
+    let founded = |agreed: Option<Level>| {
+        let (_, mut machine) = machine();
+        let GlobalCommand::Init { meta, region, .. } = init() else { unreachable!("made above") };
+        let agreed = agreed.map(|level| Agreed { level, version: "0.1.0".to_owned() });
+        outcome(&mut machine, RequestId(1, 1), &GlobalCommand::Init { meta, region, agreed }).result.expect("founded");
+        let first = outcome(&mut machine, RequestId(7, 1), &deploy("shop"));
+        first.result.as_ref().expect("deployed");
+        (machine, first)
+    };
+    let (mut machine, first) = founded(Some(NAMESAKES));
+    for asked in [0, 2, u64::MAX] {
+        let other = outcome(&mut machine, RequestId(7, asked), &deploy("blog"));
+        assert_eq!(other.result.expect_err("the key is another's").code, RejectionCode::Reused);
+        assert_eq!(other.revision, first.revision, "nothing was done");
+    }
+    assert_eq!(outcome(&mut machine, RequestId(7, 1), &deploy("blog")), first, "the first one sent again");
+    for other_key in [6, 8] {
+        outcome(&mut machine, RequestId(other_key, 1), &deploy("blog")).result.expect("another key");
+    }
+    for older in [None, Some(Level(5))] {
+        let (mut machine, _) = founded(older);
+        outcome(&mut machine, RequestId(7, 2), &deploy("blog")).result.expect("as older programs decide");
+    }
 }
 
 /// A stand-in for the disk: rows put and removed in order.

@@ -46,7 +46,7 @@ impl Region {
 
     fn at(&mut self, at_ms: u64, command: &RegionCommand) -> Result<RegionReply, Rejection> {
         self.requests += 1;
-        let sealed = seal(RequestId(0, self.requests), at_ms, codec::encode(command));
+        let sealed = seal(RequestId(self.requests, 0), at_ms, codec::encode(command));
         let outcome: Outcome<RegionReply> =
             codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
