@@ -15,6 +15,8 @@ const BYTES: &str = "^[0-9]+ *(TiB|GiB|MiB|KiB|TB|GB|MB|kB|B)$";
 const BYTES_A_SECOND: &str = "^[0-9]+ *(TiB|GiB|MiB|KiB|TB|GB|MB|kB|B)/s$";
 /// A span of time.
 const SPAN: &str = "^[0-9]+(h|m|s|ms)$";
+/// Two spans of time, or one.
+const BACKOFF: &str = "^[0-9]+(h|m|s|ms)(\\.\\.[0-9]+(h|m|s|ms))?$";
 /// An absolute path in an instance.
 const MOUNT_PATH: &str = "^(/[^/\\x00-\\x1f\\x7f-\\x9f]+)+$";
 /// An image reference with its digest.
@@ -76,6 +78,7 @@ impl JsonSchema for Service {
                 "image": text("Its image, with digest: registry/name@sha256:….", IMAGE),
                 "runtime": text("container, process, or a runtime class that nodes have.", RUNTIME),
                 "command": arguments("Program and arguments, in place of the image's."),
+                "args": arguments("Arguments for the program of the image, in place of the image's own; not beside command."),
                 "env": {
                     "type": "object",
                     "maxProperties": 256,
@@ -97,6 +100,10 @@ impl JsonSchema for Service {
                 "stop": object("How an instance is told to end.", &[], &json!({
                     "signal": { "enum": super::syntax::SIGNALS },
                     "grace": span(),
+                })),
+                "restart": object("What becomes of an instance that ends by itself.", &[], &json!({
+                    "policy": { "enum": ["always", "on-failure", "never"] },
+                    "backoff": text("The first and the longest wait, like 1s..60s.", BACKOFF),
                 })),
                 "volumes": list(16, &object("A directory that outlives instances.", &["name", "path", "size"], &json!({
                     "name": generator.subschema_for::<VolumeName>(),
@@ -251,13 +258,14 @@ mod tests {
         let (app, service) = (AppDefinition::json_schema(&mut generator), Service::json_schema(&mut generator));
         let at = |key: &str| format!("/properties/{key}");
         let item = |key: &str| format!("/properties/{key}/items");
-        let cases: [(&Schema, String, &Keys); 12] = [
+        let cases: [(&Schema, String, &Keys); 13] = [
             (&app, String::new(), &keys::APP),
             (&service, String::new(), &keys::SERVICE),
             (&service, at("resources"), &keys::RESOURCES),
             (&service, item("ports"), &keys::PORT),
             (&service, item("routes"), &keys::ROUTE),
             (&service, at("health"), &keys::HEALTH),
+            (&service, at("restart"), &keys::RESTART),
             (&service, item("volumes"), &keys::VOLUME),
             (&service, item("tmpfs"), &keys::TMPFS),
             (&service, at("placement"), &keys::PLACEMENT),
