@@ -199,7 +199,7 @@ fn history() -> Result<Vec<RegionCommand>> {
 
 fn sealed() -> Vec<Vec<u8>> {
     let history = history().unwrap_or_default();
-    let seal_one = |(index, command)| seal(RequestId(1, index as u64), index as u64, codec::encode(&command));
+    let seal_one = |(index, command)| seal(RequestId(index as u64, 1), index as u64, codec::encode(&command));
     history.into_iter().enumerate().map(seal_one).collect()
 }
 

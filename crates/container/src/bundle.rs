@@ -241,9 +241,13 @@ fn resources(source: &Source<'_>) -> Result<LinuxResources, OciSpecError> {
     let limits = source.service.resources;
     let shares = (u64::from(limits.cpu.0) * CPU_SHARES_OF_ONE / 1000).clamp(CPU_SHARES.0, CPU_SHARES.1);
     let cpu = cgroup::Bandwidth::of(limits.cpu);
+    let mut bandwidth = LinuxCpuBuilder::default().shares(shares).quota(cpu.quota_us as i64).period(cpu.period_us);
+    if cgroup::can_burst() {
+        bandwidth = bandwidth.burst(cpu.burst_us());
+    }
     let memory = i64::try_from(limits.memory.0).unwrap_or(i64::MAX);
     let mut resources = LinuxResourcesBuilder::default()
-        .cpu(LinuxCpuBuilder::default().shares(shares).quota(cpu.quota_us as i64).period(cpu.period_us).build()?)
+        .cpu(bandwidth.build()?)
         // The second counts memory and swap together: no swap.
         .memory(LinuxMemoryBuilder::default().limit(memory).swap(memory).build()?)
         .pids(LinuxPidsBuilder::default().limit(i64::from(limits.pids)).build()?)

@@ -136,6 +136,20 @@ impl Bandwidth {
         let period_us = (CPU_QUOTA_US_MIN * 1000 / millis).clamp(CPU_PERIOD_US, CPU_PERIOD_US_MAX);
         Self { quota_us: (millis * period_us / 1000).max(CPU_QUOTA_US_MIN), period_us }
     }
+
+    /// What may be taken beyond that in a period, of what was left in earlier ones: a tenth, which is what the node's reserve
+    /// has for all together.
+    pub const fn burst_us(self) -> u64 {
+        self.quota_us / 10
+    }
+}
+
+/// Whether the kernel lets a cgroup have what it has left in earlier periods: Linux 5.14 and later.
+pub(crate) fn can_burst() -> bool {
+    let release = rustix::system::uname();
+    let mut numbers = release.release().to_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+    (number(), number()) >= (5, 14)
 }
 
 /// Bounds what all below `parent` use together, whatever each may; makes it when it is missing. The kernel refuses less CPU

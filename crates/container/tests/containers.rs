@@ -280,7 +280,8 @@ fn together_instances_leave_the_node_its_reserve() {
         let agent = world.open_bounded(Capacity { cpu: CpuMillis(1500), memory: ByteSize::mib(48) }).await;
         agent.runtime.ensure_image(&image).await.unwrap();
         let parent = &world.config.cgroup_parent;
-        let (memory, cpu) = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let is_unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let (memory, cpu) = if is_unified {
             (format!("{parent}/memory.max"), format!("{parent}/cpu.max"))
         } else {
             (format!("memory/{parent}/memory.limit_in_bytes"), format!("cpu/{parent}/cpu.cfs_quota_us"))
@@ -300,6 +301,12 @@ fn together_instances_leave_the_node_its_reserve() {
         });
         for config in &instances {
             agent.runtime.start(config).await.unwrap();
+        }
+        if !is_unified {
+            let of_one = format!("/sys/fs/cgroup/cpu/{parent}/{}", instances[0].instance);
+            let numbers = ["cpu.cfs_quota_us", "cpu.cfs_burst_us"]
+                .map(|file| fs::read_to_string(Path::new(&of_one).join(file)).unwrap().trim().parse::<u64>().unwrap());
+            assert_eq!(numbers[1], numbers[0] / 10, "a tenth beyond, of what was left: {numbers:?}");
         }
         eventually("one is ended for the other", async || {
             let seen = agent.runtime.list().await.unwrap();

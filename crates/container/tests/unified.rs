@@ -54,6 +54,7 @@ fn limits_are_set_and_processor_time_is_held_to_its_quota() {
             ("memory.oom.group", "1"),
             ("pids.max", "32"),
             ("cpu.max", "10000 20000"),
+            ("cpu.max.burst", "1000"),
         ] {
             let found = fs::read_to_string(cgroup(world, config.instance).join(file)).unwrap();
             assert_eq!(found.trim(), expected, "{file}");
