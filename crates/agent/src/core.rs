@@ -212,9 +212,9 @@ impl Core {
                     instance.state = instance.run(running, now);
                 }
                 (State::Idle { .. } | State::Gone, Some(ObservedState::Ended(ended))) => {
-                    instance.end(end_of(ended), now, &self.rng);
+                    instance.end(end_of(&ended), now, &self.rng);
                 }
-                (State::Running(_), Some(ObservedState::Ended(ended))) => instance.end(end_of(ended), now, &self.rng),
+                (State::Running(_), Some(ObservedState::Ended(ended))) => instance.end(end_of(&ended), now, &self.rng),
                 (State::Running(_), None) => {
                     instance.end(End::Unseen("it vanished from this node".to_owned()), now, &self.rng);
                 }
@@ -422,13 +422,13 @@ fn advance_one(
     }
 }
 
-fn end_of(ended: Ended) -> End {
+fn end_of(ended: &Ended) -> End {
     let why = match ended.is_oom_killed {
         true => format!("ended with {}: out of memory within its limit", ended.exit),
         false => format!("ended with {}", ended.exit),
     };
-    match ended.exit {
-        Exit::Code(code) => End::Program { why, is_well: code == 0 },
+    match &ended.exit {
+        Exit::Code(code) => End::Program { why, is_well: *code == 0 },
         Exit::Signal(_) => End::Program { why, is_well: false },
         Exit::Unseen(_) => End::Unseen(why),
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
     AppDefinition, AppName, ByteSize, DatacenterName, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId,
-    Revision, Scale, SecretName, SecretValue, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    Revision, Scale, SecretName, SecretValue, ServiceName, ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RootAdded, RootBody, RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots,
-        Steered, Steering, Token, TokenRemoved, Versioned, Volume,
+        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
+        Snapshots, Steered, Steering, Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -84,6 +84,34 @@ pub struct DeployRequest {
     pub is_plan: bool,
     /// The release that the caller saw; 0: no such app. Another one now is [`crate::Code::ReleaseChanged`].
     pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// Instances that shall be replaced by new ones of the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartRequest {
+    /// The app.
+    pub app: AppName,
+    /// The service; none: all of them.
+    pub service: Option<ServiceName>,
+    /// Only say what would change.
+    pub is_plan: bool,
+    /// The release that the caller saw.
+    pub expected: Option<ReleaseNumber>,
+    /// Names the request, when the caller did.
+    pub request: Option<RequestId>,
+}
+
+/// Services that shall be stopped, or run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningRequest {
+    /// The app.
+    pub app: AppName,
+    /// The service; none: all of them.
+    pub service: Option<ServiceName>,
+    /// Whether they shall run.
+    pub is_running: bool,
     /// Names the request, when the caller did.
     pub request: Option<RequestId>,
 }
@@ -219,6 +247,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Whose token it is. The text is what the caller sent, at most [`crate::router::TOKEN_LEN_MAX`] bytes.
     /// [`crate::Code::Unauthorized`] when it is nobody's.
     async fn authenticate(&self, token: &str) -> Answer<Role>;
+
+    /// Replaces the instances of what runs by new ones, as a new release.
+    async fn restart(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>>;
+
+    /// Stops services, or lets them run again. Scale, releases and volumes stay.
+    async fn set_running(&self, request: RunningRequest) -> Answer<Versioned<Running>>;
 
     /// All apps.
     async fn apps(&self, read: ReadOptions) -> Answer<List<AppSummary>>;

@@ -18,7 +18,8 @@ pub use client::{Client, ClientError, Context, ContextError, EventReader, LogRea
 pub use exec::{ExecFar, ExecSession};
 pub use handler::{
     Answer, BodyStream, Caller, DeleteRequest, DeployRequest, EventStream, Events, Handler, LogOptions, LogStream,
-    ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest, SetSecretRequest, SteerRequest,
+    ReadOptions, RemoveNodeRequest, RestartRequest, Role, RollbackRequest, RunningRequest, ScaleRequest,
+    SetSecretRequest, SteerRequest,
 };
 pub use plan::changes;
 pub use problem::{Code, Problem};

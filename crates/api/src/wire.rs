@@ -34,7 +34,10 @@ pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 pub use loss::{LossKind, LossOutcome, LossPlan};
-pub use release::{Deployment, Release, ReleaseOutcome, RollbackBody, Steered, Steering, SteeringBody};
+pub use release::{
+    Deployment, Release, ReleaseOutcome, RestartBody, RollbackBody, Running, RunningBody, Steered, Steering,
+    SteeringBody,
+};
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use token::{Token, TokenKind, TokenRemoved};
 pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};

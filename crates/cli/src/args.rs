@@ -25,7 +25,7 @@ pub use self::{
     },
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
     node::{DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs},
-    release::{DeployArgs, FormatArg, ReleaseArgs, ReleasesArgs, RollbackArgs, SteerArgs},
+    release::{DeployArgs, FormatArg, ReleaseArgs, ReleasesArgs, RestartArgs, RollbackArgs, RunningArgs, SteerArgs},
     state::{BackupArgs, CheckArgs, RestoreArgs, StateArg, StateCommand},
     storage::{
         ImageCommand, ImageImportArgs, SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRestoreArgs,
@@ -105,6 +105,12 @@ pub enum ApiCommand {
     Releases(ReleasesArgs),
     /// Bring back an earlier release, as a whole: images, configuration and all services together. The scale stays
     Rollback(RollbackArgs),
+    /// Replace the instances of an app, or of one service of it, by new ones of the same: as a release, with its usual gates
+    Restart(RestartArgs),
+    /// Stop an app, or one service of it. Definition, scale, releases and volumes stay; no deploy starts it again
+    Stop(RunningArgs),
+    /// Let what was stopped run again
+    Start(RunningArgs),
     /// Let a deployment wait where it is
     Pause(SteerArgs),
     /// Let a deployment that waits go on

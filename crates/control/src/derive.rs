@@ -53,13 +53,13 @@ fn set_definition(global: &GlobalState, region: &RegionState, definition: Region
 
 /// An app's definition for a region.
 fn definition(global: &GlobalState, app: &AppName) -> Option<RegionalDefinition> {
-    let scale = &global.apps.get(app)?.scale;
+    let present = global.apps.get(app)?;
     let release = global.current_release(app)?;
     let services: BTreeMap<_, _> = release
         .services
         .iter()
         .map(|(name, spec)| {
-            let scale = scale.get(name).copied().unwrap_or(SCALE_DEFAULT);
+            let scale = present.running_scale(name).unwrap_or(SCALE_DEFAULT);
             (name.clone(), RegionalService { spec: spec.clone(), scale, update: release.update_of(name) })
         })
         .collect();

@@ -211,6 +211,8 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
         C::Deploy { .. }
         | C::Rollback { .. }
         | C::Scale { .. }
+        | C::Restart { .. }
+        | C::SetStopped { .. }
         | C::RemoveApp { .. }
         | C::SetSecret { .. }
         | C::RemoveSecret { .. }

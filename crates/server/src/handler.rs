@@ -22,16 +22,16 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_api::{
     Answer, BodyStream, Code, DeleteRequest, DeployRequest, EventStream, Events, ExecSession, Handler, LogOptions,
-    LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest, SetSecretRequest,
-    SteerRequest,
+    LogStream, Problem, ReadOptions, RemoveNodeRequest, RestartRequest, Role, RollbackRequest, RunningRequest,
+    ScaleRequest, SetSecretRequest, SteerRequest,
     handler::{Lost, NodeKey, StateKey},
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
         Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RootAdded, RootBody,
-        RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved,
-        Versioned, Volume,
+        RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token,
+        TokenRemoved, Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -187,6 +187,14 @@ impl Handler for NodeApi {
     async fn releases(&self, app: &AppName, read: ReadOptions) -> Answer<List<Release>> {
         self.prepare(&self.global, read).await?;
         self.list_releases(app)
+    }
+
+    async fn restart(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {
+        self.restart_app(request).await
+    }
+
+    async fn set_running(&self, request: RunningRequest) -> Answer<Versioned<Running>> {
+        self.stop_or_start(request).await
     }
 
     async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {

@@ -5,7 +5,7 @@ mod command;
 mod root;
 mod secret;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_types::{
     Agreed, AppName, ClusterId, ContentHash, DeploymentState, Incarnation, Level, RegionName, Release, ReleaseNumber,
@@ -59,6 +59,9 @@ pub struct App {
     pub release: ReleaseNumber,
     /// Instances per service and region. Not part of a release: a roll-back keeps it.
     pub scale: BTreeMap<ServiceName, Scale>,
+    /// Services that somebody has stopped. Not part of a release either: neither a deploy nor a roll-back starts them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub stopped: BTreeSet<ServiceName>,
     /// When it was deployed last, milliseconds since 1970. Only in builds that stand for a later version.
     #[cfg(feature = "upgrade-probe")]
     #[serde(default)]
@@ -72,9 +75,16 @@ impl App {
             name,
             release,
             scale,
+            stopped: BTreeSet::new(),
             #[cfg(feature = "upgrade-probe")]
             deployed_ms: 0,
         }
+    }
+
+    /// How many instances of a service shall run in each region now: none while it is stopped. None: it has no such service.
+    pub fn running_scale(&self, service: &ServiceName) -> Option<Scale> {
+        let scale = *self.scale.get(service)?;
+        Some(if self.stopped.contains(service) { Scale::Count(0) } else { scale })
     }
 }
 
@@ -149,6 +159,14 @@ pub struct GlobalState {
 }
 
 impl GlobalState {
+    /// Gives services the restarts that the present release has: with others, a deploy of the same would restart them once more.
+    pub fn keep_restarts(&self, app: &AppName, services: &mut BTreeMap<ServiceName, insula_types::ServiceSpec>) {
+        let before = self.current_release(app).map(|release| &release.services);
+        for (service, spec) in services {
+            spec.restarted = before.and_then(|before| before.get(service)).map_or(0, |before| before.restarted);
+        }
+    }
+
     /// The release of an app that shall run.
     pub fn current_release(&self, app: &AppName) -> Option<&Release> {
         let number = self.apps.get(app)?.release;

@@ -17,7 +17,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use insula_types::{
     AppDefinition, AppName, ByteSize, InstanceId, ReleaseNumber, Revealed, Revision, Scale, SecretName, SecretValue,
-    ServiceRef, SnapshotName, TokenId, VolumeRef,
+    ServiceName, ServiceRef, SnapshotName, TokenId, VolumeRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -30,9 +30,9 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RollbackBody, RootAdded, RootBody, RootChanged, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved,
-        SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, Steering, SteeringBody, Token, TokenRemoved, Versioned,
-        Volume, VolumeBody, VolumeSizeBody,
+        Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled,
+        Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, Steering,
+        SteeringBody, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -105,6 +105,38 @@ impl Client {
         let query = if is_plan { "?plan=true" } else { "" };
         let call = self.call(Method::POST, format!("/v1/apps/{app}/rollback{query}")).with_json(&RollbackBody { to });
         self.json(expecting(call, expected.map(|release| release.0))).await
+    }
+
+    /// Replaces the instances of what runs by new ones, as a new release, or, as a plan, says what that would change. Without a service,
+    /// of all services. With `expected`, only when the app has that release now.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn restart(
+        &self,
+        app: &AppName,
+        service: Option<&ServiceName>,
+        is_plan: bool,
+        expected: Option<ReleaseNumber>,
+    ) -> Result<Versioned<DeployAnswer>, ClientError> {
+        let query = if is_plan { "?plan=true" } else { "" };
+        let body = RestartBody { service: service.cloned() };
+        let call = self.call(Method::POST, format!("/v1/apps/{app}/restart{query}")).with_json(&body);
+        self.json(expecting(call, expected.map(|release| release.0))).await
+    }
+
+    /// Stops a service, or lets it run again; without one, all services of the app.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn set_running(
+        &self,
+        app: &AppName,
+        service: Option<&ServiceName>,
+        running: bool,
+    ) -> Result<Versioned<Running>, ClientError> {
+        let body = RunningBody { service: service.cloned(), running };
+        self.json(self.call(Method::POST, format!("/v1/apps/{app}/running")).with_json(&body)).await
     }
 
     /// How far regions are with the release that an app shall run.

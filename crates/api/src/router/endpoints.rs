@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     Answer, BodyStream, Code, DeleteRequest, DeployRequest, Events, LogOptions, Problem, RemoveNodeRequest,
-    RollbackRequest, ScaleRequest, SetSecretRequest, SteerRequest,
+    RestartRequest, RollbackRequest, RunningRequest, ScaleRequest, SetSecretRequest, SteerRequest,
     handler::{Lost, NodeKey, StateKey},
     wire::{
-        ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RollbackBody, RootBody, ScaleBody, SecretBody,
-        SnapshotBody, SteeringBody, TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX, VolumeBody, VolumeSizeBody,
+        ApiTokenBody, DutyBody, JoinTokenBody, RecoveryBody, RestartBody, RollbackBody, RootBody, RunningBody,
+        ScaleBody, SecretBody, SnapshotBody, SteeringBody, TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX,
+        VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -216,6 +217,25 @@ pub(super) async fn rollback(State(shared): State<Shared>, asked: Asked, body: B
         let RollbackBody { to } = asked::json_body(body).await?;
         let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request());
         shared.handler.rollback(RollbackRequest { app, to, is_plan, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn restart(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        let PlanQuery { plan: is_plan } = asked.query()?;
+        let RestartBody { service } = asked::json_body(body).await?;
+        let (app, expected, request) = (asked.name("app")?, asked.expected()?, asked.request());
+        shared.handler.restart(RestartRequest { app, service, is_plan, expected, request }).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn set_running(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+    let answer = async {
+        let RunningBody { service, running: is_running } = asked::json_body(body).await?;
+        let (app, request) = (asked.name("app")?, asked.request());
+        shared.handler.set_running(RunningRequest { app, service, is_running, request }).await
     };
     respond::json(answer.await)
 }

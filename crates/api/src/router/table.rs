@@ -21,9 +21,10 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List,
-        LossPlan, Node, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RollbackBody, RootAdded,
-        RootBody, RootChanged, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody,
-        Snapshots, Steered, SteeringBody, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        LossPlan, Node, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RestartBody, RollbackBody,
+        RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved,
+        SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token, TokenRemoved, Versioned, Volume,
+        VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -293,6 +294,21 @@ fn apps() -> Vec<Row> {
             .once()
             .takes::<RollbackBody>()
             .changed::<DeployAnswer>(),
+        post("/v1/apps/{app}/restart", Deployer, "Makes a release of new instances of what runs", endpoints::restart)
+            .plan_by(Viewer)
+            .header(Header::IfMatchRelease)
+            .once()
+            .takes::<RestartBody>()
+            .changed::<DeployAnswer>(),
+        post(
+            "/v1/apps/{app}/running",
+            Deployer,
+            "Stops services of an app, or lets them run again",
+            endpoints::set_running,
+        )
+        .once()
+        .takes::<RunningBody>()
+        .changed::<Running>(),
         get("/v1/apps/{app}/deployments", Viewer, "How far regions are with an app's release", endpoints::deployments)
             .lists::<Deployment>(),
         post(

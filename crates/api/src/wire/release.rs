@@ -1,6 +1,6 @@
 //! Releases of an app, and how they come out.
 
-use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber};
+use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber, ServiceName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,37 @@ pub struct RollbackBody {
     /// The release; without it the last good one before the present.
     #[serde(default, deserialize_with = "number::release")]
     pub to: Option<ReleaseNumber>,
+}
+
+/// Asks for new instances of what runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestartBody {
+    /// The service; without it all of the app.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+}
+
+/// Asks for services to be stopped, or to run again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunningBody {
+    /// The service; without it all of the app.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    /// Whether they shall run.
+    pub running: bool,
+}
+
+/// Which services of an app run, and which are stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Running {
+    /// The app.
+    pub app: AppName,
+    /// Those that are stopped now.
+    pub stopped: Vec<ServiceName>,
+    /// Whether anything had to change.
+    pub is_new: bool,
 }
 
 /// How far a region is with the release that it shall run.

@@ -18,6 +18,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/apps/{app}/status", "viewer"),
     ("GET", "/v1/apps/{app}/releases", "viewer"),
     ("POST", "/v1/apps/{app}/rollback", "deployer"),
+    ("POST", "/v1/apps/{app}/restart", "deployer"),
+    ("POST", "/v1/apps/{app}/running", "deployer"),
     ("GET", "/v1/apps/{app}/deployments", "viewer"),
     ("POST", "/v1/apps/{app}/deployments", "deployer"),
     ("GET", "/v1/apps/{app}/instances", "viewer"),

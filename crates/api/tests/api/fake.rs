@@ -14,15 +14,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use insula_api::{
     Answer, BodyStream, Caller, Client, Code, Context, DeleteRequest, DeployRequest, EventStream, Events, ExecSession,
-    Handler, LogOptions, LogStream, Problem, ReadOptions, RemoveNodeRequest, Role, RollbackRequest, ScaleRequest,
-    SetSecretRequest, SteerRequest,
+    Handler, LogOptions, LogStream, Problem, ReadOptions, RemoveNodeRequest, RestartRequest, Role, RollbackRequest,
+    RunningRequest, ScaleRequest, SetSecretRequest, SteerRequest,
     handler::{Lost, NodeKey, StateKey},
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RootAdded, RootBody, RootChanged, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots,
-        Steered, Token, TokenRemoved, Versioned, Volume,
+        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
+        Snapshots, Steered, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -258,6 +258,16 @@ impl Handler for Fake {
 
     async fn releases(&self, _: &AppName, read: ReadOptions) -> Answer<List<Release>> {
         self.list(read, Vec::new())
+    }
+
+    async fn restart(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {
+        let service = request.service.map_or_else(|| "all".to_owned(), |service| service.to_string());
+        Err(Problem::new(Code::NoSuchService, service))
+    }
+
+    async fn set_running(&self, request: RunningRequest) -> Answer<Versioned<Running>> {
+        let stopped = request.service.into_iter().filter(|_| !request.is_running).collect();
+        Ok(Versioned { revision: Revision(1), value: Running { app: request.app, stopped, is_new: true } })
     }
 
     async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {

@@ -5,7 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use insula_types::AppName;
 
-use super::{JsonArgs, parse_span};
+use super::{
+    JsonArgs,
+    app::{AppSource, parse_source},
+    parse_span,
+};
 use crate::commands::FILE_DEFAULT;
 
 #[derive(Debug, Args)]
@@ -25,6 +29,24 @@ pub struct RollbackArgs {
     pub to: Option<u64>,
     #[command(flatten)]
     pub how: ReleaseArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// The app, or one service of it
+    #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source)]
+    pub source: AppSource,
+    #[command(flatten)]
+    pub how: ReleaseArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RunningArgs {
+    /// The app, or one service of it
+    #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source)]
+    pub source: AppSource,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,12 @@
-//! `insula scale` and `insula rm`.
+//! `insula scale`, `stop`, `start` and `rm`.
 
 use insula_api::Client;
 use insula_types::Scale;
 
 use crate::{
     Failure,
-    args::{RmArgs, ScaleArgs},
-    output::{confirm, say},
+    args::{AppSource, RmArgs, RunningArgs, ScaleArgs},
+    output::{confirm, say, say_json},
 };
 
 pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
@@ -19,6 +19,22 @@ pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
         format!("{} has {wanted} already\n", args.service)
     } else {
         format!("{}: from {} to {wanted}\n", args.service, done.previous)
+    })
+}
+
+/// Stops services, or lets them run again.
+pub async fn set_running(client: &Client, args: &RunningArgs, is_running: bool) -> Result<(), Failure> {
+    let AppSource { app, service } = &args.source;
+    let done = client.set_running(app, service.as_ref(), is_running).await?;
+    if args.json.json {
+        return say_json(&done);
+    }
+    let what = service.as_ref().map_or_else(|| app.to_string(), |service| format!("{app}/{service}"));
+    say(&match (is_running, done.value.is_new) {
+        (true, true) => format!("{what} runs again: `insula status {app}` shows how far it is\n"),
+        (true, false) => format!("{what} is not stopped\n"),
+        (false, true) => format!("{what} is stopped; definition, scale and volumes stay: `insula start {what}`\n"),
+        (false, false) => format!("{what} is stopped already\n"),
     })
 }
 

@@ -1,4 +1,4 @@
-//! `insula releases`, `rollback`, `pause`, `resume`, `promote` and `abort`.
+//! `insula releases`, `rollback`, `restart`, `pause`, `resume`, `promote` and `abort`.
 
 use insula_api::{
     Client,
@@ -9,7 +9,7 @@ use insula_types::{DeploymentState, ReleaseNumber};
 use super::deploy;
 use crate::{
     Failure,
-    args::{ReleasesArgs, RollbackArgs, SteerArgs},
+    args::{AppSource, ReleasesArgs, RestartArgs, RollbackArgs, SteerArgs},
     output::{age, say, say_json, width},
     table::{Table, clean},
 };
@@ -28,8 +28,9 @@ fn table(releases: &[Release], now_ms: u64) -> Table {
     for release in releases {
         let mark = if release.is_current { " *" } else { "" };
         let outcomes: Vec<&str> = release.outcomes.iter().map(|outcome| word(outcome.state)).collect();
-        let mut what =
-            release.again_of.map(|first| format!("release {first} again: {}", release.why)).unwrap_or_default();
+        let mut what = release
+            .again_of
+            .map_or_else(|| release.why.clone(), |first| format!("release {first} again: {}", release.why));
         let failed = release.outcomes.iter().find(|outcome| outcome.state == DeploymentState::Failed);
         if let Some(failed) = failed {
             what = failed.why.clone();
@@ -65,6 +66,19 @@ pub async fn rollback(client: &Client, args: &RollbackArgs) -> Result<(), Failur
     // What was shown is what is done.
     let done = client.rollback(&args.app, to, false, plan.value.previous).await?;
     deploy::finish(client, &done, &args.how).await
+}
+
+pub async fn restart(client: &Client, args: &RestartArgs) -> Result<(), Failure> {
+    let (AppSource { app, service }, how) = (&args.source, &args.how);
+    let plan = client.restart(app, service.as_ref(), true, None).await?;
+    if how.plan {
+        return if how.json.json { say_json(&plan) } else { say(&deploy::plan_text(&plan.value)) };
+    }
+    if !how.json.json {
+        say(&deploy::plan_text(&plan.value))?;
+    }
+    let done = client.restart(app, service.as_ref(), false, plan.value.previous).await?;
+    deploy::finish(client, &done, how).await
 }
 
 pub async fn steer(client: &Client, args: &SteerArgs, steering: Steering) -> Result<(), Failure> {

@@ -86,6 +86,12 @@ fn definitions_follow_the_world() {
     assert_eq!(derive::reconcile(&global(&[("shop", 1, 5)]), &region), [scaled]);
     let newer = RegionCommand::SetDefinition(definition(2, 5));
     assert_eq!(derive::reconcile(&global(&[("shop", 2, 5)]), &region), [newer]);
+    let mut stopped = global(&[("shop", 1, 3)]);
+    let app = stopped.apps.get(&shop.app).cloned().expect("there");
+    let app = App { stopped: ["web".parse().expect("a name")].into(), ..app };
+    stopped.absorb(Revision(2), GlobalKey::App(shop.app.clone()), Some(GlobalObject::App(app)));
+    let none = RegionCommand::SetDefinition(definition(1, 0));
+    assert_eq!(derive::reconcile(&stopped, &region), [none], "what is stopped has no instances, whatever its scale");
     assert_eq!(derive::reconcile(&global(&[]), &region), [RegionCommand::RemoveDefinition { app: shop.app }]);
     assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
 }

@@ -77,7 +77,7 @@ impl NodeApi {
                     name: app.name.clone(),
                     release: app.release,
                     services: app.scale.len() as u32,
-                    wanted: app.scale.values().filter_map(|scale| scale.count()).sum::<u32>()
+                    wanted: app.scale.keys().filter_map(|service| app.running_scale(service)?.count()).sum::<u32>()
                         + on_each_node.get(&app.name).copied().unwrap_or_default(),
                     ready: ready.get(&app.name).copied().unwrap_or_default(),
                     hosts,
@@ -154,11 +154,14 @@ impl NodeApi {
 
     /// What this region would have no place for, were it deployed.
     pub(super) fn warnings(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<String> {
-        let scales = self.global.read(|global| global.apps.get(&wanted.app).map(|app| app.scale.clone()));
-        let scales = scales.unwrap_or_default();
+        let app = self.global.read(|global| global.apps.get(&wanted.app).cloned());
+        let (scales, stopped) = app.map(|app| (app.scale, app.stopped)).unwrap_or_default();
         let service = |(name, service): (&ServiceName, &ServiceDefinition)| {
             let spec = pinned.get(name).unwrap_or(&service.spec).clone();
-            let scale = service.scale.or(scales.get(name).copied()).unwrap_or(Scale::Count(1));
+            let scale = match stopped.contains(name) {
+                true => Scale::Count(0),
+                false => service.scale.or(scales.get(name).copied()).unwrap_or(Scale::Count(1)),
+            };
             (name.clone(), RegionalService { spec, scale, update: service.update.clone() })
         };
         let services = wanted.services.iter().map(service).collect();
@@ -171,7 +174,10 @@ impl NodeApi {
     fn pinned(&self, wanted: &AppDefinition) -> Answer<BTreeMap<ServiceName, ServiceSpec>> {
         let services = wanted.services.iter().map(|(name, service)| (name.clone(), service.spec.clone()));
         let mut services = services.collect();
-        let pinned = self.global.read(|global| global.pin_secrets(&wanted.app, &mut services));
+        let pinned = self.global.read(|global| {
+            global.keep_restarts(&wanted.app, &mut services);
+            global.pin_secrets(&wanted.app, &mut services)
+        });
         pinned.map_err(|why| Problem::new(Code::InvalidRequest, why.message))?;
         Ok(services)
     }
@@ -222,7 +228,8 @@ impl NodeApi {
         self.region.replica().read_at(|region, revision| {
             let mine = || region.placements.values().filter(|placement| placement.service.app == *name);
             let deployed = region.definitions.get(name).map_or(ReleaseNumber(0), |definition| definition.release);
-            let services = app.scale.iter().map(|(service, scale)| {
+            let services = app.scale.keys().filter_map(|service| Some((service, app.running_scale(service)?)));
+            let services = services.map(|(service, scale)| {
                 let status = |placement: &Placement| region.statuses.get(&placement.instance);
                 let of_service = || {
                     mine().filter(|placement| {
@@ -243,7 +250,7 @@ impl NodeApi {
                 ServiceStatus {
                     service: service.clone(),
                     scale: scale.count().unwrap_or_else(on_each_node),
-                    is_each_node: *scale == Scale::EachNode,
+                    is_each_node: scale == Scale::EachNode,
                     running: of_service().filter(running).count() as u32,
                     ready: of_service().filter(ready).count() as u32,
                     ready_of_release: of_service().filter(of_release).filter(ready).count() as u32,
@@ -263,7 +270,10 @@ impl NodeApi {
                 .iter()
                 .any(|service| service.running < service.scale || service.is_each_node && service.scale == 0);
             let missing = missing.filter(|_| short).map(|event| event.text.clone());
-            let problems = words.chain(missing).take(PROBLEMS_MAX).collect();
+            let stopped =
+                |service| format!("{name}/{service} is stopped: `insula start {name}/{service}` lets it run again");
+            let stopped = app.stopped.iter().map(stopped);
+            let problems = stopped.chain(words).chain(missing).take(PROBLEMS_MAX).collect();
             let deployment = deployment(region, name);
             let value = AppStatus { app: name.clone(), release: app.release, services, images, problems, deployment };
             Ok(Versioned { revision, value })

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use insula_api::{
-    Answer, Code, Problem, RollbackRequest, SteerRequest, changes,
-    wire::{self, DeployAnswer, List, Release, ReleaseOutcome, Steered, Steering, Versioned},
+    Answer, Code, Problem, RestartRequest, RollbackRequest, RunningRequest, SteerRequest, changes,
+    wire::{
+        self, Change, ChangeKind, DeployAnswer, List, Release, ReleaseOutcome, Running, Steered, Steering, Versioned,
+    },
 };
 use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::GlobalReply, region};
-use insula_types::{AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber};
+use insula_types::{
+    AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber, ServiceName, ServiceRef,
+    ServiceSpec,
+};
 
 use super::{
     NodeApi,
-    apps::{definition_of, no_such_app},
+    apps::{definition_of, no_such_app, no_such_service},
 };
 
 /// What is said of a release that a person took back.
@@ -73,6 +78,66 @@ impl NodeApi {
         }
     }
 
+    pub(super) async fn restart_app(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {
+        let RestartRequest { app, service, is_plan, expected, request } = request;
+        let (from, changes, revision) = self.global.replica().read_at(|global, revision| {
+            let present = global.current_release(&app).ok_or_else(|| no_such_app(&app))?;
+            if let Some(expected) = expected.filter(|expected| *expected != present.number) {
+                let found = present.number;
+                let detail = format!("{app} is at release {found}, not {expected}: look at what changed and try again");
+                return Err(Problem::new(Code::ReleaseChanged, detail));
+            }
+            check_service(&app, service.as_ref(), present.services.keys())?;
+            let chosen =
+                present.services.iter().filter(|(name, _)| service.as_ref().is_none_or(|service| service == *name));
+            let change = |(name, spec): (&ServiceName, &ServiceSpec)| Change {
+                path: format!("services.{name}.restarts"),
+                kind: ChangeKind::Changed,
+                from: spec.restarted.into(),
+                to: spec.restarted.saturating_add(1).into(),
+            };
+            Ok((present.number, chosen.map(change).collect::<Vec<_>>(), revision))
+        })?;
+        let answer = |release, changes| DeployAnswer {
+            app: app.clone(),
+            release,
+            previous: Some(from),
+            changes,
+            is_plan,
+            // As much runs afterwards as now.
+            warnings: Vec::new(),
+        };
+        if is_plan {
+            return Ok(Versioned { revision, value: answer(ReleaseNumber(from.0 + 1), changes) });
+        }
+        let command = GlobalCommand::Restart { app: app.clone(), service, from };
+        let committed = self.change(&self.global, request, &command).await?;
+        match committed.reply {
+            GlobalReply::Deployed { release, .. } => {
+                Ok(Versioned { revision: committed.revision, value: answer(release, changes) })
+            }
+            GlobalReply::Done | GlobalReply::SecretSet { .. } => {
+                Err(Problem::new(Code::Internal, "a restart was answered like another command"))
+            }
+        }
+    }
+
+    pub(super) async fn stop_or_start(&self, request: RunningRequest) -> Answer<Versioned<Running>> {
+        let RunningRequest { app, service, is_running, request } = request;
+        let stopped = |global: &GlobalState| global.apps.get(&app).map(|found| found.stopped.clone());
+        let before = self.global.read(|global| {
+            let found = global.apps.get(&app).ok_or_else(|| no_such_app(&app))?;
+            check_service(&app, service.as_ref(), found.scale.keys())?;
+            Answer::Ok(found.stopped.clone())
+        })?;
+        let command = GlobalCommand::SetStopped { app: app.clone(), service, is_stopped: !is_running };
+        let committed = self.change(&self.global, request, &command).await?;
+        let after = self.global.read(stopped).unwrap_or_default();
+        let is_new = after != before;
+        let value = Running { app: app.clone(), stopped: after.into_iter().collect(), is_new };
+        Ok(Versioned { revision: committed.revision, value })
+    }
+
     pub(super) fn list_deployments(&self, app: &AppName) -> Answer<List<wire::Deployment>> {
         if !self.global.read(|global| global.apps.contains(app)) {
             return Err(no_such_app(app));
@@ -101,6 +166,19 @@ impl NodeApi {
         let committed = self.change(&self.region, request, &command).await?;
         let deployment = self.region.read(|region| deployment(region, &app)).ok_or_else(|| no_such_app(&app))?;
         Ok(Versioned { revision: committed.revision, value: Steered { app, deployment } })
+    }
+}
+
+fn check_service<'a>(
+    app: &AppName,
+    service: Option<&ServiceName>,
+    mut known: impl Iterator<Item = &'a ServiceName>,
+) -> Answer<()> {
+    match service {
+        Some(service) if !known.any(|known| known == service) => {
+            Err(no_such_service(&ServiceRef::new(app.clone(), service.clone())))
+        }
+        _ => Ok(()),
     }
 }
 

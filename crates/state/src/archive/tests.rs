@@ -33,7 +33,7 @@ fn meta() -> Item {
 
 fn app(name: &str, revision: u64) -> Item {
     let name = AppName::new(name).expect("a name");
-    let app = App { name: name.clone(), release: Default::default(), scale: BTreeMap::new() };
+    let app = App::new(name.clone(), Default::default(), BTreeMap::new());
     (GlobalKey::App(name), Revision(revision), GlobalObject::App(app))
 }
 

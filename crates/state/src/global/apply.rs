@@ -42,6 +42,8 @@ impl<'a> Apply<'a> {
             }
             C::Rollback { app, to, from, why } => self.roll_back(app, *to, *from, why),
             C::ReportOutcome { app, release, region, outcome } => self.report_outcome(app, *release, region, outcome),
+            C::Restart { app, service, from } => self.restart(app, service.as_ref(), *from),
+            C::SetStopped { app, service, is_stopped } => self.set_stopped(app, service.as_ref(), *is_stopped),
             C::Scale { app, service, scale } => self.scale(app, service, *scale),
             C::RemoveApp { app } => self.remove_app(app),
             C::PutApiToken(token) => self.put_api_token(token),
@@ -114,6 +116,7 @@ impl<'a> Apply<'a> {
         }
         let mut services = services.clone();
         self.state.pin_secrets(name, &mut services)?;
+        self.state.keep_restarts(name, &mut services);
         let services = &services;
         let claims = self.claims(name, services)?;
         let mut scales: BTreeMap<ServiceName, Scale> =
@@ -146,7 +149,8 @@ impl<'a> Apply<'a> {
                 },
             );
         }
-        let app = App::new(name.clone(), number, scales);
+        let stopped = present.into_iter().flat_map(|app| &app.stopped).filter(|one| services.contains_key(*one));
+        let app = App { stopped: stopped.cloned().collect(), ..App::new(name.clone(), number, scales) };
         #[cfg(feature = "upgrade-probe")]
         let app = App { deployed_ms: self.at_ms, ..app };
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
@@ -278,6 +282,46 @@ impl<'a> Apply<'a> {
         Ok(GlobalReply::Done)
     }
 
+    fn restart(&mut self, name: &AppName, service: Option<&ServiceName>, from: ReleaseNumber) -> Decision {
+        let app = self.app(name)?;
+        let chosen = chosen(app, service)?;
+        if app.release != from {
+            return Err(Rejection::conflict(format!(
+                "{name} is at release {}, not {from}: look at what changed and try again",
+                app.release
+            )));
+        }
+        let Some(present) = self.state.current_release(name) else {
+            return Err(Rejection::not_found(format!("{name} has no release {from}")));
+        };
+        let mut services = present.services.clone();
+        for (_, spec) in services.iter_mut().filter(|(service, _)| chosen.contains(*service)) {
+            spec.restarted = spec.restarted.saturating_add(1);
+        }
+        let claims = self.claims(name, &services)?;
+        let number = ReleaseNumber(from.0 + 1);
+        let why = match service {
+            Some(service) => format!("somebody asked for a restart of {service}"),
+            None => "somebody asked for a restart".to_owned(),
+        };
+        let created_ms = self.at_ms;
+        let release = Release { number, services, created_ms, again_of: None, why, ..present.clone() };
+        self.put_release(name, claims, release);
+        self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(App { release: number, ..app.clone() }));
+        Ok(GlobalReply::Deployed { release: number, is_new: true })
+    }
+
+    fn set_stopped(&mut self, name: &AppName, service: Option<&ServiceName>, is_stopped: bool) -> Decision {
+        let present = self.app(name)?;
+        let chosen = chosen(present, service)?;
+        let mut app = present.clone();
+        app.stopped = if is_stopped { &app.stopped | &chosen } else { &app.stopped - &chosen };
+        if app.stopped != present.stopped {
+            self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
+        }
+        Ok(GlobalReply::Done)
+    }
+
     fn remove_app(&mut self, name: &AppName) -> Decision {
         let last = self.app(name)?.release;
         let numbers: Vec<_> = self.state.numbers(name).into_iter().collect();
@@ -303,4 +347,15 @@ impl<'a> Apply<'a> {
         self.out.put(GlobalKey::ApiToken(token.id.clone()), GlobalObject::ApiToken(token.clone()));
         Ok(GlobalReply::Done)
     }
+}
+
+/// One service of an app, or all of them.
+fn chosen(app: &App, service: Option<&ServiceName>) -> Result<BTreeSet<ServiceName>, Rejection> {
+    let Some(service) = service else { return Ok(app.scale.keys().cloned().collect()) };
+    if !app.scale.contains_key(service) {
+        let known: Vec<_> = app.scale.keys().map(ServiceName::as_str).collect();
+        let known = known.join(", ");
+        return Err(Rejection::not_found(format!("{} has no service {service}; it has {known}", app.name)));
+    }
+    Ok(BTreeSet::from([service.clone()]))
 }

@@ -142,6 +142,24 @@ pub enum GlobalCommand {
         /// The key.
         key: ByteBuf,
     },
+    /// Makes a release of what runs, whose instances are new ones.
+    Restart {
+        /// The app.
+        app: AppName,
+        /// Its service; none: all of them.
+        service: Option<ServiceName>,
+        /// The release that runs; another one now is a conflict.
+        from: ReleaseNumber,
+    },
+    /// Stops services, or lets them run again. Scale, releases and volumes stay.
+    SetStopped {
+        /// The app.
+        app: AppName,
+        /// Its service; none: all of them.
+        service: Option<ServiceName>,
+        /// Whether they are stopped.
+        is_stopped: bool,
+    },
 }
 
 impl GlobalCommand {
@@ -164,6 +182,7 @@ impl GlobalCommand {
             | Self::SetRegionLevel { .. } => Level(2),
             Self::Rollback { .. } | Self::ReportOutcome { .. } => Level(6),
             Self::SetSecret { .. } | Self::RemoveSecret { .. } | Self::SetSealingKey { .. } => Level(6),
+            Self::Restart { .. } | Self::SetStopped { .. } => Level(6),
         }
     }
 }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::{
     AppName, ClusterId, ContentHash, FileSpec, Incarnation, Level, RegionName, Release, ReleaseNumber, RequestId,
-    RouteSpec, SecretName, ServiceName, ServiceSpec, codec,
+    RouteSpec, Scale, SecretName, ServiceName, ServiceSpec, codec,
 };
 use serde_bytes::ByteBuf;
 
@@ -343,4 +343,61 @@ fn values_go_with_the_last_release_that_has_them_and_numbers_never_come_again() 
     world.run(&GlobalCommand::RemoveApp { app: name("shop") }).expect("there");
     assert_eq!(versions(&world), [Vec::<u32>::new()], "they go with the app");
     assert_eq!(world.run(&set_secret(5)), Ok(GlobalReply::SecretSet { version: 5 }));
+}
+
+fn restart(app: &str, service: Option<ServiceName>, from: u64) -> GlobalCommand {
+    GlobalCommand::Restart { app: name(app), service, from: ReleaseNumber(from) }
+}
+
+#[test]
+fn a_restart_is_a_release_of_the_same_that_a_deploy_keeps() {
+    let mut world = World::new();
+    let first = deploy("shop", "a", "shop.example", None);
+    world.run(&first).expect("the first");
+    let is_release = |reply, number| reply == GlobalReply::Deployed { release: ReleaseNumber(number), is_new: true };
+    assert!(is_release(world.run(&restart("shop", Some(web()), 1)).expect("it runs"), 2));
+    assert!(is_release(world.run(&restart("shop", None, 2)).expect("it runs"), 3));
+    let spec = |world: &World, number: u64| {
+        let id = (name("shop"), ReleaseNumber(number));
+        world.replica.read(|state| state.releases.get(&id).expect("kept").services[&web()].clone())
+    };
+    assert_eq!([1, 2, 3].map(|number| spec(&world, number).restarted), [0, 1, 2]);
+    assert_eq!(spec(&world, 3).level(), Level(6));
+    let same = world.run(&first).expect("the same");
+    assert_eq!(
+        same,
+        GlobalReply::Deployed { release: ReleaseNumber(3), is_new: false },
+        "a deploy of the same restarts nothing"
+    );
+    let why = world.run(&restart("shop", None, 2)).expect_err("another release by now");
+    assert_eq!(why.code, RejectionCode::Conflict);
+    let other: ServiceName = "db".parse().expect("a name");
+    assert_eq!(world.run(&restart("shop", Some(other), 3)).expect_err("no such").code, RejectionCode::NotFound);
+    assert_eq!(world.run(&restart("store", None, 3)).expect_err("no such").code, RejectionCode::NotFound);
+    assert_eq!(restart("shop", None, 3).level(), Level(6));
+}
+
+#[test]
+fn what_is_stopped_stays_so_and_keeps_its_scale() {
+    let mut world = World::new();
+    world.run(&deploy("shop", "a", "shop.example", None)).expect("the first");
+    let stop = |is_stopped, service| GlobalCommand::SetStopped { app: name("shop"), service, is_stopped };
+    let scales = |world: &World| {
+        world.replica.read(|state| {
+            let app = state.apps.get(&name("shop")).expect("there");
+            (app.running_scale(&web()), app.scale.get(&web()).copied())
+        })
+    };
+    let (one, none) = (Some(Scale::Count(1)), Some(Scale::Count(0)));
+    world.run(&stop(true, Some(web()))).expect("it runs");
+    assert_eq!(scales(&world), (none, one));
+    world.run(&deploy("shop", "b", "shop.example", None)).expect("another release");
+    let from = ReleaseNumber(2);
+    let back = GlobalCommand::Rollback { app: name("shop"), to: ReleaseNumber(1), from, why: String::new() };
+    world.run(&back).expect("back");
+    assert_eq!(scales(&world), (none, one), "neither a deploy nor a roll-back starts it");
+    world.run(&stop(false, None)).expect("it is stopped");
+    assert_eq!(scales(&world), (one, one));
+    let other = "db".parse().expect("a name");
+    assert_eq!(world.run(&stop(true, Some(other))).expect_err("no such").code, RejectionCode::NotFound);
 }

@@ -8,7 +8,7 @@ use serde_bytes::ByteBuf;
 
 use super::{
     File,
-    region::{DEPLOYMENT_STATES, contents, spec, spec_with_files, updates},
+    region::{DEPLOYMENT_STATES, contents, spec, spec_with_files, spec_with_restart, updates},
     variants,
 };
 use crate::{
@@ -23,7 +23,7 @@ const FILE: File = File(include_str!("global.txt"));
 
 variants!(command_name, COMMANDS, GlobalCommand:
     Init, Deploy, Scale, RemoveApp, PutApiToken, RemoveApiToken, AddRoot, ActivateRoot, RetireRoot, SetRegionAuthority,
-    SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey,
+    SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey, Restart, SetStopped,
 );
 variants!(key_name, KEYS, GlobalKey: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
 variants!(object_name, OBJECTS, GlobalObject: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
@@ -145,6 +145,21 @@ fn later_commands() -> Vec<GlobalCommand> {
         C::SetSealingKey { region: region(), key: ByteBuf::from([3]) },
     ]);
     all.extend(ROOTS.map(|state| C::AddRoot { hash: hash(), root: root(state) }));
+    let service = || "web".parse().expect("a name");
+    all.extend([
+        C::Restart { app: app(), service: Some(service()), from: RELEASE },
+        C::Restart { app: app(), service: None, from: RELEASE },
+        C::SetStopped { app: app(), service: Some(service()), is_stopped: true },
+        C::SetStopped { app: app(), service: None, is_stopped: false },
+        C::Deploy {
+            app: app(),
+            services: BTreeMap::from([(service(), spec_with_restart())]),
+            scale: BTreeMap::new(),
+            expect: None,
+            updates: BTreeMap::new(),
+            contents: BTreeMap::new(),
+        },
+    ]);
     all
 }
 
@@ -200,6 +215,9 @@ fn later_rows() -> Vec<Row> {
     let key = |hash| K::Content(("shop".parse().expect("a name"), hash));
     all.extend(contents().into_iter().map(|(hash, content)| (key(hash), O::Content(content))));
     all.extend(ROOTS.map(|state| (K::Root("aa".into()), O::Root(root(state)))));
+    let stopped = App::new(app(), RELEASE, BTreeMap::from([("web".parse().expect("a name"), 2.into())]));
+    let stopped = App { stopped: ["web".parse().expect("a name")].into(), ..stopped };
+    all.push((K::App(app()), O::App(stopped)));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }
 

@@ -7,8 +7,9 @@ use insula_types::{
     Addresses, Agreed, ByteSize, CanarySpec, Capacity, Check, ClusterId, ContentHash, CpuMillis, Deployment,
     DeploymentState, Desired, DriverKind, FileSpec, HealthSpec, Incarnation, InstanceId, InstanceStatus, Labels, Level,
     Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec, PortSpec, Promotion, Protocol, RegionalDefinition,
-    RegionalService, ReleaseNumber, Resources, Revision, RouteSpec, RuntimeName, Scale, SecretName, SecretVersion,
-    ServiceRef, ServiceSpec, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeSpec,
+    RegionalService, ReleaseNumber, Resources, RestartPolicy, RestartSpec, Revision, RouteSpec, RuntimeName, Scale,
+    SecretName, SecretVersion, ServiceRef, ServiceSpec, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef,
+    VolumeSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -276,6 +277,15 @@ fn labelled_spec() -> ServiceSpec {
     ServiceSpec { placement, ..spec() }
 }
 
+pub(super) fn spec_with_restart() -> ServiceSpec {
+    let restart = RestartSpec {
+        policy: RestartPolicy::OnFailure,
+        backoff_min: Duration::from_millis(500),
+        backoff_max: Duration::from_secs(300),
+    };
+    ServiceSpec { command: Vec::new(), args: vec!["--port".into(), "8080".into()], restart, restarted: 2, ..spec() }
+}
+
 const DESIRED: [Desired; 3] = [Desired::Run, Desired::Drain, Desired::Stop];
 const PHASES: [Phase; 6] =
     [Phase::Pending, Phase::Pulling, Phase::Starting, Phase::Running, Phase::Backoff, Phase::Stopped];
@@ -377,6 +387,7 @@ fn later_commands() -> Vec<RegionCommand> {
         C::SetDefinition(on_each_node()),
         C::SetLabels { node: NODE, labels: labels("disk", "ssd") },
         C::Place(vec![Placement { spec: labelled_spec(), ..placement(Desired::Run) }]),
+        C::Place(vec![Placement { spec: spec_with_restart(), ..placement(Desired::Run) }]),
         C::SetDefinition(checked_definition()),
         C::Place(vec![Placement { spec: spec_with_volumes(), slot: Some(1), ..placement(Desired::Run) }]),
     ];
