@@ -126,8 +126,13 @@ async fn authenticate(State(shared): State<Shared>, mut request: Request, next: 
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => refuse(problem, request),
     }
+}
+
+/// Refuses a request whose body may be on its way yet.
+fn refuse(problem: Problem, request: Request) -> Response {
+    respond::while_it_comes(problem, request.into_body().into_data_stream().map_err(io::Error::other).boxed())
 }
 
 /// Refuses a caller below the role that the table says.
@@ -146,8 +151,7 @@ async fn allow(State(least): State<Least>, request: Request, next: Next) -> Resp
         (None, _) => Problem::new(Code::Unauthorized, "the request was not authenticated"),
         (_, Err(problem)) => problem,
     };
-    // Of an image that is refused most is on its way yet.
-    respond::while_it_comes(problem, request.into_body().into_data_stream().map_err(io::Error::other).boxed())
+    refuse(problem, request)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -108,6 +108,9 @@ pub(super) enum Gives {
     Session,
 }
 
+/// Makes the endpoint as the router takes it.
+type Route = Box<dyn FnOnce(Least, Option<(Once, Answers)>) -> MethodRouter<Shared>>;
+
 /// An endpoint under one method.
 pub(super) struct Row {
     pub(super) verb: Verb,
@@ -122,7 +125,7 @@ pub(super) struct Row {
     pub(super) gives: Gives,
     /// Where its requests have secrets; none: it takes no `Idempotency-Key`.
     hides: Option<Hides>,
-    route: Box<dyn FnOnce(Least, Option<(Once, Answers)>) -> MethodRouter<Shared>>,
+    route: Route,
 }
 
 impl Row {

@@ -132,6 +132,17 @@ async fn each_endpoint_is_for_whom_the_table_says() {
     world.stop().await;
 }
 
+/// A connection that is closed on what is on its way takes the answer with it.
+#[tokio::test]
+async fn strangers_hear_that_they_are_though_they_send_much() {
+    let world = World::start(Fake::default()).await;
+    let much = "x".repeat(8 << 20);
+    for request in ["PUT /v1/apps/shop/secrets/TOKEN", "PUT /v1/apps/shop", "POST /v1/images"] {
+        assert_eq!(status(&world.raw_tls(request, Some("rubbish"), &much).await), 401, "{request}");
+    }
+    world.stop().await;
+}
+
 /// Run by [`another_user_does_not_get_through_the_local_socket`] as another user.
 #[test]
 fn says_hello_to_the_socket_that_it_is_told() {
