@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequestParts, Query, RawPathParams},
 };
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Shared,
     query::{Consistency, ReadQuery},
+    respond,
 };
 use crate::{Answer, Caller, Code, Problem, ReadOptions, wire::EventCursor};
 
@@ -123,15 +124,24 @@ pub(super) fn unauthenticated() -> Problem {
 
 /// A body, at most so long.
 pub(super) async fn bytes(body: Body, most: usize) -> Answer<Bytes> {
+    // Known before it comes: then all of it may come, so that the answer is not lost with a connection that is closed on it.
+    if body.size_hint().lower() > most as u64 {
+        respond::read_on(body.into_data_stream()).await;
+        return Err(too_large(most));
+    }
     axum::body::to_bytes(body, most).await.map_err(|error| {
         let is_too_long = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
             .any(|error| error.is::<http_body_util::LengthLimitError>());
         if is_too_long {
-            Problem::new(Code::BodyTooLarge, format!("at most {most} bytes are read here"))
+            too_large(most)
         } else {
             Problem::new(Code::InvalidRequest, format!("the body ended early: {error}"))
         }
     })
+}
+
+fn too_large(most: usize) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("at most {most} bytes are read here"))
 }
 
 /// A body of text, at most so long.

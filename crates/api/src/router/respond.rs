@@ -11,7 +11,7 @@ use axum::{
     },
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use http::{
     HeaderValue,
     header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE},
@@ -45,11 +45,9 @@ pub(super) fn json<T: Serialize>(answer: Answer<T>) -> Response {
     }
 }
 
-/// Tells a problem to a caller that is still sending. Its bytes are read on for a while: a connection that is closed on them
-/// may take the answer away.
-pub(super) fn while_it_comes(problem: Problem, mut body: BodyStream) -> Response {
-    let said = Bytes::from(text(&problem));
-    let read_on = async move {
+/// Reads what is not wanted, for a while.
+pub(super) async fn read_on<E>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin) {
+    let all = async {
         let mut read = 0;
         while let Some(Ok(piece)) = body.next().await {
             read += piece.len() as u64;
@@ -58,7 +56,15 @@ pub(super) fn while_it_comes(problem: Problem, mut body: BodyStream) -> Response
             }
         }
     };
-    let rest = stream::once(clock::timeout(REFUSED_LIMIT, read_on)).filter_map(|_| ready(None));
+    // Who sends for longer may miss the answer.
+    clock::timeout(REFUSED_LIMIT, all).await.ok();
+}
+
+/// Tells a problem to a caller that is still sending. Its bytes are read on for a while: a connection that is closed on them
+/// may take the answer away.
+pub(super) fn while_it_comes(problem: Problem, body: BodyStream) -> Response {
+    let said = Bytes::from(text(&problem));
+    let rest = stream::once(read_on(body)).filter_map(|()| ready(None));
     let mut response = problem.into_response();
     *response.body_mut() = Body::from_stream(stream::iter([Ok::<_, Infallible>(said)]).chain(rest));
     response.headers_mut().remove(CONTENT_LENGTH);

@@ -134,11 +134,18 @@ async fn each_endpoint_is_for_whom_the_table_says() {
 
 /// A connection that is closed on what is on its way takes the answer with it.
 #[tokio::test]
-async fn strangers_hear_that_they_are_though_they_send_much() {
+async fn who_sends_too_much_hears_so() {
     let world = World::start(Fake::default()).await;
     let much = "x".repeat(8 << 20);
     for request in ["PUT /v1/apps/shop/secrets/TOKEN", "PUT /v1/apps/shop", "POST /v1/images"] {
         assert_eq!(status(&world.raw_tls(request, Some("rubbish"), &much).await), 401, "{request}");
+    }
+    for request in ["PUT /v1/apps/shop/secrets/TOKEN", "PUT /v1/apps/shop", "POST /v1/volumes"] {
+        for header in ["", " HTTP/1.1\r\nIdempotency-Key: k\r\nX-Rest:"] {
+            let request = format!("{request}{header}");
+            let answer = world.raw_tls(&request, Some(world.token("deployer-token")), &much).await;
+            assert_eq!(status(&answer), 413, "{request}");
+        }
     }
     world.stop().await;
 }
