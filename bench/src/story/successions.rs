@@ -78,7 +78,7 @@ fn succession(stage: &Stage, is_good: bool, after: Duration, interrupt: &Interru
         releases(stage, &other.name)?.first().and_then(|release| release["number"].as_u64()).context("a release")?;
     interrupt.sleep(after.saturating_sub(Duration::from_millis(now_ms().saturating_sub(at_ms))))?;
     stage.lab.run(&["kill", &leader.name, "--process", "server", "--signal", "KILL"])?;
-    let ended = stage.await_within(ENDS_WITHIN, "the release's end", at_ms, interrupt, || {
+    stage.await_within(ENDS_WITHIN, "the release's end", at_ms, interrupt, || {
         let releases = releases(stage, &other.name)?;
         let [newest, before @ ..] = releases.as_slice() else { bail!("no release") };
         let is_out = newest["outcomes"].as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "done"));
@@ -94,8 +94,7 @@ fn succession(stage: &Stage, is_good: bool, after: Duration, interrupt: &Interru
         let ready = instances.iter().filter(|instance| instance["is_ready"] == true).count();
         ensure!((instances.len(), ready) == (3, 3), "{ready} of {} instances are ready", instances.len());
         Ok(())
-    });
-    ended
+    })
 }
 
 /// The newest first.

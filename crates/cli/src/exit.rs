@@ -121,7 +121,12 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchVolume
         | Code::NoSuchRelease
         | Code::NoSuchSnapshot => Exit::NotFound,
-        Code::RouteTaken | Code::ReleaseChanged | Code::Conflict | Code::AlreadyDone | Code::NotYet => Exit::Conflict,
+        Code::RouteTaken
+        | Code::ReleaseChanged
+        | Code::Conflict
+        | Code::AlreadyDone
+        | Code::NotYet
+        | Code::IdempotencyKeyReused => Exit::Conflict,
         Code::NoLeader | Code::NodeUnreachable => Exit::Unreachable,
         Code::OutcomeUnknown | Code::TimedOut => Exit::TimedOut,
         _ => Exit::Failed,
