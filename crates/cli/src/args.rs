@@ -3,6 +3,7 @@
 mod app;
 mod cluster;
 mod exec;
+mod manual;
 mod node;
 mod release;
 mod state;
@@ -24,6 +25,7 @@ pub use self::{
         RoleArg, TokenArgs, TokenCommand,
     },
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
+    manual::{CompletionArgs, ManArgs},
     node::{DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs},
     release::{DeployArgs, FormatArg, ReleaseArgs, ReleasesArgs, RestartArgs, RollbackArgs, RunningArgs, SteerArgs},
     state::{BackupArgs, CheckArgs, RestoreArgs, StateArg, StateCommand},
@@ -68,6 +70,10 @@ pub enum Command {
     /// Back up the replicated states, check a backup, restore one
     #[command(subcommand)]
     State(StateCommand),
+    /// Print a script by which a shell completes what is typed
+    Completions(CompletionArgs),
+    /// Write the manual pages of all commands into a directory
+    Man(ManArgs),
     /// Everything that speaks to the API.
     #[command(flatten)]
     Api(ApiCommand),

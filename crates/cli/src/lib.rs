@@ -10,6 +10,7 @@ mod backup;
 mod commands;
 mod connect;
 mod exit;
+mod manual;
 mod output;
 mod table;
 
@@ -18,12 +19,13 @@ use std::process::ExitCode;
 use insula_env::Env;
 
 pub use args::{
-    ApiCommand, BackupArgs, CheckArgs, Cli, Command, DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs,
-    RestoreArgs, ServerArgs, StateCommand,
+    ApiCommand, BackupArgs, CheckArgs, Cli, Command, CompletionArgs, DataplaneArgs, DevArgs, InitArgs, JoinArgs,
+    ManArgs, PlaceArgs, RestoreArgs, ServerArgs, StateCommand,
 };
 pub use backup::Verify;
 pub use connect::{ConnectArgs, dev_dir};
 pub use exit::{Exit, Failure};
+pub use manual::{print_completions, write_pages};
 pub use output::{confirm, say, say_json, utc};
 pub use table::Table;
 

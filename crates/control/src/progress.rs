@@ -12,7 +12,7 @@ use insula_env::clock::Instant;
 use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::ReleaseOutcome};
 use insula_types::{
     AppName, Deployment, DeploymentState, Desired, InstanceId, InstanceStatus, Phase, Placement, Promotion,
-    RegionalDefinition, RegionalService, ReleaseNumber, ServiceName, ServiceRef,
+    RegionalDefinition, RegionalService, ReleaseNumber, RestartPolicy, ServiceName, ServiceRef,
 };
 
 use crate::{each_node, gate, placements::deployment_of, traffic::Counted};
@@ -206,7 +206,10 @@ impl Seen {
         for part in parts {
             for (placement, status) in &part.new {
                 let Some(status) = status.filter(|_| is_well(region, placement)) else { continue };
-                let had_its_chance = status.was_ready || status.restarts > 0 || status.phase == Phase::Backoff;
+                let is_left =
+                    status.phase == Phase::Stopped && part.wanted.spec.restart.policy != RestartPolicy::Always;
+                let had_its_chance =
+                    status.was_ready || status.restarts > 0 || status.phase == Phase::Backoff || is_left;
                 if is_healthy(part, placement.instance) || !had_its_chance {
                     continue;
                 }
@@ -220,6 +223,8 @@ impl Seen {
                     let is_suspect = part.rest > 0 && part.rest_ready == 0;
                     let is_over = time >= part.wanted.update.min_healthy + RELAPSE_WAIT && !is_suspect;
                     is_over.then(|| "was ready and did not stay so".to_owned())
+                } else if is_left {
+                    (time >= BEGIN_WAIT).then(|| "did not get ready before it ended".to_owned())
                 } else if status.restarts >= RESTARTS_MAX {
                     Some(format!("ended {} times without getting ready", status.restarts + 1))
                 } else if status.restarts == 0 && status.phase == Phase::Backoff {

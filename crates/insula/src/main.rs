@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         Command::LabInit(role) => insula_lab::init::run(&role),
         Command::Lab(command) => insula_cli::run_lab(command),
         Command::State(command) => state::run(&cli.connect, command),
+        Command::Completions(arguments) => insula_cli::end(insula_cli::print_completions(&arguments)),
+        Command::Man(arguments) => insula_cli::end(insula_cli::write_pages(&arguments)),
         Command::Api(command) => insula_cli::run(&cli.connect, command),
         Command::Init(arguments) => node::init(&arguments),
         Command::Join(arguments) => node::join(&arguments),

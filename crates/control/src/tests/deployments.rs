@@ -7,7 +7,7 @@ use insula_state::{
 };
 use insula_types::{
     ByteSize, CanarySpec, Deployment, DeploymentState, Desired, InstanceId, NodeId, Promotion, RegionalDefinition,
-    Release, ReleaseNumber, Resources, Revision, Strategy, UpdateSpec,
+    Release, ReleaseNumber, Resources, RestartPolicy, Revision, Strategy, UpdateSpec,
 };
 
 use super::region::{World, definition, spec};
@@ -118,6 +118,21 @@ async fn a_release_that_never_gets_healthy_is_given_back() {
     assert!(why.contains("release 2 failed in fra") && why.contains("ended 4 times without getting ready"), "{why}");
     assert!(why.contains("ended with exit code 1"), "{why}");
     goes_back(&mut world, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_whose_instances_end_and_are_left_so_is_given_back_soon() {
+    let mut world = settled();
+    let mut once = definition(2, SCALE);
+    once.services.values_mut().for_each(|service| service.spec.restart.policy = RestartPolicy::Never);
+    world.broken = Some(2);
+    world.deploy(once);
+    world.steps(20);
+    assert_eq!(deployment(&world).state, DeploymentState::Going, "it may be about to be started");
+    world.steps(20);
+    let Deployment { state, why, .. } = deployment(&world);
+    assert_eq!(state, DeploymentState::Failed);
+    assert!(why.contains("did not get ready before it ended: ended with exit code 1"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,8 @@ use insula_state::{
 };
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
-    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, Revision,
-    ServiceSpec, Traffic, UpdateSpec, codec,
+    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, RestartPolicy,
+    Revision, ServiceSpec, Traffic, UpdateSpec, codec,
 };
 use proptest::prelude::*;
 
@@ -176,16 +176,19 @@ impl World {
     /// What an agent reports that does everything at once.
     fn agent(&mut self, node: NodeId) {
         let status = |placement: &Placement| {
-            let is_broken = self.unready == Some(node) || self.broken.is_some_and(|tag| placement.spec == spec(tag));
+            let is_broken = self.unready == Some(node)
+                || self.broken.is_some_and(|tag| placement.spec.command == spec(tag).command);
             let runs = placement.desired != Desired::Stop;
+            // Broken ones end, and are left so.
+            let is_over = is_broken && placement.spec.restart.policy == RestartPolicy::Never;
             InstanceStatus {
                 instance: placement.instance,
                 node,
-                phase: if runs { Phase::Running } else { Phase::Stopped },
-                is_ready: runs && !is_broken && !self.sick.contains(&placement.instance),
-                was_ready: runs && !is_broken,
+                phase: if runs && !is_over { Phase::Running } else { Phase::Stopped },
+                is_ready: runs && !is_broken && !is_over && !self.sick.contains(&placement.instance),
+                was_ready: runs && !is_broken && !is_over,
                 endpoints: BTreeMap::new(),
-                restarts: if is_broken { 3 } else { 0 },
+                restarts: if is_broken && !is_over { 3 } else { 0 },
                 message: if is_broken { "ended with exit code 1".to_owned() } else { String::new() },
                 since_ms: 0,
             }
