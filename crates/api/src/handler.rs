@@ -15,9 +15,9 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
-        Snapshots, Steered, Steering, Token, TokenRemoved, Versioned, Volume,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
+        Region, Release, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet,
+        Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Versioned, Volume,
     },
 };
 
@@ -394,6 +394,8 @@ pub trait Handler: Send + Sync + 'static {
     async fn status(&self) -> Answer<NodeStatus>;
     /// What would become of what runs on nodes of this region, were they lost.
     async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>>;
+    /// Where the next instance of a service would go in this region, and why not elsewhere.
+    async fn survey(&self, service: ServiceRef) -> Answer<Versioned<PlacementSurvey>>;
     /// Whether this node is as it shall be, and what to do about it. Needs no other node.
     async fn doctor(&self) -> Answer<Doctor>;
 }

@@ -13,6 +13,7 @@ mod loss;
 mod number;
 mod release;
 mod secret;
+mod survey;
 mod token;
 mod volume;
 
@@ -39,6 +40,7 @@ pub use release::{
     SteeringBody,
 };
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
+pub use survey::{PlacementSurvey, Standing, SurveyedNode};
 pub use token::{Token, TokenKind, TokenRemoved};
 pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};
 

@@ -21,8 +21,8 @@ pub use self::{
         StatusArgs,
     },
     cluster::{
-        CaCommand, DrainArgs, EventArgs, ExplainCommand, NodeCommand, NodeFindArgs, NodeKeyArgs, NodeRmArgs, PlanArgs,
-        RoleArg, TokenArgs, TokenCommand,
+        CaCommand, DrainArgs, EventArgs, ExplainCommand, NodeCommand, NodeFindArgs, NodeKeyArgs, NodeRmArgs,
+        PlacementArgs, PlanArgs, RoleArg, TokenArgs, TokenCommand,
     },
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
     manual::{CompletionArgs, ManArgs},

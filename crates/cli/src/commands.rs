@@ -11,6 +11,7 @@ mod image;
 mod import;
 mod logs;
 mod nodes;
+mod placement;
 mod plan;
 mod release;
 mod secrets;
@@ -108,6 +109,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Regions(args) => show::regions(client, args.json).await,
         ApiCommand::Plan(args) => plan::run(client, &args).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
+        ApiCommand::Explain(ExplainCommand::Placement(args)) => placement::explain(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,
     };
     done.map(|()| ExitCode::SUCCESS)

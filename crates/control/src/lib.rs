@@ -13,6 +13,7 @@
 
 pub mod derive;
 pub mod each_node;
+pub mod explain;
 mod gate;
 pub mod lease;
 pub mod level;

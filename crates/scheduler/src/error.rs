@@ -23,11 +23,13 @@ impl fmt::Display for Tightest {
     }
 }
 
-/// Why the only node that an instance can go to does not take it.
+/// Why a node does not take an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyNot {
     /// It is down, or no member any more.
     Down,
+    /// It takes no new instances.
+    Cordoned,
     /// It lacks this.
     Full(Tightest),
     /// It does not have this runtime class.
@@ -40,6 +42,7 @@ impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => f.write_str("that node is down: bring it back"),
+            Self::Cordoned => f.write_str("that node takes no new instances: uncordon it"),
             Self::NoRuntime(class) => {
                 write!(f, "that node has no runtime {class}: {REMEDY}")
             }

@@ -17,6 +17,7 @@ mod batch;
 mod error;
 mod filter;
 mod index;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ use crate::{
     index::{Index, Room},
 };
 pub use error::{PlaceError, Tightest, WhyNot};
+pub use survey::{Standing, Surveyed, survey};
 
 /// A node as the scheduler sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -241,6 +241,22 @@ fn worlds() -> impl Strategy<Value = World> {
 
 proptest! {
     #[test]
+    fn a_survey_names_first_what_is_chosen(world in worlds()) {
+        let names = names();
+        let (snapshot, wanted) = world.snapshot(&names);
+        for one in &wanted {
+            let surveyed = survey(&snapshot, one);
+            prop_assert_eq!(surveyed.len(), snapshot.nodes.len());
+            let first = surveyed.first().filter(|node| node.verdict.is_ok()).map(|node| node.node);
+            let decided = schedule(&snapshot, std::slice::from_ref(one)).remove(&one.instance);
+            let chosen = decided.and_then(Result::ok).map(|choice| choice.node);
+            prop_assert_eq!(first, chosen);
+            let is_good: Vec<bool> = surveyed.iter().map(|node| node.verdict.is_ok()).collect();
+            prop_assert!(is_good.is_sorted_by(|left, right| left >= right), "those that take it come first");
+        }
+    }
+
+    #[test]
     fn never_over_capacity_and_refuses_only_what_fits_nowhere(world in worlds()) {
         let decisions = world.schedule();
         prop_assert_eq!(decisions.len(), world.wanted.len());

@@ -14,6 +14,7 @@ mod nodes;
 mod releases;
 mod secrets;
 mod snapshots;
+mod survey;
 mod tokens;
 mod volumes;
 
@@ -29,8 +30,8 @@ use insula_api::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
-        Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RootAdded, RootBody,
-        RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token,
+        Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, Reloaded, RootAdded,
+        RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token,
         TokenRemoved, Versioned, Volume,
     },
 };
@@ -420,6 +421,10 @@ impl Handler for NodeApi {
 
     async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>> {
         self.plan_loss(&lost)
+    }
+
+    async fn survey(&self, service: ServiceRef) -> Answer<Versioned<PlacementSurvey>> {
+        self.survey_nodes(service)
     }
 
     async fn doctor(&self) -> Answer<Doctor> {

@@ -29,10 +29,10 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled,
-        Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, Steering,
-        SteeringBody, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
+        Region, Release, Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody,
+        ScaleBody, Scaled, Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered,
+        Steering, SteeringBody, Token, TokenRemoved, Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -590,6 +590,15 @@ impl Client {
     /// As every call here.
     pub async fn loss(&self, kind: &str, name: &str) -> Result<Versioned<LossPlan>, ClientError> {
         self.get(format!("/v1/losses?{kind}={name}")).await
+    }
+
+    /// Where the next instance of a service would go, and why not elsewhere.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn survey(&self, service: &ServiceRef) -> Result<Versioned<PlacementSurvey>, ClientError> {
+        let ServiceRef { app, service } = service;
+        self.get(format!("/v1/apps/{app}/services/{service}/placement")).await
     }
 
     /// Whether the node that answers is as it shall be.

@@ -382,6 +382,14 @@ pub(super) async fn loss(State(shared): State<Shared>, asked: Asked) -> Response
     respond::json(answer.await)
 }
 
+pub(super) async fn survey(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
+        shared.handler.survey(service).await
+    };
+    respond::json(answer.await)
+}
+
 pub(super) async fn doctor(State(shared): State<Shared>) -> Response {
     let answer = async { shared.handler.doctor().await };
     respond::json(answer.await)

@@ -21,10 +21,10 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List,
-        LossPlan, Node, NodeRemoved, NodeStatus, RecoveryBody, Region, Release, Reloaded, RestartBody, RollbackBody,
-        RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved,
-        SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token, TokenRemoved, Versioned, Volume,
-        VolumeBody, VolumeSizeBody,
+        LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, Reloaded, RestartBody,
+        RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody,
+        SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token, TokenRemoved,
+        Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -426,6 +426,13 @@ fn nodes() -> Vec<Row> {
             .once()
             .takes::<DutyBody>()
             .changed::<Node>(),
+        get(
+            "/v1/apps/{app}/services/{service}/placement",
+            Viewer,
+            "Where the next instance of a service would go, and why not elsewhere",
+            endpoints::survey,
+        )
+        .changed::<PlacementSurvey>(),
         get("/v1/losses", Viewer, "What would become of what runs on nodes, were they lost", endpoints::loss)
             .query::<LossQuery>()
             .changed::<LossPlan>(),

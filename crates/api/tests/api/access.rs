@@ -47,6 +47,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/nodes/{node}", "viewer"),
     ("DELETE", "/v1/nodes/{node}", "admin"),
     ("PUT", "/v1/nodes/{node}/duty", "admin"),
+    ("GET", "/v1/apps/{app}/services/{service}/placement", "viewer"),
     ("GET", "/v1/losses", "viewer"),
     ("GET", "/v1/regions", "viewer"),
     ("GET", "/v1/events", "viewer"),

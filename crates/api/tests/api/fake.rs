@@ -20,9 +20,9 @@ use insula_api::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Release,
-        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
-        Snapshots, Steered, Token, TokenRemoved, Versioned, Volume,
+        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
+        Region, Release, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet,
+        Snapshot, Snapshots, Steered, Token, TokenRemoved, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -453,6 +453,10 @@ impl Handler for Fake {
 
     async fn loss(&self, lost: Lost) -> Answer<Versioned<LossPlan>> {
         Err(Problem::new(Code::Conflict, format!("{lost:?}")))
+    }
+
+    async fn survey(&self, service: ServiceRef) -> Answer<Versioned<PlacementSurvey>> {
+        Ok(Versioned { revision: Revision(1), value: PlacementSurvey { service, nodes: Vec::new() } })
     }
 
     async fn doctor(&self) -> Answer<Doctor> {

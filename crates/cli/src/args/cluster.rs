@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use insula_types::{InstanceId, RegionName, TokenId};
+use insula_types::{InstanceId, RegionName, ServiceRef, TokenId};
 
-use super::{JsonArgs, node::parse_node_address, parse_span};
+use super::{JsonArgs, app::parse_service, node::parse_node_address, parse_span};
 
 #[derive(Debug, Subcommand)]
 pub enum CaCommand {
@@ -173,6 +173,17 @@ pub struct EventArgs {
 pub enum ExplainCommand {
     /// Why an instance is where it is, and how it is
     Instance(InstanceArgs),
+    /// Where the next instance of a service would go, and what speaks against other nodes
+    Placement(PlacementArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PlacementArgs {
+    /// The service
+    #[arg(value_name = "APP/SERVICE", value_parser = parse_service)]
+    pub service: ServiceRef,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
+/// For which shell.
 #[derive(Debug, Args)]
 pub struct CompletionArgs {
     /// The shell
@@ -12,6 +13,7 @@ pub struct CompletionArgs {
     pub shell: Shell,
 }
 
+/// Where to.
 #[derive(Debug, Args)]
 pub struct ManArgs {
     /// The directory, like /usr/local/share/man/man1; it is made where it is missing
