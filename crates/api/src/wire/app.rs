@@ -110,6 +110,9 @@ pub struct Scaled {
     pub previous: Scale,
     /// Instances from now on.
     pub scale: Scale,
+    /// What finds no place, and losses that were survived before. A sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How an app is, in the region that answers.

@@ -7,6 +7,7 @@ use crate::{
     Failure,
     args::{AppSource, RmArgs, RunningArgs, ScaleArgs},
     output::{confirm, say, say_json},
+    table::clean,
 };
 
 pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
@@ -15,11 +16,13 @@ pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
         Scale::Count(count) => format!("{} per region", instances(count)),
         Scale::EachNode => "one instance on each node".to_owned(),
     };
-    say(&if done.previous == done.scale {
+    let mut out = if done.previous == done.scale {
         format!("{} has {wanted} already\n", args.service)
     } else {
         format!("{}: from {} to {wanted}\n", args.service, done.previous)
-    })
+    };
+    done.warnings.iter().for_each(|warning| out.push_str(&format!("warning: {}\n", clean(warning))));
+    say(&out)
 }
 
 /// Stops services, or lets them run again.

@@ -170,6 +170,15 @@ impl NodeApi {
         self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
     }
 
+    /// The same for another scale of a service.
+    fn warnings_of_scale(&self, app: &AppName, service: &ServiceName, scale: Scale) -> Vec<String> {
+        let Some(mut wanted) = self.global.read(|global| definition(global, app)) else { return Vec::new() };
+        if let Some(service) = wanted.services.get_mut(service) {
+            service.scale = Some(scale);
+        }
+        self.warnings(&wanted, &BTreeMap::new())
+    }
+
     /// The services as a release of now would have them.
     fn pinned(&self, wanted: &AppDefinition) -> Answer<BTreeMap<ServiceName, ServiceSpec>> {
         let services = wanted.services.iter().map(|(name, service)| (name.clone(), service.spec.clone()));
@@ -210,9 +219,10 @@ impl NodeApi {
                 return Err(Problem::new(Code::InvalidDefinition, format!("{app}/{service}: {why}")));
             }
         }
+        let warnings = self.warnings_of_scale(&app, &service, request.scale);
         let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
         let committed = self.change(&self.global, request.request, &command).await?;
-        let value = Scaled { app, service, previous, scale: request.scale };
+        let value = Scaled { app, service, previous, scale: request.scale, warnings };
         Ok(Versioned { revision: committed.revision, value })
     }
 
