@@ -140,9 +140,10 @@ impl Core {
         actions
     }
 
-    /// How the instances are, for the region.
+    /// How the instances are, for the region. Nothing before what runs here has been seen: an agent that starts anew would say of each
+    /// that it does not run.
     pub fn statuses(&self) -> BTreeMap<InstanceId, InstanceStatus> {
-        let all = self.instances.iter();
+        let all = self.instances.iter().filter(|_| self.is_observed);
         all.filter_map(|(id, instance)| instance.status(self.node).map(|status| (*id, status))).collect()
     }
 

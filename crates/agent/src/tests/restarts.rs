@@ -1,8 +1,12 @@
 //! What becomes of instances that end by themselves, as their services say.
 
+use std::collections::BTreeMap;
+
+use insula_container::{Observed, ObservedState, Running};
 use insula_types::{RestartPolicy, RestartSpec};
 
 use super::*;
+use crate::core::{self, Action, Core};
 
 fn with_policy(policy: RestartPolicy, has_ports: bool) -> Placement {
     let mut placement = placement(1, NODE);
@@ -79,4 +83,20 @@ async fn waits_are_those_of_the_service() {
     let before = bench.env.clock.now();
     bench.until("started again", |b| b.starts(1) == 2).await;
     assert!(bench.env.clock.now() - before > Duration::from_secs(25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_anew_says_nothing_before_it_has_looked() {
+    let now = Clock::simulated(0).now();
+    let mut core = Core::new(NodeId::new(NODE), Rng::from_seed(3), now);
+    let placement = with_policy(RestartPolicy::Always, false);
+    let instance = placement.instance;
+    let actions = core.step(now, 0, core::Event::Kept(vec![placement.clone()]));
+    let [Action::List { at }] = actions[..] else { panic!("{actions:?}") };
+    core.step(now, 0, core::Event::Assigned(vec![placement]));
+    assert_eq!(core.statuses(), BTreeMap::new(), "it may run");
+    let running = Running { pid: 1, started_ms: 0, endpoints: BTreeMap::new() };
+    let observed = Observed { instance, config_hash: String::new(), state: ObservedState::Running(running) };
+    core.step(now, 0, core::Event::Observed { at, list: Ok(vec![observed]) });
+    assert!(core.statuses()[&instance].is_ready);
 }
