@@ -27,6 +27,9 @@ const MOVE_MAX: Duration = Duration::from_secs(120);
 const EMPTIER: u64 = 20;
 /// How many instances the scheduler is asked about in one look; each costs a look at the whole region.
 const TRIES_MAX: usize = 8;
+/// Services times nodes that are compared in one look, so that it takes the leader some tens of milliseconds at most; in regions that
+/// have more, the services with the first names are evened out.
+const LOOKS_MAX: usize = 500_000;
 
 /// What a leader remembers of it.
 #[derive(Debug, Default)]
@@ -130,7 +133,7 @@ fn choose(region: &RegionState, given_up: &BTreeSet<ServiceRef>) -> Option<Insta
     let open = || region.nodes.values().filter(|node| node.health.is_up() && !node.is_cordoned && !node.is_draining);
 
     let mut crowded: Vec<(Crowd, &Lie<'_>, &Placement, &Node)> = Vec::new();
-    for lie in lies.values() {
+    for lie in lies.values().take(LOOKS_MAX / region.nodes.len().max(1)) {
         let of = |(one, node): &(&Placement, &Node)| (lie.crowd(region, node, node), one.instance);
         let Some((one, from)) = lie.placed.iter().max_by_key(|placed| of(placed)) else { continue };
         let now = lie.crowd(region, from, from);
