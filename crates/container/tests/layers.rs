@@ -96,9 +96,11 @@ fn some_layers_are_made_ahead_and_go_with_their_agent() {
             let files = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
             files.map(|file| (file.ino(), file.len())).collect::<BTreeMap<_, _>>()
         };
+        // A file is there before it has its length.
+        let four_of =
+            |size: ByteSize| Some(files()).filter(|files| files.len() == 4 && files.values().all(|len| *len == size.0));
         let agent = open_with(world, ByteSize::mib(64)).await;
-        let ahead = eventually("they are made", async || Some(files()).filter(|files| files.len() == 4)).await;
-        assert!(ahead.values().all(|len| *len == 64 << 20), "{ahead:?}");
+        let ahead = eventually("they are made", async || four_of(ByteSize::mib(64))).await;
         assert_eq!(agent.runtime.leftovers().await.unwrap(), Vec::<String>::new());
 
         agent.runtime.ensure_image(&image).await.unwrap();
@@ -106,7 +108,7 @@ fn some_layers_are_made_ahead_and_go_with_their_agent() {
         agent.runtime.start(&config).await.unwrap();
         let layer = fs::metadata(world.home(config.instance).join("layer.img")).unwrap();
         assert!(ahead.contains_key(&layer.ino()), "it has one of those");
-        let later = eventually("another is made", async || Some(files()).filter(|files| files.len() == 4)).await;
+        let later = eventually("another is made", async || four_of(ByteSize::mib(64))).await;
         assert!(!later.contains_key(&layer.ino()));
         // One of another size is made when it is needed.
         config.instance = InstanceId::new(2);
@@ -117,8 +119,7 @@ fn some_layers_are_made_ahead_and_go_with_their_agent() {
         agent.crash();
 
         let agent = open_with(world, ByteSize::mib(32)).await;
-        let ahead = eventually("they are made anew", async || Some(files()).filter(|files| files.len() == 4)).await;
-        assert!(ahead.values().all(|len| *len == 32 << 20), "{ahead:?}");
+        eventually("they are made anew", async || four_of(ByteSize::mib(32))).await;
         eventually("no other device is left", async || {
             agent.runtime.leftovers().await.unwrap().is_empty().then_some(())
         })
