@@ -229,7 +229,8 @@ fn add_old<'a>(
     for (name, old) in &from.services {
         let wanted = definition.services.get(name);
         let is_kept = match wanted {
-            Some(wanted) => wanted.spec != old.spec,
+            // While it is watched, all of it has run well: what is lost of it, or added, is of itself.
+            Some(wanted) => wanted.spec != old.spec && deployment.state != DeploymentState::Baking,
             None => {
                 matches!(deployment.state, DeploymentState::First | DeploymentState::Going | DeploymentState::Failed)
             }

@@ -1,8 +1,8 @@
 //! One service, going to what is wanted of it: how many instances to add, and which to take away, in the next step.
 //!
 //! A new release or a new scale is reached without ever having fewer ready instances than the service's `update` allows, and
-//! without more beside its scale than that allows. While nobody knows that a new release is good, what is lost of the old one
-//! comes back as it was.
+//! without more beside its scale than that allows. While a new release comes out and nobody knows that it is good, what is lost of
+//! the old one comes back as it was; once all of it has come out, nothing comes back as the old one unless it fails.
 
 use std::collections::BTreeMap;
 

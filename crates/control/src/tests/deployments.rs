@@ -188,6 +188,38 @@ async fn what_is_lost_while_a_deployment_waits_comes_back_as_it_was() {
     assert!(refused.contains("is out already"), "{refused}");
 }
 
+/// Instances that shall run, by the release that they run.
+fn wanted(world: &World, release: u64) -> usize {
+    let is_wanted = |one: &&insula_types::Placement| one.desired == Desired::Run && one.spec == spec(release);
+    world.read(|state| state.placements.values().filter(is_wanted).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_while_a_release_is_watched_is_of_that_release() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Baking);
+    // Stopped and started again, scaled, and two nodes lost at once.
+    let mut changes: Vec<(&str, Box<dyn Fn(&mut World)>, usize)> = Vec::new();
+    changes.push(("stopped", Box::new(|world| world.deploy(definition(2, 0))), 0));
+    changes.push(("started", Box::new(|world| world.deploy(definition(2, SCALE))), SCALE as usize));
+    changes.push(("scaled", Box::new(|world| world.deploy(definition(2, 6))), 6));
+    changes.push(("lost", Box::new(|world| world.off.extend([1, 2].map(NodeId::new))), 6));
+    for (what, change, count) in changes {
+        change(&mut world);
+        for _ in 0..10 {
+            world.step();
+            assert_eq!(wanted(&world, 1), 0, "{what}: an instance of the release before");
+        }
+        assert_eq!((wanted(&world, 2), deployment(&world).state), (count, DeploymentState::Baking), "{what}");
+    }
+    // It may fail all the same, and then what was good comes back.
+    let all: Vec<InstanceId> = world.serving().iter().map(|one| one.instance).collect();
+    world.sick.extend(all);
+    world.steps(60);
+    assert_eq!((deployment(&world).state, serving(&world, 1)), (DeploymentState::Failed, 6));
+}
+
 #[tokio::test(start_paused = true)]
 async fn somebody_may_end_it_also_where_nothing_goes_back_by_itself() {
     let mut world = settled();
