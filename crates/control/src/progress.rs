@@ -3,18 +3,21 @@
 //! What is seen over time is kept in the leader's memory, by its own clock: a new leader watches anew, which makes a deployment
 //! longer and never shorter. What was decided is in the region's state.
 
+mod told;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use insula_env::clock::Instant;
-use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::ReleaseOutcome};
+use insula_state::{RegionCommand, RegionState};
 use insula_types::{
     AppName, Deployment, DeploymentState, Desired, InstanceId, InstanceStatus, Phase, Placement, Promotion,
     RegionalDefinition, RegionalService, ReleaseNumber, RestartPolicy, ServiceName, ServiceRef,
 };
 
+pub(crate) use self::told::tell_world;
 use crate::{each_node, gate, placements::deployment_of, traffic::Counted};
 
 /// How often an instance may end before it was ever ready.
@@ -360,41 +363,4 @@ fn parts<'a>(region: &'a RegionState, deployment: &Deployment, definition: &'a R
 /// Whether an instance's node lets it run.
 fn is_well(region: &RegionState, placement: &Placement) -> bool {
     region.nodes.get(&placement.node).is_some_and(|node| node.health.is_up() && !node.is_draining)
-}
-
-/// What the world has to know: which releases shall come back, and what became of releases here.
-pub(crate) fn tell_world(global: &GlobalState, region: &RegionState) -> Vec<GlobalCommand> {
-    let Some(meta) = &region.meta else { return Vec::new() };
-    let mut commands = Vec::new();
-    for (app, definition) in region.definitions.iter() {
-        let Some(deployment) =
-            region.deployments.get(app).filter(|deployment| deployment.release == definition.release)
-        else {
-            continue;
-        };
-        let id = (app.clone(), deployment.release);
-        if !deployment.state.is_over() || !global.releases.contains(&id) {
-            continue;
-        }
-        let told = global.outcomes.get(&id).and_then(|regions| regions.get(&meta.region));
-        if told.is_none_or(|told| (told.state, &told.why) != (deployment.state, &deployment.why)) {
-            commands.push(GlobalCommand::ReportOutcome {
-                app: app.clone(),
-                release: deployment.release,
-                region: meta.region.clone(),
-                outcome: ReleaseOutcome { state: deployment.state, why: deployment.why.clone(), at_ms: 0 },
-            });
-        }
-        let is_current = global.apps.get(app).is_some_and(|known| known.release == deployment.release);
-        if let Some(from) = deployment.from.as_ref().filter(|_| is_current && deployment.shall_return(definition)) {
-            let why = format!("release {} failed in {}: {}", deployment.release, meta.region, deployment.why);
-            commands.push(GlobalCommand::Rollback {
-                app: app.clone(),
-                to: from.release,
-                from: deployment.release,
-                why,
-            });
-        }
-    }
-    commands
 }

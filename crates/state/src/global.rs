@@ -179,14 +179,27 @@ impl GlobalState {
         self.releases.from(first).take_while(|((name, _), ..)| name == app).map(|((_, number), ..)| *number).collect()
     }
 
-    /// The releases that may have to run: of each app the one that shall, and the one before it, to which it may go back.
+    /// What regions are known to go back to, should the present release of an app fail: of each region the newest release that was
+    /// good there. None of them is forgotten.
+    pub fn good_releases(&self, app: &AppName) -> BTreeSet<ReleaseNumber> {
+        let outcomes = self.outcomes.from((app.clone(), ReleaseNumber(0)));
+        let mut newest = BTreeMap::new();
+        for ((_, number), _, regions) in outcomes.take_while(|((name, _), ..)| name == app) {
+            let good = regions.iter().filter(|(_, outcome)| outcome.state == DeploymentState::Done);
+            newest.extend(good.map(|(region, _)| (region, *number)));
+        }
+        newest.into_values().collect()
+    }
+
+    /// The releases that may have to run: of each app the one that shall, the one before it, and those that were good last, to which
+    /// it may go back.
     pub fn live_releases(&self) -> impl Iterator<Item = (&AppName, &Release)> {
         self.apps.values().flat_map(|app| {
-            let all = self.releases.from((app.name.clone(), ReleaseNumber(0)));
-            let mine = all.take_while(|((name, _), ..)| *name == app.name);
-            let before = mine.filter(|((_, number), ..)| *number < app.release).last().map(|(.., release)| release);
-            let live = self.current_release(&app.name).into_iter().chain(before);
-            live.map(|release| (&app.name, release))
+            let before = self.numbers(&app.name).into_iter().rfind(|number| *number < app.release);
+            let mut live = self.good_releases(&app.name);
+            live.extend(before.into_iter().chain([app.release]));
+            let releases = live.into_iter().rev().filter_map(|number| self.releases.get(&(app.name.clone(), number)));
+            releases.map(|release| (&app.name, release))
         })
     }
 }

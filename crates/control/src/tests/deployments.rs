@@ -2,7 +2,7 @@
 
 use insula_state::{
     Domain as _, GlobalCommand, GlobalState, RegionCommand,
-    global::{App, GlobalKey, GlobalObject},
+    global::{App, GlobalKey, GlobalObject, ReleaseOutcome},
     region::Steering,
 };
 use insula_types::{
@@ -105,6 +105,38 @@ async fn a_good_release_comes_out_and_is_watched() {
         matches!(&told(&world, 2)[..], [GlobalCommand::ReportOutcome { outcome, .. }] if outcome.state == DeploymentState::Done)
     );
     assert_eq!(world.step(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_world_knows_what_a_region_may_have_to_go_back_to() {
+    let mut world = settled();
+    // That release 1 was good could not be told before the next one came.
+    world.deploy(definition(2, SCALE));
+    world.steps(2);
+    let told = |world: &World, known: &[(u64, Option<DeploymentState>)]| {
+        let mut global = GlobalState::default();
+        let app: insula_types::AppName = "shop".parse().expect("a name");
+        for (number, state) in known {
+            let id = (app.clone(), ReleaseNumber(*number));
+            let release = Release { number: id.1, ..Release::default() };
+            global.absorb(Revision(1), GlobalKey::Release(id.clone()), Some(GlobalObject::Release(release)));
+            let outcome = state.map(|state| ReleaseOutcome { state, why: String::new(), at_ms: 0 });
+            let region = "fra".parse().expect("a name");
+            let regions = outcome.map(|outcome| GlobalObject::Outcome([(region, outcome)].into()));
+            global.absorb(Revision(1), GlobalKey::Outcome(id), regions);
+        }
+        let commands = world.read(|region| progress::tell_world(&global, region));
+        let report = |command| match command {
+            GlobalCommand::ReportOutcome { release, outcome, .. } => (release.0, outcome.state),
+            other => panic!("{other:?}"),
+        };
+        commands.into_iter().map(report).collect::<Vec<_>>()
+    };
+    let done = DeploymentState::Done;
+    assert_eq!(told(&world, &[(1, None), (2, None)]), [(1, done)]);
+    assert_eq!(told(&world, &[(1, Some(DeploymentState::Failed)), (2, None)]), [(1, done)]);
+    assert_eq!(told(&world, &[(1, Some(done)), (2, None)]), []);
+    assert_eq!(told(&world, &[(2, None)]), [], "the world has forgotten it");
 }
 
 #[tokio::test(start_paused = true)]

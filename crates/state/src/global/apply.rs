@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{Changes, Domain, Rejection};
 
-/// Releases kept of an app, for roll-backs; the oldest go first.
+/// Releases kept of an app, for roll-backs; the oldest go first. What a region may have to go back to is kept beyond that.
 const RELEASES_MAX: usize = 20;
 
 /// One command being decided.
@@ -248,12 +248,16 @@ impl<'a> Apply<'a> {
 
     /// Makes room for one more release. Returns those that stay.
     fn forget_old_releases(&mut self, name: &AppName) -> Vec<ReleaseNumber> {
-        let mut numbers = self.state.numbers(name);
+        let numbers = self.state.numbers(name);
         let excess = (numbers.len() + 1).saturating_sub(RELEASES_MAX);
-        for number in numbers.drain(..excess) {
+        let good = self.state.good_releases(name);
+        let (old, new) = numbers.split_at(excess);
+        let (mut kept, gone): (Vec<_>, Vec<_>) = old.iter().partition(|number| good.contains(number));
+        for number in gone {
             self.forget_release(name, number);
         }
-        numbers
+        kept.extend(new);
+        kept
     }
 
     fn forget_release(&mut self, name: &AppName, number: ReleaseNumber) {

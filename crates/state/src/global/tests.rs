@@ -1,9 +1,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::{
-    AppName, ClusterId, ContentHash, FileSpec, Incarnation, Level, RegionName, Release, ReleaseNumber, RequestId,
-    RouteSpec, Scale, SecretName, ServiceName, ServiceSpec, codec,
+    AppName, ClusterId, ContentHash, DeploymentState, FileSpec, Incarnation, Level, RegionName, Release, ReleaseNumber,
+    RequestId, RouteSpec, Scale, SecretName, ServiceName, ServiceSpec, codec,
 };
+use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
 use super::*;
@@ -236,6 +237,66 @@ fn the_present_release_of_an_app_and_the_one_before_are_live() {
     });
     let expected = [("blog", "only"), ("shop", "three"), ("shop", "two")];
     assert_eq!(live, expected.map(|(app, image)| (app.to_owned(), vec![image.to_owned()])));
+}
+
+fn outcome(release: u64, state: DeploymentState) -> GlobalCommand {
+    let outcome = ReleaseOutcome { state, why: String::new(), at_ms: 0 };
+    let (release, region) = (ReleaseNumber(release), "fra".parse().expect("a name"));
+    GlobalCommand::ReportOutcome { app: name("shop"), release, region, outcome }
+}
+
+/// A world with a region, which reports what becomes of releases.
+fn with_region() -> World {
+    let mut world = World::new();
+    let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
+    let region = "fra".parse().expect("a name");
+    world.run(&GlobalCommand::Init { meta, region, agreed: None }).expect("the first");
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn what_was_good_last_is_never_forgotten(outcomes in prop::collection::vec(prop::option::weighted(0.5, 0..12u8), 1..120)) {
+        let mut world = with_region();
+        let mut good = None;
+        for (number, state) in (1..).zip(outcomes) {
+            world.run(&deploy("shop", &format!("v{number}"), "h", None)).expect("another release");
+            // Most of them fail, or are replaced before anybody knows.
+            if let Some(state) = state {
+                let state = if state == 0 { DeploymentState::Done } else { DeploymentState::Failed };
+                world.run(&outcome(number, state)).expect("known");
+                good = if state == DeploymentState::Done { Some(number) } else { good };
+            }
+            world.replica.read(|state| {
+                let kept: Vec<u64> = state.releases.iter().map(|((_, number), _)| number.0).collect();
+                let newest: Vec<u64> = (number.saturating_sub(18).max(1)..=number).collect();
+                prop_assert!(kept.ends_with(&newest), "{kept:?}");
+                prop_assert!(kept.len() <= 21, "{} are kept", kept.len());
+                let live: Vec<u64> = state.live_releases().map(|(_, release)| release.number.0).collect();
+                prop_assert!(live.contains(&number) && good.is_none_or(|good| live.contains(&good)), "{live:?}, {good:?}");
+                Ok(())
+            })?;
+        }
+        let from = world.replica.read(|state| state.apps.get(&name("shop")).expect("there").release);
+        if let Some(to) = good.map(ReleaseNumber).filter(|to| *to != from) {
+            let back = GlobalCommand::Rollback { app: name("shop"), to, from, why: String::new() };
+            let reply = GlobalReply::Deployed { release: ReleaseNumber(from.0 + 1), is_new: true };
+            prop_assert_eq!(world.run(&back), Ok(reply));
+        }
+    }
+}
+
+#[test]
+fn the_good_release_is_live_however_many_have_failed_since() {
+    let mut world = with_region();
+    for number in 1..=4 {
+        world.run(&deploy("shop", &format!("v{number}"), "h", None)).expect("another release");
+        let state = if number == 1 { DeploymentState::Done } else { DeploymentState::Failed };
+        world.run(&outcome(number, state)).expect("known");
+    }
+    let live = world.replica.read(|state| state.live_releases().map(|(_, one)| one.number.0).collect::<Vec<_>>());
+    assert_eq!(live, [4, 3, 1]);
 }
 
 #[test]
