@@ -160,7 +160,7 @@ pub struct DeleteRequest {
 pub struct RemoveNodeRequest {
     /// The node.
     pub node: NodeKey,
-    /// The revision that last changed it, as the caller saw it; another one now is [`crate::Code::Conflict`].
+    /// The revision that last changed it, as the caller saw it; another one now is [`crate::Code::NodeChanged`].
     pub expected: Revision,
     /// Also while it is up, or instances are on it.
     pub is_forced: bool,
@@ -279,7 +279,7 @@ pub trait Handler: Send + Sync + 'static {
     async fn secrets(&self, app: &AppName, read: ReadOptions) -> Answer<List<Secret>>;
     /// Gives a secret a value, which the next release gets.
     async fn set_secret(&self, request: SetSecretRequest) -> Answer<Versioned<SecretSet>>;
-    /// Removes a secret. [`crate::Code::Conflict`] while a release that may have to run needs it.
+    /// Removes a secret. [`crate::Code::SecretInUse`] while a release that may have to run needs it.
     async fn remove_secret(
         &self,
         app: AppName,
@@ -326,7 +326,7 @@ pub trait Handler: Send + Sync + 'static {
         size: ByteSize,
         request: Option<RequestId>,
     ) -> Answer<Versioned<Volume>>;
-    /// Deletes a volume with all that is in it. [`crate::Code::Conflict`] while an instance is placed with it.
+    /// Deletes a volume with all that is in it. [`crate::Code::VolumeInUse`] while an instance is placed with it.
     async fn delete_volume(&self, volume: VolumeRef, request: Option<RequestId>) -> Answer<Versioned<Volume>>;
     /// Snapshots of volumes, as the nodes tell of them.
     async fn snapshots(&self, read: ReadOptions) -> Answer<Snapshots>;

@@ -52,6 +52,28 @@ pub enum Code {
     RouteTaken,
     /// The app has another release than the caller expected.
     ReleaseChanged,
+    /// A release that may have to run needs the secret.
+    SecretInUse,
+    /// The regions' keys for secrets are not there yet, or have just changed.
+    SecretsNotReady,
+    /// The deployment is over, or past what is asked for.
+    NothingToSteer,
+    /// There is a volume of that name.
+    VolumeExists,
+    /// Other volumes of the same instance are on another node.
+    VolumeElsewhere,
+    /// A volume is never made smaller.
+    VolumeNotSmaller,
+    /// An instance is placed with the volume.
+    VolumeInUse,
+    /// The node has changed since the caller saw it.
+    NodeChanged,
+    /// Instances are on the node.
+    NodeInUse,
+    /// The node is up.
+    NodeIsUp,
+    /// Roots are replaced step by step, and this is not the next step.
+    RootOutOfTurn,
     /// Something else has changed or owns it.
     Conflict,
     /// It was done before, under the same idempotency key, and its answer cannot be given again: it had a secret that is
@@ -106,8 +128,21 @@ impl Code {
             | Self::NoSuchRelease
             | Self::NoSuchSnapshot => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::RouteTaken | Self::Conflict | Self::AlreadyDone | Self::NotYet => StatusCode::CONFLICT,
-            Self::ReleaseChanged => StatusCode::PRECONDITION_FAILED,
+            Self::RouteTaken
+            | Self::SecretInUse
+            | Self::SecretsNotReady
+            | Self::NothingToSteer
+            | Self::VolumeExists
+            | Self::VolumeElsewhere
+            | Self::VolumeNotSmaller
+            | Self::VolumeInUse
+            | Self::NodeInUse
+            | Self::NodeIsUp
+            | Self::RootOutOfTurn
+            | Self::Conflict
+            | Self::AlreadyDone
+            | Self::NotYet => StatusCode::CONFLICT,
+            Self::ReleaseChanged | Self::NodeChanged => StatusCode::PRECONDITION_FAILED,
             Self::EventsGone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
@@ -142,6 +177,17 @@ impl Code {
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",
+            Self::SecretInUse => "a release needs the secret",
+            Self::SecretsNotReady => "secrets cannot be taken yet",
+            Self::NothingToSteer => "there is nothing to steer",
+            Self::VolumeExists => "there is such a volume already",
+            Self::VolumeElsewhere => "the instance's other volumes are on another node",
+            Self::VolumeNotSmaller => "a volume is never made smaller",
+            Self::VolumeInUse => "an instance uses the volume",
+            Self::NodeChanged => "the node has changed since it was read",
+            Self::NodeInUse => "instances are on the node",
+            Self::NodeIsUp => "the node is up",
+            Self::RootOutOfTurn => "this is not the next step of a root's replacement",
             Self::Conflict => "something else has changed or owns it",
             Self::AlreadyDone => "it was done before",
             Self::IdempotencyKeyReused => "the idempotency key was that of another request",
@@ -161,7 +207,15 @@ impl Code {
     /// Whether the same request can succeed later without anybody changing it.
     #[must_use]
     pub const fn may_pass(self) -> bool {
-        matches!(self, Self::Busy | Self::NoLeader | Self::NodeUnreachable | Self::OutcomeUnknown | Self::TimedOut)
+        matches!(
+            self,
+            Self::SecretsNotReady
+                | Self::Busy
+                | Self::NoLeader
+                | Self::NodeUnreachable
+                | Self::OutcomeUnknown
+                | Self::TimedOut
+        )
     }
 }
 

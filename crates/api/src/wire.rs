@@ -64,3 +64,10 @@ pub struct Versioned<T> {
     #[serde(flatten)]
     pub value: T,
 }
+
+impl<T> Versioned<T> {
+    /// The same revision with what is made of the thing.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Versioned<U> {
+        Versioned { revision: self.revision, value: make(self.value) }
+    }
+}

@@ -101,6 +101,7 @@ impl From<Problem> for Failure {
             Code::NoSuchNode => failure.hint("`insula nodes` lists what there is; ids and names must be exact"),
             Code::NoLeader => failure.hint("nothing was changed; `insula status` shows since when there is none"),
             Code::NotYet => failure.hint("nothing was changed; `insula nodes` lists the version of each node"),
+            Code::NodeChanged => failure.hint("look at it (`insula node show`), then run the command again"),
             Code::ReleaseChanged => failure.hint("somebody else deployed meanwhile: look, then run the command again"),
             _ => failure,
         }
@@ -123,6 +124,17 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchSnapshot => Exit::NotFound,
         Code::RouteTaken
         | Code::ReleaseChanged
+        | Code::SecretInUse
+        | Code::SecretsNotReady
+        | Code::NothingToSteer
+        | Code::VolumeExists
+        | Code::VolumeElsewhere
+        | Code::VolumeNotSmaller
+        | Code::VolumeInUse
+        | Code::NodeChanged
+        | Code::NodeInUse
+        | Code::NodeIsUp
+        | Code::RootOutOfTurn
         | Code::Conflict
         | Code::AlreadyDone
         | Code::NotYet

@@ -39,7 +39,7 @@ use insula_catalog::link::Link;
 use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
-use insula_state::{Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
+use insula_state::{Conflict, Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{
     AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, SecretName, ServiceRef, SnapshotName, TokenId,
     VolumeRef,
@@ -152,7 +152,7 @@ fn problem(error: &ProposeError) -> Problem {
     let code = match error {
         ProposeError::Rejected(rejection) => match rejection.code {
             RejectionCode::NotFound => Code::NoSuchApp,
-            RejectionCode::Conflict => Code::Conflict,
+            RejectionCode::Conflict => rejection.conflict.map_or(Code::Conflict, code_of),
             RejectionCode::Invalid => Code::InvalidRequest,
             RejectionCode::Forbidden => Code::Forbidden,
             RejectionCode::Reused => Code::IdempotencyKeyReused,
@@ -163,6 +163,26 @@ fn problem(error: &ProposeError) -> Problem {
         ProposeError::Unreadable => Code::Internal,
     };
     Problem::new(code, error.to_string())
+}
+
+/// Every conflict of the states has a code of its own. Below level 6 they do not say which it is.
+const fn code_of(conflict: Conflict) -> Code {
+    match conflict {
+        Conflict::ReleaseChanged => Code::ReleaseChanged,
+        Conflict::RouteTaken => Code::RouteTaken,
+        Conflict::SecretInUse => Code::SecretInUse,
+        Conflict::SecretsNotReady => Code::SecretsNotReady,
+        Conflict::NothingToSteer => Code::NothingToSteer,
+        Conflict::VolumeExists => Code::VolumeExists,
+        Conflict::VolumeElsewhere => Code::VolumeElsewhere,
+        Conflict::VolumeNotSmaller => Code::VolumeNotSmaller,
+        Conflict::VolumeInUse => Code::VolumeInUse,
+        Conflict::NodeChanged => Code::NodeChanged,
+        Conflict::NodeInUse => Code::NodeInUse,
+        Conflict::NodeIsUp => Code::NodeIsUp,
+        Conflict::RootOutOfTurn => Code::RootOutOfTurn,
+        Conflict::Ours => Code::Conflict,
+    }
 }
 
 #[async_trait]
@@ -429,5 +449,44 @@ impl Handler for NodeApi {
 
     async fn doctor(&self) -> Answer<Doctor> {
         Ok(self.look_at_itself().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_state::Rejection;
+
+    use super::*;
+
+    #[test]
+    fn each_conflict_has_a_code_of_its_own() {
+        use Conflict as C;
+        let all = [
+            (C::ReleaseChanged, 412),
+            (C::NodeChanged, 412),
+            (C::RouteTaken, 409),
+            (C::SecretInUse, 409),
+            (C::SecretsNotReady, 409),
+            (C::NothingToSteer, 409),
+            (C::VolumeExists, 409),
+            (C::VolumeElsewhere, 409),
+            (C::VolumeNotSmaller, 409),
+            (C::VolumeInUse, 409),
+            (C::NodeInUse, 409),
+            (C::NodeIsUp, 409),
+            (C::RootOutOfTurn, 409),
+            (C::Ours, 409),
+        ];
+        let rejected = |rejection| problem(&ProposeError::Rejected(rejection));
+        let mut codes: Vec<Code> = Vec::new();
+        for (conflict, status) in all {
+            let problem = rejected(Rejection::conflict(conflict, "why"));
+            assert_eq!((problem.status, problem.detail.as_str()), (status, "why"), "{conflict:?}");
+            assert!(!codes.contains(&problem.code), "{conflict:?} is told like another");
+            assert_eq!(problem.may_pass, conflict == C::SecretsNotReady);
+            codes.push(problem.code);
+        }
+        let older = Rejection { conflict: None, ..Rejection::conflict(C::RouteTaken, "why") };
+        assert_eq!(rejected(older).code, Code::Conflict, "a guess would be wrong half of the time");
     }
 }

@@ -114,6 +114,9 @@ pub struct Rejection {
     pub code: RejectionCode,
     /// For people.
     pub message: String,
+    /// Which conflict it is, from level 6 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Conflict>,
 }
 
 /// Kinds of [`Rejection`].
@@ -132,29 +135,63 @@ pub enum RejectionCode {
     Reused,
 }
 
+/// What stands against a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conflict {
+    /// The app is at another release than the caller saw.
+    ReleaseChanged,
+    /// Another app owns the host and path.
+    RouteTaken,
+    /// A release that may have to run needs the secret.
+    SecretInUse,
+    /// The regions' keys are not those that the value was sealed to, or there are none yet.
+    SecretsNotReady,
+    /// The deployment is over, or past what is asked for.
+    NothingToSteer,
+    /// There is a volume of that name.
+    VolumeExists,
+    /// Other volumes of the same instance are on another node.
+    VolumeElsewhere,
+    /// A volume is never made smaller.
+    VolumeNotSmaller,
+    /// An instance is placed with the volume.
+    VolumeInUse,
+    /// The node has changed since the caller saw it.
+    NodeChanged,
+    /// Instances are on the node.
+    NodeInUse,
+    /// The node is up.
+    NodeIsUp,
+    /// Roots are replaced step by step, and this is not the next step.
+    RootOutOfTurn,
+    /// What only nodes ask for; their callers tell it apart by what they have asked.
+    Ours,
+}
+
 impl Rejection {
     /// The object is not there.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self { code: RejectionCode::NotFound, message: message.into() }
+        Self { code: RejectionCode::NotFound, message: message.into(), conflict: None }
     }
 
     /// Something else has changed or owns it.
-    pub fn conflict(message: impl Into<String>) -> Self {
-        Self { code: RejectionCode::Conflict, message: message.into() }
+    pub fn conflict(conflict: Conflict, message: impl Into<String>) -> Self {
+        Self { code: RejectionCode::Conflict, message: message.into(), conflict: Some(conflict) }
     }
 
     /// The command makes no sense here.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { code: RejectionCode::Invalid, message: message.into() }
+        Self { code: RejectionCode::Invalid, message: message.into(), conflict: None }
     }
 
     /// The credential is unknown, expired or used up.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self { code: RejectionCode::Forbidden, message: message.into() }
+        Self { code: RejectionCode::Forbidden, message: message.into(), conflict: None }
     }
 
     /// Another request has the first half of its name.
     pub fn reused(message: impl Into<String>) -> Self {
-        Self { code: RejectionCode::Reused, message: message.into() }
+        Self { code: RejectionCode::Reused, message: message.into(), conflict: None }
     }
 }

@@ -13,7 +13,7 @@ use insula_types::{RequestId, Revision, codec};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
-use crate::{Domain, Machine, Outcome, Rejection, Replica, Row, seal};
+use crate::{Conflict, Domain, Machine, Outcome, Rejection, Replica, Row, seal};
 
 /// Names the variant of a value, and lists all there are: a new variant does not compile until it is listed here, and
 /// what is listed must be in the file.
@@ -101,9 +101,16 @@ impl File {
 
     /// Answers as they are remembered.
     fn check_outcomes<R: Serialize + DeserializeOwned + PartialEq + Debug + Clone>(&self, replies: &[R]) {
-        let rejections =
-            [Rejection::not_found, Rejection::conflict, Rejection::invalid, Rejection::forbidden, Rejection::reused];
-        let refused = rejections.map(|make: fn(&'static str) -> Rejection| Err(make("why")));
+        let why = "why";
+        let refused = [
+            Rejection::not_found(why),
+            Rejection::conflict(Conflict::RouteTaken, why),
+            Rejection { conflict: None, ..Rejection::conflict(Conflict::Ours, why) },
+            Rejection::invalid(why),
+            Rejection::forbidden(why),
+            Rejection::reused(why),
+        ]
+        .map(Err);
         let results = replies.iter().cloned().map(Ok).chain(refused);
         let outcomes: Vec<_> = results.map(|result| Outcome { revision: Revision(9), result }).collect();
         self.check("outcome", &outcomes, &["Done", "Refused"], |outcome: &Outcome<R>| match outcome.result {

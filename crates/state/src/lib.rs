@@ -22,7 +22,7 @@ pub mod store;
 pub mod table;
 
 pub use archive::{About, Archive, ArchiveError};
-pub use domain::{Batch, Change, Changes, Domain, Rejection, RejectionCode};
+pub use domain::{Batch, Change, Changes, Conflict, Domain, Rejection, RejectionCode};
 pub use global::{GlobalCommand, GlobalState};
 pub use level::{LEVEL, NotYet};
 pub use machine::{Applied, Machine, MachineError, Outcome, Row, seal};

@@ -19,6 +19,8 @@ const REQUESTS_MAX: usize = 16_384;
 
 /// From which level on a key is good for one request.
 const NAMESAKES: Level = Level(6);
+/// From which level on a rejection says which conflict it is.
+const CONFLICTS: Level = Level(6);
 
 /// A stored row: put when there is a value, else removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +202,10 @@ impl<D: Domain> Machine<D> {
         let at_ms = envelope.at_ms.max(self.meta.at_ms);
         let next = self.meta.revision.next();
         let mut changes = Changes::new();
+        let names_conflicts = self.state.level() >= CONFLICTS;
         let decided = self.state.apply(&command, at_ms, next, &mut changes);
+        // Programs that knew less remember the outcome without.
+        let decided = decided.map_err(|why| Rejection { conflict: why.conflict.filter(|_| names_conflicts), ..why });
         let changes = if decided.is_ok() { changes.into_vec() } else { Vec::new() };
 
         self.meta.at_ms = at_ms;

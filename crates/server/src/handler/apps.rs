@@ -11,7 +11,7 @@ use insula_api::{
 };
 use insula_container::{Error, ImageRef};
 use insula_control::{each_node, loss::foretell};
-use insula_state::{GlobalCommand, GlobalState, RegionState, global::GlobalReply};
+use insula_state::{GlobalCommand, GlobalState, RegionState};
 use insula_types::{
     AppDefinition, AppName, Desired, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Scale,
     SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
@@ -134,22 +134,8 @@ impl NodeApi {
         let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
         let (expect, contents) = (request.expected, wanted.contents);
         let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents };
-        let committed = self.change(&self.global, request.request, &command).await.map_err(|mut problem| {
-            // The state knows conflicts of two kinds only by their words; a caller wants to tell them apart.
-            if problem.code == Code::Conflict {
-                let code = if request.expected.is_some() { Code::ReleaseChanged } else { Code::RouteTaken };
-                problem = Problem::new(code, problem.detail);
-            }
-            problem
-        })?;
-        match committed.reply {
-            GlobalReply::Deployed { release, .. } => {
-                Ok(Versioned { revision: committed.revision, value: answer(release, false) })
-            }
-            GlobalReply::Done | GlobalReply::SecretSet { .. } => {
-                Err(Problem::new(Code::Internal, "a deploy was answered like another command"))
-            }
-        }
+        let committed = self.make_release(request.request, &command).await?;
+        Ok(committed.map(|release| answer(release, false)))
     }
 
     /// What this region would have no place for, were it deployed.

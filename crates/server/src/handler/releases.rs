@@ -10,8 +10,8 @@ use insula_api::{
 };
 use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::GlobalReply, region};
 use insula_types::{
-    AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber, ServiceName, ServiceRef,
-    ServiceSpec,
+    AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber, RequestId, ServiceName,
+    ServiceRef, ServiceSpec,
 };
 
 use super::{
@@ -67,15 +67,7 @@ impl NodeApi {
             return Ok(Versioned { revision, value: answer(release, changes) });
         }
         let command = GlobalCommand::Rollback { app: app.clone(), to, from, why: ASKED_BACK.to_owned() };
-        let committed = self.change(&self.global, request, &command).await?;
-        match committed.reply {
-            GlobalReply::Deployed { release, .. } => {
-                Ok(Versioned { revision: committed.revision, value: answer(release, changes) })
-            }
-            GlobalReply::Done | GlobalReply::SecretSet { .. } => {
-                Err(Problem::new(Code::Internal, "a roll-back was answered like another command"))
-            }
-        }
+        Ok(self.make_release(request, &command).await?.map(|release| answer(release, changes)))
     }
 
     pub(super) async fn restart_app(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {
@@ -111,13 +103,20 @@ impl NodeApi {
             return Ok(Versioned { revision, value: answer(ReleaseNumber(from.0 + 1), changes) });
         }
         let command = GlobalCommand::Restart { app: app.clone(), service, from };
-        let committed = self.change(&self.global, request, &command).await?;
+        Ok(self.make_release(request, &command).await?.map(|release| answer(release, changes)))
+    }
+
+    /// Commits a command that makes a release: a deploy, a roll-back, a restart. Gives the release that the app is at then.
+    pub(super) async fn make_release(
+        &self,
+        request: Option<RequestId>,
+        command: &GlobalCommand,
+    ) -> Answer<Versioned<ReleaseNumber>> {
+        let committed = self.change(&self.global, request, command).await?;
         match committed.reply {
-            GlobalReply::Deployed { release, .. } => {
-                Ok(Versioned { revision: committed.revision, value: answer(release, changes) })
-            }
+            GlobalReply::Deployed { release, .. } => Ok(Versioned { revision: committed.revision, value: release }),
             GlobalReply::Done | GlobalReply::SecretSet { .. } => {
-                Err(Problem::new(Code::Internal, "a restart was answered like another command"))
+                Err(Problem::new(Code::Internal, "what makes a release was answered like another command"))
             }
         }
     }
@@ -154,7 +153,8 @@ impl NodeApi {
             if !self.global.read(|global| global.apps.contains(&app)) {
                 return Err(no_such_app(&app));
             }
-            return Err(Problem::new(Code::Conflict, format!("no release of {app} is being rolled out here")));
+            let said = format!("no release of {app} is being rolled out here");
+            return Err(Problem::new(Code::NothingToSteer, said));
         };
         let steering = match steering {
             Steering::Pause => region::Steering::Pause,

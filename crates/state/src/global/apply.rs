@@ -13,7 +13,7 @@ use super::{
     ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region,
     ReleaseOutcome, root, secret,
 };
-use crate::{Changes, Domain, Rejection};
+use crate::{Changes, Conflict, Domain, Rejection};
 
 /// Releases kept of an app, for roll-backs; the oldest go first. What a region may have to go back to is kept beyond that.
 const RELEASES_MAX: usize = 20;
@@ -67,7 +67,10 @@ impl<'a> Apply<'a> {
 
     fn init(&mut self, meta: &ClusterMeta, region: &RegionName, agreed: Option<&Agreed>) -> Decision {
         if let Some(present) = &self.state.meta {
-            return Err(Rejection::conflict(format!("this state belongs to cluster {} already", present.cluster)));
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("this state belongs to cluster {} already", present.cluster),
+            ));
         }
         self.out.put(GlobalKey::Meta, GlobalObject::Meta(meta.clone()));
         let first = Region { name: region.clone(), created_ms: self.at_ms, agreed: agreed.cloned() };
@@ -110,9 +113,10 @@ impl<'a> Apply<'a> {
         if let (Some(expected), found) = (expect, running.unwrap_or_default())
             && expected != found
         {
-            return Err(Rejection::conflict(format!(
-                "{name} is at release {found}, not {expected}: look at what changed and deploy again"
-            )));
+            return Err(Rejection::conflict(
+                Conflict::ReleaseChanged,
+                format!("{name} is at release {found}, not {expected}: look at what changed and deploy again"),
+            ));
         }
         let mut services = services.clone();
         self.state.pin_secrets(name, &mut services)?;
@@ -171,10 +175,10 @@ impl<'a> Apply<'a> {
     fn roll_back(&mut self, name: &AppName, to: ReleaseNumber, from: ReleaseNumber, why: &str) -> Decision {
         let app = self.app(name)?;
         if app.release != from {
-            return Err(Rejection::conflict(format!(
-                "{name} is at release {}, not {from}: look at what changed and try again",
-                app.release
-            )));
+            return Err(Rejection::conflict(
+                Conflict::ReleaseChanged,
+                format!("{name} is at release {}, not {from}: look at what changed and try again", app.release),
+            ));
         }
         let Some(before) = self.state.releases.get(&(name.clone(), to)) else {
             let known: Vec<_> = self.state.numbers(name).into_iter().map(|number| number.to_string()).collect();
@@ -226,7 +230,10 @@ impl<'a> Apply<'a> {
         let mut wanted = BTreeSet::new();
         for route in services.values().flat_map(|spec| &spec.routes) {
             if let Some(owner) = self.state.claims.get(route).filter(|owner| *owner != name) {
-                return Err(Rejection::conflict(format!("{}{} belongs to app {owner}", route.host, route.path)));
+                return Err(Rejection::conflict(
+                    Conflict::RouteTaken,
+                    format!("{}{} belongs to app {owner}", route.host, route.path),
+                ));
             }
             if !wanted.insert(route.clone()) {
                 return Err(Rejection::invalid(format!("{}{} is named twice", route.host, route.path)));
@@ -290,10 +297,10 @@ impl<'a> Apply<'a> {
         let app = self.app(name)?;
         let chosen = chosen(app, service)?;
         if app.release != from {
-            return Err(Rejection::conflict(format!(
-                "{name} is at release {}, not {from}: look at what changed and try again",
-                app.release
-            )));
+            return Err(Rejection::conflict(
+                Conflict::ReleaseChanged,
+                format!("{name} is at release {}, not {from}: look at what changed and try again", app.release),
+            ));
         }
         let Some(present) = self.state.current_release(name) else {
             return Err(Rejection::not_found(format!("{name} has no release {from}")));
@@ -342,7 +349,7 @@ impl<'a> Apply<'a> {
 
     fn put_api_token(&mut self, token: &ApiToken) -> Decision {
         if self.state.api_tokens.contains(&token.id) {
-            return Err(Rejection::conflict(format!("there is an API token {} already", token.id)));
+            return Err(Rejection::conflict(Conflict::Ours, format!("there is an API token {} already", token.id)));
         }
         let at_ms = self.at_ms;
         for old in self.state.api_tokens.values().filter(|old| old.expires_ms <= at_ms) {

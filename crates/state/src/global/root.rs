@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState};
-use crate::{Changes, Rejection};
+use crate::{Changes, Conflict, Rejection};
 
 /// Longest certificate that is kept, in bytes; ours have about 500.
 const CERTIFICATE_LEN_MAX: usize = 8 * 1024;
@@ -88,12 +88,16 @@ fn add(state: &GlobalState, at_ms: u64, hash: &str, root: &TrustedRoot, out: &mu
     }
     let is_first = state.roots.is_empty();
     if is_first != (root.state == RootState::Active) || root.state == RootState::Retiring {
-        return Err(Rejection::conflict("the first root is active, each further one is only trusted at first"));
+        return Err(Rejection::conflict(
+            Conflict::RootOutOfTurn,
+            "the first root is active, each further one is only trusted at first",
+        ));
     }
     if let Some((retiring, _)) = in_state(state, RootState::Retiring) {
-        return Err(Rejection::conflict(format!(
-            "root {retiring} has not gone yet: finish its replacement with `insula ca retire-root`"
-        )));
+        return Err(Rejection::conflict(
+            Conflict::RootOutOfTurn,
+            format!("root {retiring} has not gone yet: finish its replacement with `insula ca retire-root`"),
+        ));
     }
     // One that was never used, and whose recovery key may never have been seen, gives way.
     if let Some((unused, _)) = in_state(state, RootState::Trusted) {
@@ -111,7 +115,12 @@ fn activate(state: &GlobalState, hash: &str, out: &mut Changes<GlobalState>) -> 
     let root = known(state, hash)?;
     match root.state {
         RootState::Active => return Ok(GlobalReply::Done),
-        RootState::Retiring => return Err(Rejection::conflict(format!("root {hash} retires: it is not used again"))),
+        RootState::Retiring => {
+            return Err(Rejection::conflict(
+                Conflict::RootOutOfTurn,
+                format!("root {hash} retires: it is not used again"),
+            ));
+        }
         RootState::Trusted => {}
     }
     if let Some((before, active)) = in_state(state, RootState::Active) {
@@ -123,7 +132,7 @@ fn activate(state: &GlobalState, hash: &str, out: &mut Changes<GlobalState>) -> 
 
 fn retire(state: &GlobalState, hash: &str, out: &mut Changes<GlobalState>) -> Decision {
     if known(state, hash)?.state != RootState::Retiring {
-        return Err(Rejection::conflict(format!("root {hash} is in use: replace it first")));
+        return Err(Rejection::conflict(Conflict::RootOutOfTurn, format!("root {hash} is in use: replace it first")));
     }
     out.remove(GlobalKey::Root(hash.to_owned()));
     Ok(GlobalReply::Done)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{GlobalKey, GlobalObject, GlobalReply, GlobalState};
-use crate::{Changes, Rejection};
+use crate::{Changes, Conflict, Rejection};
 
 /// Most secrets of an app that have a value: as many as a service may have, for several services.
 pub const SECRETS_OF_APP_MAX: usize = 256;
@@ -97,10 +97,13 @@ pub(super) fn set(
     let regions: BTreeSet<_> = state.sealing_keys.iter().map(|(region, _)| region).collect();
     if regions.is_empty() {
         let why = "no region has a key for secrets yet: that takes a minute after the last node was upgraded";
-        return Err(Rejection::conflict(why));
+        return Err(Rejection::conflict(Conflict::SecretsNotReady, why));
     }
     if regions != sealed.keys().collect() {
-        return Err(Rejection::conflict("it is not sealed for exactly the regions that there are: try again"));
+        return Err(Rejection::conflict(
+            Conflict::SecretsNotReady,
+            "it is not sealed for exactly the regions that there are: try again",
+        ));
     }
     let mut secret = state.secrets.get(&(app.clone(), name.clone())).cloned().unwrap_or_default();
     let others = state.secrets_of(app).filter(|(other, secret)| *other != name && !secret.versions.is_empty());
@@ -133,11 +136,14 @@ pub(super) fn remove(
     let is_needed = |spec: &ServiceSpec| spec.secrets.contains_key(name);
     let mut live = state.live_releases().filter(|(owner, _)| *owner == app);
     if let Some((_, release)) = live.find(|(_, release)| release.services.values().any(is_needed)) {
-        return Err(Rejection::conflict(format!(
-            "release {} of {app} needs the secret {name}, and runs or is what the app can go back to: deploy without it first, \
+        return Err(Rejection::conflict(
+            Conflict::SecretInUse,
+            format!(
+                "release {} of {app} needs the secret {name}, and runs or is what the app can go back to: deploy without it first, \
              until two releases have done so",
-            release.number
-        )));
+                release.number
+            ),
+        ));
     }
     out.put(GlobalKey::Secret(key), GlobalObject::Secret(Secret { last: secret.last, versions: BTreeMap::new() }));
     Ok(GlobalReply::Done)
@@ -158,7 +164,12 @@ pub(super) fn set_key(
     }
     match state.sealing_keys.get(region) {
         Some(present) if present == key => {}
-        Some(_) => return Err(Rejection::conflict(format!("region {region} has another key for its secrets already"))),
+        Some(_) => {
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("region {region} has another key for its secrets already"),
+            ));
+        }
         None => out.put(GlobalKey::SealingKey(region.clone()), GlobalObject::SealingKey(key.clone())),
     }
     Ok(GlobalReply::Done)

@@ -2,7 +2,7 @@ use insula_types::{Agreed, AppName, ClusterId, Incarnation, ServiceName};
 
 use super::*;
 use crate::{
-    GlobalCommand, GlobalState, RejectionCode, Update,
+    Conflict, GlobalCommand, GlobalState, RejectionCode, Update,
     global::{ClusterMeta, GlobalReply},
 };
 
@@ -64,6 +64,28 @@ fn a_key_is_good_for_one_request_once_all_programs_know_that() {
     for older in [None, Some(Level(5))] {
         let (mut machine, _) = founded(older);
         outcome(&mut machine, RequestId(7, 2), &deploy("blog")).result.expect("as older programs decide");
+    }
+}
+
+#[test]
+fn a_conflict_says_which_it_is_once_all_programs_know_that() {
+    let conflict = |agreed: Option<Level>| {
+        let (_, mut machine) = machine();
+        let GlobalCommand::Init { meta, region, .. } = init() else { unreachable!("made above") };
+        let agreed = agreed.map(|level| Agreed { level, version: "0.1.0".to_owned() });
+        run(&mut machine, 1, &GlobalCommand::Init { meta, region, agreed }).0.result.expect("founded");
+        let GlobalCommand::Deploy { app, services, scale, updates, contents, .. } = deploy("shop") else {
+            unreachable!("made above")
+        };
+        let expect = Some(insula_types::ReleaseNumber(3));
+        let late = GlobalCommand::Deploy { app, services, scale, expect, updates, contents };
+        let refused = outcome(&mut machine, RequestId(2, 2), &late).result.expect_err("another release");
+        assert_eq!(refused.code, RejectionCode::Conflict);
+        refused.conflict
+    };
+    assert_eq!(conflict(Some(CONFLICTS)), Some(Conflict::ReleaseChanged));
+    for older in [None, Some(Level(5))] {
+        assert_eq!(conflict(older), None, "as older programs remember it");
     }
 }
 

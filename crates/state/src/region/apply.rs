@@ -16,7 +16,7 @@ use super::{
     RegionReply, RegionState,
 };
 use crate::{
-    Changes, Domain, Rejection,
+    Changes, Conflict, Domain, Rejection,
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
 
@@ -118,17 +118,23 @@ impl<'a> Apply<'a> {
                 // One level is all that is ever made; refusing more bounds the recursion on bad input.
                 (_, C::Controlled { .. }) => Err(Rejection::invalid("a controlled command within another")),
                 (Some(held), command) if held.epoch == *epoch => self.command(command),
-                (held, _) => Err(Rejection::conflict(format!(
-                    "control epoch {epoch} has ended, the present one is {}: another leader has taken over",
-                    held.map_or(0, |held| held.epoch)
-                ))),
+                (held, _) => Err(Rejection::conflict(
+                    Conflict::Ours,
+                    format!(
+                        "control epoch {epoch} has ended, the present one is {}: another leader has taken over",
+                        held.map_or(0, |held| held.epoch)
+                    ),
+                )),
             },
         }
     }
 
     fn init(&mut self, meta: &RegionMeta, node: &Node) -> Decision {
         if let Some(present) = &self.state.meta {
-            return Err(Rejection::conflict(format!("this state belongs to region {} already", present.region)));
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("this state belongs to region {} already", present.region),
+            ));
         }
         self.out.put(RegionKey::Meta, RegionObject::Meta(meta.clone()));
         if let Some(agreed) = Agreed::of_version(&node.version) {
@@ -144,7 +150,10 @@ impl<'a> Apply<'a> {
         }
         if let Some(node) = self.state.behind(agreed.level).next() {
             let (name, level) = (&node.name, node.level());
-            return Err(Rejection::conflict(format!("node {name} knows no more than level {level}: upgrade it first")));
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("node {name} knows no more than level {level}: upgrade it first"),
+            ));
         }
         let text =
             format!("all nodes know level {0}: version {1} or later is needed now", agreed.level, agreed.version);
@@ -175,7 +184,7 @@ impl<'a> Apply<'a> {
 
     fn create_join_token(&mut self, token: &JoinToken) -> Decision {
         if self.state.join_tokens.contains(&token.id) {
-            return Err(Rejection::conflict(format!("there is a join token {} already", token.id)));
+            return Err(Rejection::conflict(Conflict::Ours, format!("there is a join token {} already", token.id)));
         }
         // Those that are of no more use make room. It takes a walk through all, so their number must double in between.
         if self.state.join_tokens.len().is_power_of_two() {
@@ -207,16 +216,20 @@ impl<'a> Apply<'a> {
         // A machine that did not get the answer asks again with its id; that costs no further use.
         if let Some(present) = self.state.nodes.get(&node.id) {
             let text = format!("node {} is already a member, as {}", node.id, present.name);
-            return if present.name == node.name { Ok(RegionReply::Done) } else { Err(Rejection::conflict(text)) };
+            return if present.name == node.name {
+                Ok(RegionReply::Done)
+            } else {
+                Err(Rejection::conflict(Conflict::Ours, text))
+            };
         }
         if known.uses_left == 0 {
             return Err(Rejection::forbidden("the join token is used up: make a new one with `insula token create`"));
         }
         if let Some(namesake) = self.state.node_named(node.name.as_str()) {
-            return Err(Rejection::conflict(format!(
-                "the name {} belongs to node {}: choose another with --name",
-                node.name, namesake.id
-            )));
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("the name {} belongs to node {}: choose another with --name", node.name, namesake.id),
+            ));
         }
         let used = JoinToken { uses_left: known.uses_left - 1, ..known.clone() };
         self.out.put(RegionKey::JoinToken(used.id.clone()), RegionObject::JoinToken(used));
@@ -257,7 +270,10 @@ impl<'a> Apply<'a> {
         let node = self.node(id)?;
         let count = self.state.placements_of(id).count();
         if count > 0 {
-            return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
+            return Err(Rejection::conflict(
+                Conflict::NodeInUse,
+                format!("{count} instances are on node {}: drain it first", node.name),
+            ));
         }
         self.forget_node(id, reason);
         Ok(RegionReply::Done)
@@ -285,16 +301,22 @@ impl<'a> Apply<'a> {
     fn take_out_node(&mut self, id: NodeId, reason: &str, expected: Revision, is_forced: bool) -> Decision {
         let node = self.node(id)?;
         if self.state.nodes.revision(&id) != Some(expected) {
-            return Err(Rejection::conflict(format!("node {} has changed since it was looked at", node.name)));
+            return Err(Rejection::conflict(
+                Conflict::NodeChanged,
+                format!("node {} has changed since it was looked at", node.name),
+            ));
         }
         let placed: Vec<InstanceId> = self.state.placements_of(id).map(|placement| placement.instance).collect();
         if !is_forced && !placed.is_empty() {
             let count = placed.len();
-            return Err(Rejection::conflict(format!("{count} instances are on node {}: drain it first", node.name)));
+            return Err(Rejection::conflict(
+                Conflict::NodeInUse,
+                format!("{count} instances are on node {}: drain it first", node.name),
+            ));
         }
         if !is_forced && node.health.is_up() {
             let text = format!("node {} is up: stop insula on it first, and wait until it is seen down", node.name);
-            return Err(Rejection::conflict(text));
+            return Err(Rejection::conflict(Conflict::NodeIsUp, text));
         }
         self.remove_placements(&placed)?;
         let text = match placed.len() {
@@ -316,10 +338,10 @@ impl<'a> Apply<'a> {
         let app = &definition.app;
         if let Some(present) = self.state.definitions.get(app) {
             if present.release > definition.release {
-                return Err(Rejection::conflict(format!(
-                    "{app} is at release {} here, later than {}",
-                    present.release, definition.release
-                )));
+                return Err(Rejection::conflict(
+                    Conflict::Ours,
+                    format!("{app} is at release {} here, later than {}", present.release, definition.release),
+                ));
             }
             if present == definition {
                 return Ok(RegionReply::Done);
@@ -338,7 +360,7 @@ impl<'a> Apply<'a> {
             let instance = placement.instance;
             let twice = placements[..index].iter().any(|earlier| earlier.instance == instance);
             if twice || self.state.placements.contains(&instance) {
-                return Err(Rejection::conflict(format!("instance {instance} exists already")));
+                return Err(Rejection::conflict(Conflict::Ours, format!("instance {instance} exists already")));
             }
             self.node(placement.node)?;
             self.check_volumes(placement, &placements[..index])?;
@@ -443,7 +465,10 @@ impl<'a> Apply<'a> {
             }
             if present.edition() > addresses.edition() {
                 let (said, is) = (addresses.edition(), present.edition());
-                return Err(Rejection::conflict(format!("these are addresses number {said}, and {is} are known")));
+                return Err(Rejection::conflict(
+                    Conflict::Ours,
+                    format!("these are addresses number {said}, and {is} are known"),
+                ));
             }
         }
         let (from, to) = (node.address, addresses.widest());

@@ -9,6 +9,8 @@ use insula_types::{
 use super::*;
 use crate::{Machine, Outcome, RejectionCode, Replica, event::EVENTS_MAX, seal};
 
+mod conflicts;
+
 struct Region {
     replica: Arc<Replica<RegionState>>,
     machine: Machine<RegionState>,
@@ -50,6 +52,17 @@ impl Region {
         let outcome: Outcome<RegionReply> =
             codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
+    }
+
+    /// All its nodes know a level, and have agreed on it.
+    fn raise(&mut self, level: Level) {
+        let version = format!("0.1.0+level.{level}");
+        let nodes: Vec<Node> = self.replica.read(|state| state.nodes.values().cloned().collect());
+        for Node { id, address, capacity, .. } in nodes {
+            let version = version.clone();
+            self.at(0, &RegionCommand::UpdateNode { id, address, capacity, version }).expect("a member");
+        }
+        self.at(0, &RegionCommand::RaiseLevel(Agreed { level, version })).expect("all know it");
     }
 
     fn token(&mut self, uses_left: u32) {

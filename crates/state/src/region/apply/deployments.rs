@@ -4,7 +4,7 @@ use insula_types::{AppName, Deployment, DeploymentState, Level, RegionalDefiniti
 
 use super::{Apply, Decision};
 use crate::{
-    Domain, Rejection,
+    Conflict, Domain, Rejection,
     event::{Event, EventKind},
     region::{RegionKey, RegionObject, RegionReply, Steering},
 };
@@ -60,13 +60,17 @@ impl Apply<'_> {
         };
         if present.release != release {
             let now = present.release;
-            return Err(Rejection::conflict(format!("{app} is at release {now}, not {release}: look at it again")));
+            return Err(Rejection::conflict(
+                Conflict::ReleaseChanged,
+                format!("{app} is at release {now}, not {release}: look at it again"),
+            ));
         }
         if present.state.is_over() {
             let how = if present.state == DeploymentState::Done { "is out" } else { "has failed" };
-            return Err(Rejection::conflict(format!(
-                "{app} release {release} {how} already; there is nothing to steer"
-            )));
+            return Err(Rejection::conflict(
+                Conflict::NothingToSteer,
+                format!("{app} release {release} {how} already; there is nothing to steer"),
+            ));
         }
         let mut deployment = present.clone();
         match steering {
@@ -79,7 +83,7 @@ impl Apply<'_> {
             Steering::Promote => {
                 let text =
                     format!("{app} release {release} is past its first instances already; there is nothing to promote");
-                return Err(Rejection::conflict(text));
+                return Err(Rejection::conflict(Conflict::NothingToSteer, text));
             }
             Steering::Abort => {
                 (deployment.state, deployment.is_paused, deployment.is_aborted) =

@@ -4,7 +4,7 @@ use insula_types::{ByteSize, NodeId, Placement, Volume, VolumeRef};
 
 use super::{Apply, Decision};
 use crate::{
-    Rejection,
+    Conflict, Rejection,
     event::{Event, EventKind},
     region::{RegionKey, RegionObject, RegionReply},
 };
@@ -14,13 +14,13 @@ impl Apply<'_> {
         let name = self.node(node)?.name.clone();
         if let Some(present) = self.state.volumes.get(volume) {
             let text = format!("there is a volume {volume} already, on {}", self.node_name(present.node));
-            return Err(Rejection::conflict(text));
+            return Err(Rejection::conflict(Conflict::VolumeExists, text));
         }
         let others = self.state.volumes.iter().find(|(other, made)| is_beside(other, volume) && made.node != node);
         if let Some((other, made)) = others {
             let place = self.node_name(made.node);
             let text = format!("{other} is of the same instance and on {place}: {volume} must be there too");
-            return Err(Rejection::conflict(text));
+            return Err(Rejection::conflict(Conflict::VolumeElsewhere, text));
         }
         self.put_volume(volume, Volume { node, size, created_ms: self.at_ms, is_made: false, is_deleted: false });
         let text = format!("volume {volume} ({size}) was made on node {name}");
@@ -32,7 +32,7 @@ impl Apply<'_> {
         let present = self.volume(volume)?.clone();
         if size < present.size {
             let text = format!("{volume} has {}, and a volume is never made smaller: data could be lost", present.size);
-            return Err(Rejection::conflict(text));
+            return Err(Rejection::conflict(Conflict::VolumeNotSmaller, text));
         }
         if size > present.size {
             self.put_volume(volume, Volume { size, ..present });
@@ -44,10 +44,13 @@ impl Apply<'_> {
         let present = self.volume(volume)?.clone();
         if let Some(user) = self.state.placements.values().find(|placement| placement.volumes().any(|v| v == *volume)) {
             let (service, instance) = (&user.service, user.instance);
-            return Err(Rejection::conflict(format!(
-                "{service} {instance} uses {volume}: scale {service} down, take the volume out of its definition, or \
+            return Err(Rejection::conflict(
+                Conflict::VolumeInUse,
+                format!(
+                    "{service} {instance} uses {volume}: scale {service} down, take the volume out of its definition, or \
                  remove the app first"
-            )));
+                ),
+            ));
         }
         let node = present.node;
         if self.state.nodes.contains(&node) {
@@ -63,7 +66,7 @@ impl Apply<'_> {
     pub(super) fn confirm_volume(&mut self, node: NodeId, volume: &VolumeRef) -> Decision {
         match self.state.volumes.get(volume) {
             Some(present) if present.node != node => {
-                Err(Rejection::conflict(format!("{volume} is on {}", self.node_name(present.node))))
+                Err(Rejection::conflict(Conflict::Ours, format!("{volume} is on {}", self.node_name(present.node))))
             }
             Some(present) if !present.is_made => {
                 self.put_volume(volume, Volume { is_made: true, ..present.clone() });
@@ -80,7 +83,9 @@ impl Apply<'_> {
                 self.out.remove(RegionKey::Volume(volume.clone()));
                 Ok(RegionReply::Done)
             }
-            Some(_) => Err(Rejection::conflict(format!("{volume} is not one that node {node} was to delete"))),
+            Some(_) => {
+                Err(Rejection::conflict(Conflict::Ours, format!("{volume} is not one that node {node} was to delete")))
+            }
             // Said twice.
             None => Ok(RegionReply::Done),
         }
@@ -92,16 +97,19 @@ impl Apply<'_> {
         let is_same = |other: &&Placement| other.slot == Some(slot) && other.service == placement.service;
         if let Some(holder) = earlier.iter().chain(self.state.placements.values()).find(is_same) {
             let (service, instance) = (&placement.service, holder.instance);
-            return Err(Rejection::conflict(format!("instance {instance} has slot {slot} of {service} already")));
+            return Err(Rejection::conflict(
+                Conflict::Ours,
+                format!("instance {instance} has slot {slot} of {service} already"),
+            ));
         }
         for volume in placement.volumes() {
             match self.state.volumes.get(&volume) {
                 Some(present) if present.node != placement.node => {
                     let place = self.node_name(present.node);
-                    return Err(Rejection::conflict(format!("volume {volume} is on {place}")));
+                    return Err(Rejection::conflict(Conflict::Ours, format!("volume {volume} is on {place}")));
                 }
                 Some(present) if present.is_deleted => {
-                    return Err(Rejection::conflict(format!("volume {volume} is being deleted")));
+                    return Err(Rejection::conflict(Conflict::Ours, format!("volume {volume} is being deleted")));
                 }
                 _ => {}
             }
