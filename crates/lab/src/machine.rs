@@ -3,7 +3,6 @@
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read},
-    os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -15,7 +14,7 @@ use crate::{
     Error, Process, disk,
     error::Attempt,
     init, network,
-    process::{GONE_WITHIN, MEMBER_VARIABLE, log_tail, run, wait_until},
+    process::{GONE_WITHIN, MEMBER_VARIABLE, leave_behind, log_tail, run, wait_until},
     state::{Files, NodeState, State},
     traces,
 };
@@ -84,9 +83,9 @@ fn boot(files: &Files, program: &Path, node: &NodeState, network: Process) -> Re
     command.env("PATH", init::PATH).current_dir("/");
     // What its programs log is for whoever looks into the lab to say.
     command.envs(std::env::vars_os().filter(|(name, _)| name == "INSULA_LOG"));
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(console);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(console);
     let what = || format!("boot {name}");
-    let mut child = command.spawn().attempt(what)?;
+    let mut child = leave_behind(&mut command).spawn().attempt(what)?;
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
         let mut lines = BufReader::new(stdout);

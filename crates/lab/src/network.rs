@@ -8,7 +8,6 @@ use std::{
     fs::{File, OpenOptions},
     io::Read,
     net::Ipv4Addr,
-    os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -19,7 +18,7 @@ use crate::{
     Error, Process,
     config::{DATACENTER_PREFIX, NodePlan, SERVICES, SERVICES_ADDRESS, SERVICES_GATEWAY},
     error::Attempt,
-    process::{MEMBER_VARIABLE, log_tail, run_with},
+    process::{MEMBER_VARIABLE, leave_behind, log_tail, run_with},
 };
 
 /// Where cuts stand in the order of routing rules; the local table is moved behind them.
@@ -29,12 +28,12 @@ const LOCAL_PRIORITY: u32 = 20;
 /// Starts a process that holds a network namespace of its own, for the lab in `dir`.
 pub(crate) fn hold(program: &Path, dir: &Path) -> Result<Process, Error> {
     let mut command = Command::new(program);
-    command.args(["lab-init", "hold"]).env(MEMBER_VARIABLE, dir).process_group(0);
+    command.args(["lab-init", "hold"]).env(MEMBER_VARIABLE, dir);
     let what = || format!("start {} lab-init hold", program.display());
     // Not our own standard error: it outlives us, and whoever reads that would wait for its end.
     let log = OpenOptions::new().create(true).append(true).open(dir.join("lab.log")).attempt(what)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let mut child = command.spawn().attempt(what)?;
+    let mut child = leave_behind(&mut command).spawn().attempt(what)?;
     let mut said = String::new();
     if let Some(mut stdout) = child.stdout.take() {
         stdout.read_to_string(&mut said).attempt(what)?;

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{self, Read},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -11,6 +12,7 @@ use std::{
 
 use insula_env::Clock;
 use nix::{
+    libc,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -113,6 +115,18 @@ pub fn members(dir: &Path) -> Vec<Process> {
         *pid != own && environment.split(|byte| *byte == 0).any(|pair| pair == marker.as_bytes())
     };
     pids().filter(is_member).filter_map(Process::of).collect()
+}
+
+/// Has a process that outlives us begin in a group of its own and with its standard streams alone: whoever has started us may wait for the
+/// end of a pipe, or of a lock, that it let us have.
+pub(crate) fn leave_behind(command: &mut Command) -> &mut Command {
+    let close = || {
+        // SAFETY: a system call that touches no memory. What Rust's own start of a process still needs stays until the exec.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: one system call, which allocates nothing and takes no lock.
+    unsafe { command.process_group(0).pre_exec(close) }
 }
 
 /// Looks until a condition holds.

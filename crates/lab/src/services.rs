@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     net::{SocketAddr, TcpStream},
-    os::unix::process::CommandExt,
     process::Stdio,
     time::Duration,
 };
@@ -13,7 +12,7 @@ use crate::{
     config::{REGISTRY_PORT, SERVICES_ADDRESS},
     error::Attempt,
     network,
-    process::{MEMBER_VARIABLE, wait_until},
+    process::{MEMBER_VARIABLE, leave_behind, wait_until},
     state::Files,
 };
 
@@ -42,9 +41,9 @@ pub(crate) fn start_registry(files: &Files, services: Process) -> Result<Process
     let output = File::create(&log).attempt(|| format!("make {}", log.display()))?;
     let errors = output.try_clone().attempt(|| format!("open {}", log.display()))?;
     let mut command = network::inside(services, "docker-registry");
-    command.arg("serve").arg(&config).env(MEMBER_VARIABLE, files.dir()).process_group(0);
+    command.arg("serve").arg(&config).env(MEMBER_VARIABLE, files.dir());
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
-    let child = command.spawn().attempt(|| "start docker-registry".to_owned())?;
+    let child = leave_behind(&mut command).spawn().attempt(|| "start docker-registry".to_owned())?;
     let process = Process::of(child.id() as i32)
         .ok_or_else(|| Error::Command { command: "docker-registry".to_owned(), said: "it ended at once".to_owned() })?;
     network::within(services, || {

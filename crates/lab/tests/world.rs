@@ -12,6 +12,7 @@ use std::{
 
 use insula_lab::{Lab, LabConfig, RegionShape, Target, init, members, traces};
 use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sched::{CloneFlags, setns},
     sys::signal::Signal,
     unistd::geteuid,
@@ -146,6 +147,19 @@ fn echo(stream: &mut TcpStream) -> Result<(), ErrorKind> {
 fn knock(to: SocketAddr) -> Result<(), ErrorKind> {
     let mut stream = TcpStream::connect_timeout(&to, SILENCE).map_err(|error| error.kind())?;
     echo(&mut stream)
+}
+
+#[test]
+fn what_is_left_behind_keeps_nothing_of_who_started_it() {
+    let (mut read, write) = std::io::pipe().expect("a pipe");
+    // As a shell hands them on, and `flock` its lock.
+    fcntl(&write, FcntlArg::F_SETFD(FdFlag::empty())).expect("handed on to every process");
+    let Some(fixture) = Fixture::up("fra:1") else { return };
+    fixture.lab().power_off(&["n1"]).expect("off");
+    fixture.lab().power_on("n1").expect("on");
+    drop(write);
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe");
+    assert_eq!(read.read(&mut [0]).map_err(|error| error.kind()), Ok(0), "somebody in the lab keeps its other end");
 }
 
 #[test]
