@@ -140,6 +140,10 @@ fn process(source: &Source<'_>) -> Result<Process, String> {
     let mut env = vec![PATH.to_owned()];
     for variable in image.env().iter().flatten().chain(&source.env) {
         let name = variable.split('=').next().unwrap_or_default();
+        // The container library takes its whole process down over one without a name, and no program would find it.
+        if name.is_empty() {
+            continue;
+        }
         env.retain(|earlier| earlier.split('=').next() != Some(name));
         env.push(variable.clone());
     }

@@ -1,4 +1,6 @@
-//! Small text forms shared by the id types.
+//! Small text forms shared by the id types, and texts for people.
+
+use std::borrow::Cow;
 
 /// Crockford's base 32 without check digit, lower case: no i, l, o, u.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -35,12 +37,42 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// Stands for what was left out.
+const LEFT_OUT: &str = " … ";
+
+/// A text of at most so many bytes, [`LEFT_OUT`] included: of a longer one the middle is left out, since errors say first what was
+/// tried, and last why it failed. A limit below that of the sign gives the beginning alone.
+pub fn shorten(text: &str, len_max: usize) -> Cow<'_, str> {
+    if text.len() <= len_max {
+        return Cow::Borrowed(text);
+    }
+    let Some(room) = len_max.checked_sub(LEFT_OUT.len()) else {
+        return Cow::Borrowed(&text[..text.floor_char_boundary(len_max)]);
+    };
+    let (head, tail) = (text.floor_char_boundary(room / 2), text.ceil_char_boundary(text.len() - room / 2));
+    Cow::Owned(format!("{}{LEFT_OUT}{}", &text[..head], &text[tail..]))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::grouped;
+    use super::{grouped, shorten};
 
     #[test]
     fn thousands_are_set_apart() {
         assert_eq!([0, 999, 1204, 1_234_567].map(grouped), ["0", "999", "1,204", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_middle_of_a_long_text_is_left_out() {
+        assert_eq!(shorten("pull the image: no such host", 28), "pull the image: no such host");
+        assert_eq!(shorten("pull the image: no such host", 25), "pull the i …  such host");
+        assert_eq!(shorten("pull", 3), "pul");
+        for text in ["ä".repeat(40), "a".repeat(80), "aä€😀".repeat(10)] {
+            for len_max in 0..90 {
+                let short = shorten(&text, len_max);
+                assert!(short.len() <= len_max.min(text.len()), "{short} has {} bytes", short.len());
+                assert!(short.len() + 8 > len_max.min(text.len()), "{short} leaves out more than it must");
+            }
+        }
     }
 }

@@ -74,7 +74,19 @@ pub fn document_seeds() -> Vec<Vec<u8>> {
             },
         }),
     ];
-    all.iter().map(|one| one.to_string().into_bytes()).collect()
+    let text_keys = [
+        json!({ "Env": ["A=b\0c"] }),
+        json!({ "Cmd": ["sh", "a\0"] }),
+        json!({ "Entrypoint": ["\0"] }),
+        json!({ "User": "1\0" }),
+        json!({ "Cmd": ["sh"], "WorkingDir": "/\0" }),
+    ];
+    let with_nul = text_keys.map(|config| {
+        json!({
+            "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [digest] }, "config": config,
+        })
+    });
+    all.iter().chain(&with_nul).map(|one| one.to_string().into_bytes()).collect()
 }
 
 /// Reads a document as manifest, list and configuration.
@@ -144,6 +156,14 @@ fn use_image(area: &Area, image: &Image) -> Result<String, String> {
     };
     let made = match bundle::spec(&source) {
         Ok(spec) => {
+            let process = spec.process().clone().unwrap_or_default();
+            let texts = [process.args().clone(), process.env().clone()].into_iter().flatten().flatten();
+            if texts.chain([process.cwd().display().to_string()]).any(|text| text.contains('\0')) {
+                return Err("a program would be given a NUL character".to_owned());
+            }
+            if process.env().iter().flatten().any(|variable| variable.starts_with('=')) {
+                return Err("a program would be given a variable without a name".to_owned());
+            }
             let written = serde_json::to_vec(&spec).map_err(|error| format!("a bundle cannot be written: {error}"))?;
             serde_json::from_slice::<oci_spec::runtime::Spec>(&written)
                 .map_err(|error| format!("a bundle cannot be read: {error}"))?;

@@ -10,7 +10,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use insula_env::Disk;
-use insula_types::InstanceId;
+use insula_types::{InstanceId, text::shorten};
 use oci_client::{
     Reference,
     manifest::{OciDescriptor, OciImageManifest, OciManifest},
@@ -35,6 +35,8 @@ use crate::{Config, Error, ImageInfo, PullProgress, disk::blocking, signal};
 pub(super) const BLOB_BYTES_MAX: u64 = 16 << 30;
 /// Layers of an image, at most: overlayfs takes 500, one mount call's page of options far fewer.
 const LAYERS_MAX: usize = 128;
+/// What is shown of a text that is refused, in bytes.
+const TEXT_SHOWN_MAX: usize = 80;
 /// Layers of an image that are fetched and unpacked at the same time: one line and one disk are busy with so many.
 const LAYERS_AT_ONCE: usize = 3;
 
@@ -319,6 +321,7 @@ pub(super) fn assemble(store: &Store, manifest: &OciImageManifest, config: &[u8]
     let digest = &manifest.config.digest;
     let config: ImageConfiguration =
         serde_json::from_slice(config).map_err(|error| content(digest, &format!("its configuration: {error}")))?;
+    check_texts(&config).map_err(|why| content(digest, &why))?;
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != manifest.layers.len() || diff_ids.is_empty() || diff_ids.len() > LAYERS_MAX {
         return Err(content(digest, "its layers and their digests do not match, or are too many"));
@@ -332,6 +335,22 @@ pub(super) fn assemble(store: &Store, manifest: &OciImageManifest, config: &[u8]
     }
     let layers = diff_ids.iter().map(|diff_id| store.layer(diff_id)).collect();
     Ok(Image { layers, config, documents: vec![digest.clone()], layer_blobs })
+}
+
+/// Refuses what no program can be given: JSON can say NUL, and a system call reads no further than that.
+fn check_texts(config: &ImageConfiguration) -> Result<(), String> {
+    let Some(config) = config.config() else { return Ok(()) };
+    let lists = [("Env", config.env()), ("Entrypoint", config.entrypoint()), ("Cmd", config.cmd())];
+    let one = |text: &Option<String>| text.iter().cloned().collect::<Vec<_>>();
+    let (user, directory) = (one(config.user()), one(config.working_dir()));
+    let lists = lists.map(|(key, list)| (key, list.as_deref().unwrap_or_default()));
+    for (key, texts) in lists.into_iter().chain([("User", &*user), ("WorkingDir", &*directory)]) {
+        if let Some(text) = texts.iter().find(|text| text.contains('\0')) {
+            let found = shorten(text, TEXT_SHOWN_MAX);
+            return Err(format!("its configuration: {key}: found {found:?}: no program can receive a NUL character"));
+        }
+    }
+    Ok(())
 }
 
 /// The manifest's digest for this platform, when the document is a list of manifests.
@@ -353,4 +372,32 @@ pub(super) fn parse_manifest(digest: &str, document: &[u8]) -> Result<OciImageMa
 
 fn parse(digest: &str, document: &[u8]) -> Result<OciManifest, Error> {
     serde_json::from_slice(document).map_err(|error| content(digest, &format!("it is no manifest: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_program_can_be_given_is_refused() {
+        let check = |config: &str| {
+            let text = format!(
+                r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}},"config":{config}}}"#
+            );
+            check_texts(&serde_json::from_str(&text).expect("a configuration"))
+        };
+        for (key, value) in [
+            ("Env", r#"["A=b","B=c\u0000d"]"#),
+            ("Entrypoint", r#"["\u0000"]"#),
+            ("Cmd", r#"["sh","-c\u0000"]"#),
+            ("User", r#""1\u0000""#),
+            ("WorkingDir", r#""/a\u0000b""#),
+        ] {
+            let why = check(&format!("{{\"{key}\":{value}}}")).expect_err(key);
+            assert!(why.starts_with(&format!("its configuration: {key}: found \"")), "{why}");
+            assert!(why.ends_with("\": no program can receive a NUL character"), "{why}");
+        }
+        let fine = r#"{"Env":["A=b"],"Cmd":["sh"],"User":"1:2","WorkingDir":"/","Labels":{"a":"b"}}"#;
+        assert_eq!((check(fine), check("null")), (Ok(()), Ok(())));
+    }
 }

@@ -320,6 +320,17 @@ fn images_and_commands() {
 }
 
 #[test]
+fn no_program_can_receive_nul() {
+    check_service(
+        "IMAGE\nargs = [\"a\\u0000\"]\nenv = { A = \"b\\u0000\", \"C\\u0000\" = \"d\" }",
+        expect![[r#"
+        line 4, column 9: services.web.args[0]: found "a\0": it contains a NUL character, which no program can receive
+        line 5, column 13: services.web.env.A: found "b\0": it contains a NUL character, which no program can receive
+        line 5, column 24: services.web.env."C\0": a variable's name has letters, digits and underscores, and does not begin with a digit"#]],
+    );
+}
+
+#[test]
 fn arguments_of_the_program_of_an_image() {
     check_service("IMAGE\nargs = [\"--port\", \"8080\"]", expect!["valid"]);
     check_service(
