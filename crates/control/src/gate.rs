@@ -1,12 +1,15 @@
 //! Whether a release that is tried with canaries fails more requests than it may, by what the edges have counted. Pure.
 //!
-//! Without numbers nobody is judged: a service without routes has none, nor has one whose requests are too few, or whose edges are
-//! of an earlier version.
+//! Without numbers nobody is judged: a service without routes has none, nor has one whose requests are too few. That there are none is
+//! known when all edges have told; those of nodes that are not heard of are waited for ([`unheard`]).
 
+use insula_env::clock::Instant;
 use insula_state::RegionState;
-use insula_types::{CanarySpec, Deployment, DeploymentState, ServiceRef, Strategy, Tally, UpdateSpec, text::grouped};
+use insula_types::{
+    AppName, CanarySpec, Deployment, DeploymentState, Node, ServiceRef, Strategy, Tally, UpdateSpec, text::grouped,
+};
 
-use crate::traffic::Compared;
+use crate::{LeaseTable, traffic::Compared};
 
 /// So many requests the new instances must have got: the share of fewer says little.
 pub(crate) const REQUESTS_MIN: u64 = 50;
@@ -30,6 +33,15 @@ pub fn is_tried(region: &RegionState, service: &ServiceRef) -> bool {
         let is_new = deployment.from.is_some() && deployment.changes(&service.service, &wanted.spec);
         is_new && !deployment.state.is_over() && !deployment.is_return && canary(&wanted.update).is_some()
     })
+}
+
+/// The nodes whose edges may have sent requests to the present release of an app and are not heard of: those that were up at some
+/// time since it came. Their names.
+pub(crate) fn unheard<'a>(region: &'a RegionState, app: &AppName, leases: &LeaseTable, now: Instant) -> Vec<&'a str> {
+    let came = region.definitions.revision(app);
+    let may_know = |node: &&Node| node.health.is_up() || region.nodes.revision(&node.id) > came;
+    let unheard = region.nodes.values().filter(may_know).filter(|node| !leases.has_told(now, node.id));
+    unheard.map(|node| node.name.as_str()).collect()
 }
 
 /// In a sentence, that the release's instances of a service fail too much; none: they do not, or there are too few requests to tell.

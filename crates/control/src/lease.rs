@@ -108,6 +108,11 @@ impl LeaseTable {
         self.leases.get(&node).is_some_and(|lease| lease.ends > now)
     }
 
+    /// Whether the node has told this leader of late what its edge has counted, as far as there is anything.
+    pub(crate) fn has_told(&self, now: Instant, node: NodeId) -> bool {
+        self.leases.get(&node).is_some_and(|lease| lease.ends > now && lease.renewals > 0)
+    }
+
     /// Whether the node has renewed often enough to be taken for up again.
     pub fn is_steady(&self, now: Instant, node: NodeId) -> bool {
         self.leases.get(&node).is_some_and(|lease| lease.ends > now && lease.renewals >= RENEWALS_UNTIL_UP)

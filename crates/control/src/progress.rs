@@ -3,6 +3,7 @@
 //! What is seen over time is kept in the leader's memory, by its own clock: a new leader watches anew, which makes a deployment
 //! longer and never shorter. What was decided is in the region's state.
 
+mod judged;
 mod told;
 
 use std::{
@@ -17,8 +18,9 @@ use insula_types::{
     RegionalDefinition, RegionalService, ReleaseNumber, RestartPolicy, ServiceName, ServiceRef,
 };
 
+use self::judged::{Lack, judged};
 pub(crate) use self::told::tell_world;
-use crate::{each_node, gate, placements::deployment_of, traffic::Counted};
+use crate::{LeaseTable, each_node, gate, placements::deployment_of};
 
 /// How often an instance may end before it was ever ready.
 const RESTARTS_MAX: u32 = 3;
@@ -53,6 +55,8 @@ struct Seen {
     no_room: BTreeMap<ServiceName, Instant>,
     /// Since when all that shall run in this state has been healthy.
     settled: Option<Instant>,
+    /// Since when nothing but numbers that edges have not told is waited for.
+    unheard: Option<Instant>,
 }
 
 /// How far a release is.
@@ -97,13 +101,13 @@ impl Watched {
         !self.apps.is_empty()
     }
 
-    /// How the deployments have come on. `unplaceable` says for which services there is no room, and why; `counted` what the edges
-    /// have seen of them.
+    /// How the deployments have come on. `unplaceable` says for which services there is no room, and why; `leases` what the edges
+    /// have counted of them.
     pub(crate) fn advance(
         &mut self,
         region: &RegionState,
         unplaceable: &BTreeMap<ServiceRef, String>,
-        counted: &Counted,
+        leases: &LeaseTable,
         now: Instant,
     ) -> Vec<RegionCommand> {
         let mut commands = Vec::new();
@@ -128,10 +132,16 @@ impl Watched {
                 let since = ready.get(&instance);
                 since.is_some_and(|since| now.saturating_duration_since(*since) >= part.wanted.update.min_healthy)
             };
-            let verdict = fails_too_much(deployment, &parts, counted)
-                .map(|why| (DeploymentState::Failed, why))
-                .or_else(|| seen.judge(region, deployment, definition, &parts, unplaceable, &is_healthy, now));
-            if let Some((state, why)) = verdict.filter(|_| !deployment.is_paused) {
+            let judged = judged(deployment, &parts, leases.counted());
+            let too_many = judged.iter().find_map(|one| one.fails(deployment));
+            let verdict = too_many.map(|why| (DeploymentState::Failed, why)).or_else(|| {
+                let next = seen.judge(region, deployment, definition, &parts, unplaceable, &is_healthy, now)?;
+                let unheard = gate::unheard(region, app, leases, now);
+                let lack = judged.iter().find_map(|one| one.lack(deployment, &unheard));
+                Some(seen.with_numbers(next, deployment, lack, now))
+            });
+            let is_said = |verdict: &(_, String)| (verdict.0, &verdict.1) == (deployment.state, &deployment.why);
+            if let Some((state, why)) = verdict.filter(|verdict| !deployment.is_paused && !is_said(verdict)) {
                 let (app, release) = (app.clone(), deployment.release);
                 commands.push(RegionCommand::AdvanceDeployment { app, release, state, why });
             }
@@ -158,8 +168,17 @@ impl Watched {
 
 impl Seen {
     fn new(deployment: &Deployment, now: Instant) -> Self {
-        let (failing, no_room, settled, mark) = Default::default();
-        Self { release: deployment.release, state: deployment.state, mark, moved: now, failing, no_room, settled }
+        let (failing, no_room, settled, unheard, mark) = Default::default();
+        Self {
+            release: deployment.release,
+            state: deployment.state,
+            mark,
+            moved: now,
+            failing,
+            no_room,
+            settled,
+            unheard,
+        }
     }
 
     /// The state that comes next, and why; none: it stays.
@@ -194,6 +213,33 @@ impl Seen {
             is_over.then(|| stuck(deployment, parts, unplaceable, deadline))
         });
         failure.filter(|_| deployment.state != DeploymentState::Failed).map(|why| (DeploymentState::Failed, why))
+    }
+
+    /// A step that is taken when nothing speaks against it waits while edges that are not heard of may have something to say. Not for
+    /// ever: then first instances are not promoted, and what has been out and watched for as long is good.
+    fn with_numbers(
+        &mut self,
+        (state, why): (DeploymentState, String),
+        deployment: &Deployment,
+        lack: Option<Lack>,
+        now: Instant,
+    ) -> (DeploymentState, String) {
+        let is_judged = matches!(
+            (deployment.state, state),
+            (DeploymentState::First, DeploymentState::Going) | (DeploymentState::Baking, DeploymentState::Done)
+        );
+        let Some(lack) = lack.filter(|_| is_judged) else {
+            self.unheard = None;
+            return (state, why);
+        };
+        let since = *self.unheard.get_or_insert(now);
+        if now.saturating_duration_since(since) < lack.deadline {
+            return (deployment.state, format!("waits for {}", lack.what));
+        }
+        let time = insula_types::definition::format_duration(lack.deadline);
+        let why = format!("waited {time} for {}", lack.what);
+        let end = if deployment.state == DeploymentState::First { DeploymentState::Failed } else { state };
+        (end, why)
     }
 
     /// An instance that does not get well, in words.
@@ -268,22 +314,6 @@ impl Seen {
         self.no_room = no_room;
         lack
     }
-}
-
-/// A service whose new instances fail more requests than they may, in words. What leads back to an earlier release is not judged.
-fn fails_too_much(deployment: &Deployment, parts: &[Part<'_>], counted: &Counted) -> Option<String> {
-    let good = deployment.from.as_ref()?.release;
-    if deployment.is_return || deployment.state.is_over() {
-        return None;
-    }
-    parts.iter().find_map(|part| {
-        let canary = gate::canary(&part.wanted.update)?;
-        let service = ServiceRef::new(deployment.app.clone(), part.name.clone());
-        // Instances of a release between the two count where they run the same as this one.
-        let of_new = part.new.iter().map(|(placement, _)| placement.release);
-        let new = of_new.chain([deployment.release]).filter(|release| *release > good).collect();
-        gate::too_many(&service, deployment, canary, counted.compare(&service, &new, good))
-    })
 }
 
 /// What comes after a state in which all has been as it shall be for `time`.

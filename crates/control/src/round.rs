@@ -73,7 +73,7 @@ impl Memory {
         };
         let plan = placements::reconcile(region, &view, new_id);
         commands.extend(plan.commands);
-        commands.extend(self.watched.advance(region, &plan.unplaceable, leases.counted(), now));
+        commands.extend(self.watched.advance(region, &plan.unplaceable, leases, now));
         commands.extend(self.tell(plan.unplaceable));
         commands.truncate(COMMANDS_MAX);
         commands

@@ -95,11 +95,17 @@ pub fn text(deployment: &Deployment) -> String {
         DeploymentState::First if deployment.waits_for_promotion => {
             "tries its first instances, and waits for `insula promote` or `insula abort`".to_owned()
         }
+        DeploymentState::First if !deployment.why.is_empty() => {
+            format!("tries its first instances, and {}", clean(&deployment.why))
+        }
         DeploymentState::First => "tries its first instances".to_owned(),
         DeploymentState::Going => match before {
             Some(before) => format!("takes the place of {before}"),
             None => "is started".to_owned(),
         },
+        DeploymentState::Baking if !deployment.why.is_empty() => {
+            format!("runs, is watched, and {}", clean(&deployment.why))
+        }
         DeploymentState::Baking => match before {
             Some(before) if deployment.returns => format!("runs, and is watched: {before} comes back should it fail"),
             _ => "runs, and is watched".to_owned(),
@@ -177,7 +183,9 @@ mod tests {
         };
         let told: Vec<String> = [
             deployment(DeploymentState::Going),
-            deployment(DeploymentState::Baking),
+            Deployment { why: String::new(), ..deployment(DeploymentState::Baking) },
+            Deployment { why: "waits for n3".to_owned(), ..deployment(DeploymentState::Baking) },
+            Deployment { why: "waits for n3".to_owned(), ..deployment(DeploymentState::First) },
             deployment(DeploymentState::Failed),
             Deployment { returns: false, ..deployment(DeploymentState::Failed) },
             Deployment { waits_for_promotion: true, ..deployment(DeploymentState::First) },
@@ -189,6 +197,8 @@ mod tests {
         expect![[r#"
             release 2 takes the place of release 1
             release 2 runs, and is watched: release 1 comes back should it fail
+            release 2 runs, is watched, and waits for n3
+            release 2 tries its first instances, and waits for n3
             release 2 failed: exit code 1; release 1 comes back
             release 2 failed: exit code 1; release 1 goes on beside it: `insula rollback` takes it back
             release 2 tries its first instances, and waits for `insula promote` or `insula abort`
