@@ -382,6 +382,7 @@ fn advance_one(
             if placement.spec.image.is_some() && !instance.is_pulled {
                 if Slots::take(&mut slots.pulls) {
                     instance.state = State::Busy(Job::Pull);
+                    instance.progress = None;
                     actions.push(Action::Pull(Box::new(placement)));
                 }
             } else if Slots::take(&mut slots.starts) {

@@ -14,12 +14,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use insula_container::{PullProgress, Running};
 use insula_env::{Rng, clock::Instant};
-use insula_types::{Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, RestartSpec, ServiceSpec};
+use insula_types::{
+    Desired, HealthSpec, InstanceStatus, NodeId, Phase, Placement, RestartSpec, ServiceSpec, text::shorten,
+};
 
 use crate::backoff::Backoff;
 
 /// A run that lasts so long was no crash loop: the next back-off begins anew.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
+
+/// Longest message in a status, in bytes. Registries and runtimes say as much as they like, and all that is said is replicated.
+const MESSAGE_LEN_MAX: usize = 512;
 
 /// What the runtime is asked to do with an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +104,7 @@ pub(crate) struct Instance {
     pub is_forgotten: bool,
     pub was_ready: bool,
     pub message: String,
-    /// Of its last pull.
+    /// Of its present pull, or the last one.
     pub progress: Option<PullProgress>,
     phase: Phase,
     since_ms: u64,
@@ -202,6 +207,9 @@ impl Instance {
     fn phase_now(&self) -> Phase {
         match &self.state {
             State::Idle { .. } if self.message.is_empty() => Phase::Pending,
+            // One more try is no news before it gets further than the last one did.
+            State::Busy(Job::Pull) if !self.message.is_empty() && self.progress.is_none() => Phase::Backoff,
+            State::Busy(Job::Start) if !self.message.is_empty() && !self.has_run => Phase::Backoff,
             State::Busy(Job::Pull) => Phase::Pulling,
             State::Busy(Job::Start) => Phase::Starting,
             State::Running(_) | State::Stopping(_) => Phase::Running,
@@ -238,7 +246,7 @@ impl Instance {
             was_ready: self.was_ready,
             endpoints,
             restarts: self.restarts,
-            message: progress.unwrap_or_else(|| self.message.clone()),
+            message: progress.unwrap_or_else(|| shorten(&self.message, MESSAGE_LEN_MAX).into_owned()),
             since_ms: self.since_ms,
         })
     }

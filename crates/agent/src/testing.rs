@@ -51,6 +51,7 @@ struct World {
     starts: BTreeMap<InstanceId, u32>,
     stops: BTreeMap<InstanceId, u32>,
     pull_time: BTreeMap<String, Duration>,
+    missing: BTreeSet<String>,
     pulls: BTreeMap<String, Instant>,
     start_time: Duration,
     failing_starts: BTreeSet<InstanceId>,
@@ -72,6 +73,11 @@ impl FakeRuntime {
     /// Pulling that image takes so long, the first time.
     pub fn set_pull_time(&self, image: &str, time: Duration) {
         self.0.world.lock().pull_time.insert(image.to_owned(), time);
+    }
+
+    /// No registry has that image.
+    pub fn set_missing(&self, image: &str) {
+        self.0.world.lock().missing.insert(image.to_owned());
     }
 
     /// Commands in that instance write this and end so; none: they go on for ever.
@@ -169,7 +175,12 @@ impl Runtime for FakeRuntime {
             self.0.world.lock().pulls.insert(name.clone(), self.0.clock.now());
             clock::sleep(time).await;
         }
-        self.0.world.lock().images.insert(name);
+        let mut world = self.0.world.lock();
+        if world.missing.contains(&name) {
+            let attempt = "read the manifest".to_owned();
+            return Err(Error::Pull { image: name, attempt, source: "no registry has it".into() });
+        }
+        world.images.insert(name);
         Ok(ImageInfo::default())
     }
 

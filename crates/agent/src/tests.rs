@@ -53,6 +53,8 @@ impl Proposer for Quorum {
 struct Reports {
     last: Mutex<crate::report::Statuses>,
     calls: Mutex<u32>,
+    /// How often something else was reported of an instance than before.
+    changes: Mutex<u32>,
     volumes: Mutex<Vec<(VolumeRef, bool)>>,
     notes: Mutex<Vec<Event>>,
     is_broken: Mutex<bool>,
@@ -65,7 +67,10 @@ impl Reporter for Reports {
             return Err(CallError("cut off".into()));
         }
         *self.calls.lock() += 1;
-        self.last.lock().extend(statuses.into_iter().map(|status| (status.instance, status)));
+        for status in statuses {
+            let before = self.last.lock().insert(status.instance, status.clone());
+            *self.changes.lock() += u32::from(before.as_ref() != Some(&status));
+        }
         Ok(())
     }
 
@@ -291,6 +296,27 @@ async fn a_crash_loop_backs_off_and_says_why() {
     }
     bench.until("ready again", |b| b.is_ready(1)).await;
     assert_eq!(bench.status(1).expect("reported").restarts, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_again_for_the_same_reason_is_not_reported_again() {
+    let mut bench = Bench::new();
+    let missing = format!("registry.example/missing@sha256:{}", "c".repeat(64));
+    bench.runtime.set_missing(&missing);
+    bench.runtime.set_start_fails(InstanceId::new(2), true);
+    let mut first = placement(1, NODE);
+    first.spec.image = Some(missing);
+    bench.place(&[first, placement(2, NODE)]);
+    bench.start();
+    for instance in [1, 2] {
+        bench.until("it says why", |b| b.status(instance).is_some_and(|s| s.phase == Phase::Backoff)).await;
+    }
+    clock::sleep(Duration::from_secs(1)).await;
+    let before = *bench.reports.changes.lock();
+    clock::sleep(Duration::from_secs(600)).await;
+    assert_eq!(*bench.reports.changes.lock() - before, 0, "each would be an entry in the region's log");
+    bench.runtime.set_start_fails(InstanceId::new(2), false);
+    bench.until("ready", |b| b.is_ready(2)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,14 @@ mod contents;
 mod deployments;
 mod volumes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use insula_types::{
     Addresses, Agreed, Desired, InstanceId, InstanceStatus, LabelName, Labels, Level, Node, NodeHealth, NodeId, Phase,
-    Placement, RegionalDefinition, Revision, RuntimeName, label::LABELS_MAX,
+    Placement, RegionalDefinition, Revision, RuntimeName, label::LABELS_MAX, text::shorten,
 };
 
 use super::{
@@ -20,6 +23,12 @@ use crate::{
     event::{EVENTS_MAX, Event, EventId, EventKind},
 };
 
+/// From which level on an instance that fails again and again for the same reason is told of at growing intervals.
+const REPEATS: Level = Level(6);
+/// Longest reason in an event, in bytes.
+pub(super) const WHY_LEN_MAX: usize = 300;
+/// The least and the greatest time after which the same is told again, in milliseconds.
+pub(super) const TOLD_AGAIN_AFTER_MS: (u64, u64) = (60_000, 3_600_000);
 /// Most roots or CA certificates that a node reports.
 const TRUST_MAX: usize = 8;
 
@@ -538,15 +547,47 @@ impl<'a> Apply<'a> {
         let name = format!("{} {}", placement.service, placement.instance);
         let (kind, text) = if now.is_ready && !was_ready {
             (EventKind::Ready, format!("{name} is ready"))
-        } else if now.phase == Phase::Backoff && before.is_none_or(|status| status.phase != Phase::Backoff) {
-            (EventKind::Restarting, format!("{name} will be started again: {}", now.message))
+        } else if now.phase == Phase::Backoff && before.is_none_or(|before| self.is_news(before, now)) {
+            (EventKind::Restarting, format!("{name} will be started again: {}", self.why(now)))
         } else if was_ready && !now.is_ready {
-            (EventKind::Unready, format!("{name} is not ready: {}", now.message))
+            (EventKind::Unready, format!("{name} is not ready: {}", self.why(now)))
         } else {
             return;
         };
         let event = Event::new(self.at_ms, kind, text).node(placement.node);
-        self.event(event.app(&placement.service.app).instance(placement.instance));
+        let event = event.app(&placement.service.app).instance(placement.instance);
+        if self.state.level() < REPEATS || !self.was_just_told(&event) {
+            self.event(event);
+        }
+    }
+
+    /// Whether one that waits to be started again was doing something else before, or waits for another reason.
+    fn is_news(&self, before: &InstanceStatus, now: &InstanceStatus) -> bool {
+        before.phase != Phase::Backoff || self.state.level() >= REPEATS && before.message != now.message
+    }
+
+    fn why<'s>(&self, status: &'s InstanceStatus) -> Cow<'s, str> {
+        match self.state.level() >= REPEATS {
+            true => shorten(&status.message, WHY_LEN_MAX),
+            false => Cow::Borrowed(&status.message),
+        }
+    }
+
+    /// Whether the same was told of an instance before, and no longer ago than it has gone on then: what repeats itself is told after a
+    /// minute, after two, four, eight, and each hour at last. One that gets ready is told of anew whenever something else was told since.
+    fn was_just_told(&self, event: &Event) -> bool {
+        let of_it = || self.state.events.values().rev().filter(|told| told.instance == event.instance);
+        let is_same = |told: &&Event| (told.kind, &told.text) == (event.kind, &event.text);
+        let mut same = match event.kind {
+            EventKind::Restarting => of_it().filter(is_same).map(|told| told.at_ms).collect::<Vec<_>>(),
+            EventKind::Ready | EventKind::Unready if of_it().next().is_some_and(|last| is_same(&last)) => return true,
+            _ => return false,
+        }
+        .into_iter();
+        let Some(last) = same.next() else { return false };
+        let first = same.next_back().unwrap_or(last);
+        let gone_on = last.saturating_sub(first);
+        self.at_ms.saturating_sub(last) < gone_on.clamp(TOLD_AGAIN_AFTER_MS.0, TOLD_AGAIN_AFTER_MS.1)
     }
 
     fn event(&mut self, event: Event) {

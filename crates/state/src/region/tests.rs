@@ -7,9 +7,14 @@ use insula_types::{
 };
 
 use super::*;
-use crate::{Machine, Outcome, RejectionCode, Replica, event::EVENTS_MAX, seal};
+use crate::{
+    Machine, Outcome, RejectionCode, Replica,
+    event::{EVENTS_MAX, Event, EventKind},
+    seal,
+};
 
 mod conflicts;
+mod told;
 
 struct Region {
     replica: Arc<Replica<RegionState>>,
