@@ -45,7 +45,9 @@ pub fn form(lab: &Lab, certificates: Option<&str>) -> Result<(), Error> {
     for node in &nodes {
         let what = format!("the region to be whole in the eyes of {}", node.name);
         wait_until(FORMED_WITHIN, &what, &lab.console(&node.name), || {
-            is_formed(lab, node, nodes.len()).unwrap_or(false)
+            // One that does not vote need not know who does; the first always votes.
+            let voters = if node.name == first.name { voters_of(nodes.len()) } else { 0 };
+            is_formed(lab, node, nodes.len(), voters).unwrap_or(false)
         })?;
     }
     Ok(())
@@ -98,13 +100,13 @@ fn voters_of(nodes: usize) -> usize {
     if nodes < 3 { 1 } else { 3 }
 }
 
-/// Whether all nodes are up, and enough of them vote, in the eyes of one.
-fn is_formed(lab: &Lab, node: &NodePlan, nodes: usize) -> Option<bool> {
+/// Whether all nodes are up, and so many of them vote, in the eyes of one.
+fn is_formed(lab: &Lab, node: &NodePlan, nodes: usize, voters: usize) -> Option<bool> {
     let said = run(program(lab, node).ok()?.args(["nodes", "--json"])).ok()?;
     let listing: Value = serde_json::from_str(&said).ok()?;
     let items = listing.get("items").and_then(Value::as_array)?;
     let count = |field: &str, value: Value| items.iter().filter(|item| item.get(field) == Some(&value)).count();
-    Some(count("state", "up".into()) == nodes && count("is_voter", true.into()) >= voters_of(nodes))
+    Some(count("state", "up".into()) == nodes && count("is_voter", true.into()) >= voters)
 }
 
 /// Adds to a node's configuration what is the lab's: its own cgroup, the lab's registry without TLS, where its API is.
