@@ -51,6 +51,7 @@ pub(crate) fn dev(arguments: &DevArgs) -> ExitCode {
 /// Runs a node's process with logs on standard error.
 fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
     insula_telemetry::start();
+    insula_server::keep_private().context("keep keys and secrets out of core dumps")?;
     insula_identity::install_provider();
     // A few threads: what takes time is the disk, and a small machine has little memory for stacks and arenas.
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 4);

@@ -7,7 +7,7 @@ use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
     Addresses, AppName, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal,
-    RequestId, Revealed, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
+    RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -505,13 +505,15 @@ pub struct OpenSecretsRequest {
     pub app: AppName,
     /// Which versions of which secrets; at most [`insula_types::secret::SECRETS_MAX`].
     pub wanted: SecretVersions,
+    /// The caller's own key, to which they are to be sealed: no buffer of a connection has them in the clear.
+    pub seal_to: ByteBuf,
 }
 
 /// Response of [`OpenSecrets`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OpenSecretsResponse {
-    /// Their values.
-    pub values: BTreeMap<SecretName, Revealed>,
+    /// Their values, sealed to the caller's key.
+    pub sealed: BTreeMap<SecretName, ByteBuf>,
 }
 
 impl Method for OpenSecrets {

@@ -13,7 +13,7 @@ use insula_rpc::{AddressBook, Code, Peers, Status};
 use insula_state::{RegionState, Store};
 use insula_telemetry::chain;
 use insula_types::{
-    AppName, NodeId, Revealed, SecretName, SecretValues, SecretVersion, SecretVersions, codec, secret::SECRETS_MAX,
+    AppName, NodeId, SecretName, SecretValues, SecretVersion, SecretVersions, codec, secret::SECRETS_MAX,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -27,6 +27,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(2);
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// Format of the file. A later one may add fields to it.
 const FORMAT: u32 = 1;
+
+/// Values, sealed to one node's key.
+type Sealed = BTreeMap<SecretName, ByteBuf>;
 
 /// What is kept of an app's secrets.
 type Kept = BTreeMap<(AppName, SecretName, SecretVersion), ByteBuf>;
@@ -74,17 +77,16 @@ impl Secrets for Opener {
         if lacking.is_empty() {
             return Ok(values);
         }
-        let opened = clock::timeout(OPEN_LIMIT, self.open_anew(app, &lacking))
+        let mut opened = clock::timeout(OPEN_LIMIT, self.open_anew(app, &lacking, own.public()))
             .await
             .map_err(|_| format!("nobody opened its secrets within {OPEN_LIMIT:?}"))??;
-        for (name, value) in &opened {
-            match seal_secret(own.public(), &self.place(app, name), value) {
-                Ok(sealed) => drop(kept.insert((app.clone(), name.clone(), lacking[name]), ByteBuf::from(sealed))),
-                Err(error) => warn!(error = %chain(&error), "a secret cannot be kept for a start without others"),
-            }
+        for (name, version) in lacking {
+            let sealed = opened.remove(&name).ok_or_else(|| format!("the secret {name} was not opened"))?;
+            let value = own.open(&self.place(app, &name), &sealed).map_err(|error| chain(&error))?;
+            kept.insert((app.clone(), name.clone(), version), sealed);
+            values.insert(name, value);
         }
         self.keep(kept);
-        values.extend(opened);
         Ok(values)
     }
 }
@@ -123,32 +125,36 @@ impl Opener {
         }
     }
 
-    /// By this node itself, where it holds the key, else by one that does.
-    async fn open_anew(&self, app: &AppName, wanted: &SecretVersions) -> Result<SecretValues, String> {
+    /// By this node itself, where it holds the key, else by one that does: sealed to the key of this node either way.
+    async fn open_anew(&self, app: &AppName, wanted: &SecretVersions, to: &[u8]) -> Result<Sealed, String> {
         match self.directory.load_region_authority().map_err(|error| chain(&error))? {
             Some(authority) => {
                 let key = authority.opening_key().map_err(|error| chain(&error))?;
-                self.open_here(&key, app, wanted).map_err(|status| status.to_string())
+                self.reseal(&key, app, wanted, to).map_err(|status| status.to_string())
             }
-            None => self.ask(app, wanted).await,
+            None => self.ask(app, wanted, to).await,
         }
     }
 
-    fn open_here(&self, key: &OpeningKey, app: &AppName, wanted: &SecretVersions) -> Result<SecretValues, Status> {
+    /// Opens what the region has, and seals it to another key.
+    fn reseal(&self, key: &OpeningKey, app: &AppName, wanted: &SecretVersions, to: &[u8]) -> Result<Sealed, Status> {
         let open = |(name, version): (&SecretName, &SecretVersion)| {
             let id = (app.clone(), name.clone(), *version);
             let sealed = self.region.read(|region| region.secrets.get(&id).cloned());
             let unknown =
                 || Status::retryable(Code::NotFound, format!("version {version} of {name} is not known here"));
-            let value = key.open(&self.place(app, name), &sealed.ok_or_else(unknown)?);
-            Ok((name.clone(), value.map_err(|error: Error| Status::internal(chain(&error)))?))
+            let failed = |error: Error| Status::internal(chain(&error));
+            let value = key.open(&self.place(app, name), &sealed.ok_or_else(unknown)?).map_err(failed)?;
+            let sealed = seal_secret(to, &self.place(app, name), &value).map_err(failed)?;
+            Ok((name.clone(), ByteBuf::from(sealed)))
         };
         wanted.iter().map(open).collect()
     }
 
     /// The leader votes, so it holds the key; of the others this node does not know.
-    async fn ask(&self, app: &AppName, wanted: &SecretVersions) -> Result<SecretValues, String> {
-        let request = OpenSecretsRequest { app: app.clone(), wanted: wanted.clone() };
+    async fn ask(&self, app: &AppName, wanted: &SecretVersions, to: &[u8]) -> Result<Sealed, String> {
+        let seal_to = ByteBuf::from(to);
+        let request = OpenSecretsRequest { app: app.clone(), wanted: wanted.clone(), seal_to };
         let leader = self.region.leadership().borrow().leader;
         let up =
             |node: &NodeId| self.region.read(|region| region.nodes.get(node).is_none_or(|node| node.health.is_up()));
@@ -156,8 +162,8 @@ impl Opener {
         let mut last = "no node is reached that could open its secrets".to_owned();
         for node in leader.into_iter().chain(others).filter(|node| *node != self.identity.node) {
             match self.peers.call::<OpenSecrets>(node, &request, CALL_LIMIT).await {
-                Ok(OpenSecretsResponse { values }) if wanted.keys().all(|name| values.contains_key(name)) => {
-                    return Ok(values.into_iter().map(|(name, Revealed(value))| (name, value)).collect());
+                Ok(OpenSecretsResponse { sealed }) if wanted.keys().all(|name| sealed.contains_key(name)) => {
+                    return Ok(sealed);
                 }
                 Ok(_) => last = format!("node {node} did not open all of its secrets"),
                 Err(status) => last = format!("its secrets are not opened: {status}"),
@@ -171,7 +177,7 @@ impl Opener {
     /// # Errors
     /// [`Status`].
     pub(crate) fn serve(&self, caller: NodeId, request: &OpenSecretsRequest) -> Result<OpenSecretsResponse, Status> {
-        let OpenSecretsRequest { app, wanted } = request;
+        let OpenSecretsRequest { app, wanted, seal_to } = request;
         if wanted.len() > SECRETS_MAX {
             return Err(Status::new(
                 Code::InvalidArgument,
@@ -193,8 +199,7 @@ impl Opener {
             return Err(Status::retryable(Code::PermissionDenied, why));
         }
         let key = authority.opening_key().map_err(|error| Status::internal(chain(&error)))?;
-        let values = self.open_here(&key, app, wanted)?;
-        Ok(OpenSecretsResponse { values: values.into_iter().map(|(name, value)| (name, Revealed(value))).collect() })
+        Ok(OpenSecretsResponse { sealed: self.reseal(&key, app, wanted, seal_to)? })
     }
 }
 

@@ -5,14 +5,18 @@ mod common;
 use std::{
     fs,
     io::Write,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use common::Node;
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        resource::{self, Resource},
+        signal::{Signal, kill},
+    },
+    unistd::{Pid, geteuid},
 };
 
 /// What is set, and looked for.
@@ -49,6 +53,8 @@ fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
 
 #[test]
 fn a_secret_is_known_to_its_instance_alone() {
+    let unlimited = resource::RLIM_INFINITY;
+    resource::setrlimit(Resource::RLIMIT_CORE, unlimited, unlimited).ok();
     let mut node = Node::start("secrets");
     node.until("the node answers", || node.insula(&["nodes"], "").status.success().then_some(()));
     let told = node.dir.join("told");
@@ -80,9 +86,20 @@ fn a_secret_is_known_to_its_instance_alone() {
     let refused = node.insula(&["secrets", "rm", "shop", "KEY"], "");
     assert_eq!(refused.status.code(), Some(4), "a release needs it: {}", String::from_utf8_lossy(&refused.stderr));
 
+    // What is in the memory of a process that may not be dumped is root's in /proc, whoever runs it.
+    let owner = |pid: u32| fs::metadata(format!("/proc/{pid}/maps")).map(|meta| meta.uid()).ok();
+    let instance = node.until("its process is found", || process_with(&told)).as_raw() as u32;
+    assert_ne!(owner(instance), Some(0), "an instance is dumped as its user wants");
+    let dataplanes = dataplanes(&node);
+    assert!(!dataplanes.is_empty(), "it runs");
+    for pid in dataplanes.into_iter().chain([node.child.id()]) {
+        assert_eq!(owner(pid), Some(0), "the kernel may dump {pid}, and others of its user look into it");
+    }
+
     // A node that is started again has its instances go on, and starts them anew by itself.
-    kill(Pid::from_raw(node.child.id() as i32), Signal::SIGKILL).expect("it runs");
-    node.child.wait().expect("it ends");
+    // As by a fault of its own, where the limit lets a core dump be written.
+    kill(Pid::from_raw(node.child.id() as i32), Signal::SIGABRT).expect("it runs");
+    assert!(!node.child.wait().expect("it ends").core_dumped(), "with all that was in its memory");
     node.child = Node::spawn(&node.program, &node.dir, node.ports);
     node.until("it answers again", || node.insula(&["nodes"], "").status.success().then_some(()));
     fs::remove_file(&told).expect("written");
@@ -110,6 +127,99 @@ fn a_secret_is_known_to_its_instance_alone() {
     for value in [FIRST, SECOND] {
         assert_eq!(files_with(&node.dir, value), Vec::<PathBuf>::new());
     }
+}
+
+fn dataplanes(node: &Node) -> Vec<u32> {
+    let program = format!("{}\0dataplane\0", node.program.display());
+    let is_one = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(program.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").expect("list").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+}
+
+/// A lab of two nodes, of which the second does not vote; gone at the end however the test ends.
+struct Pair {
+    program: PathBuf,
+    name: String,
+}
+
+impl Pair {
+    fn lab(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(["lab", "--name", &self.name]).args(arguments).env("INSULA_LOG", "trace");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+        // A command that reads nothing may have ended.
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).ok();
+        child.wait_with_output().expect("its output")
+    }
+
+    fn on(&self, node: &str, command: &[&str], input: &str) -> Output {
+        self.lab(&[&["exec", node, "--"], command].concat(), input)
+    }
+
+    /// What a command on a node says, once it ends well.
+    fn until(&self, node: &str, command: &[&str], input: &str) -> String {
+        let mut said = Vec::new();
+        for _ in 0..600 {
+            let Output { status, stdout, stderr } = self.on(node, command, input);
+            if status.success() {
+                return String::from_utf8_lossy(&stdout).into_owned();
+            }
+            said = [stdout, stderr].concat();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("{command:?} on {node}: {}", String::from_utf8_lossy(&said));
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.lab(&["down"], "");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_vote_has_a_voter_open_them() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: a lab needs root");
+        return;
+    }
+    let own = std::env::current_exe().expect("path of this program");
+    let program = own.ancestors().nth(2).expect("the directory of built programs").join("insula");
+    let pair = Pair { program, name: format!("e2e-keys-{}", std::process::id()) };
+    let up = pair.lab(&["up", "--regions", "fra:2"], "");
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let has_keys = |node| pair.on(node, &["sh", "-c", "ls /var/lib/insula/keys | grep -q region"], "").status.success();
+    assert!(has_keys("n1") && !has_keys("n2"), "the first votes, and it alone");
+
+    pair.until("n2", &["insula", "secrets", "set", "shop", "KEY"], FIRST);
+    let script = "printf %s \"$KEY\" | sha256sum | cut -c 1-64 > told; while :; do sleep 1; done";
+    let definition = format!(
+        "app = \"shop\"\n[services.web]\nruntime = \"process\"\nscale = 2\ncommand = [\"/bin/sh\", \"-c\", {script:?}]\nsecrets = [\"KEY\"]\n"
+    );
+    pair.until("n2", &["insula", "deploy", "-", "--wait", "1m"], &definition);
+    for node in ["n1", "n2"] {
+        let told =
+            ["sh", "-c", "test -s /var/lib/insula/instances/*/work/told && cat /var/lib/insula/instances/*/work/told"];
+        assert_eq!(pair.until(node, &told, "").trim(), hash(FIRST), "{node} runs one, and it knows the value");
+        let found = pair.on(node, &["grep", "-rlF", FIRST, "/var/lib/insula", "/run", "/etc/insula"], "");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "in files of {node}");
+        let log = fs::read_to_string(format!("/var/lib/insula-lab/{}/nodes/{node}/console.log", pair.name));
+        let log = log.expect("what its programs say");
+        assert!(log.contains("DEBUG") && !log.contains(FIRST), "in the log of {node}");
+    }
+    // And it starts it anew by itself when the voter is gone.
+    let off = pair.lab(&["poweroff", "n1"], "");
+    assert!(off.status.success(), "{}", String::from_utf8_lossy(&off.stderr));
+    let again = "rm /var/lib/insula/instances/*/work/told
+        for one in /proc/[0-9]*; do readlink $one/cwd | grep -q /work$ && kill -9 ${one#/proc/}; done";
+    pair.on("n2", &["sh", "-c", again], "");
+    let told =
+        ["sh", "-c", "test -s /var/lib/insula/instances/*/work/told && cat /var/lib/insula/instances/*/work/told"];
+    assert_eq!(pair.until("n2", &told, "").trim(), hash(FIRST), "what it keeps, it can open");
 }
 
 /// A process whose command line names a file, and which is a shell's.
