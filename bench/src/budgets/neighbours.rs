@@ -60,6 +60,8 @@ const NEIGHBOURS: [(&str, &str); 7] = [
     ("log flood", "/bin/busybox yes 'a line that says nothing at all, again and again and again'"),
     (CONNECTIONS, "exec /bin/busybox httpd -f -p 8080 -h /"),
 ];
+/// Of the requests that failed so many are shown: how, where, after how long, and when, to be found in the logs.
+const FAILED_SHOWN: usize = 5;
 /// The one that comes from outside.
 const CONNECTIONS: &str = "connection flood";
 
@@ -81,9 +83,12 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Line>> {
                     "{what}: p99 {:.1} ms, alone {:.1} ms; {} of {} requests failed",
                     ms(beside.p99_us),
                     ms(alone.p99_us),
-                    beside.failed,
+                    beside.failed.len(),
                     beside.all
                 );
+                for Record { target, start_ms, latency_us, outcome, .. } in beside.failed.iter().take(FAILED_SHOWN) {
+                    eprintln!("   {outcome:?} by {target} after {:.1} ms, at {start_ms} ms", ms(*latency_us));
+                }
                 Ok((alone.p99_us, beside.p99_us))
             })
             .collect::<Result<Vec<(u64, u64)>>>()?;
@@ -141,7 +146,7 @@ const PRESSURES: [&str; 2] = ["note", "restarting"];
 /// What came of the requests of a while.
 struct Watched {
     all: usize,
-    failed: usize,
+    failed: Vec<Record>,
     p99_us: u64,
 }
 
@@ -152,8 +157,12 @@ fn watch(traffic: &Traffic) -> Watched {
         let since: Vec<&Record> = records.iter().filter(|record| record.start_ms >= begun_ms).collect();
         let mut took_us: Vec<u64> = since.iter().map(|record| record.latency_us).collect();
         took_us.sort_unstable();
-        let failed = since.iter().filter(|record| record.outcome != Outcome::Ok).count();
-        Watched { all: since.len(), failed, p99_us: percentile(&took_us, 99) }
+        let failed = since.iter().filter(|record| record.outcome != Outcome::Ok);
+        Watched {
+            all: since.len(),
+            failed: failed.map(|record| (*record).clone()).collect(),
+            p99_us: percentile(&took_us, 99),
+        }
     })
 }
 
