@@ -12,6 +12,7 @@ mod no_registry;
 mod no_servers;
 mod outage;
 mod power_cut;
+mod published;
 mod restored;
 mod stage;
 mod stock;
@@ -47,6 +48,8 @@ pub enum Story {
     Volume,
     /// Unchanged images of Debian's packages: nginx, Apache with PHP, PostgreSQL, Redis, Node, Python
     Stock,
+    /// A published Compose file of web, database and cache, with images of Debian's packages
+    Published,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -112,6 +115,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::NoRegistry => on_stage(&|stage| no_registry::tell(stage, telling.rate, interrupt)),
         Story::Volume => on_stage(&|stage| volume::tell(stage, interrupt)),
         Story::Stock => on_stage(&|stage| stock::tell(stage, interrupt)),
+        Story::Published => on_stage(&|stage| published::tell(stage, interrupt)),
         Story::Blackout => on_stage(&|stage| blackout::tell(stage, interrupt)),
         Story::Restored => on_stage(&|stage| restored::tell(stage, interrupt)),
         Story::Moved => on_stage(&|stage| moved::tell(stage, telling.rate, interrupt)),

@@ -44,6 +44,8 @@ enum Story {
     Volume,
     /// Unchanged images of Debian's packages, which are made first: it downloads much
     Stock,
+    /// A published Compose file of web, database and cache, with images of Debian's packages: it downloads much
+    Published,
     /// The power of three nodes cut at once, and given back
     Blackout,
     /// The states of three nodes deleted, and restored from a backup on one of them
@@ -76,7 +78,7 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
     let mut story = arguments.story;
     if is_root && story != Story::OneNode {
         packages::ensure(packages::LAB)?;
-        if story == Story::Stock {
+        if matches!(story, Story::Stock | Story::Published) {
             packages::ensure(packages::STOCK)?;
         }
     } else if story != Story::OneNode {

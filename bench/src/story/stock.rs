@@ -2,8 +2,8 @@
 //! definition in `bench/stock` shows.
 
 mod data;
-mod look;
-mod recipe;
+pub(super) mod look;
+pub(super) mod recipe;
 
 use std::path::PathBuf;
 
@@ -181,7 +181,7 @@ impl Stock {
 }
 
 /// Where images are kept, so that the next time is quick: beside the directory of the built program.
-fn cache(stage: &Stage) -> PathBuf {
+pub(super) fn cache(stage: &Stage) -> PathBuf {
     let program = &stage.lab.programs().insula;
     let built = program.ancestors().nth(2).map_or_else(PathBuf::new, PathBuf::from);
     built.join("stock")

@@ -94,6 +94,13 @@ fn unchanged_images_run_under_full_isolation() {
     tell_it(Story::Stock, "stock");
 }
 
+/// `cargo xtask demo published` installs what it needs. Downloads much, as the one before.
+#[test]
+#[ignore = "makes images of Debian's packages, from its mirror"]
+fn a_published_compose_file_runs_and_keeps_its_data() {
+    tell_it(Story::Published, "published");
+}
+
 #[test]
 fn a_whole_region_is_switched_off_and_on() {
     tell_it(Story::Blackout, "blackout");

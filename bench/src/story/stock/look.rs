@@ -56,7 +56,7 @@ pub(super) fn look(instance: &str) -> Result<Look> {
 }
 
 /// Kills all of it at once, as far as one can.
-pub(super) fn kill_all(instance: &str) -> Result<()> {
+pub(in crate::story) fn kill_all(instance: &str) -> Result<()> {
     for pid in look(instance)?.processes {
         // Those behind the first one go with it.
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();

@@ -19,11 +19,11 @@ const SUITE: &str = "bookworm";
 const WITHOUT: [&str; 3] = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];
 
 /// How an image is made: `image.json` and `setup.sh` of its folder in `bench/stock`.
-pub(super) struct Recipe {
-    pub(super) name: &'static str,
-    pub(super) image: &'static str,
+pub(in crate::story) struct Recipe {
+    pub(in crate::story) name: &'static str,
+    pub(in crate::story) image: &'static str,
     /// A shell script that gets the root directory once the packages are in it.
-    pub(super) setup: &'static str,
+    pub(in crate::story) setup: &'static str,
 }
 
 /// `image.json`.
@@ -35,16 +35,16 @@ struct Description {
 }
 
 /// An image on disk.
-pub(super) struct Made {
+pub(in crate::story) struct Made {
     /// Its only layer, a `.tar.gz`.
-    pub(super) layer: PathBuf,
-    pub(super) config: Value,
+    pub(in crate::story) layer: PathBuf,
+    pub(in crate::story) config: Value,
     /// Whether the layer was there already.
-    pub(super) is_cached: bool,
+    pub(in crate::story) is_cached: bool,
 }
 
 /// Makes it in `directory`, or finds what was made there by the same recipe. Needs root and Debian's mirror.
-pub(super) fn make(recipe: &Recipe, directory: &Path) -> Result<Made> {
+pub(in crate::story) fn make(recipe: &Recipe, directory: &Path) -> Result<Made> {
     let description: Description = serde_json::from_str(recipe.image).context("understand its image.json")?;
     let file = |ending: &str| directory.join(format!("{}.{ending}", recipe.name));
     let (layer, script, made_by) = (file("tar.gz"), file("setup.sh"), file("recipe"));
