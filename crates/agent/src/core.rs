@@ -344,6 +344,7 @@ impl Core {
         };
         for (id, instance) in &mut self.instances {
             let may_stop = self.is_assigned || instance.placement.is_some();
+            let may_start = may_start && (self.is_assigned || !instance.runs_hook());
             advance_one(*id, instance, &mut slots, (may_start, may_stop), now, &mut actions);
         }
         actions

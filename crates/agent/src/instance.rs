@@ -140,6 +140,11 @@ impl Instance {
         self.placement.as_ref().is_none_or(|placement| placement.desired == Desired::Stop)
     }
 
+    /// Whether it runs a hook. Such a one is begun on the region's word alone: what is on disk does not tell whether it has been run.
+    pub(crate) fn runs_hook(&self) -> bool {
+        self.placement.as_ref().is_some_and(|placement| placement.hook.is_some())
+    }
+
     pub(crate) fn spec(&self) -> Option<&ServiceSpec> {
         self.placement.as_ref().map(|placement| &placement.spec)
     }
@@ -182,7 +187,10 @@ impl Instance {
         self.has_run = true;
         match how {
             End::Program { why, is_well } if restart.policy.is_over(is_well) && !self.is_unwanted() => {
-                self.message = format!("{why}; it is not started again (restart policy {})", restart.policy.as_str());
+                self.message = match self.runs_hook() {
+                    true => why,
+                    false => format!("{why}; it is not started again (restart policy {})", restart.policy.as_str()),
+                };
                 self.state = State::Over { is_well };
                 self.was_ready |= self.has_done_all();
                 return;

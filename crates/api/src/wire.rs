@@ -36,8 +36,8 @@ pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 pub use loss::{LossKind, LossOutcome, LossPlan};
 pub use release::{
-    Deployment, Release, ReleaseOutcome, RestartBody, RollbackBody, Running, RunningBody, Steered, Steering,
-    SteeringBody,
+    Deployment, Hook, PlannedHook, Release, ReleaseOutcome, RestartBody, RollbackBody, Running, RunningBody, Steered,
+    Steering, SteeringBody,
 };
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use survey::{PlacementSurvey, Standing, SurveyedNode};

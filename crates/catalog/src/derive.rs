@@ -36,7 +36,8 @@ impl Catalog {
         catalog.tombstones = state.tombstones.iter().map(|(id, _)| *id).collect();
         let place = state.nodes.get(&own).map(|node| &node.datacenter);
         catalog.nodes = state.nodes.values().map(|node| (node.id, describe(state, node, place))).collect();
-        for placement in state.placements.values() {
+        // What runs a hook is there for nobody to reach.
+        for placement in state.placements.values().filter(|one| one.hook.is_none()) {
             catalog.add_instance(placement, state.statuses.get(&placement.instance));
         }
         catalog.add_routes(state);
@@ -94,7 +95,10 @@ impl Catalog {
     /// of the global state give a host and path to one app; should two have it all the same, the first by name has it.
     fn add_routes(&mut self, state: &RegionState) {
         for definition in state.definitions.values() {
-            for (name, service) in &definition.services {
+            // Before anything of a release is started, what was good before it is all that there is to reach.
+            let held = state.deployments.get(&definition.app).filter(|one| one.release == definition.release);
+            let before = held.filter(|one| one.is_held()).and_then(|deployment| deployment.from.as_ref());
+            for (name, service) in &before.unwrap_or(definition).services {
                 let Some(port) = service.spec.http_port() else { continue };
                 let reference = insula_types::ServiceRef::new(definition.app.clone(), name.clone());
                 for route in &service.spec.routes {

@@ -31,7 +31,7 @@ type ByNode<'a> = BTreeMap<NodeId, Vec<&'a Placement>>;
 
 /// How many nodes of the region shall run a service that runs on each.
 pub fn wanted(state: &RegionState, service: &ServiceRef, spec: &ServiceSpec) -> usize {
-    let of_service = state.placements.values().filter(|placement| placement.service == *service);
+    let of_service = state.placements.values().filter(|one| one.hook.is_none() && one.service == *service);
     nodes(state, spec, &by_node(state, of_service)).count()
 }
 

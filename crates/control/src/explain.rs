@@ -10,7 +10,8 @@ use crate::placements::snapshot;
 pub fn placement(state: &RegionState, service: &ServiceRef) -> Option<Vec<Surveyed>> {
     let wanted = state.definitions.get(&service.app)?.services.get(&service.service)?;
     let is_leaving = |node: &NodeId| state.nodes.get(node).is_some_and(|node| node.is_draining);
-    let is_staying = |one: &Placement| one.desired == Desired::Run && one.spec == wanted.spec && !is_leaving(&one.node);
+    let is_current = |one: &Placement| one.hook.is_none() && one.spec == wanted.spec;
+    let is_staying = |one: &Placement| one.desired == Desired::Run && is_current(one) && !is_leaving(&one.node);
     let next = Wanted {
         instance: InstanceId::new(0),
         service,

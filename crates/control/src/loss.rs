@@ -138,7 +138,8 @@ fn place_all(state: &RegionState, definition: &RegionalDefinition) -> (Vec<Place
     let mut missing = Vec::new();
     for (name, service) in &definition.services {
         let name = ServiceRef::new(definition.app.clone(), name.clone());
-        let there = state.placements.values().filter(|one| one.service == name && one.desired == Desired::Run);
+        let runs = |one: &&Placement| one.desired == Desired::Run && one.hook.is_none();
+        let there = state.placements.values().filter(|one| one.service == name).filter(runs);
         let there = there.filter(|one| state.nodes.get(&one.node).is_some_and(|node| node.health.is_up()));
         let is_bound = service.scale == Scale::EachNode || !service.spec.volumes.is_empty();
         let wanted = service.scale.count().unwrap_or(u32::MAX) as usize;
@@ -169,6 +170,7 @@ fn place_all(state: &RegionState, definition: &RegionalDefinition) -> (Vec<Place
                 reasons: choice.reasons,
                 placed_ms: 0,
                 slot: None,
+                hook: None,
             }),
             Some(Err(why)) => unplaced.push((name.clone(), why.to_string())),
             None => {}
@@ -199,7 +201,9 @@ struct Layout<'a> {
 impl<'a> Layout<'a> {
     fn outcomes(&self, lost: &BTreeSet<NodeId>) -> Vec<Outcome<'a>> {
         let is_up = |node: &NodeId| self.state.nodes.get(node).is_some_and(|node| node.health.is_up());
-        let on_lost = |one: &&Placement| lost.contains(&one.node) && is_up(&one.node) && one.desired == Desired::Run;
+        let on_lost = |one: &&Placement| {
+            lost.contains(&one.node) && is_up(&one.node) && one.desired == Desired::Run && one.hook.is_none()
+        };
         let hit: Vec<&'a Placement> = self.placements.iter().copied().filter(on_lost).collect();
         let moving: Vec<(&Placement, &RegionalService)> =
             hit.iter().filter_map(|one| Some((*one, self.wanted(&one.service)?))).filter(is_replaced).collect();

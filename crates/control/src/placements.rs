@@ -17,13 +17,14 @@ use std::{
 use insula_scheduler::{Bound, NodeView, Snapshot, Taken, Wanted, WhyBound, schedule};
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
-    AppName, Deployment, DeploymentState, Desired, InstanceId, LabelName, LabelValue, Node, NodeHealth, Phase,
-    Placement, RegionalDefinition, RegionalService, ReleaseNumber, Revision, Scale, ServiceName, ServiceRef, Slot,
-    UpdateSpec,
+    AppName, Deployment, DeploymentState, Desired, HookKind, InstanceId, LabelName, LabelValue, Node, NodeHealth,
+    Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Revision, Scale, ServiceName, ServiceRef,
+    Slot, UpdateSpec,
 };
 
 use crate::{
     each_node,
+    hooks::{self, Due, Held},
     replace::{self, Goal, Kind, Live, Way},
     slots,
 };
@@ -84,6 +85,8 @@ struct Added {
     bound_to: Option<Bound>,
     /// It is one of the old release.
     is_old: bool,
+    /// It runs this hook.
+    hook: Option<HookKind>,
 }
 
 impl<'a> Service<'a> {
@@ -115,7 +118,8 @@ impl<'a> Service<'a> {
 
 /// Compares what shall run with what is placed, and takes one step. `new_id` gives random ids.
 pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() -> InstanceId) -> Plan {
-    let services = services(state, view);
+    let held = hooks::held(state);
+    let services = services(state, &held, view);
     let mut plan = Plan::default();
     let mut add: Vec<Added> = Vec::new();
     let mut drain: Vec<InstanceId> = Vec::new();
@@ -123,11 +127,16 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
     for (name, service) in &services {
         let mut new = |slot, bound_to, is_old| {
             let instance = unused_id(state, &mut used, new_id);
-            add.push(Added { instance, service: name.clone(), slot, bound_to, is_old });
+            add.push(Added { instance, service: name.clone(), slot, bound_to, is_old, hook: None });
         };
         let wanted = service.wanted.map(|(_, wanted)| wanted);
+        let waits = service.way == Some(Way::Wait);
+        if waits && wanted.is_none() {
+            // What may not be started yet has nothing that could take the place of what is lost.
+            continue;
+        }
         if slots::has_slots(wanted, &service.placed) {
-            let is_held = service.way == Some(Way::Hold) && service.old.is_some();
+            let is_held = waits || service.way == Some(Way::Hold) && service.old.is_some();
             let is_healthy = |instance| service.live.iter().any(|one| one.instance == instance && one.is_healthy);
             let is_good = |instance| service.old.is_none() || is_healthy(instance);
             let step = slots::step(state, name, wanted, &service.placed, &slots::Pace { is_held, is_good: &is_good });
@@ -137,7 +146,7 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
             drain.extend(step.drain);
             plan.unplaceable.extend(step.waits.map(|why| (name.clone(), why)));
         } else if let Some(wanted) = wanted.filter(|wanted| wanted.scale == Scale::EachNode) {
-            let is_held = service.way == Some(Way::Hold) && service.old.is_some();
+            let is_held = waits || service.way == Some(Way::Hold) && service.old.is_some();
             let step = each_node::step(state, wanted, &service.placed, is_held);
             if step.is_nowhere {
                 let why = "no node that takes instances has the runtime and the labels that it asks for";
@@ -153,7 +162,14 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
             drain.extend(step.drain);
         }
     }
-    place(state, &services, &add, &mut plan);
+    let due = hooks::due(state);
+    for (service, hook) in &due {
+        let instance = unused_id(state, &mut used, new_id);
+        let (service, hook) = (service.clone(), Some(hook.kind));
+        add.push(Added { instance, service, slot: None, bound_to: None, is_old: false, hook });
+    }
+    place(state, &services, &due, &add, &mut plan);
+    set_desired(&mut plan, &hooks::unwanted(state), Desired::Stop, "its hook has ended, or is not wanted any more");
     let why = "its node is down";
     set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
     set_desired(&mut plan, &drain, Desired::Drain, "no longer wanted here");
@@ -163,18 +179,26 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
     plan
 }
 
-fn services<'a>(state: &'a RegionState, view: &View<'_>) -> BTreeMap<ServiceRef, Service<'a>> {
+fn services<'a>(state: &'a RegionState, held: &'a Held, view: &View<'_>) -> BTreeMap<ServiceRef, Service<'a>> {
     let mut services: BTreeMap<ServiceRef, Service<'_>> = BTreeMap::new();
     for (app, definition) in state.definitions.iter() {
         for (name, wanted) in &definition.services {
             let name = ServiceRef::new(app.clone(), name.clone());
-            services.entry(name).or_default().wanted = Some((definition.release, wanted));
+            let is_held = held.get(&name);
+            let service = services.entry(name).or_default();
+            match is_held {
+                None => service.wanted = Some((definition.release, wanted)),
+                Some(good) => {
+                    service.wanted = good.as_ref().map(|(release, good)| (*release, good));
+                    service.way = Some(Way::Wait);
+                }
+            }
         }
         if let Some(deployment) = deployment_of(state, app, definition) {
             add_old(&mut services, deployment, definition);
         }
     }
-    for placement in state.placements.values() {
+    for placement in state.placements.values().filter(|one| one.hook.is_none()) {
         let service = services.entry(placement.service.clone()).or_default();
         service.placed.push(placement);
         let node = state.nodes.get(&placement.node).filter(|node| node.health.is_up());
@@ -229,11 +253,17 @@ fn add_old<'a>(
     for (name, old) in &from.services {
         let wanted = definition.services.get(name);
         let is_kept = match wanted {
-            // While it is watched, all of it has run well: what is lost of it, or added, is of itself.
-            Some(wanted) => wanted.spec != old.spec && deployment.state != DeploymentState::Baking,
-            None => {
-                matches!(deployment.state, DeploymentState::First | DeploymentState::Going | DeploymentState::Failed)
+            // While it is watched, all of it has run well: what is lost of it, or added, is of itself. What waits is what is good.
+            Some(wanted) => {
+                let is_watched = matches!(deployment.state, DeploymentState::Baking | DeploymentState::After);
+                wanted.spec != old.spec && !is_watched && !deployment.is_held()
             }
+            None => match deployment.state {
+                DeploymentState::Before | DeploymentState::First | DeploymentState::Going | DeploymentState::Failed => {
+                    true
+                }
+                DeploymentState::Baking | DeploymentState::After | DeploymentState::Done => false,
+            },
         };
         if is_kept {
             let service = services.entry(ServiceRef::new(deployment.app.clone(), name.clone())).or_default();
@@ -249,8 +279,8 @@ fn way(deployment: &Deployment, name: &ServiceName, wanted: Option<&RegionalServ
     match deployment.state {
         DeploymentState::First => first().map_or(Way::Hold, |count| Way::First(count as usize)),
         DeploymentState::Going if deployment.is_paused => Way::Hold,
-        DeploymentState::Going | DeploymentState::Baking | DeploymentState::Done => Way::Go,
-        DeploymentState::Failed => Way::Hold,
+        DeploymentState::Going | DeploymentState::Baking | DeploymentState::After | DeploymentState::Done => Way::Go,
+        DeploymentState::Before | DeploymentState::Failed => Way::Hold,
     }
 }
 
@@ -273,46 +303,60 @@ fn is_staying(one: &Live<'_>) -> bool {
 }
 
 /// Chooses nodes for what is to be added, and says what finds none.
-fn place(state: &RegionState, services: &BTreeMap<ServiceRef, Service<'_>>, add: &[Added], plan: &mut Plan) {
+fn place(
+    state: &RegionState,
+    services: &BTreeMap<ServiceRef, Service<'_>>,
+    due: &BTreeMap<ServiceRef, Due>,
+    add: &[Added],
+    plan: &mut Plan,
+) {
     if add.is_empty() {
         return;
     }
     let fresh: BTreeSet<InstanceId> =
         services.values().flat_map(|s| &s.live).filter(|one| is_staying(one)).map(|one| one.instance).collect();
     let snapshot = snapshot(state, |placement| fresh.contains(&placement.instance));
-    let of = |name: &ServiceRef, is_old| services.get(name).and_then(|service| service.of(is_old));
+    let of = |one: &Added| match one.hook {
+        Some(_) => due.get(&one.service).map(|due| (due.release, &due.spec)),
+        None => services.get(&one.service)?.of(one.is_old).map(|(release, service)| (release, &service.spec)),
+    };
     let wanted: Vec<Wanted<'_>> = add
         .iter()
-        .filter_map(|Added { instance, service, bound_to, is_old, .. }| {
-            let spec = &of(service, *is_old)?.1.spec;
+        .filter_map(|added @ Added { instance, service, bound_to, .. }| {
+            let spec = of(added)?.1;
             let (resources, runtime, placement) = (spec.resources, spec.runtime.as_ref(), &spec.placement);
             Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to, runtime, placement })
         })
         .collect();
     let mut decisions = schedule(&snapshot, &wanted);
-    let mut placements = Vec::new();
-    for Added { instance, service: name, slot, is_old, .. } in add {
-        let (Some(decision), Some((release, wanted))) = (decisions.remove(instance), of(name, *is_old)) else {
+    let (mut placements, mut of_hooks) = (Vec::new(), Vec::new());
+    for added @ Added { instance, service: name, slot, hook, .. } in add {
+        let (Some(decision), Some((release, spec))) = (decisions.remove(instance), of(added)) else {
             continue;
         };
+        let into = if hook.is_some() { &mut of_hooks } else { &mut placements };
         match decision {
-            Ok(choice) => placements.push(Placement {
+            Ok(choice) => into.push(Placement {
                 instance: *instance,
                 service: name.clone(),
                 node: choice.node,
                 release,
-                spec: wanted.spec.clone(),
+                spec: spec.clone(),
                 desired: Desired::Run,
                 reasons: choice.reasons,
                 placed_ms: 0,
                 slot: *slot,
+                hook: *hook,
             }),
             Err(error) => {
-                plan.unplaceable.insert(name.clone(), error.to_string());
+                let of_hook = hook.map_or_else(String::new, |hook| format!("hook {}: ", hook.as_str()));
+                plan.unplaceable.insert(name.clone(), format!("{of_hook}{error}"));
             }
         }
     }
     plan.commands.extend(chunks(&placements).map(RegionCommand::Place));
+    // One by one: what somebody has steered meanwhile keeps nothing else from being placed.
+    plan.commands.extend(of_hooks.into_iter().map(|placement| RegionCommand::Place(vec![placement])));
 }
 
 /// What the scheduler looks at; `is_staying` says what counts when a service is spread.

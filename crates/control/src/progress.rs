@@ -14,22 +14,22 @@ use std::{
 use insula_env::clock::Instant;
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
-    AppName, Deployment, DeploymentState, Desired, InstanceId, InstanceStatus, Phase, Placement, Promotion,
+    AppName, Deployment, DeploymentState, Desired, HookKind, InstanceId, InstanceStatus, Phase, Placement, Promotion,
     RegionalDefinition, RegionalService, ReleaseNumber, RestartPolicy, ServiceName, ServiceRef,
 };
 
 use self::judged::{Lack, judged};
 pub(crate) use self::told::tell_world;
-use crate::{LeaseTable, each_node, gate, placements::deployment_of};
+use crate::{LeaseTable, each_node, gate, hooks, placements::deployment_of};
 
 /// How often an instance may end before it was ever ready.
 const RESTARTS_MAX: u32 = 3;
 /// How long an instance may fail to begin at all, as one whose image is gone does.
-const BEGIN_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const BEGIN_WAIT: Duration = Duration::from_secs(15);
 /// How long an instance that was ready may be without being healthy, beyond what it takes to get healthy again.
 const RELAPSE_WAIT: Duration = Duration::from_secs(2);
 /// How long there may be no room for an instance: what is drained takes its time to go.
-const ROOM_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const ROOM_WAIT: Duration = Duration::from_secs(20);
 /// How often a deployment that is under way is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -39,6 +39,8 @@ pub(crate) struct Watched {
     /// Since when instances have been ready without a break.
     ready: BTreeMap<InstanceId, Instant>,
     apps: BTreeMap<AppName, Seen>,
+    /// Deployments whose hooks are run.
+    hooks: BTreeMap<AppName, hooks::Seen>,
 }
 
 /// What it has seen of one deployment.
@@ -98,7 +100,7 @@ impl Watched {
 
     /// Whether a deployment is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.apps.is_empty()
+        !self.apps.is_empty() || !self.hooks.is_empty()
     }
 
     /// How the deployments have come on. `unplaceable` says for which services there is no room, and why; `leases` what the edges
@@ -111,10 +113,17 @@ impl Watched {
         now: Instant,
     ) -> Vec<RegionCommand> {
         let mut commands = Vec::new();
-        let mut present = BTreeSet::new();
+        let (mut present, mut with_hooks) = (BTreeSet::new(), BTreeSet::new());
         for (app, definition) in region.definitions.iter() {
             let Some(deployment) = deployment_of(region, app, definition) else { continue };
-            if deployment.state == DeploymentState::Failed && deployment.from.is_some() {
+            if deployment.state == DeploymentState::Failed && (deployment.from.is_some() || deployment.is_held()) {
+                continue;
+            }
+            if deployment.state.hooks().is_some() {
+                with_hooks.insert(app.clone());
+                let seen = self.hooks.entry(app.clone()).or_insert_with(|| hooks::Seen::new(deployment, now));
+                let no_room = |service: &ServiceRef| unplaceable.get(service).cloned();
+                commands.extend(seen.advance(region, deployment, definition, no_room, now));
                 continue;
             }
             present.insert(app.clone());
@@ -147,6 +156,7 @@ impl Watched {
             }
         }
         self.apps.retain(|app, _| present.contains(app));
+        self.hooks.retain(|app, _| with_hooks.contains(app));
         commands
     }
 
@@ -325,6 +335,10 @@ fn next(
 ) -> Option<(DeploymentState, String)> {
     let bake = parts.iter().map(|part| part.wanted.update.bake).max().unwrap_or_default();
     let said = |text: &str| text.to_owned();
+    let good = match deployment.has_hooks(HookKind::After) {
+        true => DeploymentState::After,
+        false => DeploymentState::Done,
+    };
     match deployment.state {
         DeploymentState::First => {
             let first = parts.iter().filter(|part| part.target > 0);
@@ -332,14 +346,14 @@ fn next(
             (!is_manual && time >= bake).then(|| (DeploymentState::Going, said("its first instances were good")))
         }
         DeploymentState::Going if deployment.from.is_none() || deployment.is_return || bake.is_zero() => {
-            Some((DeploymentState::Done, String::new()))
+            Some((good, String::new()))
         }
         DeploymentState::Going => Some((DeploymentState::Baking, String::new())),
-        DeploymentState::Baking => (time >= bake).then(|| (DeploymentState::Done, String::new())),
+        DeploymentState::Baking => (time >= bake).then(|| (good, String::new())),
         DeploymentState::Failed if deployment.from.is_none() => {
-            Some((DeploymentState::Done, format!("all {} services got ready after all", definition.services.len())))
+            Some((good, format!("all {} services got ready after all", definition.services.len())))
         }
-        DeploymentState::Failed | DeploymentState::Done => None,
+        DeploymentState::Before | DeploymentState::After | DeploymentState::Failed | DeploymentState::Done => None,
     }
 }
 
@@ -380,7 +394,7 @@ fn parts<'a>(region: &'a RegionState, deployment: &Deployment, definition: &'a R
                 }
                 _ => scale,
             };
-            let mine = region.placements.values().filter(|one| one.desired == Desired::Run);
+            let mine = region.placements.values().filter(|one| one.desired == Desired::Run && one.hook.is_none());
             let mine = mine.filter(|one| one.service.app == definition.app && one.service.service == *name);
             let (new, rest): (Vec<_>, Vec<_>) = mine.partition(|one| one.spec == wanted.spec);
             let status = |one: &'a Placement| (one, region.statuses.get(&one.instance));

@@ -92,7 +92,10 @@ fn is_settled(region: &RegionState) -> bool {
     let is_up = |node: &NodeId| region.nodes.get(node).is_some_and(|node| node.health.is_up() && !node.is_draining);
     let is_ready = |one: &Placement| region.statuses.get(&one.instance).is_some_and(|status| status.is_ready);
     !is_deploying(region)
-        && region.placements.values().all(|one| one.desired == Desired::Run && is_up(&one.node) && is_ready(one))
+        && region
+            .placements
+            .values()
+            .all(|one| one.hook.is_none() && one.desired == Desired::Run && is_up(&one.node) && is_ready(one))
 }
 
 /// Instances of a service in the group of a node, and on the node itself, one that may be moved included: fewer is better.

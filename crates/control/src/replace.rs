@@ -60,6 +60,8 @@ pub(crate) enum Way {
     First(usize),
     /// Nothing more becomes new.
     Hold,
+    /// What runs stays, whatever it is; what is lost comes back as what is wanted.
+    Wait,
 }
 
 /// What to do next with one service.
@@ -81,6 +83,10 @@ pub(crate) fn step(goal: &Goal<'_>, live: &[Live<'_>]) -> Step {
         Way::First(count) => {
             let (first, rest) = (keep(count, count, &new), keep(goal.scale, goal.scale, &old));
             Step { add: first.0, add_old: rest.0, drain: [first.1, rest.1].concat() }
+        }
+        Way::Wait => {
+            let (add, drain) = keep(goal.scale, goal.scale, live);
+            Step { add, add_old: 0, drain }
         }
         Way::Hold if goal.has_old => {
             let good = new.iter().filter(|one| one.is_healthy).count();

@@ -3,6 +3,7 @@
 mod deployments;
 mod each_node;
 mod gates;
+mod hooks;
 mod labels;
 mod level;
 mod loss;

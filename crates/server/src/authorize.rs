@@ -200,6 +200,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::RemovePlacements(_)
         | C::RaiseLevel(_)
         | C::AdvanceDeployment { .. }
+        | C::AdvanceHook { .. }
         | C::Controlled { .. } => Proposer::Voter,
     }
 }

@@ -233,6 +233,7 @@ mod tests {
             reasons: Vec::new(),
             placed_ms: 0,
             slot: None,
+            hook: None,
         };
         let mut region = RegionState::default();
         let id = RegionKey::Placement(placement.instance);

@@ -1,9 +1,14 @@
 //! The way of an app from one release to the next, in one region.
 
+mod hook;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, RegionalDefinition, RegionalService, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
+pub use self::hook::{HookRun, HookState};
+use crate::{
+    AppName, HookKind, RegionalDefinition, RegionalService, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec,
+};
 
 /// How far a region is with the release of an app that it shall run. Made with the release's definition, kept after its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,23 +37,30 @@ pub struct Deployment {
     pub why: String,
     /// Since when it is in this state, milliseconds since 1970 by the leader's clock.
     pub since_ms: u64,
+    /// What it runs once, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookRun>,
 }
 
 /// How far a deployment is.
 ///
 /// ```text
-/// First ─► Going ─► Baking ─► Done
-///   └────────┴─────────┴────► Failed ─► (the release before it, as a new one)
+/// Before ─► First ─► Going ─► Baking ─► After ─► Done
+///    └────────┴────────┴─────────┴────────┴────► Failed ─► (the release before it, as a new one)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentState {
+    /// What has to be run before anything of the new release is started runs.
+    Before,
     /// The first instances are tried, beside all of the old release.
     First,
     /// The old release is being replaced.
     Going,
     /// All of the new release runs, and is watched.
     Baking,
+    /// The release is good, and what is run then runs.
+    After,
     /// The release is good.
     Done,
     /// The release is not; nothing more of it is started on account of the deployment.
@@ -59,9 +71,11 @@ impl DeploymentState {
     /// In a word.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Before => "before",
             Self::First => "first",
             Self::Going => "going",
             Self::Baking => "baking",
+            Self::After => "after",
             Self::Done => "done",
             Self::Failed => "failed",
         }
@@ -70,6 +84,15 @@ impl DeploymentState {
     /// Whether it has come to an end.
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
+    }
+
+    /// The hooks that are run in it; none: no hooks.
+    pub const fn hooks(self) -> Option<HookKind> {
+        match self {
+            Self::Before => Some(HookKind::Before),
+            Self::After => Some(HookKind::After),
+            Self::First | Self::Going | Self::Baking | Self::Done | Self::Failed => None,
+        }
     }
 }
 
@@ -95,15 +118,25 @@ impl Deployment {
             is_return: definition.again_of.is_some(),
             why: String::new(),
             since_ms: at_ms,
+            hooks: Vec::new(),
         };
-        let has_first = |(name, service): (&ServiceName, &RegionalService)| {
-            deployment.changes(name, &service.spec)
-                && deployment.first_instances(name, &service.update, service.scale).is_some()
+        deployment.hooks = deployment.due_hooks(definition);
+        deployment.state = match deployment.has_hooks(HookKind::Before) {
+            true => DeploymentState::Before,
+            false => deployment.first_state(definition),
         };
-        if definition.services.iter().any(has_first) {
-            deployment.state = DeploymentState::First;
-        }
         deployment
+    }
+
+    /// The state in which the definition's first instances are started.
+    pub fn first_state(&self, definition: &RegionalDefinition) -> DeploymentState {
+        let has_first = |(name, service): (&ServiceName, &RegionalService)| {
+            self.changes(name, &service.spec) && self.first_instances(name, &service.update, service.scale).is_some()
+        };
+        match definition.services.iter().any(has_first) {
+            true => DeploymentState::First,
+            false => DeploymentState::Going,
+        }
     }
 
     /// How the service was run by the release before.

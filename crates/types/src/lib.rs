@@ -25,7 +25,7 @@ pub mod traffic;
 
 pub use address::{AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
-pub use deployment::{Deployment, DeploymentState};
+pub use deployment::{Deployment, DeploymentState, HookRun, HookState};
 pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
 pub use label::{LabelValue, LabelValueError, Labels, labels_text};
@@ -44,9 +44,9 @@ pub use secret::{
     Revealed, SecretName, SecretNameError, SecretValue, SecretValueError, SecretValues, SecretVersion, SecretVersions,
 };
 pub use spec::{
-    CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec,
-    Promotion, Protocol, Resources, RestartPolicy, RestartSpec, RouteSpec, ServiceSpec, Slot, StopSpec, Strategy,
-    TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec,
+    CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, HookKind, HooksSpec,
+    PlacementSpec, PortSpec, Promotion, Protocol, Resources, RestartPolicy, RestartSpec, RouteSpec, ServiceSpec, Slot,
+    StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec,
 };
 pub use status::{InstanceStatus, Phase};
 pub use traffic::{ReleaseTraffic, Tally, Traffic};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InstanceId, Level, NodeId, ReleaseNumber, ServiceRef, ServiceSpec, Slot, VolumeRef};
+use crate::{HookKind, InstanceId, Level, NodeId, ReleaseNumber, ServiceRef, ServiceSpec, Slot, VolumeRef};
 
 /// One instance bound to one node, with all that the node needs to run it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +26,17 @@ pub struct Placement {
     /// Which of the service's volumes are its own. Only where the service has volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Slot>,
+    /// The hook that it runs, once and to its end, instead of being one of the service's instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookKind>,
 }
 
 impl Placement {
     /// From which level on programs know all of it.
     pub fn level(&self) -> Level {
         let of_slot = if self.slot.is_some() { Level(4) } else { Level::FIRST };
-        of_slot.max(self.spec.level())
+        let of_hook = if self.hook.is_some() { Level(6) } else { Level::FIRST };
+        of_slot.max(of_hook).max(self.spec.level())
     }
 
     /// The volumes that it uses, in the order of the definition.

@@ -2,6 +2,7 @@
 
 mod files;
 mod health;
+mod hooks;
 mod placement;
 mod restart;
 mod storage;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use files::{ContentHash, ContentHashError, FileSpec};
 pub use health::{Check, HealthSpec};
+pub use hooks::{HookKind, HooksSpec};
 pub use placement::PlacementSpec;
 pub use restart::{RestartPolicy, RestartSpec};
 pub use storage::{Slot, TmpfsSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use insula_container::{Observed, ObservedState, Running};
-use insula_types::{RestartPolicy, RestartSpec};
+use insula_types::{HookKind, RestartPolicy, RestartSpec};
 
 use super::*;
 use crate::core::{self, Action, Core};
@@ -99,4 +99,42 @@ async fn an_agent_that_starts_anew_says_nothing_before_it_has_looked() {
     let observed = Observed { instance, config_hash: String::new(), state: ObservedState::Running(running) };
     core.step(now, 0, core::Event::Observed { at, list: Ok(vec![observed]) });
     assert!(core.statuses()[&instance].is_ready);
+}
+
+/// An instance that runs a hook.
+fn with_hook() -> Placement {
+    let mut placement = with_policy(RestartPolicy::Never, false);
+    placement.hook = Some(HookKind::Before);
+    placement
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_says_how_it_ended_and_is_not_begun_again() {
+    let mut bench = ended(with_hook(), Exit::Code(3)).await;
+    bench.until("over", |b| b.status(1).is_some_and(|s| s.phase == Phase::Stopped && !s.is_ready)).await;
+    assert_eq!(bench.status(1).expect("reported").message, "ended with exit code 3");
+    // An agent of another program that takes over sees the same.
+    bench.reports.last.lock().clear();
+    bench.start();
+    bench.until("seen again", |b| b.status(1).is_some_and(|s| s.phase == Phase::Stopped)).await;
+    assert_eq!((bench.starts(1), bench.status(1).expect("reported").restarts), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_is_begun_on_the_regions_word_alone() {
+    let mut now = Clock::simulated(0).now();
+    let mut core = Core::new(NodeId::new(NODE), Rng::from_seed(3), now);
+    let plain = Placement { hook: None, instance: InstanceId::new(2), ..with_hook() };
+    let actions = core.step(now, 0, core::Event::Kept(vec![with_hook(), plain]));
+    let [Action::List { at }] = actions[..] else { panic!("{actions:?}") };
+    now += core::LEARN_WAIT * 2;
+    let begun = |actions: Vec<Action>| {
+        let ids = actions.into_iter().filter_map(|action| match action {
+            Action::Pull(placement) | Action::Start(placement) => Some(placement.instance.get()),
+            _ => None,
+        });
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(begun(core.step(now, 0, core::Event::Observed { at, list: Ok(Vec::new()) })), [2]);
+    assert_eq!(begun(core.step(now, 0, core::Event::Assigned(vec![with_hook()]))), [1]);
 }

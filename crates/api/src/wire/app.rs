@@ -4,7 +4,7 @@ use insula_types::{AppName, DeploymentState, NodeId, NodeName, ReleaseNumber, Sc
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Deployment;
+use super::{Deployment, PlannedHook};
 
 /// An app in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,9 @@ pub struct DeployAnswer {
     /// What is not wrong, and may not be wanted: what finds no place, and losses that were survived before. A sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What the region that answers runs once for it, in this order: before its first instance, and when it is good.
+    #[serde(default)]
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// One difference between two definitions.
@@ -171,8 +174,10 @@ impl AppStatus {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let is_out = |deployment: &Deployment| match deployment.state {
-            DeploymentState::First | DeploymentState::Going | DeploymentState::Failed => false,
-            DeploymentState::Baking | DeploymentState::Done => true,
+            DeploymentState::Before | DeploymentState::First | DeploymentState::Going | DeploymentState::Failed => {
+                false
+            }
+            DeploymentState::Baking | DeploymentState::After | DeploymentState::Done => true,
         };
         self.is_ready()
             && self.deployment.as_ref().is_none_or(is_out)

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use insula_types::{AppName, DatacenterName, InstanceId, NodeId, NodeName, PortName, ReleaseNumber, ServiceName};
+use insula_types::{
+    AppName, DatacenterName, HookKind, InstanceId, NodeId, NodeName, PortName, ReleaseNumber, ServiceName,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,9 @@ pub struct Instance {
     pub endpoints: BTreeMap<PortName, SocketAddr>,
     /// Why it is on this node, the main reason first.
     pub reasons: Vec<String>,
+    /// The hook that it runs, once and to its end; none: it is one of its service's instances.
+    #[serde(default)]
+    pub hook: Option<HookKind>,
 }
 
 /// Where an instance is in its life. What its node says, or what follows from the node's silence.

@@ -1,6 +1,8 @@
 //! Releases of an app, and how they come out.
 
-use insula_types::{AppName, DeploymentState, RegionName, ReleaseNumber, ServiceName};
+use insula_types::{
+    AppName, DeploymentState, HookKind, HookState, InstanceId, NodeName, RegionName, ReleaseNumber, ServiceName,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +99,47 @@ pub struct Deployment {
     pub why: String,
     /// Since when, milliseconds since 1970.
     pub since_ms: u64,
+    /// What it runs once, in this order; empty on the way back.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
+}
+
+impl Deployment {
+    /// Whether nothing of the release may be started yet, or ever: not all hooks that come before have ended well.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.hooks.iter().any(|hook| hook.hook == HookKind::Before && hook.state != HookState::Done)
+    }
+}
+
+/// What a deployment runs once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hook {
+    /// Whose it is.
+    pub service: ServiceName,
+    /// When it is run.
+    pub hook: HookKind,
+    /// How far it is.
+    pub state: HookState,
+    /// How often an instance was placed for it.
+    pub tries: u32,
+    /// The last of these, which has its log; none before the first.
+    pub instance: Option<InstanceId>,
+    /// The node that it was placed on; none before, and when that is no member any more.
+    pub node_name: Option<NodeName>,
+    /// Why it failed, or is run again, in a sentence; empty when there is nothing to say.
+    pub why: String,
+}
+
+/// What a deployment would run once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedHook {
+    /// Whose it is.
+    pub service: ServiceName,
+    /// When it is run.
+    pub hook: HookKind,
+    /// Program and arguments.
+    pub command: Vec<String>,
 }
 
 /// What a person wants of a deployment.

@@ -151,6 +151,7 @@ impl Handler for Fake {
             changes,
             is_plan: request.is_plan,
             warnings: Vec::new(),
+            hooks: Vec::new(),
         })
     }
 

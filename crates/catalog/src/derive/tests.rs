@@ -5,9 +5,9 @@ use insula_state::{
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    Addresses, Capacity, ClusterId, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth, NodeId, Phase,
-    Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Revision, RouteSpec, ServiceRef,
-    ServiceSpec,
+    Addresses, Capacity, ClusterId, Deployment, DeploymentState, Desired, HookKind, HookState, Incarnation, InstanceId,
+    InstanceStatus, Node, NodeHealth, NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition,
+    RegionalService, ReleaseNumber, Revision, RouteSpec, ServiceRef, ServiceSpec,
 };
 use proptest::prelude::*;
 
@@ -48,6 +48,7 @@ fn placement(number: u64, on: u64, desired: Desired) -> Placement {
         reasons: Vec::new(),
         placed_ms: 0,
         slot: None,
+        hook: None,
     }
 }
 
@@ -138,6 +139,34 @@ fn each_node_gets_what_its_traffic_needs() {
     let instances = &catalog.services[&service].instances;
     assert_eq!(instances.keys().map(|id| id.get()).collect::<Vec<_>>(), [11, 12, 14]);
     assert!(instances[&InstanceId::new(11)].endpoints.is_empty(), "addresses of another node are of no use");
+}
+
+#[test]
+fn before_a_release_may_begin_traffic_goes_as_before_and_never_to_a_hook() {
+    let new = RegionalDefinition { release: ReleaseNumber(2), ..definition("shop", "new.example", "/") };
+    let mut wanted = new.clone();
+    wanted.services.values_mut().for_each(|service| service.update.hooks.before = vec!["./migrate".into()]);
+    let old = definition("shop", "shop.example", "/");
+    let mut deployment = Deployment::begin(&wanted, Some((&old, None)), 0);
+    let derived = |deployment: &Deployment| {
+        let hook = Placement { hook: Some(HookKind::Before), ..placement(12, 1, Desired::Run) };
+        let state = state(vec![
+            put_node(1, true),
+            (RegionKey::Definition(wanted.app.clone()), RegionObject::Definition(wanted.clone())),
+            (RegionKey::Deployment(wanted.app.clone()), RegionObject::Deployment(deployment.clone())),
+            put_placement(11, 1, Desired::Run),
+            (RegionKey::Placement(hook.instance), RegionObject::Placement(hook)),
+            put_status(12, 1, true),
+        ]);
+        let catalog = Catalog::derive(&state, Revision(7), NodeId::new(1)).unwrap();
+        let ids = catalog.services.values().flat_map(|one| one.instances.keys()).map(|id| id.get()).collect::<Vec<_>>();
+        (catalog.routes.into_keys().collect::<Vec<_>>(), ids)
+    };
+    assert_eq!(derived(&deployment), (vec!["shop.example".to_owned()], vec![11]));
+    deployment.state = DeploymentState::Failed;
+    assert_eq!(derived(&deployment).0, ["shop.example"]);
+    deployment.hooks.iter_mut().for_each(|run| run.state = HookState::Done);
+    assert_eq!(derived(&deployment).0, ["new.example"]);
 }
 
 #[test]

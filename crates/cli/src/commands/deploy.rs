@@ -11,7 +11,9 @@ use insula_api::{
     wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, Versioned},
 };
 use insula_env::clock;
-use insula_types::{AppDefinition, AppName, DeploymentState, ReleaseNumber, Revision, definition::format_duration};
+use insula_types::{
+    AppDefinition, AppName, DeploymentState, HookKind, ReleaseNumber, Revision, definition::format_duration,
+};
 use serde_json::Value;
 
 use super::release;
@@ -139,6 +141,9 @@ fn has_first(status: &AppStatus) -> bool {
 fn failed(app: &AppName, deployment: &Deployment) -> Failure {
     let said = format!("{app}: release {} failed: {}", deployment.release, clean(&deployment.why));
     Failure::new(Exit::Failed, said).hint(&match deployment.from {
+        _ if deployment.is_held() => {
+            format!("nothing of it was started; once that is mended: insula deploy, or insula restart {app}")
+        }
         Some(from) => format!("release {from} goes on beside it; take it back: insula rollback {app}"),
         None => format!("it is tried on; look at it: insula ps {app}, insula logs {app}"),
     })
@@ -227,6 +232,19 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
     for change in &plan.changes {
         change_text(change, &mut out);
     }
+    for hook in &plan.hooks {
+        let when = match hook.hook {
+            HookKind::Before => "before its first instance",
+            HookKind::After => "when it is out",
+        };
+        let command: Vec<String> = hook.command.iter().map(|part| clean(part)).collect();
+        out.push_str(&format!(
+            "  runs hook {} of {} {when}: {}\n",
+            hook.hook.as_str(),
+            hook.service,
+            command.join(" ")
+        ));
+    }
     for warning in &plan.warnings {
         out.push_str(&format!("warning: {}\n", clean(warning)));
     }
@@ -280,6 +298,9 @@ impl Progress {
         let failed = status.deployment.as_ref().filter(|deployment| deployment.state == DeploymentState::Failed);
         if let Some(failed) = failed {
             text.push_str(&format!(" ({})", release::text(failed)));
+        } else if let Some(hook) = status.deployment.as_ref().and_then(release::running_hook) {
+            let problem = status.problems.first().map(|problem| format!(": {}", clean(problem)));
+            text.push_str(&format!(" ({hook}{})", problem.unwrap_or_default()));
         } else if let Some(problem) = status.problems.first() {
             text.push_str(&format!(" ({})", clean(problem)));
         }
@@ -311,6 +332,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use insula_api::wire::PlannedHook;
     use insula_types::definition::Format;
 
     use super::*;
@@ -333,11 +355,36 @@ mod tests {
             changes: insula_api::changes(from, to),
             is_plan: true,
             warnings: Vec::new(),
+            hooks: Vec::new(),
         };
         let warned = DeployAnswer {
             warnings: vec!["were node n1 lost, 1 of shop/web would find no place: no room".to_owned()],
             ..plan(Some(1), 1, Some(&one), &one)
         };
+        let hook = |hook, command: &str| PlannedHook {
+            service: "web".parse().expect("a name"),
+            hook,
+            command: command.split(' ').map(str::to_owned).collect(),
+        };
+        let with_hooks = DeployAnswer {
+            hooks: vec![hook(HookKind::Before, "./migrate up"), hook(HookKind::After, "./notify")],
+            ..plan(Some(1), 2, Some(&one), &two)
+        };
+        expect![[r#"
+            shop: release 1 to 2
+              ~ web.command: ["a"] -> ["b"]
+              ~ web.scale: 1 -> 3
+              + worker
+                  command: ["w"]
+                  env: {"A":"1"}
+                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  runtime: process
+                  scale: 1
+                  stop: {"grace":"10s"}
+              runs hook before of web before its first instance: ./migrate up
+              runs hook after of web when it is out: ./notify
+        "#]]
+        .assert_eq(&plan_text(&with_hooks));
         expect![[r#"
             shop: nothing to change, release 1 is this already
             warning: were node n1 lost, 1 of shop/web would find no place: no room

@@ -83,7 +83,8 @@ async fn service(client: &Client, source: &AppSource) -> Result<ServiceRef, Fail
 /// A ready instance of a service, or else one that runs.
 async fn pick(client: &Client, service: &ServiceRef) -> Result<InstanceId, Failure> {
     let list = client.instances(Some(&service.app)).await?;
-    let runs = list.items.iter().filter(|one| one.service == service.service && one.state == InstanceState::Running);
+    let runs = list.items.iter().filter(|one| one.service == service.service && one.hook.is_none());
+    let runs = runs.filter(|one| one.state == InstanceState::Running);
     runs.min_by_key(|one| (!one.is_ready, one.id)).map(|one| one.id).ok_or_else(|| {
         let said = format!("no instance of {}/{} runs", service.app, service.service);
         Failure::new(Exit::NotFound, said).hint("`insula ps` lists what there is, and how it is")

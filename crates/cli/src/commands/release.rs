@@ -2,9 +2,9 @@
 
 use insula_api::{
     Client,
-    wire::{Deployment, Release, Steering},
+    wire::{Deployment, Hook, Release, Steering},
 };
-use insula_types::{DeploymentState, ReleaseNumber};
+use insula_types::{DeploymentState, HookState, ReleaseNumber};
 
 use super::deploy;
 use crate::{
@@ -47,7 +47,11 @@ fn table(releases: &[Release], now_ms: u64) -> Table {
 
 const fn word(state: DeploymentState) -> &'static str {
     match state {
-        DeploymentState::First | DeploymentState::Going | DeploymentState::Baking => "on its way",
+        DeploymentState::Before
+        | DeploymentState::First
+        | DeploymentState::Going
+        | DeploymentState::Baking
+        | DeploymentState::After => "on its way",
         DeploymentState::Done => "good",
         DeploymentState::Failed => "failed",
     }
@@ -86,12 +90,33 @@ pub async fn steer(client: &Client, args: &SteerArgs, steering: Steering) -> Res
     if args.json.json { say_json(&done) } else { say(&format!("{}: {}\n", args.app, text(&done.value.deployment))) }
 }
 
+/// The hook that runs or is the next, in words; none: there is none.
+pub fn running_hook(deployment: &Deployment) -> Option<String> {
+    let kind = deployment.state.hooks()?;
+    let open = |hook: &&Hook| hook.hook == kind && matches!(hook.state, HookState::Due | HookState::Running);
+    let hook = deployment.hooks.iter().find(open)?;
+    let name = format!("hook {} of {}", kind.as_str(), hook.service);
+    let again = match hook.tries {
+        0 | 1 => String::new(),
+        tries => format!(", try {tries}"),
+    };
+    Some(match (hook.state, &hook.node_name, hook.instance) {
+        (HookState::Running, Some(node), Some(instance)) => format!("running {name} on {node} ({instance}{again})"),
+        (HookState::Running, ..) => format!("running {name}"),
+        _ => format!("about to run {name}"),
+    })
+}
+
 /// How far a deployment is, in a sentence.
 pub fn text(deployment: &Deployment) -> String {
     let release = deployment.release;
     let before = deployment.from.map(|from| format!("release {from}"));
     let how = match deployment.state {
         _ if deployment.is_paused => "waits: `insula resume` lets it go on".to_owned(),
+        DeploymentState::Before | DeploymentState::After => match running_hook(deployment) {
+            Some(hook) => format!("is {hook}"),
+            None => "is between its hooks".to_owned(),
+        },
         DeploymentState::First if deployment.waits_for_promotion => {
             "tries its first instances, and waits for `insula promote` or `insula abort`".to_owned()
         }
@@ -110,11 +135,13 @@ pub fn text(deployment: &Deployment) -> String {
             Some(before) if deployment.returns => format!("runs, and is watched: {before} comes back should it fail"),
             _ => "runs, and is watched".to_owned(),
         },
-        DeploymentState::Done => "is out".to_owned(),
+        DeploymentState::Done if deployment.why.is_empty() => "is out".to_owned(),
+        DeploymentState::Done => format!("is out: {}", clean(&deployment.why)),
         DeploymentState::Failed => {
             let why = clean(&deployment.why);
             match before {
                 Some(before) if deployment.returns => format!("failed: {why}; {before} comes back"),
+                _ if deployment.is_held() => format!("failed: {why}; nothing of it was started"),
                 Some(before) => format!("failed: {why}; {before} goes on beside it: `insula rollback` takes it back"),
                 None => format!("failed: {why}; it is tried on"),
             }
@@ -127,6 +154,7 @@ pub fn text(deployment: &Deployment) -> String {
 mod tests {
     use expect_test::expect;
     use insula_api::wire::ReleaseOutcome;
+    use insula_types::{HookKind, InstanceId};
 
     use super::*;
 
@@ -178,8 +206,22 @@ mod tests {
             is_paused: false,
             waits_for_promotion: false,
             returns: true,
-            why: "exit code 1".to_owned(),
+            why: if state == DeploymentState::Failed { "exit code 1".to_owned() } else { String::new() },
             since_ms: 0,
+            hooks: Vec::new(),
+        };
+        let hook = |hook, state, tries| Hook {
+            service: "web".parse().expect("a name"),
+            hook,
+            state,
+            tries,
+            instance: Some(InstanceId::new(9)),
+            node_name: Some("n1".parse().expect("a name")),
+            why: String::new(),
+        };
+        let hooks = |tries| {
+            let second = Hook { instance: None, node_name: None, ..hook(HookKind::After, HookState::Due, 0) };
+            vec![hook(HookKind::Before, HookState::Running, tries), second]
         };
         let told: Vec<String> = [
             deployment(DeploymentState::Going),
@@ -190,6 +232,12 @@ mod tests {
             Deployment { returns: false, ..deployment(DeploymentState::Failed) },
             Deployment { waits_for_promotion: true, ..deployment(DeploymentState::First) },
             Deployment { is_paused: true, ..deployment(DeploymentState::Going) },
+            Deployment { hooks: hooks(1), ..deployment(DeploymentState::Before) },
+            Deployment { hooks: hooks(2), ..deployment(DeploymentState::Before) },
+            Deployment { hooks: hooks(1), ..deployment(DeploymentState::After) },
+            deployment(DeploymentState::After),
+            Deployment { why: "shop/web: hook after ended".to_owned(), ..deployment(DeploymentState::Done) },
+            Deployment { hooks: hooks(1), from: None, returns: false, ..deployment(DeploymentState::Failed) },
         ]
         .iter()
         .map(text)
@@ -202,7 +250,13 @@ mod tests {
             release 2 failed: exit code 1; release 1 comes back
             release 2 failed: exit code 1; release 1 goes on beside it: `insula rollback` takes it back
             release 2 tries its first instances, and waits for `insula promote` or `insula abort`
-            release 2 waits: `insula resume` lets it go on"#]]
+            release 2 waits: `insula resume` lets it go on
+            release 2 is running hook before of web on n1 (i-00000009)
+            release 2 is running hook before of web on n1 (i-00000009, try 2)
+            release 2 is about to run hook after of web
+            release 2 is between its hooks
+            release 2 is out: shop/web: hook after ended
+            release 2 failed: exit code 1; nothing of it was started"#]]
         .assert_eq(&told.join("\n"));
     }
 }

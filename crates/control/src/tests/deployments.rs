@@ -35,7 +35,7 @@ pub(super) fn deployment(world: &World) -> Deployment {
 }
 
 /// Ready instances by the release that they run.
-fn serving(world: &World, release: u64) -> usize {
+pub(super) fn serving(world: &World, release: u64) -> usize {
     world.serving().iter().filter(|one| one.spec.command == spec(release).command).count()
 }
 

@@ -37,6 +37,7 @@ fn state(nodes: &[Node], placed: &[(u64, u64)]) -> RegionState {
             reasons: Vec::new(),
             placed_ms: 0,
             slot: None,
+            hook: None,
         };
         let key = RegionKey::Placement(placement.instance);
         state.absorb(Revision(2), key, Some(RegionObject::Placement(placement)));

@@ -120,6 +120,57 @@ pub(super) struct World {
     mute: BTreeSet<NodeId>,
     /// What edges have counted, by node.
     pub(super) traffic: BTreeMap<NodeId, Traffic>,
+    pub(super) hooks: Hooks,
+}
+
+/// What agents make of hooks.
+#[derive(Debug, Default)]
+pub(super) struct Hooks {
+    /// Half seconds that one runs.
+    pub(super) takes: usize,
+    /// Those with this program end with exit code 1.
+    pub(super) broken: Option<String>,
+    /// They are not started, and this is said.
+    pub(super) stuck: Option<(Phase, String)>,
+    /// Programs in the order in which they were begun, and who ran them.
+    pub(super) begun: Vec<(String, InstanceId)>,
+    /// For how many half seconds instances have run.
+    ages: BTreeMap<InstanceId, usize>,
+}
+
+impl Hooks {
+    fn report(&mut self, placement: &Placement) -> InstanceStatus {
+        let id = placement.instance;
+        let age = self.ages.get(&id).copied();
+        let (phase, is_ready, message) = match (&self.stuck, age) {
+            _ if placement.desired == Desired::Stop => (Phase::Stopped, false, String::new()),
+            (Some((phase, why)), None) => (*phase, false, why.clone()),
+            _ => {
+                if age.is_none() {
+                    self.begun.push((placement.spec.command[0].clone(), id));
+                }
+                let is_over = age.unwrap_or_default() >= self.takes;
+                self.ages.insert(id, age.unwrap_or_default() + 1);
+                let is_broken = self.broken.as_ref() == Some(&placement.spec.command[0]);
+                match (is_over, is_broken) {
+                    (false, _) => (Phase::Running, true, String::new()),
+                    (true, false) => (Phase::Stopped, true, "ended with exit code 0".to_owned()),
+                    (true, true) => (Phase::Stopped, false, "ended with exit code 1".to_owned()),
+                }
+            }
+        };
+        InstanceStatus {
+            instance: id,
+            node: placement.node,
+            phase,
+            is_ready,
+            was_ready: is_ready,
+            endpoints: BTreeMap::new(),
+            restarts: 0,
+            message,
+            since_ms: 0,
+        }
+    }
 }
 
 impl World {
@@ -143,6 +194,7 @@ impl World {
             unready: None,
             mute: BTreeSet::new(),
             traffic: BTreeMap::new(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -193,7 +245,10 @@ impl World {
                 since_ms: 0,
             }
         };
-        let statuses = self.read(|state| state.placements_of(node).map(status).collect());
+        let placed: Vec<Placement> = self.read(|state| state.placements_of(node).cloned().collect());
+        let (of_hooks, placed): (Vec<_>, Vec<_>) = placed.into_iter().partition(|one| one.hook.is_some());
+        let statuses: Vec<_> = placed.iter().map(status).collect();
+        let statuses = of_hooks.iter().map(|one| self.hooks.report(one)).chain(statuses).collect();
         self.plain.apply(self.now_ms, &RegionCommand::ReportStatus { node, statuses }).expect("a member");
     }
 
@@ -206,6 +261,7 @@ impl World {
         self.read(|state| {
             let serves = |p: &&Placement| {
                 p.desired == Desired::Run
+                    && p.hook.is_none()
                     && !self.off.contains(&p.node)
                     && state.statuses.get(&p.instance).is_some_and(|status| status.is_ready)
             };

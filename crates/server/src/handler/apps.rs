@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
     wire::{
-        App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, Scaled,
+        App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, PlannedHook, Scaled,
         ServiceStatus, Versioned,
     },
 };
@@ -13,11 +13,14 @@ use insula_container::{Error, ImageRef};
 use insula_control::{each_node, loss::foretell};
 use insula_state::{GlobalCommand, GlobalState, RegionState};
 use insula_types::{
-    AppDefinition, AppName, Desired, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Scale,
-    SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
+    AppDefinition, AppName, Desired, HookState, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber,
+    Scale, SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
 };
 
-use super::{NodeApi, loss, releases::deployment};
+use super::{
+    NodeApi, loss,
+    releases::{deployment, planned_hooks},
+};
 use crate::images::Copies;
 
 /// Most problems told with a status.
@@ -59,7 +62,7 @@ impl NodeApi {
         let (ready, on_each_node) = self.region.read(|region| {
             let mut ready = BTreeMap::<AppName, u32>::new();
             for status in region.statuses.values().filter(|status| status.is_ready) {
-                if let Some(placement) = region.placements.get(&status.instance) {
+                if let Some(placement) = region.placements.get(&status.instance).filter(|one| one.hook.is_none()) {
                     *ready.entry(placement.service.app.clone()).or_default() += 1;
                 }
             }
@@ -114,8 +117,11 @@ impl NodeApi {
         let pinned = self.pinned(&wanted)?;
         changes.extend(secret_changes(current.as_ref(), &pinned));
         let warnings = self.warnings(&wanted, &pinned);
-        let answer =
-            |release, is_plan| DeployAnswer { app: app.clone(), release, previous, changes, is_plan, warnings };
+        let hooks = self.hooks(&wanted, &pinned);
+        let answer = |release, is_plan, is_new| {
+            let hooks = if is_new { hooks } else { Vec::new() };
+            DeployAnswer { app: app.clone(), release, previous, changes, is_plan, warnings, hooks }
+        };
         if request.is_plan {
             let is_new = current.is_none_or(|current| {
                 let before = current.services.iter().map(|(name, one)| (name, &one.spec, &one.update));
@@ -126,7 +132,7 @@ impl NodeApi {
                 !before.eq(after)
             });
             let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
-            return Ok(Versioned { revision, value: answer(release, true) });
+            return Ok(Versioned { revision, value: answer(release, true, is_new) });
         }
         let scale = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.scale?))).collect();
         let updates = wanted.services.iter().filter(|(_, service)| !service.update.is_usual());
@@ -135,11 +141,31 @@ impl NodeApi {
         let (expect, contents) = (request.expected, wanted.contents);
         let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents };
         let committed = self.make_release(request.request, &command).await?;
-        Ok(committed.map(|release| answer(release, false)))
+        Ok(committed.map(|(release, is_new)| answer(release, false, is_new)))
     }
 
     /// What this region would have no place for, were it deployed.
     pub(super) fn warnings(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<String> {
+        let definition = self.coming(wanted, pinned);
+        self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
+    }
+
+    /// What this region would run once for it, were it deployed.
+    fn hooks(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<PlannedHook> {
+        let definition = self.coming(wanted, pinned);
+        self.region.read(|region| planned_hooks(region, &definition))
+    }
+
+    /// The same for new instances of what runs.
+    pub(super) fn hooks_of_restart(&self, app: &AppName, service: Option<&ServiceName>) -> Vec<PlannedHook> {
+        let Some(mut wanted) = self.global.read(|global| definition(global, app)) else { return Vec::new() };
+        let chosen = wanted.services.iter_mut().filter(|(name, _)| service.is_none_or(|service| service == *name));
+        chosen.for_each(|(_, one)| one.spec.restarted = one.spec.restarted.saturating_add(1));
+        self.hooks(&wanted, &BTreeMap::new())
+    }
+
+    /// What this region would have to run, were it deployed.
+    fn coming(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> RegionalDefinition {
         let app = self.global.read(|global| global.apps.get(&wanted.app).cloned());
         let (scales, stopped) = app.map(|app| (app.scale, app.stopped)).unwrap_or_default();
         let service = |(name, service): (&ServiceName, &ServiceDefinition)| {
@@ -152,8 +178,7 @@ impl NodeApi {
         };
         let services = wanted.services.iter().map(service).collect();
         let (release, again_of) = (ReleaseNumber(0), None);
-        let definition = RegionalDefinition { app: wanted.app.clone(), release, services, again_of };
-        self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
+        RegionalDefinition { app: wanted.app.clone(), release, services, again_of }
     }
 
     /// The same for another scale of a service.
@@ -230,6 +255,7 @@ impl NodeApi {
                 let of_service = || {
                     mine().filter(|placement| {
                         placement.service.service == *service
+                            && placement.hook.is_none()
                             && placement.desired == Desired::Run
                             && region.nodes.get(&placement.node).is_some_and(|node| node.health.is_up())
                     })
@@ -256,16 +282,21 @@ impl NodeApi {
             let services: Vec<_> = services.collect();
             let words = mine().filter_map(|placement| {
                 let status = region.statuses.get(&placement.instance)?;
-                let is_wrong = !status.is_ready && !status.message.is_empty() && placement.desired == Desired::Run;
+                let is_wrong = placement.hook.is_none()
+                    && !status.is_ready
+                    && !status.message.is_empty()
+                    && placement.desired == Desired::Run;
                 is_wrong.then(|| format!("{} {}: {}", placement.service, placement.instance, status.message))
             });
             let missing = region.events.values().rev().find(|event| {
                 event.app.as_ref() == Some(name) && event.kind == insula_state::event::EventKind::Unplaceable
             });
+            let next_hook = region.deployments.get(name).and_then(insula_types::Deployment::hook);
+            let waits = next_hook.is_some_and(|run| run.state == HookState::Due);
             let short = services
                 .iter()
                 .any(|service| service.running < service.scale || service.is_each_node && service.scale == 0);
-            let missing = missing.filter(|_| short).map(|event| event.text.clone());
+            let missing = missing.filter(|_| short || waits).map(|event| event.text.clone());
             let stopped =
                 |service| format!("{name}/{service} is stopped: `insula start {name}/{service}` lets it run again");
             let stopped = app.stopped.iter().map(stopped);

@@ -37,10 +37,9 @@ impl NodeApi {
         })
     }
 
-    /// Logs live on the node that runs or ran the instance; for one that is forgotten here, this node is asked.
+    /// Logs live on the node that runs or ran the instance; for one of which nobody knows any more, this node is asked.
     pub(super) async fn read_logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
-        let node = self.region.read(|region| region.placements.get(&id).map(|placement| placement.node));
-        let node = node.unwrap_or(self.node);
+        let node = self.region.read(|region| node_of(region, id)).unwrap_or(self.node);
         let all = self.fetch(node, id).await?;
         let start = options.tail.map_or(0, |lines| tail_start(&all, lines as usize));
         let shown = all.len();
@@ -83,6 +82,15 @@ impl NodeApi {
     }
 }
 
+/// The node that runs an instance, or ran it as far as is still known: by its hook, or by what is told of it.
+fn node_of(region: &RegionState, id: InstanceId) -> Option<NodeId> {
+    let hooks = || region.deployments.values().flat_map(|deployment| &deployment.hooks);
+    let of_hook = || hooks().find(|run| run.instance == Some(id)).and_then(|run| run.node);
+    let told = || region.events.values().rev().find(|event| event.instance == Some(id)).and_then(|event| event.node);
+    let placed = region.placements.get(&id).map(|placement| placement.node);
+    placed.or_else(|| of_hook().or_else(told).filter(|node| region.nodes.contains(node)))
+}
+
 /// Where the last `lines` lines begin.
 fn tail_start(text: &[u8], lines: usize) -> usize {
     let body = text.strip_suffix(b"\n").unwrap_or(text);
@@ -120,13 +128,17 @@ fn describe(region: &RegionState, placement: &Placement) -> Instance {
         node_name: node.map_or_else(gone, |node| node.name.clone()),
         datacenter: node.map_or_else(gone_too, |node| node.datacenter.clone()),
         state,
-        is_ready: !is_lost && placement.desired == Desired::Run && status.is_some_and(|status| status.is_ready),
+        is_ready: !is_lost
+            && placement.hook.is_none()
+            && placement.desired == Desired::Run
+            && status.is_some_and(|status| status.is_ready),
         restarts: status.map_or(0, |status| status.restarts),
         placed_ms: placement.placed_ms,
         since_ms: status.map(|status| status.since_ms),
         message: status.map(|status| status.message.clone()).unwrap_or_default(),
         endpoints: status.map(|status| status.endpoints.clone()).unwrap_or_default(),
         reasons: placement.reasons.clone(),
+        hook: placement.hook,
     }
 }
 

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use insula_api::{
     Answer, Code, Problem, RestartRequest, RollbackRequest, RunningRequest, SteerRequest, changes,
     wire::{
-        self, Change, ChangeKind, DeployAnswer, List, Release, ReleaseOutcome, Running, Steered, Steering, Versioned,
+        self, Change, ChangeKind, DeployAnswer, Hook, List, PlannedHook, Release, ReleaseOutcome, Running, Steered,
+        Steering, Versioned,
     },
 };
 use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::GlobalReply, region};
 use insula_types::{
-    AppName, Deployment, DeploymentState, Promotion, RegionalDefinition, ReleaseNumber, RequestId, ServiceName,
-    ServiceRef, ServiceSpec,
+    AppName, Deployment, DeploymentState, HookRun, Promotion, RegionalDefinition, ReleaseNumber, RequestId,
+    ServiceName, ServiceRef, ServiceSpec,
 };
 
 use super::{
@@ -61,13 +62,15 @@ impl NodeApi {
             changes,
             is_plan,
             warnings,
+            // The way back has none.
+            hooks: Vec::new(),
         };
         if is_plan {
             let release = ReleaseNumber(from.0 + u64::from(!changes.is_empty()));
             return Ok(Versioned { revision, value: answer(release, changes) });
         }
         let command = GlobalCommand::Rollback { app: app.clone(), to, from, why: ASKED_BACK.to_owned() };
-        Ok(self.make_release(request, &command).await?.map(|release| answer(release, changes)))
+        Ok(self.make_release(request, &command).await?.map(|(release, _)| answer(release, changes)))
     }
 
     pub(super) async fn restart_app(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {
@@ -90,6 +93,8 @@ impl NodeApi {
             };
             Ok((present.number, chosen.map(change).collect::<Vec<_>>(), revision))
         })?;
+        // New instances of what is known to be good need none; what is tried again does.
+        let hooks = self.hooks_of_restart(&app, service.as_ref());
         let answer = |release, changes| DeployAnswer {
             app: app.clone(),
             release,
@@ -98,23 +103,27 @@ impl NodeApi {
             is_plan,
             // As much runs afterwards as now.
             warnings: Vec::new(),
+            hooks: hooks.clone(),
         };
         if is_plan {
             return Ok(Versioned { revision, value: answer(ReleaseNumber(from.0 + 1), changes) });
         }
         let command = GlobalCommand::Restart { app: app.clone(), service, from };
-        Ok(self.make_release(request, &command).await?.map(|release| answer(release, changes)))
+        Ok(self.make_release(request, &command).await?.map(|(release, _)| answer(release, changes)))
     }
 
-    /// Commits a command that makes a release: a deploy, a roll-back, a restart. Gives the release that the app is at then.
+    /// Commits a command that makes a release: a deploy, a roll-back, a restart. Gives the release that the app is at then, and
+    /// whether it is a new one.
     pub(super) async fn make_release(
         &self,
         request: Option<RequestId>,
         command: &GlobalCommand,
-    ) -> Answer<Versioned<ReleaseNumber>> {
+    ) -> Answer<Versioned<(ReleaseNumber, bool)>> {
         let committed = self.change(&self.global, request, command).await?;
         match committed.reply {
-            GlobalReply::Deployed { release, .. } => Ok(Versioned { revision: committed.revision, value: release }),
+            GlobalReply::Deployed { release, is_new } => {
+                Ok(Versioned { revision: committed.revision, value: (release, is_new) })
+            }
             GlobalReply::Done | GlobalReply::SecretSet { .. } => {
                 Err(Problem::new(Code::Internal, "what makes a release was answered like another command"))
             }
@@ -196,7 +205,32 @@ pub(super) fn deployment(region: &RegionState, app: &AppName) -> Option<wire::De
         returns: shall_return,
         why: deployment.why.clone(),
         since_ms: deployment.since_ms,
+        hooks: deployment.hooks.iter().map(|run| hook(region, run)).collect(),
     })
+}
+
+fn hook(region: &RegionState, run: &HookRun) -> Hook {
+    Hook {
+        service: run.service.clone(),
+        hook: run.kind,
+        state: run.state,
+        tries: run.tries,
+        instance: run.instance,
+        node_name: run.node.and_then(|node| region.nodes.get(&node)).map(|node| node.name.clone()),
+        why: run.why.clone(),
+    }
+}
+
+/// What the region would run once for a definition.
+pub(super) fn planned_hooks(region: &RegionState, definition: &RegionalDefinition) -> Vec<PlannedHook> {
+    let app = &definition.app;
+    let before = region.definitions.get(app).map(|present| (present, region.deployments.get(app)));
+    let planned = |run: HookRun| {
+        let hooks = &definition.services.get(&run.service)?.update.hooks;
+        let command = hooks.command(run.kind)?.to_vec();
+        Some(PlannedHook { service: run.service, hook: run.kind, command })
+    };
+    Deployment::begin(definition, before, 0).hooks.into_iter().filter_map(planned).collect()
 }
 
 fn is_manual(deployment: &Deployment, definition: &RegionalDefinition) -> bool {

@@ -73,7 +73,7 @@ families! {
     REVISION: Gauge "insula_state_revision" ["group"] "Revision of the node's copy of the state.";
 
     NODES: Gauge "insula_nodes" ["health"] "Nodes of the region whose lease holds (up) or has ended (down); on the region's leader only.";
-    DEPLOYMENTS: Gauge "insula_deployments" ["state"] "Apps by the state of their last deployment: first, going, baking, done or failed; on the region's leader only.";
+    DEPLOYMENTS: Gauge "insula_deployments" ["state"] "Apps by the state of their last deployment: before, first, going, baking, after, done or failed; on the region's leader only.";
     UNREADY: Gauge "insula_services_short" [] "Services of the region that have fewer ready instances than wanted; on the region's leader only.";
 
     API_REQUESTS: Counter "insula_api_requests_total" ["class"] "Requests to this node's API by class of the status: 1xx to 5xx.";

@@ -127,6 +127,9 @@ fn of_node(page: &mut Page, region: &RegionState, node: NodeId) {
             memory = memory.saturating_add(placement.spec.resources.memory.0);
             cpu = cpu.saturating_add(placement.spec.resources.cpu.0.into());
         }
+        if placement.hook.is_some() {
+            continue;
+        }
         let status = region.statuses.get(&placement.instance).filter(|status| status.node == node);
         let (app, service) = (placement.service.app.to_string(), placement.service.service.to_string());
         let labels = [app.as_str(), service.as_str()];
@@ -161,8 +164,8 @@ fn of_region(page: &mut Page, region: &RegionState) {
     for node in region.nodes.values() {
         page.add(&f::NODES, &[if matches!(node.health, NodeHealth::Up) { "up" } else { "down" }], 1.0);
     }
-    use DeploymentState::{Baking, Done, Failed, First, Going};
-    for state in [First, Going, Baking, Done, Failed] {
+    use DeploymentState::{After, Baking, Before, Done, Failed, First, Going};
+    for state in [Before, First, Going, Baking, After, Done, Failed] {
         let count = region.deployments.values().filter(|deployment: &&Deployment| deployment.state == state).count();
         page.add(&f::DEPLOYMENTS, &[state.as_str()], count as f64);
     }
@@ -172,7 +175,7 @@ fn of_region(page: &mut Page, region: &RegionState) {
 /// Services with fewer ready instances than wanted; those that run on each node are left out.
 fn short(region: &RegionState) -> usize {
     let mut ready: BTreeMap<&ServiceRef, u32> = BTreeMap::new();
-    for placement in region.placements.values().filter(|placement| placement.desired == Desired::Run) {
+    for placement in region.placements.values().filter(|one| one.desired == Desired::Run && one.hook.is_none()) {
         let is_ready = region.statuses.get(&placement.instance).is_some_and(|status| status.is_ready);
         *ready.entry(&placement.service).or_default() += u32::from(is_ready);
     }

@@ -5,11 +5,11 @@ use std::{
 
 use insula_types::{
     Addresses, Agreed, ByteSize, CanarySpec, Capacity, Check, ClusterId, ContentHash, CpuMillis, Deployment,
-    DeploymentState, Desired, DriverKind, FileSpec, HealthSpec, Incarnation, InstanceId, InstanceStatus, Labels, Level,
-    Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec, PortSpec, Promotion, Protocol, RegionalDefinition,
-    RegionalService, ReleaseNumber, Resources, RestartPolicy, RestartSpec, Revision, RouteSpec, RuntimeName, Scale,
-    SecretName, SecretVersion, ServiceRef, ServiceSpec, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef,
-    VolumeSpec,
+    DeploymentState, Desired, DriverKind, FileSpec, HealthSpec, HookKind, HookRun, HookState, HooksSpec, Incarnation,
+    InstanceId, InstanceStatus, Labels, Level, Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec, PortSpec,
+    Promotion, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Resources, RestartPolicy, RestartSpec,
+    Revision, RouteSpec, RuntimeName, Scale, SecretName, SecretVersion, ServiceRef, ServiceSpec, StopSpec, Strategy,
+    TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -30,6 +30,7 @@ variants!(command_name, COMMANDS, RegionCommand:
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
     BindKey, RemoveJoinToken, RaiseLevel, SetAddresses, CreateVolume, GrowVolume, DeleteVolume,
     ConfirmVolume, ForgetVolume, SetRuntimes, SetLabels, AdvanceDeployment, SteerDeployment, SetDefinitionWith,
+    AdvanceHook,
 );
 variants!(key_name, KEYS, RegionKey:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
@@ -172,15 +173,50 @@ fn deployment(state: DeploymentState) -> Deployment {
         is_return: true,
         why: "it was good".into(),
         since_ms: 8,
+        hooks: Vec::new(),
     }
 }
 
-pub(super) const DEPLOYMENT_STATES: [DeploymentState; 5] = [
+/// A deployment with hooks in each of their states.
+fn deployment_with_hooks() -> Deployment {
+    let run = |(kind, state)| HookRun {
+        service: "web".parse().expect("a name"),
+        kind,
+        state,
+        tries: 2,
+        instance: Some(INSTANCE),
+        node: Some(NODE),
+        spent_ms: 700,
+        why: "its node was lost".into(),
+    };
+    let first = HookRun { tries: 0, instance: None, node: None, why: String::new(), ..run(HOOKS[0]) };
+    Deployment { hooks: HOOKS.map(run).into_iter().chain([first]).collect(), ..deployment(DeploymentState::Before) }
+}
+
+const HOOKS: [(HookKind, HookState); 4] = [
+    (HookKind::Before, HookState::Due),
+    (HookKind::Before, HookState::Running),
+    (HookKind::After, HookState::Done),
+    (HookKind::After, HookState::Failed),
+];
+
+/// A definition whose service has hooks.
+fn definition_with_hooks() -> RegionalDefinition {
+    let second = Duration::from_secs(1);
+    let hooks = HooksSpec { before: vec!["./migrate".into()], after: vec!["./notify".into()], timeout: second * 60 };
+    let update = UpdateSpec { hooks, ..UpdateSpec::default() };
+    let service = RegionalService { spec: spec(), scale: 1.into(), update };
+    RegionalDefinition { services: BTreeMap::from([("web".parse().expect("a name"), service)]), ..definition() }
+}
+
+pub(super) const DEPLOYMENT_STATES: [DeploymentState; 7] = [
     DeploymentState::First,
     DeploymentState::Going,
     DeploymentState::Baking,
     DeploymentState::Done,
     DeploymentState::Failed,
+    DeploymentState::Before,
+    DeploymentState::After,
 ];
 
 fn volume_ref() -> VolumeRef {
@@ -220,6 +256,7 @@ fn placement(desired: Desired) -> Placement {
         reasons: vec!["fewest instances".into()],
         placed_ms: 5,
         slot: None,
+        hook: None,
     }
 }
 
@@ -398,6 +435,15 @@ fn later_commands() -> Vec<RegionCommand> {
     let why = || "it was good".to_owned();
     all.extend(DEPLOYMENT_STATES.map(|state| C::AdvanceDeployment { app: app.clone(), release, state, why: why() }));
     all.push(C::SetDefinition(updated_definition()));
+    all.push(C::SetDefinition(definition_with_hooks()));
+    all.extend(HOOKS.map(|(hook, _)| {
+        let spec = spec().of_hook(&["./migrate".to_owned()]);
+        C::Place(vec![Placement { spec, hook: Some(hook), ..placement(Desired::Run) }])
+    }));
+    all.extend(HOOKS.map(|(hook, state)| {
+        let service = "web".parse().expect("a name");
+        C::AdvanceHook { app: app.clone(), release, service, hook, state, spent_ms: 700, why: why() }
+    }));
     all
 }
 
@@ -440,6 +486,9 @@ fn later_rows() -> Vec<Row> {
         (K::Volume(volume_ref()), O::Volume(volume(false))),
         (K::Volume(volume_ref()), O::Volume(volume(true))),
         (K::Definition(definition().app), O::Definition(updated_definition())),
+        (K::Definition(definition().app), O::Definition(definition_with_hooks())),
+        (K::Deployment(definition().app), O::Deployment(deployment_with_hooks())),
+        (K::Placement(INSTANCE), O::Placement(Placement { hook: Some(HookKind::After), ..placement(Desired::Run) })),
     ];
     all.extend(DEPLOYMENT_STATES.map(|state| (K::Deployment(definition().app), O::Deployment(deployment(state)))));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()

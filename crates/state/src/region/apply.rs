@@ -2,6 +2,7 @@
 
 mod contents;
 mod deployments;
+mod hooks;
 mod volumes;
 
 use std::{
@@ -77,6 +78,9 @@ impl<'a> Apply<'a> {
             C::SetRuntimes { node, runtimes } => self.set_runtimes(*node, runtimes),
             C::SetLabels { node, labels } => self.set_labels(*node, labels),
             C::AdvanceDeployment { app, release, state, why } => self.advance_deployment(app, *release, *state, why),
+            C::AdvanceHook { app, release, service, hook, state, spent_ms, why } => {
+                self.advance_hook((app, *release), (service, *hook), *state, *spent_ms, why)
+            }
             C::SteerDeployment { app, release, steering } => self.steer_deployment(app, *release, *steering),
             C::Join { token, secret_hash, node } => self.join(token, secret_hash, node),
             C::UpdateNode { id, address, capacity, version } => {
@@ -373,9 +377,11 @@ impl<'a> Apply<'a> {
             }
             self.node(placement.node)?;
             self.check_volumes(placement, &placements[..index])?;
+            self.check_hook(placement)?;
         }
         for placement in placements {
             self.provide_volumes(placement);
+            self.begin_hook(placement);
             let node = self.node(placement.node)?;
             let placed = Placement { placed_ms: self.at_ms, ..placement.clone() };
             let why = placed.reasons.first().map_or("", String::as_str);
@@ -543,13 +549,15 @@ impl<'a> Apply<'a> {
 
     /// Puts what users want to know of a new status into the events.
     fn tell_change(&mut self, placement: &Placement, before: Option<&InstanceStatus>, now: &InstanceStatus) {
-        let was_ready = before.is_some_and(|status| status.is_ready);
+        // A hook that has ended well is told by its deployment.
+        let is_ready = now.is_ready && placement.hook.is_none();
+        let was_ready = before.is_some_and(|status| status.is_ready) && placement.hook.is_none();
         let name = format!("{} {}", placement.service, placement.instance);
-        let (kind, text) = if now.is_ready && !was_ready {
+        let (kind, text) = if is_ready && !was_ready {
             (EventKind::Ready, format!("{name} is ready"))
         } else if now.phase == Phase::Backoff && before.is_none_or(|before| self.is_news(before, now)) {
             (EventKind::Restarting, format!("{name} will be started again: {}", self.why(now)))
-        } else if was_ready && !now.is_ready {
+        } else if was_ready && !is_ready {
             (EventKind::Unready, format!("{name} is not ready: {}", self.why(now)))
         } else {
             return;

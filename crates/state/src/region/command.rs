@@ -6,9 +6,9 @@ use std::{
 };
 
 use insula_types::{
-    Addresses, Agreed, AppName, ByteSize, Capacity, ContentHash, DeploymentState, Desired, InstanceId, InstanceStatus,
-    Labels, Level, Node, NodeHealth, NodeId, Placement, RegionalDefinition, ReleaseNumber, Revision, RuntimeName,
-    SecretName, SecretVersion, VolumeRef,
+    Addresses, Agreed, AppName, ByteSize, Capacity, ContentHash, DeploymentState, Desired, HookKind, HookState,
+    InstanceId, InstanceStatus, Labels, Level, Node, NodeHealth, NodeId, Placement, RegionalDefinition, ReleaseNumber,
+    Revision, RuntimeName, SecretName, SecretVersion, ServiceName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -77,7 +77,7 @@ pub enum RegionCommand {
         app: AppName,
     },
     /// Binds new instances to nodes; all of them or none. Makes the volumes that they lack. Refused where a volume is on
-    /// another node, or another placement has the same slot.
+    /// another node, or another placement has the same slot, and for a hook that is not the next of its app's deployment.
     Place(Vec<Placement>),
     /// What nodes shall do with instances.
     SetDesired {
@@ -231,6 +231,24 @@ pub enum RegionCommand {
         /// What shall become of it.
         steering: Steering,
     },
+    /// The controller saw how far a hook of a deployment is. Without effect on one that does not run, unless it becomes one that
+    /// failed, and on that of another release.
+    AdvanceHook {
+        /// The app.
+        app: AppName,
+        /// The release that comes.
+        release: ReleaseNumber,
+        /// Whose hook it is.
+        service: ServiceName,
+        /// Which one.
+        hook: HookKind,
+        /// How far it is; due: it has to be run again.
+        state: HookState,
+        /// How long its instance has run, milliseconds.
+        spent_ms: u64,
+        /// Why it failed or is run again, in a sentence.
+        why: String,
+    },
     /// As [`Self::SetDefinition`], of an app with files or secrets.
     SetDefinitionWith {
         /// What the region shall run.
@@ -273,7 +291,7 @@ impl RegionCommand {
             | Self::ForgetVolume { .. } => Level(4),
             Self::SetRuntimes { .. } => Level(5),
             Self::SetLabels { .. } => Level(6),
-            Self::AdvanceDeployment { .. } | Self::SteerDeployment { .. } => Level(6),
+            Self::AdvanceDeployment { .. } | Self::SteerDeployment { .. } | Self::AdvanceHook { .. } => Level(6),
             Self::SetDefinitionWith { .. } => Level(6),
             Self::SetDefinition(definition) => definition.level(),
             Self::Place(placements) => placements.iter().map(Placement::level).max().unwrap_or(Level::FIRST),

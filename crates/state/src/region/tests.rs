@@ -1,3 +1,5 @@
+mod hooks;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::{
@@ -306,6 +308,7 @@ fn with_volume(instance: u64, on: u64, slot: u32) -> Placement {
         reasons: Vec::new(),
         placed_ms: 0,
         slot: Some(slot),
+        hook: None,
     }
 }
 

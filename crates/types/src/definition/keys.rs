@@ -31,6 +31,7 @@ pub(super) const SERVICE: Keys = Keys {
         "secrets",
         "args",
         "restart",
+        "hooks",
     ],
     later: &["regions", "failover", "region"],
 };
@@ -60,6 +61,7 @@ pub(super) const UPDATE: Keys = Keys {
     ],
     later: &["region_order"],
 };
+pub(super) const HOOKS: Keys = Keys { known: &["before", "after", "timeout"], later: &[] };
 pub(super) const FILE: Keys = Keys { known: &["path", "content", "mode"], later: &[] };
 pub(super) const RESTART: Keys = Keys { known: &["policy", "backoff"], later: &[] };
 pub(super) const STOP: Keys = Keys { known: &["signal", "grace"], later: &[] };

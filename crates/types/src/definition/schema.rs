@@ -123,6 +123,11 @@ impl JsonSchema for Service {
                     "prefer": labels,
                 })),
                 "update": update(),
+                "hooks": object("What is run once for a release of it.", &[], &json!({
+                    "before": arguments("Ends well before any instance of the release is started."),
+                    "after": arguments("Is run when the release is known to be good."),
+                    "timeout": span(),
+                })),
                 "files": list(64, &object("A file that instances find and cannot change.", &["path", "content"], &json!({
                     "path": text("Where, in the instance.", MOUNT_PATH),
                     "content": { "type": "string" },
@@ -258,7 +263,7 @@ mod tests {
         let (app, service) = (AppDefinition::json_schema(&mut generator), Service::json_schema(&mut generator));
         let at = |key: &str| format!("/properties/{key}");
         let item = |key: &str| format!("/properties/{key}/items");
-        let cases: [(&Schema, String, &Keys); 13] = [
+        let cases: [(&Schema, String, &Keys); 14] = [
             (&app, String::new(), &keys::APP),
             (&service, String::new(), &keys::SERVICE),
             (&service, at("resources"), &keys::RESOURCES),
@@ -270,6 +275,7 @@ mod tests {
             (&service, item("tmpfs"), &keys::TMPFS),
             (&service, at("placement"), &keys::PLACEMENT),
             (&service, at("update"), &keys::UPDATE),
+            (&service, at("hooks"), &keys::HOOKS),
             (&service, item("files"), &keys::FILE),
             (&service, at("stop"), &keys::STOP),
         ];

@@ -2,6 +2,7 @@
 
 mod files;
 mod health;
+mod hooks;
 mod placement;
 mod restart;
 mod secrets;
@@ -89,7 +90,8 @@ pub(super) fn read(
         item.refuse(problems, format!("routes lead to a port with protocol \"http\", and there is none; {ADD_PORT}"));
     }
     let scale = fields.get("scale").and_then(|item| scale(&item, &spec, problems));
-    let update = fields.get("update").and_then(|item| update::read(&item, problems)).unwrap_or_default();
+    let mut update = fields.get("update").and_then(|item| update::read(&item, problems)).unwrap_or_default();
+    update.hooks = fields.get("hooks").and_then(|item| hooks::read(&item, problems)).unwrap_or_default();
     Some(ServiceDefinition { spec, scale, update })
 }
 
@@ -141,11 +143,27 @@ fn scale(item: &Item<'_>, spec: &ServiceSpec, problems: &mut Problems) -> Option
 fn command(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {
     let Some(item) = fields.get("command") else { return Vec::new() };
     if let Value::Text(text) = &item.tree.value {
-        let words: Vec<String> = text.split_whitespace().take(8).map(|word| format!("{word:?}")).collect();
-        item.refuse(problems, format!("found one text, expected a list of arguments: write [{}]", words.join(", ")));
+        refuse_text(&item, text, problems);
         return Vec::new();
     }
     arguments(&item, ARGUMENTS_MAX, problems)
+}
+
+/// A command that must say what to run.
+fn program(item: &Item<'_>, problems: &mut Problems) -> Vec<String> {
+    match &item.tree.value {
+        Value::Text(text) => refuse_text(item, text, problems),
+        Value::List(items) if items.is_empty() => {
+            item.refuse(problems, "it is empty; write the program and its arguments");
+        }
+        _ => return arguments(item, ARGUMENTS_MAX, problems),
+    }
+    Vec::new()
+}
+
+fn refuse_text(item: &Item<'_>, text: &str, problems: &mut Problems) {
+    let words: Vec<String> = text.split_whitespace().take(8).map(|word| format!("{word:?}")).collect();
+    item.refuse(problems, format!("found one text, expected a list of arguments: write [{}]", words.join(", ")));
 }
 
 /// What the image's own program is given.

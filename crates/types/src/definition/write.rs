@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{AppDefinition, ServiceDefinition, format_duration};
 use crate::{
-    Check, ContentHash, DriverKind, FileSpec, HealthSpec, PlacementSpec, PortSpec, Promotion, Protocol, Resources,
-    RestartSpec, RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
+    Check, ContentHash, DriverKind, FileSpec, HealthSpec, HookKind, HooksSpec, PlacementSpec, PortSpec, Promotion,
+    Protocol, Resources, RestartSpec, RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
 };
 
 pub(super) fn app(definition: &AppDefinition) -> Value {
@@ -81,8 +81,12 @@ fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -
             out.insert(key.to_owned(), true.into());
         }
     }
-    if item.update != UpdateSpec::default() {
+    let UpdateSpec { hooks, .. } = &item.update;
+    if item.update != (UpdateSpec { hooks: hooks.clone(), ..UpdateSpec::default() }) {
         out.insert("update".to_owned(), update(&item.update));
+    }
+    if !hooks.is_empty() {
+        out.insert("hooks".to_owned(), self::hooks(hooks));
     }
     Value::Object(out)
 }
@@ -112,6 +116,16 @@ fn update(update: &UpdateSpec) -> Value {
             out["instances"] = canary.instances.into();
             out["weight"] = format!("{}%", canary.weight).into();
             out["max_errors"] = format!("{}.{}%", canary.max_errors / 10, canary.max_errors % 10).into();
+        }
+    }
+    out
+}
+
+fn hooks(hooks: &HooksSpec) -> Value {
+    let mut out = json!({ "timeout": format_duration(hooks.timeout) });
+    for kind in [HookKind::Before, HookKind::After] {
+        if let Some(command) = hooks.command(kind) {
+            out[kind.as_str()] = json!(command);
         }
     }
     out

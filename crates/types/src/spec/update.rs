@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::HooksSpec;
+
 /// How the instances of one release are replaced by those of the next. Part of a release, and not of what an instance is made
 /// from: another way to update replaces nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub struct UpdateSpec {
     pub bake: Duration,
     /// A release that fails is replaced by the one before it.
     pub auto_rollback: bool,
+    /// What is run once, before and after.
+    #[serde(default, skip_serializing_if = "HooksSpec::is_empty")]
+    pub hooks: HooksSpec,
 }
 
 /// In which order traffic goes over to a new release.
@@ -104,6 +109,7 @@ impl Default for UpdateSpec {
             deadline: Duration::from_secs(300),
             bake: Duration::from_secs(30),
             auto_rollback: true,
+            hooks: HooksSpec::default(),
         }
     }
 }

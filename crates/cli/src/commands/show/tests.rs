@@ -32,6 +32,7 @@ fn instance(number: u64, message: &str) -> Instance {
         message: message.to_owned(),
         endpoints: [("http".parse().expect("a label"), "10.0.0.2:8080".parse().expect("address"))].into(),
         reasons: vec!["fra1 has the fewest instances of shop/web".to_owned(), "it has the most room".to_owned()],
+        hook: None,
     }
 }
 

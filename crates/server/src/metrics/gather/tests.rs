@@ -65,6 +65,7 @@ fn region() -> RegionState {
             reasons: Vec::new(),
             placed_ms: 0,
             slot: None,
+            hook: None,
         };
         put(RegionKey::Placement(instance), RegionObject::Placement(placement));
     }

@@ -2,7 +2,7 @@
 
 use insula_types::{AppName, Deployment, DeploymentState, Level, RegionalDefinition, ReleaseNumber};
 
-use super::{Apply, Decision};
+use super::{Apply, Decision, hooks::end_hooks};
 use crate::{
     Conflict, Domain, Rejection,
     event::{Event, EventKind},
@@ -44,7 +44,8 @@ impl Apply<'_> {
         let present = self.state.deployments.get(app);
         // A first release that failed has nothing to go back to, and may get well by itself.
         let may_change = |present: &&Deployment| {
-            !present.state.is_over() || present.state == DeploymentState::Failed && state == DeploymentState::Done
+            let gets_well = matches!(state, DeploymentState::After | DeploymentState::Done);
+            !present.state.is_over() || present.state == DeploymentState::Failed && gets_well
         };
         if let Some(present) = present.filter(|present| present.release == release).filter(may_change)
             && (present.state != state || present.why != why)
@@ -101,13 +102,18 @@ impl Apply<'_> {
         Ok(RegionReply::Done)
     }
 
-    fn set_deployment(&mut self, mut deployment: Deployment, before: DeploymentState) {
+    pub(super) fn set_deployment(&mut self, mut deployment: Deployment, before: DeploymentState) {
         if deployment.state != before {
             deployment.since_ms = self.at_ms;
+            if deployment.state.is_over() {
+                end_hooks(&mut deployment);
+            }
             let how = match deployment.state {
+                DeploymentState::Before => "runs its hooks before",
                 DeploymentState::First => "tries its first instances",
                 DeploymentState::Going => "goes on",
                 DeploymentState::Baking => "runs, and is watched",
+                DeploymentState::After => "is good, and runs its hooks after",
                 DeploymentState::Done => "is out",
                 DeploymentState::Failed => "failed",
             };
@@ -120,7 +126,7 @@ impl Apply<'_> {
         self.out.put(RegionKey::Deployment(deployment.app.clone()), RegionObject::Deployment(deployment));
     }
 
-    fn tell_deployment(&mut self, deployment: &Deployment, what: &str) {
+    pub(super) fn tell_deployment(&mut self, deployment: &Deployment, what: &str) {
         let text = format!("{} release {} {what}", deployment.app, deployment.release);
         self.event(Event::new(self.at_ms, EventKind::Deployed, text).app(&deployment.app));
     }

@@ -55,7 +55,8 @@ pub(super) fn read(item: &Item<'_>, problems: &mut Problems) -> Option<UpdateSpe
     }
     let strategy = strategy(kind, &fields, problems);
     let auto_rollback = fields.get("auto_rollback").and_then(|item| item.boolean(problems)).unwrap_or(true);
-    Some(UpdateSpec { strategy, max_unavailable, max_surge, min_healthy, deadline, bake, auto_rollback })
+    let hooks = usual.hooks;
+    Some(UpdateSpec { strategy, max_unavailable, max_surge, min_healthy, deadline, bake, auto_rollback, hooks })
 }
 
 fn strategy(kind: Kind, fields: &Fields<'_>, problems: &mut Problems) -> Strategy {

@@ -94,6 +94,47 @@ fn updates_are_read_and_checked() {
 }
 
 #[test]
+fn hooks() {
+    let hooks = |text: &str| format!("IMAGE\nhooks = {text}");
+    check_service(
+        &hooks("{ before = [\"./migrate\", \"up\"], after = [\"./notify\"], timeout = \"10m\" }"),
+        expect!["valid"],
+    );
+    check_service(&hooks("{ before = [\"./migrate\"] }"), expect!["valid"]);
+    check_service(&hooks("{ after = [\"./notify\"] }"), expect!["valid"]);
+    check_service(
+        &hooks("{ before = \"./migrate up\" }"),
+        expect![[
+            r#"line 4, column 20: services.web.hooks.before: found one text, expected a list of arguments: write ["./migrate", "up"]"#
+        ]],
+    );
+    check_service(
+        &hooks("{ before = [] }"),
+        expect!["line 4, column 20: services.web.hooks.before: it is empty; write the program and its arguments"],
+    );
+    check_service(
+        &hooks("{ before = [\"\"] }"),
+        expect!["line 4, column 20: services.web.hooks.before: the first argument is the program, and it is empty"],
+    );
+    check_service(
+        &hooks("{ timeout = \"5m\" }"),
+        expect![[
+            r#"line 4, column 9: services.web.hooks: nothing is run; write before = ["./migrate"], after = ["./notify"], or both"#
+        ]],
+    );
+    check_service(
+        &hooks("{ befor = [\"a\"], after = [\"a\"], timeout = \"2d\" }"),
+        expect![[r#"
+        line 4, column 11: services.web.hooks.befor: unknown key; did you mean "before"?
+        line 4, column 51: services.web.hooks.timeout: "2d" is not a span of time: write a whole number with a unit, like 500ms, 2s, 1m or 1h"#]],
+    );
+    check_service(
+        &hooks("[\"./migrate\"]"),
+        expect!["line 4, column 9: services.web.hooks: found a list, expected a table"],
+    );
+}
+
+#[test]
 fn restarts() {
     let restart = |text: &str| format!("IMAGE\nrestart = {text}");
     check_service(&restart("{ policy = \"on-failure\", backoff = \"500ms..5m\" }"), expect!["valid"]);

@@ -111,6 +111,11 @@ proptest! {
                 max_unavailable: u32::from(has_check),
                 bake: std::time::Duration::from_secs(seconds),
                 auto_rollback: has_check,
+                hooks: crate::HooksSpec {
+                    before: if has_check { vec!["./migrate".to_owned(), value.clone()] } else { Vec::new() },
+                    after: if has_check { Vec::new() } else { vec!["./notify".to_owned()] },
+                    timeout: std::time::Duration::from_secs(seconds),
+                },
                 ..UpdateSpec::default()
             };
             (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale, update })
