@@ -1,7 +1,10 @@
 //! Leases of the nodes, in the memory of the leader. Nothing of this is replicated: a new leader gives everyone a full
 //! lease from its election, so that losing a leader never makes a node look dead.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use insula_env::clock::Instant;
 use insula_types::{Load, NodeId, Renewal, Revision, ServiceRef};
@@ -26,6 +29,7 @@ struct Lease {
     renewals: u32,
     load: Load,
     acknowledged: Revision,
+    is_disk_full: bool,
 }
 
 /// All leases.
@@ -57,10 +61,12 @@ impl LeaseTable {
             renewals: 0,
             load: Load::default(),
             acknowledged: Revision(0),
+            is_disk_full: false,
         });
     }
 
-    /// A node renewed its lease. True when that is worth a look: it came back, or acknowledged something new.
+    /// A node renewed its lease. True when that is worth a look: it came back, acknowledged something new, or its disk is
+    /// full or is not any more.
     pub fn renew(&mut self, now: Instant, node: NodeId, renewal: &Renewal) -> bool {
         let before = self.leases.get(&node).copied();
         let renewals = match before {
@@ -68,11 +74,13 @@ impl LeaseTable {
             _ => 1,
         };
         let acknowledged = renewal.catalog_revision;
-        self.leases.insert(node, Lease { ends: now + LEASE, renewals, load: renewal.load, acknowledged });
+        let (load, is_disk_full) = (renewal.load, renewal.is_disk_full);
+        self.leases.insert(node, Lease { ends: now + LEASE, renewals, load, acknowledged, is_disk_full });
         if let Some(traffic) = &renewal.traffic {
             self.counted.hear(node, traffic);
         }
-        renewals == RENEWALS_UNTIL_UP || before.is_none_or(|lease| lease.acknowledged != acknowledged)
+        let is_same = |lease: Lease| lease.acknowledged == acknowledged && lease.is_disk_full == is_disk_full;
+        renewals == RENEWALS_UNTIL_UP || !before.is_some_and(is_same)
     }
 
     /// Nobody can renew: the leader is not sure that it leads. However short that was, the nodes have to find it again.
@@ -121,6 +129,11 @@ impl LeaseTable {
     /// Whether every node that holds a lease routes by `revision` or a later one.
     pub fn is_acknowledged(&self, now: Instant, revision: Revision) -> bool {
         self.leases.values().all(|lease| lease.ends <= now || lease.acknowledged >= revision)
+    }
+
+    /// The nodes on whose disks nothing can be started.
+    pub(crate) fn full(&self) -> BTreeSet<NodeId> {
+        self.leases.iter().filter(|(_, lease)| lease.is_disk_full).map(|(node, _)| *node).collect()
     }
 
     /// When the next lease ends, if nobody renews.

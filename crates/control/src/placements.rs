@@ -18,8 +18,8 @@ use insula_scheduler::{Bound, NodeView, Snapshot, Taken, Wanted, WhyBound, sched
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
     AppName, Deployment, DeploymentState, Desired, HookKind, InstanceId, LabelName, LabelValue, Node, NodeHealth,
-    Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Revision, Scale, ServiceName, ServiceRef,
-    Slot, UpdateSpec,
+    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Revision, Scale, ServiceName,
+    ServiceRef, Slot, UpdateSpec,
 };
 
 use crate::{
@@ -48,6 +48,8 @@ pub struct View<'a> {
     pub ready_for: &'a dyn Fn(InstanceId) -> Option<Duration>,
     /// An instance that is to be replaced elsewhere, though nothing is wrong with it or its node.
     pub moving: Option<InstanceId>,
+    /// Nodes on which nothing can be started, since their disks are full: what has not begun there goes elsewhere.
+    pub full: &'a BTreeSet<NodeId>,
 }
 
 impl std::fmt::Debug for View<'_> {
@@ -168,7 +170,7 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
         let (service, hook) = (service.clone(), Some(hook.kind));
         add.push(Added { instance, service, slot: None, bound_to: None, is_old: false, hook });
     }
-    place(state, &services, &due, &add, &mut plan);
+    place(state, &services, &due, &add, view.full, &mut plan);
     set_desired(&mut plan, &hooks::unwanted(state), Desired::Stop, "its hook has ended, or is not wanted any more");
     let why = "its node is down";
     set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
@@ -203,7 +205,9 @@ fn services<'a>(state: &'a RegionState, held: &'a Held, view: &View<'_>) -> BTre
         service.placed.push(placement);
         let node = state.nodes.get(&placement.node).filter(|node| node.health.is_up());
         let Some(node) = node.filter(|_| placement.desired == Desired::Run) else { continue };
-        let is_ready = state.statuses.get(&placement.instance).is_some_and(|status| status.is_ready);
+        let status = state.statuses.get(&placement.instance);
+        let is_ready = status.is_some_and(|status| status.is_ready);
+        let can_begin = status.is_some_and(|status| status.was_ready) || !view.full.contains(&placement.node);
         let min_healthy = service.wanted.map(|(_, wanted)| wanted.update.min_healthy).unwrap_or_default();
         service.live.push(Live {
             instance: placement.instance,
@@ -213,12 +217,19 @@ fn services<'a>(state: &'a RegionState, held: &'a Held, view: &View<'_>) -> BTre
             kind: service.kind(placement),
             // What is on a node that is drained is replaced just as what is out of date: the new one is ready before the old
             // one goes.
-            may_stay: !node.is_draining && view.moving != Some(placement.instance),
+            may_stay: !node.is_draining && view.moving != Some(placement.instance) && can_begin,
             is_ready,
             is_healthy: is_ready && (view.ready_for)(placement.instance).is_some_and(|time| time >= min_healthy),
         });
     }
     services
+}
+
+/// Of nodes whose disks are full those that are to be avoided: all, unless no other takes instances either.
+pub(crate) fn avoided(state: &RegionState, full: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let is_open = |node: &Node| node.health.is_up() && !node.is_cordoned && !node.is_draining;
+    let has_others = state.nodes.values().any(|node| is_open(node) && !full.contains(&node.id));
+    if has_others { full } else { BTreeSet::new() }
 }
 
 /// What the instances of a service on a node are counted with when it is spread: the value of that label.
@@ -308,6 +319,7 @@ fn place(
     services: &BTreeMap<ServiceRef, Service<'_>>,
     due: &BTreeMap<ServiceRef, Due>,
     add: &[Added],
+    full: &BTreeSet<NodeId>,
     plan: &mut Plan,
 ) {
     if add.is_empty() {
@@ -315,7 +327,10 @@ fn place(
     }
     let fresh: BTreeSet<InstanceId> =
         services.values().flat_map(|s| &s.live).filter(|one| is_staying(one)).map(|one| one.instance).collect();
-    let snapshot = snapshot(state, |placement| fresh.contains(&placement.instance));
+    let mut snapshot = snapshot(state, |placement| fresh.contains(&placement.instance));
+    for node in snapshot.nodes.iter_mut().filter(|node| full.contains(&node.id)) {
+        node.is_cordoned = true;
+    }
     let of = |one: &Added| match one.hook {
         Some(_) => due.get(&one.service).map(|due| (due.release, &due.spec)),
         None => services.get(&one.service)?.of(one.is_old).map(|(release, service)| (release, &service.spec)),

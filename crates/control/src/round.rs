@@ -64,12 +64,14 @@ impl Memory {
         self.watched.look(region, now);
         let ready_for = |instance| self.watched.ready_for(instance, now);
         let moving = self.rebalance.look(region, now);
+        let full = placements::avoided(region, leases.full());
         let view = placements::View {
             now_ms,
             is_acknowledged: &is_acknowledged,
             overdue: &overdue,
             ready_for: &ready_for,
             moving,
+            full: &full,
         };
         let plan = placements::reconcile(region, &view, new_id);
         commands.extend(plan.commands);

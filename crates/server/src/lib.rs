@@ -42,6 +42,7 @@ mod route;
 mod secrets;
 mod signals;
 mod snapshots;
+mod space;
 mod supervisor;
 mod takeover;
 mod traffic;

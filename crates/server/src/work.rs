@@ -31,7 +31,7 @@ use crate::{
     route::Route,
     secrets::Opener,
     snapshots::Snapshots,
-    traffic,
+    space, traffic,
 };
 
 /// How long the region's leader may take to commit a report.
@@ -95,10 +95,12 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     };
     let clock_ahead_ms = renewer.ahead_ms.subscribe();
     let traffic = traffic::follow(env, Arc::clone(node.region.replica()), dataplane);
+    let is_disk_full = space::follow(env, config.paths().data());
     let said = move || {
         let instances = agent.statuses().borrow().len() as u32;
         let load = Load { cpu: CpuMillis(0), memory: machine_size::memory_used(), instances };
-        Renewal { load, traffic: traffic.borrow().clone(), ..Renewal::default() }
+        let is_disk_full = *is_disk_full.borrow();
+        Renewal { load, traffic: traffic.borrow().clone(), is_disk_full, ..Renewal::default() }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), said);
     let paths = config.paths();

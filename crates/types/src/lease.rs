@@ -27,6 +27,9 @@ pub struct Renewal {
     /// What the node's edge has counted of services whose releases are being tried. None: there are none, or nothing is known of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// The node's disk is so full that nothing can be started there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_disk_full: bool,
 }
 
 /// A lease, from the moment that the leader answered.

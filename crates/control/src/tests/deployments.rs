@@ -90,6 +90,35 @@ pub(super) fn goes_back(world: &mut World, failed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_is_full_does_not_fail_a_release() {
+    for update in [UpdateSpec::default(), canary(Promotion::Auto)] {
+        for id in 1..=3 {
+            let mut world = settled();
+            let full = NodeId::new(id);
+            world.deploy(with_update(2, &update));
+            // Something may have been placed there by then.
+            world.step();
+            world.full.insert(full);
+            until_state(&mut world, DeploymentState::Done);
+            world.steps(20);
+            assert_eq!((serving(&world, 2), world.placed()), (3, 3));
+            assert_eq!(world.read(|state| state.placements_of(full).count()), 0, "what came is elsewhere");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_disks_are_full_the_release_fails_and_says_why() {
+    let mut world = settled();
+    world.full.extend([1, 2, 3].map(NodeId::new));
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Failed);
+    let why = deployment(&world).why;
+    assert!(why.contains("cannot be started: no space left on device"), "{why}");
+    assert_eq!(serving(&world, 1), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_good_release_comes_out_and_is_watched() {
     let mut world = settled();
     world.deploy(definition(2, SCALE));

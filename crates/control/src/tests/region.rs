@@ -116,6 +116,8 @@ pub(super) struct World {
     pub(super) broken: Option<u64>,
     /// Nothing gets ready on this node.
     pub(super) unready: Option<NodeId>,
+    /// Nodes whose disks are full: nothing begins there any more.
+    pub(super) full: BTreeSet<NodeId>,
     /// Nodes whose data plane acknowledges nothing.
     mute: BTreeSet<NodeId>,
     /// What edges have counted, by node.
@@ -192,6 +194,7 @@ impl World {
             sick: BTreeSet::new(),
             broken: None,
             unready: None,
+            full: BTreeSet::new(),
             mute: BTreeSet::new(),
             traffic: BTreeMap::new(),
             hooks: Hooks::default(),
@@ -212,7 +215,9 @@ impl World {
         for node in nodes.into_iter().filter(|node| !self.off.contains(node)).collect::<Vec<_>>() {
             let catalog_revision = if self.mute.contains(&node) { Revision(0) } else { revision };
             let traffic = self.traffic.get(&node).cloned();
-            self.leases.renew(self.now, node, &Renewal { catalog_revision, traffic, ..Renewal::default() });
+            let is_disk_full = self.full.contains(&node);
+            let renewal = Renewal { catalog_revision, traffic, is_disk_full, ..Renewal::default() };
+            self.leases.renew(self.now, node, &renewal);
             self.agent(node);
         }
         let rng = self.rng.clone();
@@ -231,17 +236,27 @@ impl World {
             let is_broken = self.unready == Some(node)
                 || self.broken.is_some_and(|tag| placement.spec.command == spec(tag).command);
             let runs = placement.desired != Desired::Stop;
+            let before = self.read(|state| state.statuses.get(&placement.instance).map(|status| status.was_ready));
+            let has_space = !self.full.contains(&node) || before == Some(true);
             // Broken ones end, and are left so.
             let is_over = is_broken && placement.spec.restart.policy == RestartPolicy::Never;
             InstanceStatus {
                 instance: placement.instance,
                 node,
-                phase: if runs && !is_over { Phase::Running } else { Phase::Stopped },
-                is_ready: runs && !is_broken && !is_over && !self.sick.contains(&placement.instance),
-                was_ready: runs && !is_broken && !is_over,
+                phase: match runs && !is_over {
+                    true if has_space => Phase::Running,
+                    true => Phase::Backoff,
+                    false => Phase::Stopped,
+                },
+                is_ready: runs && has_space && !is_broken && !is_over && !self.sick.contains(&placement.instance),
+                was_ready: runs && has_space && !is_broken && !is_over,
                 endpoints: BTreeMap::new(),
                 restarts: if is_broken && !is_over { 3 } else { 0 },
-                message: if is_broken { "ended with exit code 1".to_owned() } else { String::new() },
+                message: match (is_broken, has_space) {
+                    (true, _) => "ended with exit code 1".to_owned(),
+                    (_, false) => "no space left on device".to_owned(),
+                    _ => String::new(),
+                },
                 since_ms: 0,
             }
         };
