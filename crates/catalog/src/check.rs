@@ -137,7 +137,11 @@ impl Catalog {
     }
 
     fn check_instance(&self, service: &ServiceRef, id: InstanceId, found: &CatalogInstance) -> Result<(), CheckError> {
-        at_most("ports of one instance", found.ports.len().max(found.endpoints.len()), limits::PORTS_MAX)?;
+        at_most(
+            "ports of one instance",
+            found.ports.len().max(found.endpoints.len()).max(found.h2c.len()),
+            limits::PORTS_MAX,
+        )?;
         if !self.nodes.contains_key(&found.node) {
             return Err(CheckError::UnknownNode { instance: id, service: service.clone(), node: found.node });
         }

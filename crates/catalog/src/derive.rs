@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use insula_state::RegionState;
 use insula_types::{
-    DatacenterName, DeploymentState, Desired, InstanceStatus, Node, NodeId, Placement, Revision, Scope,
+    DatacenterName, DeploymentState, Desired, InstanceStatus, Node, NodeId, Placement, Protocol, Revision, Scope,
 };
 
 use crate::{
@@ -60,14 +60,16 @@ impl Catalog {
             }
             _ => BTreeMap::new(),
         };
-        let ports = placement.spec.ports.iter().take(limits::PORTS_MAX).map(|p| (p.name.clone(), p.port)).collect();
+        let ports = || placement.spec.ports.iter().take(limits::PORTS_MAX);
+        let h2c = ports().filter(|port| port.protocol == Protocol::H2c).map(|port| port.name.clone()).collect();
         let instance = CatalogInstance {
             node: placement.node,
             is_ready: status.is_some_and(|status| status.is_ready),
             was_ready: status.is_some_and(|status| status.was_ready || status.is_ready),
             is_draining,
             is_first: false,
-            ports,
+            ports: ports().map(|port| (port.name.clone(), port.port)).collect(),
+            h2c,
             endpoints,
             release: Some(placement.release),
         };

@@ -84,6 +84,9 @@ pub struct CatalogInstance {
     pub is_first: bool,
     /// Its ports: name → number inside the instance.
     pub ports: BTreeMap<PortName, u16>,
+    /// Those of them that speak HTTP/2 without TLS; what they all speak may change from release to release.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub h2c: BTreeSet<PortName>,
     /// Where its ports are reached from its own node; empty for instances of other nodes.
     #[serde(default)]
     pub endpoints: BTreeMap<PortName, SocketAddr>,

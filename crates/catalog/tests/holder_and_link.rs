@@ -1,7 +1,7 @@
 //! The holder and the link to it, over real files and a real Unix socket.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -49,6 +49,7 @@ fn unfit(revision: u64) -> Catalog {
         is_first: false,
         release: None,
         ports: BTreeMap::new(),
+        h2c: BTreeSet::new(),
         endpoints: BTreeMap::new(),
     };
     catalog.services.entry(service).or_default().instances.insert(InstanceId::new(1), instance);

@@ -1,7 +1,13 @@
 //! A real edge over a catalog that does not change, for profiles: `fixed LISTEN INSTANCE…` serves every path of
 //! `bench.example` on one address from the instances at the others, with as many threads as the dataplane has at least.
+//! An instance that speaks HTTP/2 is written `h2c:ADDRESS:PORT`.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
@@ -34,7 +40,12 @@ impl Dialer for Local {
     }
 }
 
-fn catalog(region: RegionName, port: PortName, addresses: &BTreeMap<InstanceId, SocketAddr>) -> io::Result<Catalog> {
+fn catalog(
+    region: RegionName,
+    port: PortName,
+    addresses: &BTreeMap<InstanceId, SocketAddr>,
+    framed: &BTreeSet<InstanceId>,
+) -> io::Result<Catalog> {
     let mut catalog = Catalog::empty(ClusterId::new(1), region, NodeId::new(1));
     (catalog.incarnation, catalog.revision) = (Incarnation(1), Revision(1));
     let name = |text: &str| text.parse().map_err(io::Error::other);
@@ -57,6 +68,7 @@ fn catalog(region: RegionName, port: PortName, addresses: &BTreeMap<InstanceId, 
             is_first: false,
             release: None,
             ports: BTreeMap::from([(port.clone(), 80)]),
+            h2c: framed.iter().filter(|framed| *framed == id).map(|_| port.clone()).collect(),
             endpoints: BTreeMap::from([(port.clone(), *address)]),
         };
         entry.instances.insert(*id, instance);
@@ -65,12 +77,14 @@ fn catalog(region: RegionName, port: PortName, addresses: &BTreeMap<InstanceId, 
     Ok(catalog)
 }
 
-async fn serve(listen: SocketAddr, instances: Vec<SocketAddr>) -> io::Result<()> {
+async fn serve(listen: SocketAddr, instances: Vec<(bool, SocketAddr)>) -> io::Result<()> {
     let env = Env::real("edge");
-    let addresses: BTreeMap<_, _> = (1..).map(InstanceId::new).zip(instances).collect();
+    let numbered: Vec<_> = (1..).map(InstanceId::new).zip(instances).collect();
+    let framed = numbered.iter().filter(|(_, (is_framed, _))| *is_framed).map(|(id, _)| *id).collect();
+    let addresses: BTreeMap<_, _> = numbered.iter().map(|(id, (_, address))| (*id, *address)).collect();
     let region: RegionName = "fra".parse().map_err(io::Error::other)?;
     let holder = Holder::new(ClusterId::new(1), region.clone(), NodeId::new(1));
-    holder.offer(catalog(region, "http".parse().map_err(io::Error::other)?, &addresses)?);
+    holder.offer(catalog(region, "http".parse().map_err(io::Error::other)?, &addresses, &framed)?);
     let dialer = Arc::new(Local { addresses, verdicts: watch::Sender::default() });
     let edge = Edge::new(Config::default(), holder, dialer, &env);
     let listener = Arc::new(net::bind(listen).await?);
@@ -79,9 +93,14 @@ async fn serve(listen: SocketAddr, instances: Vec<SocketAddr>) -> io::Result<()>
 }
 
 fn main() -> io::Result<()> {
-    let mut addresses = std::env::args().skip(1).map(|text| text.parse().map_err(io::Error::other));
-    let listen = addresses.next().ok_or_else(|| io::Error::other("usage: fixed LISTEN INSTANCE…"))??;
-    let instances = addresses.collect::<Result<Vec<SocketAddr>, _>>()?;
+    let mut said = std::env::args().skip(1);
+    let listen = said.next().ok_or_else(|| io::Error::other("usage: fixed LISTEN INSTANCE…"))?;
+    let listen = listen.parse().map_err(io::Error::other)?;
+    let instance = |text: String| {
+        let framed = text.strip_prefix("h2c:");
+        Ok((framed.is_some(), framed.unwrap_or(&text).parse().map_err(io::Error::other)?))
+    };
+    let instances = said.map(instance).collect::<io::Result<Vec<(bool, SocketAddr)>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(listen, instances))
 }

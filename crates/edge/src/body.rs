@@ -1,5 +1,5 @@
-//! What is sent to clients: the edge's own words, or an instance's as they come. Streamed, never gathered; trailers are
-//! dropped.
+//! What is sent to clients: the edge's own words, or an instance's as they come. Streamed, never gathered. Trailers pass where both
+//! sides speak HTTP/2, and are dropped elsewhere.
 
 use std::{
     io,
@@ -15,12 +15,17 @@ use http_body_util::Full;
 use insula_env::Clock;
 
 use crate::{
+    grpc,
     instances::InFlight,
     metrics::{Cause, Metrics},
-    upstream::{Connection, Outgoing, body::Decoder},
+    upstream::{
+        Connection, Outgoing,
+        body::Decoder,
+        trunk::{self, Cut},
+    },
 };
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is sent to the client.
 pub(crate) struct ResponseBody(Source);
@@ -28,6 +33,7 @@ pub(crate) struct ResponseBody(Source);
 enum Source {
     Own(Full<Bytes>),
     Instance(Box<FromInstance>),
+    Trunk(Box<FromTrunk>),
 }
 
 /// The body of an instance's response, with what must happen at its end.
@@ -92,7 +98,51 @@ impl FromInstance {
     }
 }
 
+/// The same of an instance that speaks HTTP/2.
+pub(crate) struct FromTrunk {
+    pub answer: trunk::Answer,
+    /// Whether it is the answer to a call by gRPC, whose outcome stands among the trailers.
+    pub is_call: bool,
+    pub in_flight: InFlight,
+    pub status: StatusCode,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+}
+
+impl FromTrunk {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(self.answer.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(outcome) = frame.trailers_ref().filter(|_| self.is_call).and_then(grpc::outcome)
+        {
+            self.in_flight.0.ended(self.status, outcome, self.clock.now());
+        }
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|cut| match cut {
+                Cut::Client(fault) => format!("the request failed: {fault:?}").into(),
+                Cut::Instance(error) => {
+                    self.in_flight.0.broke_off(self.status, self.clock.now());
+                    self.metrics.fail(Cause::BodyBrokenOff);
+                    error.into()
+                }
+            })
+        }))
+    }
+}
+
 impl ResponseBody {
+    /// A body that comes from an instance by HTTP/2.
+    pub(crate) fn from_trunk(body: FromTrunk) -> Self {
+        Self(Source::Trunk(Box::new(body)))
+    }
+
+    /// Goes on with the request, while nobody takes the response: each may wait for the other.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) {
+        if let Source::Trunk(body) = &mut self.0 {
+            body.answer.poll_send(cx);
+        }
+    }
+
     /// A body of the edge itself.
     pub(crate) fn own(full: Full<Bytes>) -> Self {
         Self(Source::Own(full))
@@ -116,6 +166,7 @@ impl Body for ResponseBody {
         match &mut self.get_mut().0 {
             Source::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Source::Instance(body) => body.poll_part(cx).map(|part| part.map(|part| part.map(Frame::data))),
+            Source::Trunk(body) => body.poll_frame(cx),
         }
     }
 
@@ -123,6 +174,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Source::Own(full) => full.is_end_stream(),
             Source::Instance(body) => body.decoder.is_over(),
+            Source::Trunk(body) => body.answer.is_over(),
         }
     }
 
@@ -130,6 +182,9 @@ impl Body for ResponseBody {
         match &self.0 {
             Source::Own(full) => full.size_hint(),
             Source::Instance(body) => body.decoder.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Trunk(body) if body.answer.is_over() => SizeHint::with_exact(0),
+            // What the head says of it goes on with the head.
+            Source::Trunk(_) => SizeHint::default(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Candidate {
     pub weight: u32,
     /// Whether it is one of the first of a release, which are tried.
     pub is_first: bool,
+    /// Whether it speaks HTTP/2 on the port that the route leads to.
+    pub is_h2c: bool,
     /// What it is counted with; none where the catalog does not say.
     pub release: Option<ReleaseNumber>,
 }
@@ -73,7 +75,8 @@ pub(crate) fn candidates(
         ready += usize::from(matches!(tier, Tier::Ready | Tier::Suspect));
         let is_tried = tried.contains(id);
         let (node, is_first, release) = (instance.node, instance.is_first, instance.release);
-        let candidate = Candidate { instance: *id, node, weight, is_first, release };
+        let is_h2c = instance.h2c.contains(&target.port);
+        let candidate = Candidate { instance: *id, node, weight, is_first, is_h2c, release };
         if tier == Tier::Suspect {
             suspects.push((candidate, is_tried));
         }

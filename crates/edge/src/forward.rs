@@ -9,14 +9,13 @@ use std::{
     },
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use insula_catalog::{Catalog, Holder, RouteTarget};
 use insula_env::{Env, clock::timeout};
-use insula_mesh::{Caller, Dialer, Target, TraceId, Verdicts};
+use insula_mesh::{Dialer, Verdicts};
 use insula_types::InstanceId;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -26,17 +25,19 @@ use crate::{
     Config,
     answer::plain,
     apps::{Apps, Place},
-    body::{FromInstance, ResponseBody},
-    choose,
-    config::{REPLAY_BYTES_MAX, TARGET_BYTES_MAX, TRIES_MAX},
-    headers,
+    attempt::{Failure, Pending, Rest},
+    body::ResponseBody,
+    choose::{self, Candidate},
+    config::{HEADERS_MAX, REPLAY_BYTES_MAX, TARGET_BYTES_MAX, TRIES_MAX},
+    grpc, headers,
+    incoming::ClientBody,
     instances::{InFlight, Instances},
     metrics::{Cause, Metrics, add},
     retry::is_idempotent,
     route,
     traffic::Counters,
     upgrade,
-    upstream::{Broken, Connection, Fault, Outgoing, Streamed, head::Head},
+    upstream::{Fault, Streamed},
 };
 
 /// What all requests share.
@@ -64,47 +65,10 @@ pub(crate) struct Visitor {
     pub switched: Arc<AtomicBool>,
 }
 
-/// A request on its way, with what is needed to send it (again).
-struct Pending {
-    method: Method,
-    /// As it is sent: the head, and a small body.
-    head: Bytes,
-    rest: Rest,
-    /// The client's half of a switch of protocols.
-    half: Option<upgrade::ClientHalf>,
-}
-
-/// The rest of a request.
-enum Rest {
-    /// There is none: what is here can be sent any number of times.
-    None,
-    /// With the client: it can be sent until the first part of it has been taken.
-    Client(Streamed),
-    /// It was sent.
-    Gone,
-}
-
-/// Why one try gave no response.
-enum Failure {
-    /// Too many others wait for a connection to that instance.
-    Busy,
-    /// No connection was made.
-    NotSent,
-    /// A connection from the pool turned out to be closed before anything was sent on it.
-    Stale,
-    /// It may or may not have been received. On a connection from the pool that says little about the instance, which
-    /// may just have closed it for being idle.
-    Unknown { is_reused: bool },
-    /// No response came in time.
-    TimedOut,
-    /// It is the client that failed.
-    Client(Fault),
-}
-
-type Answer = Response<ResponseBody>;
+pub(crate) type Answer = Response<ResponseBody>;
 
 /// What the edge says itself instead of an instance.
-struct Refusal {
+pub(crate) struct Refusal {
     cause: Cause,
     status: StatusCode,
     text: String,
@@ -113,11 +77,11 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(cause: Cause, status: StatusCode, text: impl Into<String>) -> Self {
+    pub(crate) fn new(cause: Cause, status: StatusCode, text: impl Into<String>) -> Self {
         Self { cause, status, text: text.into(), closes: false }
     }
 
-    fn bad_request(text: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
         Self::new(Cause::BadRequest, StatusCode::BAD_REQUEST, text)
     }
 
@@ -136,17 +100,23 @@ impl Refusal {
 
 impl Shared {
     /// Answers one request. Every way out of here is a response.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, visitor: Arc<Visitor>) -> Answer {
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<ClientBody>, visitor: Arc<Visitor>) -> Answer {
         add(&self.metrics.requests);
+        let is_framed = request.version() == Version::HTTP_2;
+        let is_call = is_framed && grpc::is_call(request.version(), request.headers());
         let mut closes = false;
         let mut answer = match self.answer_now(request, &visitor).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 self.metrics.fail(refusal.cause);
                 closes = refusal.closes;
-                plain(refusal.status, &refusal.text)
+                if is_call { grpc::refuse(refusal.status, &refusal.text) } else { plain(refusal.status, &refusal.text) }
             }
         };
+        if is_framed {
+            // There a connection that is to end says so itself.
+            return answer;
+        }
         closes |= self.is_leaving.load(Ordering::Relaxed) && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
         if closes {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -154,7 +124,7 @@ impl Shared {
         answer
     }
 
-    async fn answer_now(self: &Arc<Self>, request: Request<Incoming>, visitor: &Visitor) -> Result<Answer, Refusal> {
+    async fn answer_now(self: &Arc<Self>, request: Request<ClientBody>, visitor: &Visitor) -> Result<Answer, Refusal> {
         let catalog = self.holder.current();
         let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
         self.answer_for(&catalog, target, request, visitor).await.inspect_err(|refusal| {
@@ -168,7 +138,7 @@ impl Shared {
         self: &Arc<Self>,
         catalog: &Arc<Catalog>,
         target: &RouteTarget,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
         let now = self.env.clock.now();
@@ -179,16 +149,28 @@ impl Shared {
         let protocol = headers::upgrade(request.headers());
         let half = protocol.as_ref().map(|_| upgrade::client_half(&mut request));
         let (parts, body) = request.into_parts();
-        let (head, rest) = self.prepare(&parts, body, visitor.address, protocol.as_ref()).await?;
-        let mut pending = Pending { method: parts.method, head, rest, half };
+        let (held, rest) = self.prepare(body).await?;
+        let mut pending = Pending {
+            client: visitor.address,
+            is_trusted: self.config.trusted_proxies.iter().any(|network| network.contains(visitor.address.ip())),
+            protocol,
+            half,
+            is_call: grpc::is_call(parts.version, &parts.headers),
+            held,
+            is_chunked: matches!(&rest, Rest::Client(rest) if rest.is_chunked),
+            rest,
+            written: None,
+            parts,
+        };
         let answer = self.send(catalog, target, &mut pending, &place, visitor).await;
         let status = answer.as_ref().map_or_else(|refusal| refusal.status, Response::status).as_u16();
-        debug!(client = %visitor.address, method = %pending.method, service = %target.service, path = parts.uri.path(), status, "request");
+        let parts = &pending.parts;
+        debug!(client = %visitor.address, method = %parts.method, service = %target.service, path = parts.uri.path(), status, "request");
         answer
     }
 
     /// The host that a request is for, if it is one for an app at all.
-    fn host_of<'a>(&self, request: &'a Request<Incoming>) -> Result<Cow<'a, str>, Refusal> {
+    fn host_of<'a>(&self, request: &'a Request<ClientBody>) -> Result<Cow<'a, str>, Refusal> {
         let host = route::host(request.uri(), request.headers(), request.version());
         let host = host.map_err(|error| Refusal::bad_request(error.to_string()))?;
         if !request.uri().path().starts_with('/') || request.method() == Method::CONNECT {
@@ -198,6 +180,16 @@ impl Shared {
         if target > TARGET_BYTES_MAX {
             let text = format!("path and query are longer than {TARGET_BYTES_MAX} bytes");
             return Err(Refusal::new(Cause::BadRequest, StatusCode::URI_TOO_LONG, text));
+        }
+        // By HTTP/1.1 the guard has seen to it; whoever reads HTTP/2 minds only lengths that differ.
+        let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
+        if request.version() == Version::HTTP_2 && lengths.nth(1).is_some() {
+            return Err(Refusal::bad_request("there is more than one length"));
+        }
+        if request.headers().len() > HEADERS_MAX {
+            let (status, text) =
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, format!("there are more than {HEADERS_MAX} headers"));
+            return Err(Refusal::new(Cause::BadRequest, status, text));
         }
         if request.body().size_hint().lower() > self.config.request_body_max {
             return Err(self.refuse_client(Fault::TooLarge));
@@ -222,45 +214,19 @@ impl Shared {
         Refusal::of_client(fault, self.config.request_body_max)
     }
 
-    /// Makes of the client's request what instances get.
-    async fn prepare(
-        &self,
-        parts: &Parts,
-        body: Incoming,
-        client: SocketAddr,
-        protocol: Option<&HeaderValue>,
-    ) -> Result<(Bytes, Rest), Refusal> {
-        // The host of an absolute target is the one that counts; instances see it in the header.
-        let authority = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-        let host = authority.as_ref().or_else(|| parts.headers.get(header::HOST));
-        let is_trusted = self.config.trusted_proxies.iter().any(|network| network.contains(client.ip()));
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let mut head = BytesMut::with_capacity(1024);
-        for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-            head.put_slice(part.as_bytes());
-        }
-        headers::write(&parts.headers, &headers::Origin { client, is_trusted, host }, protocol, &mut head);
-        let rest = match body.size_hint().exact() {
-            Some(0) if body.is_end_stream() => {
-                head.put_slice(b"\r\n");
-                Rest::None
-            }
-            // A small body costs less when it goes with the head, and can be sent again.
-            Some(len) if len <= REPLAY_BYTES_MAX => {
-                head.put_slice(b"\r\n");
-                head.put_slice(&self.gather(body, len).await?);
-                Rest::None
-            }
+    /// What of a body is held to be sent any number of times, and what is left with the client.
+    async fn prepare(&self, body: ClientBody) -> Result<(Bytes, Rest), Refusal> {
+        match body.size_hint().exact() {
+            Some(0) if body.is_end_stream() => Ok((Bytes::new(), Rest::None)),
+            Some(len) if len <= REPLAY_BYTES_MAX => Ok((self.gather(body, len).await?, Rest::None)),
             known => {
-                let end = if known.is_some() { "\r\n" } else { "transfer-encoding: chunked\r\n\r\n" };
-                head.put_slice(end.as_bytes());
-                Rest::Client(Streamed::new(body, known.is_none(), self.config.request_body_max))
+                let rest = Streamed::new(body, known.is_none(), self.config.request_body_max);
+                Ok((Bytes::new(), Rest::Client(rest)))
             }
-        };
-        Ok((head.freeze(), rest))
+        }
     }
 
-    async fn gather(&self, body: Incoming, len: u64) -> Result<Bytes, Refusal> {
+    async fn gather(&self, body: ClientBody, len: u64) -> Result<Bytes, Refusal> {
         match timeout(self.config.request_body_idle, Limited::new(body, len as usize).collect()).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(_)) => Err(self.refuse_client(Fault::BrokenOff)),
@@ -288,8 +254,9 @@ impl Shared {
                 again.clear();
                 self.choose(&catalog, target, &tried, place)
             });
-            let Some((instance, in_flight)) = chosen else { break };
-            let failure = match self.attempt(target, instance, pending, in_flight, visitor).await {
+            let Some((chosen, in_flight)) = chosen else { break };
+            let instance = chosen.instance;
+            let failure = match self.attempt(target, chosen, pending, in_flight, visitor).await {
                 Ok(answer) => return answer,
                 Err(failure) => failure,
             };
@@ -297,7 +264,7 @@ impl Shared {
             let (refusal, is_safe) = self.judge(&failure, pending, target);
             debug!(%instance, service = %target.service, cause = ?refusal.cause, text = refusal.text, is_safe, "try failed");
             last = Some(refusal);
-            if matches!(failure, Failure::Stale | Failure::Unknown { is_reused: true }) {
+            if matches!(failure, Failure::Stale | Failure::Refused | Failure::Unknown { is_reused: true }) {
                 again.push(instance);
             }
             if !is_safe || tries == TRIES_MAX || !self.may_retry(target) {
@@ -328,7 +295,7 @@ impl Shared {
         target: &RouteTarget,
         tried: &[InstanceId],
         place: &Place,
-    ) -> Option<(InstanceId, InFlight)> {
+    ) -> Option<(Candidate, InFlight)> {
         let now = self.env.clock.now();
         let verdicts = Arc::clone(&self.verdicts.borrow());
         let judge = |id| self.instances.verdict(id, now);
@@ -337,13 +304,13 @@ impl Shared {
         let candidates = choose::split(catalog, target, candidates, draw);
         let chosen = choose::pick(&candidates, |id| self.instances.in_flight(id), draw)?;
         let in_flight = self.instances.enter(chosen, &target.service, &self.counters, &self.config, place);
-        Some((chosen.instance, in_flight))
+        Some((chosen, in_flight))
     }
 
     /// What a failure means for the client, and whether another try is safe.
     fn judge(&self, failure: &Failure, pending: &Pending, target: &RouteTarget) -> (Refusal, bool) {
         let service = &target.service;
-        let can_resend = !matches!(pending.rest, Rest::Gone);
+        let can_resend = pending.can_be_sent();
         let broken_off = |text| Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text);
         match failure {
             Failure::Busy => {
@@ -357,8 +324,9 @@ impl Shared {
             Failure::Stale => {
                 (broken_off(format!("the connection to an instance of {service} was closed")), can_resend)
             }
+            Failure::Refused => (broken_off(format!("an instance of {service} refused the request")), can_resend),
             Failure::Unknown { .. } => {
-                let is_safe = is_idempotent(&pending.method) && can_resend;
+                let is_safe = is_idempotent(&pending.parts.method) && can_resend;
                 (broken_off(format!("an instance of {service} broke off before it answered")), is_safe)
             }
             // It may be at work on it still: a second one would double the load that made it slow.
@@ -367,177 +335,6 @@ impl Shared {
                 (Refusal::new(Cause::TimedOut, StatusCode::GATEWAY_TIMEOUT, text), false)
             }
             Failure::Client(fault) => (self.refuse_client(*fault), false),
-        }
-    }
-
-    /// One try on one instance.
-    async fn attempt(
-        self: &Arc<Self>,
-        target: &RouteTarget,
-        instance: InstanceId,
-        pending: &mut Pending,
-        in_flight: InFlight,
-        visitor: &Visitor,
-    ) -> Result<Result<Answer, Refusal>, Failure> {
-        let is_repeatable = is_idempotent(&pending.method);
-        let (mut connection, is_reused) = self.connection(target, instance, &in_flight, is_repeatable).await?;
-        let mut request = pending.outgoing();
-        let outcome = connection.exchange(&mut request, &pending.method, &self.config).await;
-        let now = self.env.clock.now();
-        let broken = match outcome {
-            Ok(head) => {
-                in_flight.0.answered(head.status, now);
-                return Ok(self.pass_on(head, connection, request, in_flight, pending.half.take(), visitor));
-            }
-            Err(broken) => broken,
-        };
-        debug!(%instance, error = %broken, is_reused, "no response");
-        let failure = match broken {
-            Broken::Client(fault) => return Err(Failure::Client(fault)),
-            Broken::TimedOut => Failure::TimedOut,
-            Broken::Unsent => {
-                pending.take_back(request);
-                Failure::Stale
-            }
-            Broken::Off(_) | Broken::Rubbish(_) => Failure::Unknown { is_reused },
-        };
-        // That a kept connection was closed says nothing, unless it is what the client gets to hear.
-        if !is_reused
-            || matches!(failure, Failure::TimedOut)
-            || !is_repeatable && matches!(failure, Failure::Unknown { .. })
-        {
-            in_flight.0.failed();
-        }
-        match failure {
-            Failure::Stale | Failure::Unknown { .. } if !is_reused => in_flight.0.unreachable(now),
-            Failure::Stale => in_flight.0.forget_idle(),
-            Failure::Unknown { .. } => {
-                in_flight.0.forget_idle();
-                in_flight.0.disappointed(now);
-            }
-            _ => in_flight.0.disappointed(now),
-        }
-        Err(failure)
-    }
-
-    /// A connection to the instance, and whether it has been used before. A request that cannot be sent twice gets one
-    /// that has been used a moment ago, or a new one: what was idle for longer may be closed while the request is on its way.
-    async fn connection(
-        &self,
-        target: &RouteTarget,
-        instance: InstanceId,
-        in_flight: &InFlight,
-        is_repeatable: bool,
-    ) -> Result<(Connection, bool), Failure> {
-        let idle_max = if is_repeatable { self.config.pool_idle } else { self.config.probed_idle };
-        let idle = || in_flight.0.take(self.env.clock.now(), idle_max);
-        if let Some(connection) = idle() {
-            return Ok((connection, true));
-        }
-        // Boxed, so that the usual case does not carry it around.
-        Box::pin(async {
-            let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
-            // Another request may have been done with its own meanwhile.
-            match idle() {
-                Some(connection) => Ok((connection, true)),
-                None => Ok((self.connect(target, instance, in_flight).await?, false)),
-            }
-        })
-        .await
-    }
-
-    /// A new connection to the instance.
-    async fn connect(
-        &self,
-        target: &RouteTarget,
-        instance: InstanceId,
-        in_flight: &InFlight,
-    ) -> Result<Connection, Failure> {
-        let (own, node) = (self.holder.current().own, in_flight.0.node);
-        let trace = TraceId(self.env.rng.next());
-        add(&self.metrics.dials);
-        let dialed = self
-            .dialer
-            .dial(Target {
-                node,
-                service: target.service.clone(),
-                instance,
-                port: target.port.clone(),
-                caller: Caller::Edge(own),
-                // The stream outlives this request in the pool; who the client is stands in each request's headers.
-                client: None,
-                trace,
-            })
-            .await;
-        dialed.map(|stream| Connection::new(stream, self.env.clock.now())).map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            debug!(%trace, %error, cause, "dial failed");
-            add(&self.metrics.dials_failed);
-            in_flight.0.unreachable(self.env.clock.now());
-            in_flight.0.failed();
-            Failure::NotSent
-        })
-    }
-
-    /// Makes of an instance's response what the client gets.
-    fn pass_on(
-        self: &Arc<Self>,
-        head: Head,
-        connection: Connection,
-        request: Outgoing,
-        in_flight: InFlight,
-        half: Option<upgrade::ClientHalf>,
-        visitor: &Visitor,
-    ) -> Result<Answer, Refusal> {
-        let mut response = Response::new(ResponseBody::own(http_body_util::Full::default()));
-        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(half) = half else {
-                let text = "the instance switched protocols without being asked";
-                return Err(Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text));
-            };
-            visitor.switched.store(true, Ordering::Relaxed);
-            let tunnel = upgrade::tunnel(half, connection, in_flight, &self.metrics);
-            self.env.tasks.spawn("edge tunnel", self.open.track_future(tunnel));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
-            return Ok(response);
-        }
-        let body = FromInstance {
-            connection: Some(connection),
-            decoder: head.body,
-            is_kept: head.is_kept,
-            request,
-            in_flight,
-            status: head.status,
-            clock: self.env.clock.clone(),
-            pool_max: self.config.pool_per_instance,
-            metrics: Arc::clone(&self.metrics),
-            broken: None,
-        };
-        *response.body_mut() = ResponseBody::from_instance(body);
-        Ok(response)
-    }
-}
-
-impl Pending {
-    /// The request for one try.
-    fn outgoing(&mut self) -> Outgoing {
-        let rest = match std::mem::replace(&mut self.rest, Rest::Gone) {
-            Rest::Client(rest) => Some(rest),
-            Rest::None => {
-                self.rest = Rest::None;
-                None
-            }
-            Rest::Gone => None,
-        };
-        Outgoing::new(self.head.clone(), rest)
-    }
-
-    /// Takes the rest of a request back of which nothing was sent.
-    fn take_back(&mut self, request: Outgoing) {
-        if let Some(rest) = request.take_back() {
-            self.rest = Rest::Client(rest);
         }
     }
 }

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use insula_env::clock::sleep;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -234,11 +235,13 @@ fn length(value: &[u8]) -> Result<u64, Ambiguous> {
     text.and_then(|text| text.parse().ok()).ok_or(Ambiguous)
 }
 
-/// A client's connection of which only requests are read that can be read in one way. In place of the rest there is a
-/// byte that is refused wherever it stands, and then the end.
+/// A client's connection of which, where it speaks HTTP/1.1, only requests are read that can be read in one way. In place of the
+/// rest there is a byte that is refused wherever it stands, and then the end.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     inner: S,
+    /// What has been read of it already.
+    begun: Bytes,
     guard: Option<Guard>,
     switched: Arc<AtomicBool>,
     is_over: bool,
@@ -248,9 +251,14 @@ pub(crate) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Guards `inner` until `switched` says that the protocol is another one.
-    pub(crate) fn new(inner: S, switched: Arc<AtomicBool>, idle_max: Duration) -> Self {
-        Self { inner, guard: Some(Guard::new()), switched, is_over: false, idle_max, stuck: None }
+    /// Guards `inner` until `switched` says that the protocol is another one. `begun` has been read of it already.
+    pub(crate) fn new(inner: S, begun: Bytes, switched: Arc<AtomicBool>, idle_max: Duration) -> Self {
+        Self { inner, begun, guard: Some(Guard::new()), switched, is_over: false, idle_max, stuck: None }
+    }
+
+    /// One that speaks HTTP/2, where nothing can be read in two ways: only whether the client takes something is looked at.
+    pub(crate) fn framed(inner: S, begun: Bytes, idle_max: Duration) -> Self {
+        Self { guard: None, ..Self::new(inner, begun, Arc::default(), idle_max) }
     }
 
     /// What came of a write, or an error when nothing could be written for too long.
@@ -272,7 +280,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.begun.is_empty() {
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        } else {
+            buf.put_slice(&this.begun.split_to(this.begun.len().min(buf.remaining())));
+        }
         if this.switched.load(Ordering::Relaxed) {
             this.guard = None;
         }

@@ -99,24 +99,78 @@ pub(crate) struct Origin<'a> {
     pub host: Option<&'a HeaderValue>,
 }
 
-/// Writes the headers of a request as instances get them, without the empty line at the end.
-pub(crate) fn write(headers: &HeaderMap, origin: &Origin<'_>, upgrade: Option<&HeaderValue>, out: &mut BytesMut) {
+/// Headers of a request that go on as they are.
+fn passed(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let named = named(headers);
+    headers.iter().filter(move |(name, _)| {
+        let text = name.as_str();
+        // The edge itself answers 100 as soon as it reads the body.
+        let is_ours = matches!(text, "host" | "expect") || is_forwarding(text) || is_disguised(text);
+        !is_ours && !is_hop_by_hop(text) && !named.contains(*name)
+    })
+}
+
+/// Writes the headers of a request as instances get them by HTTP/1.1, without the empty line at the end.
+pub(crate) fn write(headers: &HeaderMap, origin: &Origin<'_>, upgrade: Option<&HeaderValue>, out: &mut BytesMut) {
     if let Some(host) = origin.host {
         line(out, "host", host.as_bytes());
     }
-    for (name, value) in headers {
-        let name_text = name.as_str();
-        // The edge itself answers 100 as soon as it reads the body.
-        let is_ours = matches!(name_text, "host" | "expect") || is_forwarding(name_text) || is_disguised(name_text);
-        if !is_ours && !is_hop_by_hop(name_text) && !named.contains(name) {
-            line(out, name_text, value.as_bytes());
-        }
+    for (name, value) in passed(headers) {
+        line(out, name.as_str(), value.as_bytes());
     }
     write_forwarding(headers, origin, out);
     if let Some(protocol) = upgrade {
         line(out, "connection", b"upgrade");
         line(out, "upgrade", protocol.as_bytes());
+    }
+}
+
+/// The headers of a request as instances get them by HTTP/2: the same, but that the host stands elsewhere, and that the client
+/// may say that it takes trailers.
+pub(crate) fn framed(headers: &HeaderMap, origin: &Origin<'_>) -> HeaderMap {
+    let mut framed = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in passed(headers) {
+        framed.append(name, value.clone());
+    }
+    if takes_trailers(headers) {
+        framed.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let mut lines = BytesMut::with_capacity(256);
+    write_forwarding(headers, origin, &mut lines);
+    let lines = lines.freeze();
+    for line in lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r")) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = line.split_at(colon);
+        let value = HeaderValue::from_maybe_shared(lines.slice_ref(value.get(2..).unwrap_or_default()));
+        framed.extend(HeaderName::from_bytes(name).ok().zip(value.ok()));
+    }
+    framed
+}
+
+/// Whether whoever says this takes trailers.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let said = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Removes from trailers what means something only in a head (RFC 9110 section 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let is_of_head = |name: &str| {
+        is_hop_by_hop(name) || is_forwarding(name) || is_disguised(name) || matches!(name, "host" | "content-length")
+    };
+    let dropped: Vec<HeaderName> = trailers.keys().filter(|name| is_of_head(name.as_str())).cloned().collect();
+    for name in dropped {
+        trailers.remove(name);
+    }
+}
+
+/// Makes one header of cookies that came in several, as HTTP/2 allows and HTTP/1.1 does not (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -244,6 +298,40 @@ mod tests {
              x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n\
              forwarded: for=198.51.100.1;proto=https, for=192.0.2.7;proto=http;host=\"shop.example\"\r\n"
         );
+    }
+
+    #[test]
+    fn what_goes_by_http_2_is_the_same() {
+        let framed = |headers: &HeaderMap| {
+            let host = HeaderValue::from_static("Shop.example:80");
+            let client = "[2001:db8::1]:5555".parse().expect("address");
+            framed(headers, &Origin { client, is_trusted: false, host: Some(&host) })
+        };
+        let expected = [
+            ("content-length", "5"),
+            ("accept", "*/*"),
+            ("te", "trailers"),
+            ("x-forwarded-for", "2001:db8::1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "Shop.example:80"),
+            ("forwarded", "for=\"[2001:db8::1]\";proto=http;host=\"Shop.example:80\""),
+        ];
+        assert_eq!(framed(&map(&ODD)), map(&expected));
+        assert!(!framed(&map(&[("te", "gzip")])).contains_key("te"));
+    }
+
+    #[test]
+    fn cookies_are_one_header_and_trailers_are_no_head() {
+        let mut headers = map(&[("a", "1")]);
+        for cookie in ["x=1", "y=2; z=3"] {
+            headers.append("cookie", HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("a", "1"), ("cookie", "x=1; y=2; z=3")]));
+        let mut trailers =
+            map(&[("grpc-status", "0"), ("content-length", "5"), ("x-forwarded-for", "6.6.6.6"), ("te", "x")]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0")]));
     }
 
     #[test]

@@ -23,7 +23,10 @@ use crate::{
     config::AGE_MAX,
     health::{Health, Verdict},
     traffic::{Counters, OfRelease, OfService},
-    upstream::Connection,
+    upstream::{
+        Connection,
+        trunk::{Room, Trunk},
+    },
 };
 
 /// One instance as this edge sees it.
@@ -32,6 +35,8 @@ pub(crate) struct Instance {
     pub node: NodeId,
     in_flight: AtomicUsize,
     idle: Mutex<VecDeque<(Connection, Instant)>>,
+    /// Connections that carry many requests at a time, where it speaks HTTP/2.
+    trunks: Mutex<Vec<Trunk>>,
     health: Mutex<Health>,
     /// It gets no more requests: connections to it are not kept.
     is_leaving: AtomicBool,
@@ -50,6 +55,7 @@ impl Instance {
             node,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
+            trunks: Mutex::default(),
             health: Mutex::default(),
             is_leaving: AtomicBool::new(false),
             dials: Semaphore::new(config.dials_per_instance),
@@ -96,6 +102,26 @@ impl Instance {
         idle.push_back((connection, now));
     }
 
+    /// Room for a request on a connection that carries several, or why there is none.
+    pub(crate) fn take_room(&self, now: Instant, trunks_max: usize) -> Result<Room, NoRoom> {
+        let mut trunks = self.trunks.lock();
+        // On the first that has room, so that others become idle and are closed.
+        let room = trunks.iter().filter(|trunk| trunk.age(now) < AGE_MAX).find_map(Trunk::room);
+        room.ok_or_else(|| {
+            trunks.retain(|trunk| !trunk.is_over() && trunk.age(now) < AGE_MAX);
+            if trunks.len() < trunks_max.max(1) { NoRoom::MayDial } else { NoRoom::Full }
+        })
+    }
+
+    /// Keeps a new connection for further requests.
+    pub(crate) fn keep_trunk(&self, trunk: Trunk) {
+        let mut trunks = self.trunks.lock();
+        // Under the lock, as with idle connections.
+        if !self.is_leaving.load(Ordering::Relaxed) {
+            trunks.push(trunk);
+        }
+    }
+
     /// Drops all idle connections: one of them turned out to be dead, so the others may be.
     pub(crate) fn forget_idle(&self) {
         self.idle.lock().clear();
@@ -103,10 +129,12 @@ impl Instance {
 
     /// It gets requests, or none any more: then its idle connections are closed, and the others once their response ends.
     fn set_leaving(&self, is_leaving: bool) {
-        let mut idle = self.idle.lock();
+        let (mut idle, mut trunks) = (self.idle.lock(), self.trunks.lock());
         self.is_leaving.store(is_leaving, Ordering::Relaxed);
         if is_leaving {
             idle.clear();
+            // What is open on them ends as it should; then they do.
+            trunks.clear();
         }
     }
 
@@ -114,6 +142,8 @@ impl Instance {
         self.idle
             .lock()
             .retain_mut(|(connection, since)| now.saturating_duration_since(*since) < idle_max && connection.is_open());
+        let is_idle = |trunk: &Trunk| trunk.idle(now).is_some_and(|idle| idle >= idle_max);
+        self.trunks.lock().retain(|trunk| !trunk.is_over() && trunk.age(now) < AGE_MAX && !is_idle(trunk));
     }
 
     /// It took no connection.
@@ -134,10 +164,28 @@ impl Instance {
 
     /// It answered with that, which is what the client gets.
     pub(crate) fn answered(&self, status: StatusCode, now: Instant) {
-        self.judged(self.health.lock().answered(status, now));
+        self.answered_as(status, status, now);
+    }
+
+    /// The same, where it is the outcome of a call that counts.
+    pub(crate) fn answered_as(&self, status: StatusCode, outcome: StatusCode, now: Instant) {
+        self.judged(self.health.lock().answered(outcome, now));
+        self.begun(status, outcome);
+    }
+
+    /// It began to answer with that status. How it is to be judged shows at the end.
+    pub(crate) fn begun(&self, status: StatusCode, outcome: StatusCode) {
         self.service.answered(status);
         if let Some(release) = self.release.get() {
-            release.answered(status);
+            release.answered(outcome);
+        }
+    }
+
+    /// Its answer, which began with that status, ended with such an outcome of a call.
+    pub(crate) fn ended(&self, status: StatusCode, outcome: StatusCode, now: Instant) {
+        self.judged(self.health.lock().answered(outcome, now));
+        if let Some(release) = self.release.get() {
+            release.ended(status, outcome);
         }
     }
 
@@ -155,6 +203,15 @@ impl Instance {
             release.broke_off(status);
         }
     }
+}
+
+/// Why there is no room on a connection that carries several requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// A new one may be made.
+    MayDial,
+    /// There are as many as may be.
+    Full,
 }
 
 /// A request in flight to an instance, from the choice to the end of the response.

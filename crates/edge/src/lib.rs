@@ -1,4 +1,4 @@
-//! The public edge: takes HTTP/1.1 requests, finds the service by host and path, and brings them to a ready instance
+//! The public edge: takes requests by HTTP/1.1 and HTTP/2, finds the service by host and path, and brings them to a ready instance
 //! anywhere in the region.
 //!
 //! Always: a request goes only where the catalog says, and never to a node that does not answer; it is sent a second
@@ -8,6 +8,7 @@
 
 mod answer;
 mod apps;
+mod attempt;
 mod body;
 mod choose;
 mod clients;
@@ -15,11 +16,14 @@ mod config;
 mod forward;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod grpc;
 mod guard;
 mod headers;
 mod health;
+mod incoming;
 mod instances;
 mod metrics;
+mod preface;
 mod retry;
 mod route;
 mod serve;

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub(crate) dials: AtomicU64,
     pub(crate) dials_failed: AtomicU64,
     pub(crate) tunnels: AtomicU64,
+    /// Connections that were closed since their client took back most of what it asked for.
+    pub(crate) floods: AtomicU64,
     failures: [AtomicU64; CAUSES.len()],
 }
 
@@ -84,6 +86,7 @@ impl Metrics {
             ("dials_total", &self.dials),
             ("dials_failed_total", &self.dials_failed),
             ("tunnels_total", &self.tunnels),
+            ("floods_total", &self.floods),
         ];
         let failures = CAUSES.iter().map(|(cause, name)| (format!("{name}_total"), self.failed(*cause)));
         plain

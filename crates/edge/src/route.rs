@@ -26,7 +26,7 @@ pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap, version: Version) -
     if values.next().is_some() {
         return Err(HostError::Several);
     }
-    if first.is_none() && version != Version::HTTP_10 {
+    if first.is_none() && !matches!(version, Version::HTTP_10 | Version::HTTP_2) {
         return Err(HostError::Missing);
     }
     let header = first.map(|value| normal(value.to_str().map_err(|_| HostError::Malformed)?)).transpose()?;

@@ -1,8 +1,11 @@
 //! The edge as a service: accepts clients, serves their requests, ends in good order.
 
+mod framed;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use insula_catalog::Holder;
@@ -32,8 +36,10 @@ use crate::{
     config::HEAD_BYTES_MAX,
     forward::{Shared, Visitor},
     guard::Guarded,
+    incoming::ClientBody,
     instances::Instances,
     metrics::add,
+    preface::{self, Version},
     traffic::{Counters, ServiceCounts},
 };
 
@@ -48,6 +54,8 @@ pub struct Edge {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     clients: Arc<Clients>,
+    /// Clients are asked to go elsewhere.
+    leaving: CancellationToken,
     closing: CancellationToken,
 }
 
@@ -71,6 +79,7 @@ impl Edge {
             places: Arc::new(Semaphore::new(shared.config.connections_max)),
             clients: Arc::new(Clients::new(&shared.config)),
             shared: Arc::new(shared),
+            leaving: CancellationToken::new(),
             closing: CancellationToken::new(),
         };
         let shared = Arc::clone(&edge.shared);
@@ -114,15 +123,36 @@ impl Edge {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, client: SocketAddr, admitted: Admitted) {
+    async fn connection(&self, mut stream: TcpStream, client: SocketAddr, admitted: Admitted) {
         let counter = &self.shared.metrics.connections;
         add(counter);
         stream.set_nodelay(true).ok();
+        let begun = tokio::select! {
+            begun = timeout(self.shared.config.request_head, preface::read(&mut stream)) => begun,
+            () = self.closing.cancelled() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
+        };
         let visitor = Arc::new(Visitor { address: client, switched: Arc::default() });
-        let io = Guarded::new(stream, Arc::clone(&visitor.switched), self.shared.config.response_idle);
+        match begun {
+            Ok(Ok((Version::One, begun))) => self.converse(stream, begun, &visitor, &admitted).await,
+            Ok(Ok((Version::Two, begun))) => {
+                let io = Guarded::framed(stream, begun, self.shared.config.response_idle);
+                let served = Box::pin(framed::serve(&self.shared, io, &visitor, &admitted, &self.leaving)).await;
+                if let Err(error) = served {
+                    debug!(%client, %error, "a client's connection ended");
+                }
+            }
+            Ok(Err(error)) => debug!(%client, %error, "a client said nothing"),
+            Err(_) => debug!(%client, "a client said nothing in time"),
+        }
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Serves a client by HTTP/1.1, which began to speak like this.
+    async fn converse(&self, stream: TcpStream, begun: Bytes, visitor: &Arc<Visitor>, admitted: &Admitted) {
+        let io = Guarded::new(stream, begun, Arc::clone(&visitor.switched), self.shared.config.response_idle);
         let service = service_fn(|request| {
             admitted.spoke();
-            let answer = Arc::clone(&self.shared).answer(request, Arc::clone(&visitor));
+            let answer = Arc::clone(&self.shared).answer(request.map(ClientBody::One), Arc::clone(visitor));
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
@@ -140,9 +170,8 @@ impl Edge {
             }
         };
         if let Err(error) = outcome {
-            debug!(%client, %error, "a client's connection ended");
+            debug!(client = %visitor.address, %error, "a client's connection ended");
         }
-        counter.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Asks clients to go elsewhere for a moment, then stops accepting, and lets open requests and tunnels end within the
@@ -150,6 +179,7 @@ impl Edge {
     pub async fn drain(&self) -> bool {
         let Config { notice, drain, .. } = self.shared.config;
         self.shared.is_leaving.store(true, Ordering::Relaxed);
+        self.leaving.cancel();
         self.shared.open.close();
         // An idle connection that is closed may cross the next request on it: most of those come within this time.
         timeout(notice, self.shared.open.wait()).await.ok();

@@ -94,6 +94,13 @@ impl OfRelease {
         }
     }
 
+    /// An answer that was counted ended with such an outcome.
+    pub(crate) fn ended(&self, status: StatusCode, outcome: StatusCode) {
+        if is_failure(outcome) && !is_failure(status) {
+            add(&self.failed);
+        }
+    }
+
     fn read(&self) -> Tally {
         Tally { requests: self.requests.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
     }
@@ -217,6 +224,7 @@ mod tests {
             is_draining: false,
             is_first: false,
             ports: BTreeMap::new(),
+            h2c: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             release: Some(ReleaseNumber(1)),
         };

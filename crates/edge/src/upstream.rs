@@ -1,10 +1,13 @@
 //! A connection to an instance, and HTTP/1.1 as it is spoken there: one request at a time, by the task that has the request.
+//! (HTTP/2 is in [`trunk`].)
 //!
 //! No task of its own and no channel in between: these were a fifth of what a request cost. It also says exactly what has
 //! been sent, on which hangs what may be sent again. Left to others: which instance, and what to do when it fails.
 
 pub(crate) mod body;
 pub(crate) mod head;
+pub(crate) mod rest;
+pub(crate) mod trunk;
 
 use std::{
     fmt, io,
@@ -16,8 +19,6 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::task::noop_waker_ref;
 use http::Method;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use insula_env::clock::{Clock, Instant, sleep};
 use insula_mesh::Stream;
 use tokio::{
@@ -28,6 +29,7 @@ use tokio::{
 use crate::Config;
 use body::{Decoder, Next};
 use head::{Head, Rubbish};
+pub(crate) use rest::{Fault, Streamed};
 
 /// Bytes that a read asks for at least, and at most.
 const READ_BYTES: (usize, usize) = (8 << 10, 64 << 10);
@@ -40,6 +42,9 @@ pub(crate) enum Broken {
     /// The connection was dead before a byte was sent.
     #[error("the connection was closed before anything was sent")]
     Unsent,
+    /// The instance said that it does no work on it.
+    #[error("the instance refused the request")]
+    Refused,
     /// The instance, or the way to it, broke off.
     #[error("the connection broke off: {0}")]
     Off(io::Error),
@@ -52,14 +57,6 @@ pub(crate) enum Broken {
     /// The client failed to send its body.
     #[error("the client's body failed: {0:?}")]
     Client(Fault),
-}
-
-/// What is wrong with a client's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    BrokenOff,
-    Idle,
-    TooLarge,
 }
 
 /// A connection to an instance.
@@ -204,37 +201,6 @@ enum State {
     Refused,
 }
 
-/// A client's body that is sent on as it comes.
-pub(crate) struct Streamed {
-    pub inner: Incoming,
-    /// Whether it goes in chunks: its length is not known.
-    pub is_chunked: bool,
-    /// Bytes that may still come.
-    pub left_max: u64,
-    is_waiting: bool,
-}
-
-impl Streamed {
-    pub(crate) fn new(inner: Incoming, is_chunked: bool, left_max: u64) -> Self {
-        Self { inner, is_chunked, left_max, is_waiting: false }
-    }
-
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Fault>> {
-        loop {
-            self.is_waiting = true;
-            let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-            self.is_waiting = false;
-            let Some(frame) = frame.transpose().map_err(|_| Fault::BrokenOff)? else { return Poll::Ready(Ok(None)) };
-            // Trailers are dropped.
-            let Ok(data) = frame.into_data() else { continue };
-            self.left_max = self.left_max.checked_sub(data.len() as u64).ok_or(Fault::TooLarge)?;
-            if !data.is_empty() {
-                return Poll::Ready(Ok(Some(data)));
-            }
-        }
-    }
-}
-
 impl Outgoing {
     /// `head` with all or the beginning of the body, and the rest of that.
     pub(crate) fn new(head: Bytes, body: Option<Streamed>) -> Self {
@@ -252,7 +218,7 @@ impl Outgoing {
     }
 
     fn waits_for_client(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| body.is_waiting)
+        self.body.as_ref().is_some_and(Streamed::is_waiting)
     }
 
     /// Sends as much as is possible now. An instance that takes no more is no error here: what it said is to be read.
@@ -273,7 +239,7 @@ impl Outgoing {
                 self.state = State::Sent;
                 return Poll::Ready(Ok(()));
             };
-            match ready!(body.poll_part(cx)).map_err(Broken::Client)? {
+            match ready!(body.poll_data(cx)).map_err(Broken::Client)? {
                 Some(data) if body.is_chunked => self.part = chunk(&data),
                 Some(data) => self.part = data,
                 None => {

@@ -1,6 +1,12 @@
 //! Two meshes over real sockets: streams, refusals, and peers that die in every way.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
@@ -69,6 +75,7 @@ fn catalog(own: u64, revision: u64, addresses: &[SocketAddr], endpoint: SocketAd
             is_first: false,
             release: None,
             ports: BTreeMap::from([(port(), 80)]),
+            h2c: BTreeSet::new(),
             endpoints: if own == 2 { BTreeMap::from([(port(), endpoint)]) } else { BTreeMap::new() },
         };
         catalog.services.entry(service(app)).or_default().instances.insert(InstanceId::new(number), entry);

@@ -1,6 +1,12 @@
 //! The mesh over the real port: mutual TLS, the dispatcher, and peers that may not.
 
-use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
 use insula_env::{
@@ -108,6 +114,7 @@ impl Node {
             is_first: false,
             release: None,
             ports: BTreeMap::from([(target.port.clone(), 80)]),
+            h2c: BTreeSet::new(),
             endpoints,
         };
         catalog.services.entry(target.service.clone()).or_default().instances.insert(target.instance, instance);

@@ -105,7 +105,9 @@ impl ServiceSpec {
             && !self.stop.is_usual_meant
             && self.resources.is_of_first_level()
             && self.health.as_ref().is_none_or(HealthSpec::is_of_first_level);
-        if self.has_contents() || !self.args.is_empty() || !self.restart.is_usual() || self.restarted > 0 {
+        let speaks_h2c = self.ports.iter().any(|port| port.protocol == Protocol::H2c);
+        if self.has_contents() || !self.args.is_empty() || !self.restart.is_usual() || self.restarted > 0 || speaks_h2c
+        {
             return Level(6);
         }
         match (&self.runtime, is_of_first) {
@@ -121,22 +123,32 @@ impl ServiceSpec {
         !self.files.is_empty() || !self.secrets.is_empty()
     }
 
-    /// The port that its check goes to: the one that the check names, else the one for HTTP, else the first.
+    /// The port that its check goes to: the one that the check names, else one that speaks what it asks by: for `http` HTTP/1.1,
+    /// for `grpc` rather h2c; else the one that routes lead to, else the first.
     pub fn check_port(&self) -> Option<&PortSpec> {
-        match self.health.as_ref().and_then(|health| health.port.as_ref()) {
-            Some(name) => self.ports.iter().find(|port| port.name == *name),
-            None => self.http_port().or(self.ports.first()),
+        let health = self.health.as_ref();
+        if let Some(name) = health.and_then(|health| health.port.as_ref()) {
+            return self.ports.iter().find(|port| port.name == *name);
         }
+        let apt = match health.map(|health| &health.check) {
+            Some(Check::Http(_)) => self.port_of(|protocol| protocol == Protocol::Http),
+            Some(Check::Grpc(_)) => self.port_of(|protocol| protocol == Protocol::H2c),
+            _ => None,
+        };
+        apt.or(self.http_port()).or(self.ports.first())
     }
 
-    /// The port that HTTP routes lead to: the one named `http`, else the first with that protocol.
+    /// The port that HTTP routes lead to: the one named `http`, else the first of those that speak HTTP/1.1 or h2c.
     pub fn http_port(&self) -> Option<&PortSpec> {
-        let is_http = |port: &&PortSpec| port.protocol == Protocol::Http;
-        self.ports
-            .iter()
-            .filter(is_http)
-            .find(|p| p.name.as_str() == "http")
-            .or_else(|| self.ports.iter().find(is_http))
+        self.port_of(Protocol::is_http)
+    }
+
+    /// The port named `http`, else the first, among those with such a protocol.
+    fn port_of(&self, is_apt: impl Fn(Protocol) -> bool) -> Option<&PortSpec> {
+        let mut apt = self.ports.iter().filter(|port| is_apt(port.protocol));
+        let first = apt.next()?;
+        let named = std::iter::once(first).chain(apt).find(|port| port.name.as_str() == "http");
+        Some(named.unwrap_or(first))
     }
 }
 
@@ -179,8 +191,17 @@ impl Default for Resources {
 pub enum Protocol {
     /// HTTP/1.1.
     Http,
+    /// HTTP/2 without TLS, from the first byte on (gRPC speaks it).
+    H2c,
     /// Any stream.
     Tcp,
+}
+
+impl Protocol {
+    /// Whether edges can bring requests to it.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::H2c)
+    }
 }
 
 /// A port that every instance of the service listens on.

@@ -226,3 +226,20 @@ fn nodes_are_reached_by_the_nearest_address_that_is_meant_for_the_own_node() {
     assert_eq!(reached(2), ("10.0.0.1:7443 203.0.113.1:7443".to_owned(), far.clone()), "in the same data centre");
     assert_eq!(reached(3), (far.clone(), far), "in another one");
 }
+
+/// What a port speaks belongs to the instance: an older release may speak something else.
+#[test]
+fn ports_that_speak_h2c_are_known_by_instance() {
+    let mut newer = placement(12, 1, Desired::Run);
+    newer.spec.ports[0].protocol = Protocol::H2c;
+    let state = state(vec![
+        put_node(1, true),
+        put_definition("shop", "shop.example", "/"),
+        put_placement(11, 1, Desired::Run),
+        (RegionKey::Placement(InstanceId::new(12)), RegionObject::Placement(newer)),
+    ]);
+    let catalog = Catalog::derive(&state, Revision(2), NodeId::new(1)).unwrap();
+    let service = &catalog.routes["shop.example"]["/"].service;
+    let speaks = |number| catalog.instance(service, InstanceId::new(number)).unwrap().h2c.len();
+    assert_eq!((speaks(11), speaks(12)), (0, 1));
+}

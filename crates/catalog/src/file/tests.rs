@@ -19,6 +19,7 @@ fn sample() -> Catalog {
         is_first: false,
         release: None,
         ports: BTreeMap::from([(port.clone(), 8080)]),
+        h2c: BTreeSet::new(),
         endpoints: BTreeMap::from([(port.clone(), "10.1.0.2:8080".parse().unwrap())]),
     };
     let node = CatalogNode {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_catalog::{CatalogInstance, CatalogNode};
 use insula_mesh::Trouble;
@@ -37,6 +37,7 @@ fn world() -> (Catalog, RouteTarget) {
             is_draining: false,
             is_first: false,
             ports: BTreeMap::from([(PortName::new("http").unwrap(), 80)]),
+            h2c: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             release: None,
         };
@@ -120,6 +121,7 @@ fn weighing(weights: &[u32]) -> Vec<Candidate> {
             instance: instance(n),
             node: node(n),
             weight: *weight,
+            is_h2c: false,
             is_first: false,
             release: None,
         })

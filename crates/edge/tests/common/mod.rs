@@ -1,6 +1,8 @@
 //! A region of fake instances behind a fake dialer, with a real edge in front, over real sockets.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
+pub mod framed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -25,7 +27,7 @@ use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, Release
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +109,8 @@ pub struct Instance {
     pub seen: Arc<Mutex<Vec<Seen>>>,
     /// Connections that are open.
     pub open: Arc<AtomicU64>,
+    /// How many requests for `/held` get an answer: one more for each that is added.
+    pub held: Arc<Semaphore>,
 }
 
 impl Instance {
@@ -116,18 +120,20 @@ impl Instance {
         let address = listener.local_addr().expect("address");
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let open = Arc::<AtomicU64>::default();
+        let held = Arc::new(Semaphore::new(0));
         let (tasks, kept, counted) = (env.tasks.clone(), Arc::clone(&seen), Arc::clone(&open));
+        let waited = Arc::clone(&held);
         env.tasks.spawn("instance", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (kept, counted) = (Arc::clone(&kept), Arc::clone(&counted));
+                let (kept, counted, held) = (Arc::clone(&kept), Arc::clone(&counted), Arc::clone(&waited));
                 counted.fetch_add(1, Ordering::Relaxed);
                 tasks.spawn("connection", async move {
-                    converse(stream, number, kept).await.ok();
+                    converse(stream, number, kept, &held).await.ok();
                     counted.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { number, env, address, seen, open }
+        Self { number, env, address, seen, open, held }
     }
 
     /// Ends it as SIGKILL does: listener and connections are gone at once.
@@ -141,7 +147,7 @@ impl Instance {
 }
 
 /// A bare HTTP/1.1 server: what it reads and writes is exactly what a test says, without a library in between.
-async fn converse(mut stream: TcpStream, number: u64, kept: Arc<Mutex<Vec<Seen>>>) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, number: u64, kept: Arc<Mutex<Vec<Seen>>>, held: &Semaphore) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -185,6 +191,10 @@ async fn converse(mut stream: TcpStream, number: u64, kept: Arc<Mutex<Vec<Seen>>
         kept.lock().push(Seen { head: head.clone(), body: body.clone() });
         let name = format!("instance {number}");
         let reply = match path.split('?').next().unwrap_or_default() {
+            "/held" => {
+                held.acquire().await.map_err(io::Error::other)?.forget();
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len())
+            }
             "/hang" => std::future::pending().await,
             "/slow" => {
                 insula_env::clock::sleep(Duration::from_millis(300)).await;
@@ -238,6 +248,8 @@ pub struct World {
     pub holder: Arc<Holder>,
     pub dialer: Arc<FakeDialer>,
     pub instances: Vec<Instance>,
+    /// Those of them that speak HTTP/2.
+    framed: BTreeSet<u64>,
     revision: AtomicU64,
 }
 
@@ -262,7 +274,16 @@ impl World {
             let (edge, listener) = (serving.clone(), Arc::clone(&listener));
             async move { edge.serve(listener, beat).await }
         });
-        let mut world = Self { env, edge, address, holder, dialer, instances: Vec::new(), revision: AtomicU64::new(0) };
+        let mut world = Self {
+            env,
+            edge,
+            address,
+            holder,
+            dialer,
+            instances: Vec::new(),
+            framed: BTreeSet::new(),
+            revision: AtomicU64::new(0),
+        };
         for number in instances {
             world.add(*number).await;
         }
@@ -275,6 +296,19 @@ impl World {
     pub async fn add(&mut self, number: u64) {
         let instance = Instance::start(number).await;
         self.dialer.addresses.lock().insert(InstanceId::new(number), instance.address);
+        self.instances.push(instance);
+    }
+
+    /// Adds an instance that speaks HTTP/2.
+    pub async fn add_framed(&mut self, number: u64) {
+        self.add_this(framed::start(number).await);
+    }
+
+    /// Adds this one, which speaks HTTP/2.
+    pub fn add_this(&mut self, instance: Instance) {
+        let number = instance.number;
+        self.dialer.addresses.lock().insert(InstanceId::new(number), instance.address);
+        self.framed.insert(number);
         self.instances.push(instance);
     }
 
@@ -317,6 +351,7 @@ impl World {
                     is_first: false,
                     release: Some(ReleaseNumber(*number)),
                     ports: BTreeMap::from([(port(), 80)]),
+                    h2c: self.framed.iter().filter(|framed| *framed == number).map(|_| port()).collect(),
                     endpoints: BTreeMap::new(),
                 };
                 of_service.instances.insert(InstanceId::new(*number), entry);

@@ -91,6 +91,7 @@ families! {
     EDGE_DIALS: Counter "insula_edge_dials_total" [] "Connections to instances that were tried.";
     EDGE_DIALS_FAILED: Counter "insula_edge_dials_failed_total" [] "Connections to instances that were not made.";
     EDGE_TUNNELS: Counter "insula_edge_tunnels_total" [] "Protocol switches, as of WebSockets.";
+    EDGE_FLOODS: Counter "insula_edge_floods_total" [] "Connections closed since their client took back most of what it asked for.";
     EDGE_REFUSED: Counter "insula_edge_refused_total" ["app"] "Requests to an app that were refused for the sake of other apps.";
 }
 

@@ -90,7 +90,7 @@ impl JsonSchema for Service {
                 "ports": list(16, &object("A port that it listens on.", &["name", "port", "protocol"], &json!({
                     "name": generator.subschema_for::<PortName>(),
                     "port": { "type": "integer", "minimum": 1, "maximum": 65535 },
-                    "protocol": { "enum": ["http", "tcp"] },
+                    "protocol": { "enum": ["http", "h2c", "tcp"] },
                 }))),
                 "routes": list(64, &object("Requests that lead to it.", &["host"], &json!({
                     "host": text("A host name in lower case.", HOST),

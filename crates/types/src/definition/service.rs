@@ -87,7 +87,10 @@ pub(super) fn read(
         refuse_for_process(&fields, problems);
     }
     if let Some(item) = fields.get("routes").filter(|_| !spec.routes.is_empty() && spec.http_port().is_none()) {
-        item.refuse(problems, format!("routes lead to a port with protocol \"http\", and there is none; {ADD_PORT}"));
+        item.refuse(
+            problems,
+            format!("routes lead to a port with protocol \"http\" or \"h2c\", and there is none; {ADD_PORT}"),
+        );
     }
     let scale = fields.get("scale").and_then(|item| scale(&item, &spec, problems));
     let mut update = fields.get("update").and_then(|item| update::read(&item, problems)).unwrap_or_default();
@@ -326,12 +329,12 @@ fn ports(item: &Item<'_>, problems: &mut Problems) -> Vec<PortSpec> {
 }
 
 fn port(item: &Item<'_>, problems: &mut Problems) -> Option<PortSpec> {
-    const CHOICES: [(&str, Protocol); 2] = [("http", Protocol::Http), ("tcp", Protocol::Tcp)];
+    const CHOICES: [(&str, Protocol); 3] = [("http", Protocol::Http), ("h2c", Protocol::H2c), ("tcp", Protocol::Tcp)];
     let fields = item.fields(&keys::PORT, problems)?;
     let name: Option<PortName> = required(item, &fields, "name", problems).and_then(|item| item.parsed(problems));
     let port = required(item, &fields, "port", problems).and_then(|item| item.number(1..=u16::MAX, problems));
     let protocol =
-        required(item, &fields, "protocol", problems).and_then(|item| item.choice(&CHOICES, &["h2c", "udp"], problems));
+        required(item, &fields, "protocol", problems).and_then(|item| item.choice(&CHOICES, &["udp"], problems));
     Some(PortSpec { name: name?, port: port?, protocol: protocol? })
 }
 

@@ -180,6 +180,7 @@ fn file(file: &FileSpec, contents: &BTreeMap<ContentHash, String>) -> Value {
 fn port(port: &PortSpec) -> Value {
     let protocol = match port.protocol {
         Protocol::Http => "http",
+        Protocol::H2c => "h2c",
         Protocol::Tcp => "tcp",
     };
     json!({ "name": port.name, "port": port.port, "protocol": protocol })

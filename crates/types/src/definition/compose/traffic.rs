@@ -22,7 +22,8 @@ struct Port {
     at: usize,
     number: String,
     name: Option<String>,
-    is_http: bool,
+    /// What it speaks, where that is more than bytes.
+    speaks: Option<&'static str>,
 }
 
 /// Reads `ports` and `expose`.
@@ -38,27 +39,27 @@ pub(super) fn ports(service: &At<'_>, own: Option<&At<'_>>, table: &mut Table, n
                 item.warn(notes, ROUTE);
             }
             match ports.iter_mut().find(|other| other.number == port.number) {
-                Some(other) => other.is_http |= port.is_http,
+                Some(other) => other.speaks = other.speaks.or(port.speaks),
                 None => ports.push(port),
             }
         }
     }
     if wants_http
-        && !ports.iter().any(|port| port.is_http)
+        && !ports.iter().any(|port| port.speaks.is_some())
         && let Some(first) = ports.first_mut()
     {
-        first.is_http = true;
+        first.speaks = Some("http");
     }
     let Some(at) = ports.first().map(|port| port.at) else { return };
     let mut has_http = ports.iter().any(|port| port.name.as_deref() == Some("http"));
     let mut list = Vec::new();
     for port in ports {
         let name = port.name.unwrap_or_else(|| {
-            let is_first = port.is_http && !has_http;
+            let is_first = port.speaks.is_some() && !has_http;
             has_http |= is_first;
             if is_first { "http".to_owned() } else { format!("port-{}", port.number) }
         });
-        let protocol = if port.is_http { "http" } else { "tcp" };
+        let protocol = port.speaks.unwrap_or("tcp");
         let number = port.number.parse().map_or(Value::Text(port.number), Value::Integer);
         let at = port.at;
         let entry = |key: &str, value: Tree| Entry { key: key.to_owned(), at, value };
@@ -91,8 +92,12 @@ fn port(item: &At<'_>, is_published: bool, notes: &mut Notes) -> Option<(Port, b
         let protocol = item.get("app_protocol").and_then(|item| item.scalar()).map(str::to_ascii_lowercase);
         let name = item.get("name").and_then(|item| item.text(notes)).map(str::to_owned);
         let number = number(&target, target.text(notes)?, notes)?;
-        let is_http = protocol.as_deref() == Some("http");
-        return Some((Port { at, number, name, is_http }, item.get("published").is_some()));
+        let speaks = match protocol.as_deref() {
+            Some("http") => Some("http"),
+            Some("h2c" | "grpc") => Some("h2c"),
+            _ => None,
+        };
+        return Some((Port { at, number, name, speaks }, item.get("published").is_some()));
     }
     let said = item.text(notes)?;
     let (ports, protocol) = said.split_once('/').map_or((said, None), |(ports, protocol)| (ports, Some(protocol)));
@@ -100,7 +105,7 @@ fn port(item: &At<'_>, is_published: bool, notes: &mut Notes) -> Option<(Port, b
     // Only what the service itself listens on counts: what comes last.
     let target = ports.rsplit(':').next().unwrap_or(ports);
     let number = number(item, target, notes)?;
-    Some((Port { at, number, name: None, is_http: false }, is_published))
+    Some((Port { at, number, name: None, speaks: None }, is_published))
 }
 
 fn check_protocol(item: &At<'_>, protocol: Option<&str>, notes: &mut Notes) {

@@ -60,7 +60,10 @@ proptest! {
         let port = crate::PortSpec {
             name: crate::PortName::new("http").expect("a label"),
             port,
-            protocol: crate::Protocol::Http,
+            protocol: match check {
+                crate::Check::Http(_) => crate::Protocol::Http,
+                _ => crate::Protocol::H2c,
+            },
         };
         let services = names.iter().map(|name| {
             let spec = ServiceSpec {

@@ -1,8 +1,11 @@
 //! Ports, routes and checks.
 
+use std::time::Duration;
+
 use expect_test::expect;
 
 use super::*;
+use crate::{Check, HealthSpec, Level, PortSpec, Protocol, ServiceSpec};
 
 #[test]
 fn ports_routes_and_checks() {
@@ -12,7 +15,7 @@ fn ports_routes_and_checks() {
          { name = \"b\", port = 80, protocol = \"udp\" }, { name = \"c\", port = 80, protocol = \"tcp\" }, { port = 70000 }]",
         expect![[r#"
             line 4, column 55: services.web.ports[1]: the port name "a" is there twice; give each port its own
-            line 5, column 37: services.web.ports[2].protocol: not yet: this version does not have "udp"; valid: http, tcp
+            line 5, column 37: services.web.ports[2].protocol: not yet: this version does not have "udp"; valid: http, h2c, tcp
             line 5, column 46: services.web.ports[3]: the port number 80 is there twice; name it once
             line 5, column 91: services.web.ports[4]: the key "name" is missing
             line 5, column 91: services.web.ports[4]: the key "protocol" is missing
@@ -21,7 +24,7 @@ fn ports_routes_and_checks() {
     check_service(
         "IMAGE\nroutes = [{ host = \"shop.example\" }]",
         expect![[
-            r#"line 4, column 10: services.web.routes: routes lead to a port with protocol "http", and there is none; add ports = [{ name = "http", port = 8080, protocol = "http" }]"#
+            r#"line 4, column 10: services.web.routes: routes lead to a port with protocol "http" or "h2c", and there is none; add ports = [{ name = "http", port = 8080, protocol = "http" }]"#
         ]],
     );
     let hosts = ["https://a.b", "A.example", "*.example", "10.0.0.1", "a..b", "a_b.example"];
@@ -130,4 +133,58 @@ fn checks_of_all_kinds() {
             r#"line 4, column 10: services.web.health: the check asks a port, and there is none; add ports = [{ name = "http", port = 8080, protocol = "http" }]"#
         ]],
     );
+}
+
+#[test]
+fn ports_that_speak_h2c() {
+    let check = |rest: &str, expected: Expect| check_service(&format!("IMAGE\n{rest}"), expected);
+    let port = "{ name = \"api\", port = 9000, protocol = \"h2c\" }";
+    check(
+        &format!("ports = [{port}]\nroutes = [{{ host = \"a.example\" }}]\nhealth = {{ grpc = \"\" }}"),
+        expect!["valid"],
+    );
+    check(
+        &format!("ports = [{port}]\nhealth = {{ http = \"/\" }}"),
+        expect![[
+            r#"line 5, column 10: services.web.health: the check asks a port with protocol "http", and there is none; add ports = [{ name = "http", port = 8080, protocol = "http" }]"#
+        ]],
+    );
+    check(
+        &format!("ports = [{port}]\nhealth = {{ http = \"/\", port = \"api\" }}"),
+        expect![[r#"line 5, column 31: services.web.health.port: the port "api" has another protocol than "http""#]],
+    );
+}
+
+#[test]
+fn routes_and_checks_find_their_ports() {
+    use Protocol::{H2c, Http, Tcp};
+    let spec = |ports: &[(&str, Protocol)], check: Option<Check>| ServiceSpec {
+        ports: ports
+            .iter()
+            .zip(1..)
+            .map(|((name, protocol), port)| PortSpec { name: name.parse().expect("a name"), port, protocol: *protocol })
+            .collect(),
+        health: check.map(|check| HealthSpec {
+            check,
+            port: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            unhealthy_after: 2,
+            restart_after: None,
+        }),
+        ..ServiceSpec::default()
+    };
+    let find = |ports: &[(&str, Protocol)], check: Option<Check>| {
+        let spec = spec(ports, check);
+        (spec.http_port().map(|port| port.port), spec.check_port().map(|port| port.port))
+    };
+    let (http, grpc) = (|| Some(Check::Http("/".to_owned())), || Some(Check::Grpc(String::new())));
+    assert_eq!(find(&[("raw", Tcp), ("api", H2c)], None), (Some(2), Some(2)));
+    assert_eq!(find(&[("api", H2c), ("web", Http)], http()), (Some(1), Some(2)), "it asks by HTTP/1.1");
+    assert_eq!(find(&[("web", Http), ("api", H2c)], grpc()), (Some(1), Some(2)), "it asks by HTTP/2");
+    assert_eq!(find(&[("api", H2c), ("http", Http)], None), (Some(2), Some(2)), "its name decides");
+    assert_eq!(find(&[("raw", Tcp)], grpc()), (None, Some(1)));
+    assert_eq!(spec(&[("api", Http)], None).level(), Level::FIRST);
+    assert_eq!(spec(&[("api", H2c)], None).level(), Level(6), "what older programs cannot read");
 }

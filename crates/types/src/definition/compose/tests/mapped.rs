@@ -466,3 +466,24 @@ fn amounts_are_those_of_compose() {
     assert_eq!(amounts::cpus("0.5").expect("processors"), "500m");
     assert!(amounts::cpus("0").is_err() && amounts::cpus("1e3").is_err() && amounts::cpus("nan").is_err());
 }
+
+/// What a port speaks: `grpc` is what others call it.
+#[test]
+fn ports_that_speak_h2c() {
+    let text = r#"
+name: shop
+services:
+  web:
+    image: IMAGE
+    ports:
+      - { target: 9090, app_protocol: h2c }
+      - { target: 9091, app_protocol: grpc }
+      - "9092"
+    x-insula: { routes: [{ host: shop.example }] }
+"#;
+    let composed = compose(text).expect("valid");
+    let ports: Vec<_> = composed.definition.services.values().flat_map(|service| &service.spec.ports).collect();
+    let ports: Vec<_> = ports.iter().map(|port| (port.name.as_str(), port.port, port.protocol)).collect();
+    use crate::Protocol::{H2c, Tcp};
+    assert_eq!(ports, [("http", 9090, H2c), ("port-9091", 9091, H2c), ("port-9092", 9092, Tcp)]);
+}
