@@ -1,8 +1,9 @@
 //! Definitions as people write them: in TOML, in JSON, as Compose files.
 
+use insula_container::ImageTag;
 use insula_env::Rng;
 use insula_types::{
-    AppDefinition, DefinitionError,
+    AppDefinition, DefinitionError, ServiceDefinition,
     definition::{ComposeContext, Format},
 };
 
@@ -76,6 +77,8 @@ tmpfs = [{ path = "/run", size = "16MiB" }]
 update = { strategy = "canary", weight = "5%", max_errors = "0.5%", promote = "manual", bake = "1s" }
 stop = { signal = "SIGINT", grace = "1m" }
 restart = { policy = "on-failure", backoff = "1s..60s" }
+[services.tagged]
+image = "r.example:5000/team/shop:1.2_x-Y"
 [services.worker]
 command = ["./worker"]
 runtime = "process"
@@ -92,7 +95,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn compose_seeds() -> Vec<Vec<u8>> {
-    let published = NEXTCLOUD.replace(":apache", "@DIGEST").replace(":alpine", "@DIGEST").replace(":10.5", "@DIGEST");
+    let published = NEXTCLOUD.replace(":alpine", "@DIGEST").replace(":10.5", ":10.5@DIGEST");
     [with_digest(COMPOSE), with_digest(&published)].map(String::into_bytes).to_vec()
 }
 
@@ -145,12 +148,24 @@ pub(crate) fn compose(input: &[u8]) -> Result<String, String> {
     Ok(if warnings > 0 { format!("{judged}, with warnings") } else { judged })
 }
 
+/// What a tag is called in full is the name of the same tag.
+fn images(definition: &AppDefinition) -> Result<(), String> {
+    for image in definition.services.values().filter_map(ServiceDefinition::image) {
+        let Ok(tag) = image.to_string().parse::<ImageTag>() else { continue };
+        match tag.to_string().parse::<ImageTag>() {
+            Ok(again) if again == tag && image.digest.is_none() => {}
+            other => return Err(format!("{image} is {tag} and then {other:?}")),
+        }
+    }
+    Ok(())
+}
+
 fn judge(read: &Result<AppDefinition, DefinitionError>) -> Result<String, String> {
     match read {
         Ok(definition) => {
             let again = AppDefinition::parse(&definition.to_json().to_string(), Format::Json);
             match again {
-                Ok(again) if again == *definition => Ok("taken".to_owned()),
+                Ok(again) if again == *definition => images(definition).map(|()| "taken".to_owned()),
                 other => Err(format!("{definition:?} is read as {other:?}")),
             }
         }

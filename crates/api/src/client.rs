@@ -266,7 +266,10 @@ impl Client {
 fn may_repeat(failure: &ClientError) -> bool {
     match failure {
         // A node that is away stays away for longer than a caller waits.
-        ClientError::Problem(problem) => problem.may_pass && problem.code != Code::NodeUnreachable,
+        // Nor does a registry come back so soon.
+        ClientError::Problem(problem) => {
+            problem.may_pass && !matches!(problem.code, Code::NodeUnreachable | Code::UnresolvedImage)
+        }
         ClientError::CutOff { .. } => true,
         _ => false,
     }

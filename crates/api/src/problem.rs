@@ -18,6 +18,9 @@ pub enum Code {
     InvalidDefinition,
     /// The archive that was sent is no image that can run here; `detail` says why.
     InvalidImage,
+    /// What a tag of an image stands for could not be looked up; `problems` says of which, and `may_pass` whether its registry was
+    /// not reached.
+    UnresolvedImage,
     /// No token, or one that is unknown or expired.
     Unauthorized,
     /// The token's role does not allow it.
@@ -110,7 +113,7 @@ impl Code {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
-            Self::InvalidDefinition | Self::InvalidImage | Self::IdempotencyKeyReused => {
+            Self::InvalidDefinition | Self::InvalidImage | Self::UnresolvedImage | Self::IdempotencyKeyReused => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -160,6 +163,7 @@ impl Code {
             Self::InvalidRequest => "the request is malformed",
             Self::InvalidDefinition => "the definition is not valid",
             Self::InvalidImage => "the image is refused",
+            Self::UnresolvedImage => "what an image's tag stands for is not known",
             Self::Unauthorized => "a valid token is needed",
             Self::Forbidden => "the token does not allow this",
             Self::NoSuchEndpoint => "there is no such endpoint",

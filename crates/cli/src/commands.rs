@@ -54,8 +54,8 @@ pub fn prepare(command: ApiCommand) -> Result<Ready, Failure> {
 }
 
 fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
-    let definition = definition::read(&args)?;
-    Ok(deploy::Deploy { args, definition })
+    let (definition, places) = definition::read(&args)?;
+    Ok(deploy::Deploy { args, definition, places })
 }
 
 pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {

@@ -39,8 +39,8 @@ use self::{
     snapshots::{Held, Holds},
 };
 use crate::{
-    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, Imported, InstanceConfig, Observed, Pressure, Pressures,
-    PullProgress, Running, Runtime, StoredImage, StoredVolume, cgroup,
+    Config, Error, Exec, ImageInfo, ImagePeers, ImageRef, ImageTag, Imported, InstanceConfig, Observed, Pressure,
+    Pressures, PullProgress, Running, Runtime, StoredImage, StoredVolume, cgroup,
     disk::blocking,
     image::{Images, Store},
     logs, network,
@@ -219,12 +219,12 @@ impl NodeRuntime {
         Ok(runtime)
     }
 
-    /// The image that a registry now gives for a reference with a tag, or without one (`latest`).
+    /// What a registry says now that a tag stands for. Bounded in time by the caller.
     ///
     /// # Errors
-    /// [`Error::Reference`], [`Error::Pull`].
-    pub async fn resolve_tag(&self, reference: &str) -> Result<ImageRef, Error> {
-        self.0.images.resolve_tag(reference).await
+    /// [`Error::Pull`]; [`Error::Reference`] when what it says is no digest.
+    pub async fn resolve_tag(&self, tag: &ImageTag) -> Result<ImageRef, Error> {
+        self.0.images.resolve_tag(tag).await
     }
 
     /// Takes an image from an archive: a tar file, plain, gzip or zstd, as `docker save` writes it or with an OCI image layout.

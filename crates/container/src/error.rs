@@ -3,6 +3,9 @@
 use std::{io, path::PathBuf};
 
 use insula_types::InstanceId;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The cause below one of ours: whatever library or system call failed.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -138,6 +141,20 @@ impl Error {
                 | Self::ReadArchive { .. }
                 | Self::Config { .. }
         )
+    }
+
+    /// Whether a registry has answered, and will not answer otherwise before somebody changes something.
+    pub fn is_answer(&self) -> bool {
+        use OciDistributionError as E;
+        let Self::Pull { source, .. } = self else { return !self.is_retryable() };
+        match source.downcast_ref::<E>() {
+            Some(E::ServerError { code, .. }) => (400..500).contains(code) && *code != TOO_MANY_REQUESTS,
+            Some(E::RegistryError { envelope, .. }) => {
+                !envelope.errors.iter().any(|error| matches!(error.code, OciErrorCode::Toomanyrequests))
+            }
+            Some(E::RequestError(_) | E::IoError(_)) | None => false,
+            Some(_) => true,
+        }
     }
 
     /// Wraps an error of the file system.

@@ -22,5 +22,5 @@ pub use collect::StoredImage;
 pub use import::Imported;
 pub use peers::{ImagePeers, PeerBytes, PeerError};
 pub(crate) use pull::{Image, Images};
-pub use reference::ImageRef;
+pub use reference::{ImageRef, ImageTag};
 pub(crate) use store::Store;

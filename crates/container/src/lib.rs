@@ -34,7 +34,7 @@ pub use contents::Contents;
 pub use driver::NodeRuntime;
 pub use error::{Error, Source};
 pub use exec::{Exec, ExecHandle, ExecOrder, ExecStdin, ExecStdout};
-pub use image::{ImagePeers, ImageRef, Imported, PeerBytes, PeerError, StoredImage};
+pub use image::{ImagePeers, ImageRef, ImageTag, Imported, PeerBytes, PeerError, StoredImage};
 pub use pressure::{DiskFill, Pressure, Pressures};
 pub use runtime::{
     Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, PullProgress, Running, Runtime,

@@ -28,7 +28,7 @@ fn an_image_is_pulled_once_and_its_layers_are_kept_by_content() {
         let image = world.registry.push(&layers);
         let agent = world.open().await;
         let tagged = format!("{}/tiny:1", world.registry.address);
-        assert_eq!(agent.runtime.resolve_tag(&tagged).await.unwrap(), image);
+        assert_eq!(agent.runtime.resolve_tag(&tagged.parse().unwrap()).await.unwrap(), image);
 
         let (one, two) = tokio::join!(agent.runtime.ensure_image(&image), agent.runtime.ensure_image(&image));
         let (one, two) = (one.unwrap(), two.unwrap());
@@ -327,7 +327,7 @@ fn without_authorities_a_node_says_so_and_still_asks_others() {
         let image = world.registry.push(&busybox());
         for error in [
             agent.runtime.ensure_image(&image).await.expect_err("no client"),
-            agent.runtime.resolve_tag("registry.example/shop").await.expect_err("no client"),
+            agent.runtime.resolve_tag(&"registry.example/shop".parse().unwrap()).await.expect_err("no client"),
         ] {
             let cause = std::error::Error::source(&error).unwrap().to_string();
             assert!(cause.contains("apt-get install ca-certificates"), "{error}: {cause}");

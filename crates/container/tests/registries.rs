@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use insula_container::{Error, ImageRef, Runtime};
+use insula_container::{Error, ImageRef, ImageTag, Runtime};
 use insula_env::net;
 use oci_client::{
     Client, Reference,
@@ -59,7 +59,7 @@ fn a_registry_gets_the_credentials_that_are_there_now() {
     with_root("registries", async |world| {
         let registry = world.registry.address.to_string();
         let agent = world.open().await;
-        let tagged = format!("{registry}/tiny:1");
+        let tagged: ImageTag = format!("{registry}/tiny:1").parse().unwrap();
         for (at, door) in [Door::Basic, Door::Bearer].into_iter().enumerate() {
             world.registry.set_door(door);
             let image = world.registry.push(&small(&format!("file-{at}")));
@@ -125,19 +125,30 @@ impl DebianRegistry {
     }
 }
 
+/// Pushes an image under the tag `1`.
 async fn push(address: &str, layers: &[Layer]) -> ImageRef {
-    let protocol = ClientProtocol::Http;
-    let client = Client::new(ClientConfig { protocol, ..ClientConfig::default() });
     let (config, manifest) = support::image::documents(layers);
-    let reference: Reference = format!("{address}/team/small:1").parse().unwrap();
-    let auth = RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned());
-    client.store_auth_if_needed(reference.resolve_registry(), &auth).await;
+    let (client, reference) = pusher(address, "1").await;
     for blob in layers.iter().map(|layer| &layer.bytes).chain([&config]) {
         client.push_blob(&reference, blob.clone(), &support::image::digest(blob)).await.unwrap();
     }
-    let digest = support::image::digest(&manifest);
-    let kind = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
-    client.push_manifest_raw(&reference, manifest, kind).await.unwrap();
+    push_document(address, "1", manifest, "application/vnd.oci.image.manifest.v1+json").await
+}
+
+async fn pusher(address: &str, tag: &str) -> (Client, Reference) {
+    let protocol = ClientProtocol::Http;
+    let client = Client::new(ClientConfig { protocol, ..ClientConfig::default() });
+    let reference: Reference = format!("{address}/team/small:{tag}").parse().unwrap();
+    let auth = RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned());
+    client.store_auth_if_needed(reference.resolve_registry(), &auth).await;
+    (client, reference)
+}
+
+/// Lets a tag stand for a manifest or a list of them.
+async fn push_document(address: &str, tag: &str, document: Vec<u8>, kind: &str) -> ImageRef {
+    let (client, reference) = pusher(address, tag).await;
+    let digest = support::image::digest(&document);
+    client.push_manifest_raw(&reference, document, kind.parse().unwrap()).await.unwrap();
     format!("{address}/team/small@{digest}").parse().unwrap()
 }
 
@@ -145,7 +156,7 @@ async fn push(address: &str, layers: &[Layer]) -> ImageRef {
 fn debians_registry_with_htpasswd_lets_us_in() {
     with_root("htpasswd", async |world| {
         let address = "127.0.0.1:5000";
-        let Some(_registry) = DebianRegistry::start(&world.dir, address) else {
+        let Some(registry) = DebianRegistry::start(&world.dir, address) else {
             eprintln!("skipped: no docker-registry");
             return;
         };
@@ -160,6 +171,26 @@ fn debians_registry_with_htpasswd_lets_us_in() {
         assert!(said.contains("does not accept"), "{said}");
         know(world, &entry(&format!("http://{address}/v2/"), PASSWORD));
         agent.runtime.ensure_image(&image).await.unwrap();
+
+        // What a tag stands for: an image, a later one, a list of images for several platforms.
+        let tag: ImageTag = format!("{address}/team/small:1").parse().unwrap();
+        assert_eq!(agent.runtime.resolve_tag(&tag).await.unwrap(), image);
+        let moved = push(address, &small("another")).await;
+        assert_ne!(moved, image);
+        assert_eq!(agent.runtime.resolve_tag(&tag).await.unwrap(), moved);
+        let (_, manifest) = support::image::documents(&small("another"));
+        let platform = support::archive::platform(support::image::ARCHITECTURE);
+        let list = support::archive::index(&[support::archive::entry(&manifest, support::image::MANIFEST, &platform)]);
+        let index = push_document(address, "all", list, "application/vnd.oci.image.index.v1+json").await;
+        let all: ImageTag = format!("{address}/team/small:all").parse().unwrap();
+        assert_eq!(agent.runtime.resolve_tag(&all).await.unwrap(), index, "the list, not the image in it");
+        agent.runtime.ensure_image(&index).await.unwrap();
+        let missing: ImageTag = format!("{address}/team/small:none").parse().unwrap();
+        let error = agent.runtime.resolve_tag(&missing).await.expect_err("no such tag");
+        assert!(error.is_answer() && told(&error).to_lowercase().contains("unknown"), "{error:?}");
+        drop(registry);
+        let error = agent.runtime.resolve_tag(&tag).await.expect_err("nobody listens");
+        assert!(!error.is_answer(), "{error:?}");
         agent.crash();
     });
 }

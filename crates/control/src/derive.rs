@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_state::{GlobalState, RegionCommand, RegionState};
-use insula_types::{AppName, RegionalDefinition, RegionalService, Scale, SecretName, SecretVersion, ServiceSpec};
+use insula_types::{
+    AppName, RegionName, RegionalDefinition, RegionalService, Scale, SecretName, SecretVersion, ServiceSpec,
+};
 
 /// Instances of a service that nobody gave a scale.
 const SCALE_DEFAULT: Scale = Scale::Count(1);
@@ -15,12 +17,20 @@ pub fn reconcile(global: &GlobalState, region: &RegionState) -> Vec<RegionComman
     if global.meta.is_none() {
         return Vec::new();
     }
+    let own = region.meta.as_ref().map(|meta| &meta.region);
     let gone = region.definitions.iter().map(|(app, _)| app).filter(|app| !global.apps.contains(app));
     let mut commands: Vec<_> = gone.map(|app| RegionCommand::RemoveDefinition { app: app.clone() }).collect();
     for (app, _) in global.apps.iter() {
         // An app whose release is not there cannot be made by the global state; it stays as it is (rule R2).
-        let Some(wanted) = definition(global, app) else { continue };
+        let Some(wanted) = definition(global, own, app) else { continue };
         let present = region.definitions.get(app);
+        if wanted.services.is_empty() {
+            // All of it runs in other regions.
+            if present.is_some_and(|present| present.release <= wanted.release) {
+                commands.push(RegionCommand::RemoveDefinition { app: app.clone() });
+            }
+            continue;
+        }
         if present.is_none_or(|present| *present != wanted && present.release <= wanted.release) {
             commands.extend(set_definition(global, region, wanted));
         }
@@ -51,13 +61,17 @@ fn set_definition(global: &GlobalState, region: &RegionState, definition: Region
     Some(RegionCommand::SetDefinitionWith { definition, contents, secrets })
 }
 
-/// An app's definition for a region.
-fn definition(global: &GlobalState, app: &AppName) -> Option<RegionalDefinition> {
+/// An app's definition for a region: what runs in others is not in it. A region that does not know its name yet has what names none.
+fn definition(global: &GlobalState, own: Option<&RegionName>, app: &AppName) -> Option<RegionalDefinition> {
     let present = global.apps.get(app)?;
     let release = global.current_release(app)?;
     let services: BTreeMap<_, _> = release
         .services
         .iter()
+        .filter(|(name, _)| {
+            let regions = release.regions_of(name);
+            own.map_or_else(|| regions.names().next().is_none(), |own| regions.has(own))
+        })
         .map(|(name, spec)| {
             let scale = present.running_scale(name).unwrap_or(SCALE_DEFAULT);
             (name.clone(), RegionalService { spec: spec.clone(), scale, update: release.update_of(name) })

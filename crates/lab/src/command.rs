@@ -134,6 +134,9 @@ enum Verb {
         /// Tag, and the version that the page shows
         #[arg(long, default_value = "v1")]
         tag: String,
+        /// The version that the page shows, where that is another: so the tag comes to stand for something else
+        #[arg(long, conflicts_with = "layer")]
+        page: Option<String>,
         /// Its one layer: a .tar.gz of a root directory
         #[arg(long, value_name = "FILE", requires = "config")]
         layer: Option<PathBuf>,
@@ -265,10 +268,10 @@ impl LabCommand {
                     command.split_first().ok_or_else(|| Error::Invalid("no command was given".to_owned()))?;
                 Err(open()?.exec(&place, program, arguments))
             }
-            Verb::Image { image, tag, layer, config } => {
+            Verb::Image { image, tag, page, layer, config } => {
                 let made = match layer.zip(config) {
                     Some((layer, config)) => image::of_archive(&layer, &config)?,
-                    None => image::tiny(&tag)?,
+                    None => image::tiny(page.as_ref().unwrap_or(&tag))?,
                 };
                 say(&image::push(&open()?, &made, &image, &tag)?)
             }

@@ -36,6 +36,7 @@ use insula_api::{
     },
 };
 use insula_catalog::link::Link;
+use insula_container::NodeRuntime;
 use insula_env::{Clock, Rng, TaskGroup, clock};
 use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
@@ -46,7 +47,14 @@ use insula_types::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use crate::{config::NodeConfig, exec::Execs, group::StateGroup, images::Census, logs::Logs, whereabouts::Whereabouts};
+use crate::{
+    config::NodeConfig,
+    exec::Execs,
+    group::StateGroup,
+    images::{Census, tags::Tags},
+    logs::Logs,
+    whereabouts::Whereabouts,
+};
 
 /// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
@@ -77,6 +85,8 @@ pub struct NodeApi {
     pub(crate) execs: Execs,
     /// Counts the copies of images.
     pub(crate) census: Census,
+    /// Looks up what tags of images stand for.
+    pub(crate) tags: Tags<NodeRuntime>,
     /// Snapshots of volumes, on all nodes.
     pub(crate) snapshots: crate::snapshots::Snapshots,
     /// This node's credentials; tokens and contexts pin its root.

@@ -3,6 +3,7 @@
 
 mod census;
 pub(crate) mod collect;
+pub(crate) mod tags;
 
 use std::{
     collections::BTreeSet,

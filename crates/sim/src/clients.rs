@@ -132,6 +132,8 @@ impl Clients {
                 expect: None,
                 updates: BTreeMap::new(),
                 contents: BTreeMap::new(),
+                tags: BTreeMap::new(),
+                regions: BTreeMap::new(),
             }
         };
         if self.global.propose(&command, LIMIT).await.is_ok() {

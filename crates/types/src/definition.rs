@@ -9,6 +9,7 @@ mod compose;
 mod duration;
 mod fields;
 mod keys;
+mod places;
 mod problem;
 mod read;
 mod schema;
@@ -24,9 +25,10 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 pub use compose::{ComposeContext, Composed};
 pub use duration::{format_duration, parse_duration};
 pub use keys::nearest;
+pub use places::Places;
 pub use problem::{DefinitionError, DefinitionProblem};
 
-use crate::{AppName, ByteSize, ContentHash, Scale, ServiceName, ServiceSpec, UpdateSpec};
+use crate::{AppName, ByteSize, ContentHash, ImageName, RegionSet, Scale, ServiceName, ServiceSpec, UpdateSpec};
 
 /// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
 pub const DEFINITION_LEN_MAX: usize = 256 << 10;
@@ -63,12 +65,32 @@ pub struct AppDefinition {
 /// One service of a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceDefinition {
-    /// How to run an instance of it.
+    /// How to run an instance of it. Its image may lack a digest: it is named by a tag then, which has to be looked up.
     pub spec: ServiceSpec,
+    /// The tag that its image is named by; none: none is said, which stands for `latest` while there is no digest either. Part of
+    /// a release, and not of what an instance is made from: what runs is said by the digest.
+    pub tag: Option<String>,
+    /// In which regions it runs.
+    pub regions: RegionSet,
     /// How many instances each region shall run. None: as many as now, one for a new service. Not part of a release.
     pub scale: Option<Scale>,
     /// How it goes from one release to the next.
     pub update: UpdateSpec,
+}
+
+impl ServiceDefinition {
+    /// Its image with its tag; none: it has none.
+    #[must_use]
+    pub fn image(&self) -> Option<ImageName> {
+        Some(ImageName::of_release(self.spec.image.as_ref()?, self.tag.as_ref()))
+    }
+
+    /// Names its image otherwise.
+    pub fn set_image(&mut self, image: ImageName) {
+        let ImageName { name, tag, digest } = image;
+        self.spec.image = Some(ImageName { name, tag: None, digest }.to_string());
+        self.tag = tag;
+    }
 }
 
 /// Why a service cannot run on each node; none: it can.

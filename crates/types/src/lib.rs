@@ -7,6 +7,7 @@ pub mod definition;
 pub mod deployment;
 pub mod exec;
 pub mod id;
+pub mod image;
 pub mod label;
 pub mod lease;
 pub mod level;
@@ -28,6 +29,7 @@ pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceD
 pub use deployment::{Deployment, DeploymentState, HookRun, HookState};
 pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
+pub use image::{ImageName, ImageNameError};
 pub use label::{LabelValue, LabelValueError, Labels, labels_text};
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};
@@ -45,8 +47,8 @@ pub use secret::{
 };
 pub use spec::{
     CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, HookKind, HooksSpec,
-    PlacementSpec, PortSpec, Promotion, Protocol, Resources, RestartPolicy, RestartSpec, RouteSpec, ServiceSpec, Slot,
-    StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec,
+    PlacementSpec, PortSpec, Promotion, Protocol, RegionSet, Resources, RestartPolicy, RestartSpec, RouteSpec,
+    ServiceSpec, Slot, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeRefError, VolumeSpec,
 };
 pub use status::{InstanceStatus, Phase};
 pub use traffic::{ReleaseTraffic, Tally, Traffic};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Level, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
+use crate::{AppName, ImageName, Level, RegionSet, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
 
 /// An immutable, numbered state of an app: all services together. Scale is not part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,12 @@ pub struct Release {
     /// How services go over to it, where they say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub updates: BTreeMap<ServiceName, UpdateSpec>,
+    /// The tags by which the images of services were named, where they were: what they stood for when it was made.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<ServiceName, String>,
+    /// In which regions services run, where they say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub regions: BTreeMap<ServiceName, RegionSet>,
     /// The earlier release that it is again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_of: Option<ReleaseNumber>,
@@ -30,6 +36,22 @@ impl Release {
     /// How a service goes over to it.
     pub fn update_of(&self, service: &ServiceName) -> UpdateSpec {
         self.updates.get(service).cloned().unwrap_or_default()
+    }
+
+    /// Whether it says the same as another, whenever and why that was made.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.services, &self.updates) == (&other.services, &other.updates)
+            && (&self.tags, &self.regions) == (&other.tags, &other.regions)
+    }
+
+    /// In which regions a service runs.
+    pub fn regions_of(&self, service: &ServiceName) -> RegionSet {
+        self.regions.get(service).cloned().unwrap_or_default()
+    }
+
+    /// The image of a service with the tag by which it was named; none: it has none.
+    pub fn image_of(&self, service: &ServiceName) -> Option<ImageName> {
+        Some(ImageName::of_release(self.services.get(service)?.image.as_ref()?, self.tags.get(service)))
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{body::Body, extract::State, response::Response};
 use futures::{StreamExt, TryStreamExt};
 use insula_types::{
     AppDefinition, AppName, NameError, Revealed, ServiceRef, VolumeRef, VolumeRefError,
-    definition::{DEFINITION_LEN_MAX, Format, SCALE_MAX, VOLUME_SIZE},
+    definition::{DEFINITION_LEN_MAX, Format, Places, SCALE_MAX, VOLUME_SIZE},
     secret::SECRET_LEN_MAX,
 };
 use zeroize::Zeroizing;
@@ -206,7 +206,11 @@ pub(super) async fn deploy(State(shared): State<Shared>, asked: Asked, body: Bod
             return Err(Problem::new(Code::InvalidRequest, said));
         }
         let (expected, request) = (asked.expected()?, asked.request());
-        shared.handler.deploy(DeployRequest { definition, is_plan: query.plan, expected, request }).await
+        let deploy = DeployRequest { definition, is_plan: query.plan, expected, request };
+        shared.handler.deploy(deploy).await.map_err(|mut problem| {
+            Places::of(&text, Format::Json).fill(&mut problem.problems);
+            problem
+        })
     };
     respond::json(answer.await)
 }

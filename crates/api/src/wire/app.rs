@@ -52,12 +52,26 @@ pub struct DeployAnswer {
     pub changes: Vec<Change>,
     /// True when nothing was done.
     pub is_plan: bool,
+    /// What the tags of images stand for that were looked up, in the order of the services' names.
+    #[serde(default)]
+    pub resolved: Vec<ResolvedImage>,
     /// What is not wrong, and may not be wanted: what finds no place, and losses that were survived before. A sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// What the region that answers runs once for it, in this order: before its first instance, and when it is good.
     #[serde(default)]
     pub hooks: Vec<PlannedHook>,
+}
+
+/// A tag that was looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResolvedImage {
+    /// The service that names it.
+    pub service: ServiceName,
+    /// As it was written.
+    pub written: String,
+    /// What it stands for, `registry/repository:tag@sha256:…`. Deployed so, nothing is looked up again.
+    pub image: String,
 }
 
 /// One difference between two definitions.
@@ -142,6 +156,9 @@ pub struct AppStatus {
 pub struct ImageCopies {
     /// Its reference, with digest.
     pub image: String,
+    /// The tag by which it was named when it was deployed; of several the first service's.
+    #[serde(default)]
+    pub tag: Option<String>,
     /// Nodes that have it.
     pub copies: u32,
     /// Nodes that shall have it, at least: two, where there are so many.

@@ -1,5 +1,7 @@
 //! Releases of an app, and how they come out.
 
+use std::collections::BTreeMap;
+
 use insula_types::{
     AppName, DeploymentState, HookKind, HookState, InstanceId, NodeName, RegionName, ReleaseNumber, ServiceName,
 };
@@ -23,6 +25,9 @@ pub struct Release {
     pub why: String,
     /// What became of it in each region that has told, in the order of their names.
     pub outcomes: Vec<ReleaseOutcome>,
+    /// The images of its services: `registry/repository@sha256:…`, with `:tag` before the digest where it was named so.
+    #[serde(default)]
+    pub images: BTreeMap<ServiceName, String>,
 }
 
 /// What became of a release in a region.

@@ -30,9 +30,9 @@ use insula_identity::{
     AllowAll, ApiToken, Credentials, Lifetimes, Material, NodeKey as IdentityKey, RootAuthority, api_server_config,
 };
 use insula_types::{
-    AppDefinition, AppName, ByteSize, ClusterId, ExecExit, ExecInput, ExecOutput, ExecSpec, InstanceId, NodeId,
-    RegionName, ReleaseNumber, RequestId, Revision, SecretName, ServiceRef, SnapshotName, TokenId, VolumeRef,
-    definition::Format,
+    AppDefinition, AppName, ByteSize, ClusterId, DefinitionProblem, ExecExit, ExecInput, ExecOutput, ExecSpec,
+    InstanceId, NodeId, RegionName, ReleaseNumber, RequestId, Revision, SecretName, ServiceName, ServiceRef,
+    SnapshotName, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -127,6 +127,17 @@ impl Handler for Fake {
     }
 
     async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
+        // Its registry is away.
+        let services = request.definition.services.iter();
+        let tagged = services.filter(|(_, service)| service.image().is_some_and(|image| image.digest.is_none()));
+        let problem = |(name, _): (&ServiceName, _)| {
+            let message = "it cannot be looked up".to_owned();
+            DefinitionProblem { path: format!("services.{name}.image"), line: 0, column: 0, message }
+        };
+        let problems: Vec<_> = tagged.map(problem).collect();
+        if !problems.is_empty() {
+            return Err(Problem { problems, may_pass: true, ..Problem::new(Code::UnresolvedImage, "") });
+        }
         let mut apps = self.apps.lock();
         let name = request.definition.app.clone();
         let current = apps.get(&name).cloned();
@@ -150,6 +161,7 @@ impl Handler for Fake {
             previous,
             changes,
             is_plan: request.is_plan,
+            resolved: Vec::new(),
             warnings: Vec::new(),
             hooks: Vec::new(),
         })

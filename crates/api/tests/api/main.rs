@@ -16,7 +16,8 @@ use insula_api::{
     handler::StateKey,
     wire::{EventCursor, JoinTokenBody, NodeDuty},
 };
-use insula_types::{AppName, InstanceId, ReleaseNumber, Revision, SecretValue};
+use insula_env::clock;
+use insula_types::{AppDefinition, AppName, InstanceId, ReleaseNumber, Revision, SecretValue, definition::Format};
 
 fn shop() -> AppName {
     AppName::new("shop").expect("a label")
@@ -231,6 +232,14 @@ async fn what_makes_no_sense_is_refused_with_a_stable_code() {
     }
     let said = world.raw("PUT /v1/apps/shop", "{\"app\": \"shop\",\n \"services\": {\"web\": {\"imgae\": 1}}}").await;
     assert!(said.contains("did you mean \\\"image\\\"?") && said.contains("\"line\":2"), "{said}");
+    // What the handler finds wrong has its place, too, and is not tried again by itself.
+    let body = "{\"app\": \"shop\",\n \"services\": {\"web\": {\n\"image\": \"r.example/shop:1\"}}}";
+    let said = world.raw("PUT /v1/apps/shop", body).await;
+    assert!(said.contains("\"unresolved-image\"") && said.contains("\"line\":3,\"column\":10"), "{said}");
+    let definition = AppDefinition::parse(body, Format::Json).expect("valid");
+    let limit = Duration::from_millis(150);
+    let refused = clock::timeout(limit, world.local().deploy(&definition, None)).await.expect("at once");
+    assert_eq!(code(refused), Code::UnresolvedImage);
     assert!(world.fake.requests.lock().is_empty(), "nothing reached the handler");
     world.stop().await;
 }

@@ -10,7 +10,7 @@ use std::{
 
 use insula_types::{
     AppDefinition, AppName, DefinitionError,
-    definition::{ComposeContext, Composed, DEFINITION_LEN_MAX, Format},
+    definition::{ComposeContext, Composed, DEFINITION_LEN_MAX, Format, Places},
 };
 
 use crate::{
@@ -24,8 +24,8 @@ pub const FILE_DEFAULT: &str = "insula.toml";
 /// Files as Compose looks for them.
 const COMPOSE_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 
-/// Reads and checks a definition; warnings are said at once, on standard error.
-pub fn read(args: &DeployArgs) -> Result<AppDefinition, Failure> {
+/// Reads and checks a definition, and where its values are in its file; warnings are said at once, on standard error.
+pub fn read(args: &DeployArgs) -> Result<(AppDefinition, Places), Failure> {
     let file = args.file.as_str();
     let (name, text) = if file == "-" { ("standard input", text_of(io::stdin())) } else { (file, open(file)) };
     let text = text.map_err(|error| {
@@ -41,11 +41,12 @@ pub fn read(args: &DeployArgs) -> Result<AppDefinition, Failure> {
     })?;
     let is_compose = args.format == Some(FormatArg::Compose) || args.format.is_none() && is_yaml(name);
     if !is_compose {
-        let mut definition = parse(name, &text, args.format)?;
+        let format = format_of(name, &text, args.format);
+        let mut definition = AppDefinition::parse(&text, format).map_err(|error| refused(name, &error))?;
         if let Some(app) = &args.app {
             definition.app = app.clone();
         }
-        return Ok(definition);
+        return Ok((definition, Places::of(&text, format)));
     }
     let directory = directory(file);
     let beside = match &directory {
@@ -58,7 +59,7 @@ pub fn read(args: &DeployArgs) -> Result<AppDefinition, Failure> {
     for warning in &read.warnings {
         eprintln!("warning: {name}: {}", clean(&warning.to_string()));
     }
-    Ok(read.definition)
+    Ok((read.definition, read.places))
 }
 
 fn is_yaml(name: &str) -> bool {
@@ -83,13 +84,12 @@ fn text_of(input: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-fn parse(name: &str, text: &str, format: Option<FormatArg>) -> Result<AppDefinition, Failure> {
+fn format_of(name: &str, text: &str, format: Option<FormatArg>) -> Format {
     let is_json = match format {
         Some(format) => format == FormatArg::Json,
         None => name.ends_with(".json") || (!name.ends_with(".toml") && text.trim_start().starts_with('{')),
     };
-    let format = if is_json { Format::Json } else { Format::Toml };
-    AppDefinition::parse(text, format).map_err(|error| refused(name, &error))
+    if is_json { Format::Json } else { Format::Toml }
 }
 
 fn compose(
@@ -117,6 +117,10 @@ mod tests {
 
     use super::*;
 
+    fn parse(name: &str, text: &str, format: Option<FormatArg>) -> Result<AppDefinition, Failure> {
+        AppDefinition::parse(text, format_of(name, text, format)).map_err(|error| refused(name, &error))
+    }
+
     #[test]
     fn a_wrong_definition_says_where_and_exits_2() {
         let failure = parse("insula.toml", "app = \"shop\"\n[services.web]\nimgae = \"x\"\n", None).expect_err("wrong");
@@ -137,7 +141,7 @@ mod tests {
         assert_eq!(failure.exit, Exit::Usage);
         expect![[r#"
             compose.yaml is not valid; nothing was changed
-              line 1, column 27: services.web.build: not supported: build the image, push it or bring it by `insula image import`, and write its name and digest under image"#]].assert_eq(&failure.to_string());
+              line 1, column 27: services.web.build: not supported: build the image, push it or bring it by `insula image import`, and write its name under image"#]].assert_eq(&failure.to_string());
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! `insula deploy`: shows what changes, deploys, and tells how it goes until all is ready.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 use insula_api::{
-    Client,
-    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, Versioned},
+    Client, ClientError,
+    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, ResolvedImage, Versioned},
 };
 use insula_env::clock;
 use insula_types::{
-    AppDefinition, AppName, DeploymentState, HookKind, ReleaseNumber, Revision, definition::format_duration,
+    AppDefinition, AppName, DeploymentState, HookKind, ReleaseNumber, Revision,
+    definition::{Places, format_duration},
 };
 use serde_json::Value;
 
@@ -34,23 +36,43 @@ const TURN_EVERY: Duration = Duration::from_millis(100);
 pub struct Deploy {
     pub args: DeployArgs,
     pub definition: AppDefinition,
+    /// Where its values are in its file.
+    pub places: Places,
 }
 
 pub async fn run(client: &Client, deploy: Deploy) -> Result<(), Failure> {
-    let Deploy { args, definition } = deploy;
+    let Deploy { args, mut definition, places } = deploy;
     let how = &args.how;
     let is_json = how.json.json;
-    let plan = client.plan(&definition).await?;
+    let plan = client.plan(&definition).await.map_err(|error| placed(error, &places))?;
     if how.plan {
         return if is_json { say_json(&plan) } else { say(&plan_text(&plan.value)) };
     }
     if !is_json {
         say(&plan_text(&plan.value))?;
     }
-    // What was shown is what is done: another release meanwhile is a conflict.
+    // What was shown is what is done: tags are not looked up again, and another release meanwhile is a conflict.
+    pin(&mut definition, &plan.value.resolved);
     let expected = plan.value.previous.unwrap_or(ReleaseNumber(0));
-    let done = client.deploy(&definition, Some(expected)).await?;
+    let done = client.deploy(&definition, Some(expected)).await.map_err(|error| placed(error, &places))?;
     finish(client, &done, how).await
+}
+
+/// Writes what tags stand for into a definition.
+fn pin(definition: &mut AppDefinition, resolved: &[ResolvedImage]) {
+    for ResolvedImage { service, image, .. } in resolved {
+        if let (Some(service), Ok(image)) = (definition.services.get_mut(service), image.parse()) {
+            service.set_image(image);
+        }
+    }
+}
+
+/// What is wrong with a definition, by the lines of its file instead of those that were sent.
+fn placed(mut error: ClientError, places: &Places) -> ClientError {
+    if let ClientError::Problem(problem) = &mut error {
+        places.fill(&mut problem.problems);
+    }
+    error
 }
 
 /// Waits for a release, unless it is left to itself.
@@ -229,6 +251,11 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
         Some(previous) => format!("{}: release {previous} to {}\n", plan.app, plan.release),
     };
     let mut out = heading;
+    let named = plan.resolved.iter().map(|one| {
+        let (_, digest) = one.image.split_once('@').unwrap_or_default();
+        format!("  image {} is now {}\n", clean(&one.written), clean(digest))
+    });
+    out.extend(named.collect::<BTreeSet<_>>());
     for change in &plan.changes {
         change_text(change, &mut out);
     }
@@ -354,6 +381,7 @@ mod tests {
             previous: previous.map(ReleaseNumber),
             changes: insula_api::changes(from, to),
             is_plan: true,
+            resolved: Vec::new(),
             warnings: Vec::new(),
             hooks: Vec::new(),
         };
@@ -390,6 +418,28 @@ mod tests {
             warning: were node n1 lost, 1 of shop/web would find no place: no room
         "#]]
         .assert_eq(&plan_text(&warned));
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let resolved = |service: &str, written: &str, full: &str| ResolvedImage {
+            service: service.parse().expect("a label"),
+            written: written.to_owned(),
+            image: format!("{full}@{digest}"),
+        };
+        let tags = DeployAnswer {
+            resolved: vec![
+                resolved("web", "shop:1.2", "docker.io/library/shop:1.2"),
+                resolved("worker", "shop:1.2", "docker.io/library/shop:1.2"),
+            ],
+            ..plan(Some(1), 1, Some(&one), &one)
+        };
+        expect![[r#"
+            shop: nothing to change, release 1 is this already
+              image shop:1.2 is now sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a
+        "#]]
+        .assert_eq(&plan_text(&tags));
+        let mut written = definition("app = \"shop\"\n[services.web]\nimage = \"shop:1.2\"\n");
+        pin(&mut written, &tags.resolved);
+        let image = written.services.values().next().and_then(|service| service.image()).expect("an image");
+        assert_eq!(image.to_string(), format!("docker.io/library/shop:1.2@{digest}"));
         expect![[r#"
             shop: new app, release 1
               + web

@@ -1,5 +1,7 @@
 //! `insula releases`, `rollback`, `restart`, `pause`, `resume`, `promote` and `abort`.
 
+use std::collections::BTreeSet;
+
 use insula_api::{
     Client,
     wire::{Deployment, Hook, Release, Steering},
@@ -24,7 +26,7 @@ pub async fn list(client: &Client, args: &ReleasesArgs) -> Result<(), Failure> {
 }
 
 fn table(releases: &[Release], now_ms: u64) -> Table {
-    let mut table = Table::new(&["RELEASE", "AGE", "OUTCOME", "WHAT"]);
+    let mut table = Table::new(&["RELEASE", "AGE", "OUTCOME", "IMAGES", "WHAT"]);
     for release in releases {
         let mark = if release.is_current { " *" } else { "" };
         let outcomes: Vec<&str> = release.outcomes.iter().map(|outcome| word(outcome.state)).collect();
@@ -39,10 +41,24 @@ fn table(releases: &[Release], now_ms: u64) -> Table {
             format!("{}{mark}", release.number),
             age(now_ms, release.released_ms),
             outcomes.first().copied().unwrap_or(if release.is_current { "on its way" } else { "" }).to_owned(),
+            images(release),
             what,
         ]);
     }
     table
+}
+
+/// What a release is made of, short enough to be told from the one before.
+fn images(release: &Release) -> String {
+    const SHOWN_MAX: usize = 2;
+    let short = |image: &String| {
+        let (name, digest) = image.split_once("@sha256:").unwrap_or((image, ""));
+        let name = name.rsplit('/').next().unwrap_or(name);
+        format!("{name}@{}", digest.chars().take(12).collect::<String>())
+    };
+    let all: BTreeSet<String> = release.images.values().map(short).collect();
+    let shown = all.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(" ");
+    if all.len() > SHOWN_MAX { format!("{shown} +{}", all.len() - SHOWN_MAX) } else { shown }
 }
 
 const fn word(state: DeploymentState) -> &'static str {
@@ -175,6 +191,13 @@ mod tests {
                 })
                 .into_iter()
                 .collect(),
+            images: [("web", number), ("worker", number), ("cron", 1)]
+                .map(|(service, of)| {
+                    (service.parse().expect("a name"), format!("r/t/shop:1.{of}@sha256:{}", of.to_string().repeat(64)))
+                })
+                .into_iter()
+                .filter(|_| number > 1)
+                .collect(),
         };
         let all = [
             release(4, None, ""),
@@ -187,10 +210,10 @@ mod tests {
             release(1, Some(DeploymentState::Done), ""),
         ];
         expect![[r#"
-            RELEASE  AGE  OUTCOME     WHAT
-            4 *      60s  on its way
-            3        60s  good        release 1 again: somebody asked for it back
-            2        60s  failed      shop/web i-1 on n1 ended 3 times without getting ready: exit code 1
+            RELEASE  AGE  OUTCOME     IMAGES                                       WHAT
+            4 *      60s  on its way  shop:1.1@111111111111 shop:1.4@444444444444
+            3        60s  good        shop:1.1@111111111111 shop:1.3@333333333333  release 1 again: somebody as…
+            2        60s  failed      shop:1.1@111111111111 shop:1.2@222222222222  shop/web i-1 on n1 ended 3 t…
             1        60s  good
         "#]]
         .assert_eq(&table(&all, 60_000).render(Some(100)));

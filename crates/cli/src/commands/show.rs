@@ -4,7 +4,7 @@ use insula_api::{
     Client,
     wire::{App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned},
 };
-use insula_types::{AppName, InstanceId, RuntimeName, Term, labels_text};
+use insula_types::{AppName, ImageName, InstanceId, RuntimeName, Term, labels_text};
 
 use super::nodes::addresses;
 use crate::{
@@ -105,8 +105,9 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
     }
     let mut out = table.render(width);
     for image in &status.images {
+        let name = ImageName::of_release(&image.image, image.tag.as_ref());
         let missing = if image.copies < image.wanted { format!(" of {}", image.wanted) } else { String::new() };
-        out.push_str(&format!("\nimage {} on {}{missing} nodes", clean(&image.image), image.copies));
+        out.push_str(&format!("\nimage {} on {}{missing} nodes", clean(&name.to_string()), image.copies));
     }
     if !status.images.is_empty() {
         out.push('\n');

@@ -11,16 +11,13 @@ use std::{
 use futures::{StreamExt, stream};
 use insula_env::Disk;
 use insula_types::{InstanceId, text::shorten};
-use oci_client::{
-    Reference,
-    manifest::{OciDescriptor, OciImageManifest, OciManifest},
-};
+use oci_client::manifest::{OciDescriptor, OciImageManifest, OciManifest};
 use oci_spec::image::ImageConfiguration;
 use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
 use super::{
-    ImagePeers, ImageRef,
+    ImagePeers, ImageRef, ImageTag,
     credentials::Credentials,
     download::Download,
     origin::{DOCUMENT_BYTES_MAX, Origin, content, failed, refused},
@@ -154,22 +151,14 @@ impl Images {
         check_digest(digest).ok().and_then(|digest| File::open(self.store.blob(digest)).ok())
     }
 
-    /// The digest that a registry now gives for a reference with a tag, or with none (`latest`).
-    pub async fn resolve_tag(&self, text: &str) -> Result<ImageRef, Error> {
-        let refuse = |why: String| Error::Reference { text: text.to_owned(), why };
-        let reference: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
-        let digest = match reference.digest() {
-            Some(digest) => digest.to_owned(),
-            None => {
-                let registry = reference.registry();
-                let credentials = Credentials::read(&self.registry_credentials, registry, reference.repository());
-                let attempt = "ask for the digest of its tag";
-                let client = registry::client(registry, &self.insecure_registries).map_err(failed(text, attempt))?;
-                let asked = client.fetch_manifest_digest(&reference, &credentials.auth).await;
-                asked.map_err(refused(text, registry, attempt, &credentials))?
-            }
-        };
-        format!("{}/{}@{digest}", reference.registry(), reference.repository()).parse()
+    /// What a registry says now that a tag stands for. Of one with images for several platforms, the digest of the list of them.
+    pub async fn resolve_tag(&self, tag: &ImageTag) -> Result<ImageRef, Error> {
+        let (text, registry) = (tag.to_string(), tag.registry());
+        let credentials = Credentials::read(&self.registry_credentials, registry, tag.repository());
+        let attempt = "ask for the digest of its tag";
+        let client = registry::client(registry, &self.insecure_registries).map_err(failed(&text, attempt))?;
+        let asked = client.fetch_manifest_digest(&tag.to_oci(), &credentials.auth).await;
+        tag.with_digest(&asked.map_err(refused(&text, registry, attempt, &credentials))?)
     }
 
     async fn pull(&self, image: &ImageRef) -> Result<ImageInfo, Error> {

@@ -52,6 +52,68 @@ impl ImageRef {
     }
 }
 
+/// An image as its registry calls it at the moment. What that is has to be looked up, and may be another image later.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageTag {
+    registry: String,
+    repository: String,
+    tag: String,
+}
+
+impl ImageTag {
+    /// Host and port of the registry.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// Path within the registry.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Its tag; `latest` when nobody said one.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Registry and path: what goes before the tag, and before a digest.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// What it was found to be.
+    pub(crate) fn with_digest(&self, digest: &str) -> Result<ImageRef, Error> {
+        format!("{}@{digest}", self.name()).parse()
+    }
+
+    pub(crate) fn to_oci(&self) -> Reference {
+        Reference::with_tag(self.registry.clone(), self.repository.clone(), self.tag.clone())
+    }
+}
+
+impl FromStr for ImageTag {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Reference { text: text.to_owned(), why };
+        let reference: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        if reference.digest().is_some() {
+            return Err(refuse("it has a digest, and nothing has to be looked up".to_owned()));
+        }
+        let tag = reference.tag().ok_or_else(|| refuse("it has no tag".to_owned()))?;
+        Ok(Self {
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            tag: tag.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for ImageTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.registry, self.repository, self.tag)
+    }
+}
+
 impl FromStr for ImageRef {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -109,6 +171,29 @@ mod tests {
         for bad in ["", "Shop", "shop shop", "../shop", &format!("shop@{digest}"), &"a".repeat(256)] {
             named(bad).expect_err(bad);
         }
+    }
+
+    #[test]
+    fn short_names_and_tags_are_those_of_docker() {
+        let cases = [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("team/shop:1.2", "docker.io/team/shop:1.2"),
+            ("localhost/shop", "localhost/shop:latest"),
+            ("10.0.0.1:5000/shop:V1", "10.0.0.1:5000/shop:V1"),
+            ("localhost:5000", "docker.io/library/localhost:5000"),
+        ];
+        for (text, full) in cases {
+            let tag: ImageTag = text.parse().expect(text);
+            assert_eq!(tag.to_string(), full);
+            assert_eq!(full.parse::<ImageTag>().expect(full), tag);
+        }
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for bad in ["", "Shop", "shop:-1", "../shop", &format!("shop@{digest}"), &format!("shop:1@{digest}")] {
+            bad.parse::<ImageTag>().expect_err(bad);
+        }
+        let tag: ImageTag = "shop:1".parse().expect("a tag");
+        assert_eq!(tag.with_digest(&digest).expect("a digest").to_string(), format!("docker.io/library/shop@{digest}"));
+        tag.with_digest("sha256:../../x").expect_err("what a registry says of itself is not trusted");
     }
 
     #[test]

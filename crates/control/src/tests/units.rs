@@ -12,8 +12,8 @@ use insula_state::{
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, Release, ReleaseNumber, Renewal,
-    Revision, SecretName,
+    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, RegionSet, Release, ReleaseNumber,
+    Renewal, Revision, SecretName,
 };
 use serde_bytes::ByteBuf;
 
@@ -94,6 +94,51 @@ fn definitions_follow_the_world() {
     assert_eq!(derive::reconcile(&stopped, &region), [none], "what is stopped has no instances, whatever its scale");
     assert_eq!(derive::reconcile(&global(&[]), &region), [RegionCommand::RemoveDefinition { app: shop.app }]);
     assert_eq!(derive::reconcile(&GlobalState::default(), &region), [], "an empty copy says nothing");
+}
+
+#[test]
+fn what_runs_in_other_regions_is_not_derived() {
+    let mut region = RegionState::default();
+    let own = "fra".parse().expect("a name");
+    let meta = RegionMeta { cluster: ClusterId::new(1), region: own, incarnation: Incarnation(1) };
+    region.absorb(Revision(1), RegionKey::Meta, Some(RegionObject::Meta(meta)));
+    let shop = definition(1, 3);
+    let named = |set: &[(&str, RegionSet)]| {
+        let mut global = global(&[("shop", 1, 3)]);
+        let mut made = global.current_release(&shop.app).cloned().expect("there");
+        made.services.insert("worker".parse().expect("a name"), spec(1));
+        made.regions = set.iter().map(|(name, set)| (name.parse().expect("a name"), set.clone())).collect();
+        let id = (shop.app.clone(), made.number);
+        global.absorb(Revision(2), GlobalKey::Release(id), Some(GlobalObject::Release(made)));
+        global
+    };
+    let these = |name: &str| RegionSet::These([name.parse().expect("a name")].into());
+    let services = |commands: Vec<RegionCommand>| match &commands[..] {
+        [RegionCommand::SetDefinition(definition)] => {
+            definition.services.keys().map(ToString::to_string).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    for here in [these("fra"), RegionSet::All, RegionSet::Usual] {
+        let of_nameless = usize::from(here.names().next().is_none());
+        let global = named(&[("web", here.clone()), ("worker", here)]);
+        assert_eq!(services(derive::reconcile(&global, &region)), ["web", "worker"]);
+        assert_eq!(
+            derive::reconcile(&global, &RegionState::default()).len(),
+            of_nameless,
+            "it knows no name of its own"
+        );
+    }
+    let global = named(&[("worker", these("was"))]);
+    assert_eq!(services(derive::reconcile(&global, &region)), ["web"]);
+    let global = named(&[("web", these("was")), ("worker", these("was"))]);
+    assert_eq!(derive::reconcile(&global, &region), [], "all of it runs elsewhere");
+    region.absorb(Revision(2), RegionKey::Definition(shop.app.clone()), Some(RegionObject::Definition(shop.clone())));
+    let gone = RegionCommand::RemoveDefinition { app: shop.app.clone() };
+    assert_eq!(derive::reconcile(&global, &region), [gone], "and nothing of it stays here");
+    let newer = definition(2, 3);
+    region.absorb(Revision(3), RegionKey::Definition(shop.app.clone()), Some(RegionObject::Definition(newer)));
+    assert_eq!(derive::reconcile(&global, &region), [], "this copy is older than what was derived");
 }
 
 #[test]

@@ -9,20 +9,23 @@ use insula_api::{
         ServiceStatus, Versioned,
     },
 };
-use insula_container::{Error, ImageRef};
 use insula_control::{each_node, loss::foretell};
-use insula_state::{GlobalCommand, GlobalState, RegionState};
+use insula_state::{Domain, GlobalCommand, GlobalState, RegionState, Table, global::Region};
 use insula_types::{
-    AppDefinition, AppName, Desired, HookState, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber,
-    Scale, SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec, definition::refuse_each_node,
+    AppDefinition, AppName, DefinitionProblem, Desired, HookState, Level, Phase, Placement, RegionName,
+    RegionalDefinition, RegionalService, ReleaseNumber, Scale, SecretVersion, ServiceDefinition, ServiceName,
+    ServiceRef, ServiceSpec,
+    definition::{nearest, refuse_each_node},
 };
 
 use super::{
     NodeApi, loss,
     releases::{deployment, planned_hooks},
 };
-use crate::images::Copies;
+use crate::images::{Copies, tags::as_released};
 
+/// From which level on releases keep the tags that their images were named by. Before that, what they stand for is all that is kept.
+const TAGS_KEPT: Level = Level(6);
 /// Most problems told with a status.
 const PROBLEMS_MAX: usize = 10;
 
@@ -45,8 +48,9 @@ pub(super) fn definition_of(state: &GlobalState, name: &AppName, number: Release
     let app = state.apps.get(name)?;
     let release = state.releases.get(&(name.clone(), number))?;
     let service = |(name, spec): (&ServiceName, &ServiceSpec)| {
-        let update = release.update_of(name);
-        (name.clone(), ServiceDefinition { spec: spec.clone(), scale: app.scale.get(name).copied(), update })
+        let (tag, regions) = (release.tags.get(name).cloned(), release.regions_of(name));
+        let (scale, update) = (app.scale.get(name).copied(), release.update_of(name));
+        (name.clone(), ServiceDefinition { spec: spec.clone(), tag, regions, scale, update })
     };
     let files = release.services.values().flat_map(|spec| &spec.files);
     let content = |hash| Some((hash, state.contents.get(&(name.clone(), hash))?.clone()));
@@ -107,8 +111,14 @@ impl NodeApi {
     }
 
     pub(super) async fn deploy_app(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
-        let wanted = with_full_names(request.definition)?;
+        let mut wanted = request.definition;
         let app = wanted.app.clone();
+        self.global.read(|global| refuse_unknown_regions(&wanted, &global.regions))?;
+        let running = self.global.read(|global| global.current_release(&app).cloned());
+        let resolved = self.tags.resolve(&mut wanted, running.as_ref()).await?;
+        if self.global.read(|global| global.level()) < TAGS_KEPT {
+            wanted.services.values_mut().for_each(|service| service.tag = None);
+        }
         let (current, previous, revision) = self.global.replica().read_at(|global, revision| {
             (definition(global, &app), global.apps.get(&app).map(|app| app.release), revision)
         });
@@ -120,15 +130,16 @@ impl NodeApi {
         let hooks = self.hooks(&wanted, &pinned);
         let answer = |release, is_plan, is_new| {
             let hooks = if is_new { hooks } else { Vec::new() };
-            DeployAnswer { app: app.clone(), release, previous, changes, is_plan, warnings, hooks }
+            DeployAnswer { app: app.clone(), release, previous, changes, is_plan, resolved, warnings, hooks }
         };
         if request.is_plan {
             let is_new = current.is_none_or(|current| {
-                let before = current.services.iter().map(|(name, one)| (name, &one.spec, &one.update));
-                let after = wanted
-                    .services
-                    .iter()
-                    .map(|(name, one)| (name, pinned.get(name).unwrap_or(&one.spec), &one.update));
+                let before =
+                    current.services.iter().map(|(name, one)| (name, &one.spec, (&one.tag, &one.regions, &one.update)));
+                let after = wanted.services.iter();
+                let spec = |name, one| pinned.get(name).unwrap_or(one);
+                let after =
+                    after.map(|(name, one)| (name, spec(name, &one.spec), (&one.tag, &one.regions, &one.update)));
                 !before.eq(after)
             });
             let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
@@ -137,14 +148,26 @@ impl NodeApi {
         let scale = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.scale?))).collect();
         let updates = wanted.services.iter().filter(|(_, service)| !service.update.is_usual());
         let updates = updates.map(|(name, service)| (name.clone(), service.update.clone())).collect();
+        let tags = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.tag.clone()?)));
+        let tags = tags.collect();
+        let regions = wanted.services.iter().filter(|(_, service)| !service.regions.is_usual());
+        let regions = regions.map(|(name, service)| (name.clone(), service.regions.clone())).collect();
         let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
         let (expect, contents) = (request.expected, wanted.contents);
-        let command = GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents };
+        let command =
+            GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents, tags, regions };
         let committed = self.make_release(request.request, &command).await?;
-        Ok(committed.map(|(release, is_new)| answer(release, false, is_new)))
+        Ok(committed.map(|(release, is_new)| {
+            let mut value = answer(release, false, is_new);
+            self.global.read(|global| {
+                let made = global.releases.get(&(value.app.clone(), release));
+                made.into_iter().for_each(|made| as_released(&mut value.resolved, made));
+            });
+            value
+        }))
     }
 
-    /// What this region would have no place for, were it deployed.
+    /// What this region would have no place for, were it deployed. What runs elsewhere needs none here.
     pub(super) fn warnings(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<String> {
         let definition = self.coming(wanted, pinned);
         self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
@@ -176,7 +199,8 @@ impl NodeApi {
             };
             (name.clone(), RegionalService { spec, scale, update: service.update.clone() })
         };
-        let services = wanted.services.iter().map(service).collect();
+        let own = &self.config.region;
+        let services = wanted.services.iter().filter(|(_, service)| service.regions.has(own)).map(service).collect();
         let (release, again_of) = (ReleaseNumber(0), None);
         RegionalDefinition { app: wanted.app.clone(), release, services, again_of }
     }
@@ -239,17 +263,23 @@ impl NodeApi {
 
     pub(super) async fn status_of(&self, name: &AppName) -> Answer<Versioned<AppStatus>> {
         let app = self.global.read(|global| global.apps.get(name).cloned()).ok_or_else(|| no_such_app(name))?;
+        let elsewhere = self.global.read(|global| {
+            let release = global.current_release(name)?;
+            let others = app.scale.keys().filter(|service| !release.regions_of(service).has(&self.config.region));
+            Some(others.cloned().collect::<BTreeSet<_>>())
+        });
+        let is_here = |service: &ServiceName| !elsewhere.as_ref().is_some_and(|names| names.contains(service));
         let images = self.region.read(|region| {
             let services = region.definitions.get(name).map(|definition| definition.services.values());
             services.into_iter().flatten().filter_map(|service| service.spec.image.clone()).collect::<BTreeSet<_>>()
         });
         let counted = self.census.count(images.into_iter().collect()).await.into_iter();
-        let images: Vec<_> =
-            counted.map(|Copies { image, present, wanted }| ImageCopies { image, copies: present, wanted }).collect();
+        let images: Vec<_> = counted.map(|copies| self.with_tag(name, copies)).collect();
         self.region.replica().read_at(|region, revision| {
             let mine = || region.placements.values().filter(|placement| placement.service.app == *name);
             let deployed = region.definitions.get(name).map_or(ReleaseNumber(0), |definition| definition.release);
-            let services = app.scale.keys().filter_map(|service| Some((service, app.running_scale(service)?)));
+            let services = app.scale.keys().filter(|service| is_here(service));
+            let services = services.filter_map(|service| Some((service, app.running_scale(service)?)));
             let services = services.map(|(service, scale)| {
                 let status = |placement: &Placement| region.statuses.get(&placement.instance);
                 let of_service = || {
@@ -306,6 +336,17 @@ impl NodeApi {
             Ok(Versioned { revision, value })
         })
     }
+
+    /// Copies of an image with the tag by which the present release names it.
+    fn with_tag(&self, app: &AppName, copies: Copies) -> ImageCopies {
+        let Copies { image, present, wanted } = copies;
+        let tag = self.global.read(|global| {
+            let release = global.current_release(app)?;
+            let mut named = release.services.iter().filter(|(_, spec)| spec.image.as_ref() == Some(&image));
+            named.find_map(|(service, _)| release.tags.get(service).cloned())
+        });
+        ImageCopies { image, tag, copies: present, wanted }
+    }
 }
 
 /// Instances of an app that run one on each node.
@@ -315,6 +356,33 @@ fn on_each_node(region: &RegionState, definition: &RegionalDefinition) -> u32 {
         each_node::wanted(region, &name, &service.spec) as u32
     };
     definition.services.iter().filter(|(_, service)| service.scale == Scale::EachNode).map(of_service).sum()
+}
+
+/// Refuses regions that do not exist, with those that do.
+fn refuse_unknown_regions(wanted: &AppDefinition, known: &Table<RegionName, Region>) -> Answer<()> {
+    let mut problems = Vec::new();
+    for (service, one) in &wanted.services {
+        let named = one.regions.names().map(|name| ("regions", name));
+        for (key, name) in named.chain(one.update.region_order.iter().map(|name| ("update.region_order", name))) {
+            if known.contains(name) {
+                continue;
+            }
+            let all: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+            let way = match nearest(name.as_str(), all.iter().copied()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("there is {}", all.join(", ")),
+            };
+            let later = if all.len() > 1 { "" } else { "; a second region is not yet in this version" };
+            let message = format!("there is no region {name}: {way}{later}");
+            problems.push(DefinitionProblem { path: format!("services.{service}.{key}"), line: 0, column: 0, message });
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let count = problems.len();
+    let said = format!("{count} to correct; nothing was changed");
+    Err(Problem { problems, ..Problem::new(Code::InvalidDefinition, said) })
 }
 
 /// A definition that leaves a scale open keeps the one that is, which may not suit what it says now.
@@ -344,42 +412,46 @@ fn secret_changes(current: Option<&AppDefinition>, pinned: &BTreeMap<ServiceName
     changes
 }
 
-/// The definition with each image by its one full name, `registry/repository@digest`: short names and tags beside a digest are
-/// other words for the same content, and whoever counts copies and releases of an image compares names.
-fn with_full_names(mut definition: AppDefinition) -> Answer<AppDefinition> {
-    for (name, service) in &mut definition.services {
-        let Some(image) = &mut service.spec.image else { continue };
-        let full: ImageRef = image
-            .parse()
-            .map_err(|error: Error| Problem::new(Code::InvalidDefinition, format!("services.{name}.image: {error}")))?;
-        *image = full.to_string();
-    }
-    Ok(definition)
-}
-
 #[cfg(test)]
 mod tests {
-    use insula_types::definition::Format;
+    use insula_state::global::{GlobalKey, GlobalObject};
+    use insula_types::{Revision, definition::Format};
 
     use super::*;
 
     #[test]
-    fn images_get_their_full_names() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        let named = |image: &str| {
-            let text = format!("app = \"shop\"\n[services.web]\nimage = \"{image}@{digest}\"");
-            let definition = AppDefinition::parse(&text, Format::Toml).expect("valid");
-            let named = with_full_names(definition)?;
-            Ok::<_, Problem>(named.services.into_values().next().and_then(|service| service.spec.image))
+    fn regions_have_to_exist() {
+        let found = |world: &mut GlobalState, name: &str| {
+            let name: RegionName = name.parse().expect("a name");
+            let region = Region { name: name.clone(), created_ms: 0, agreed: None };
+            world.absorb(Revision(1), GlobalKey::Region(name), Some(GlobalObject::Region(region)));
         };
-        for (short, full) in [
-            ("nginx", "docker.io/library/nginx"),
-            ("me/shop:1.2", "docker.io/me/shop"),
-            ("r.example:5000/a/b:x", "r.example:5000/a/b"),
-        ] {
-            assert_eq!(named(short).expect("a name"), Some(format!("{full}@{digest}")));
+        let mut world = GlobalState::default();
+        found(&mut world, "fra");
+        let said = |world: &GlobalState, lines: &str| {
+            let text = format!("app = \"shop\"\n[services.web]\nimage = \"a\"\n{lines}");
+            let wanted = AppDefinition::parse(&text, Format::Toml).expect("valid");
+            let refused = refuse_unknown_regions(&wanted, &world.regions).err()?;
+            Some(refused.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        };
+        for good in ["", "regions = [\"fra\"]", "regions = [\"*\"]\nupdate = { region_order = [\"fra\"] }"] {
+            assert_eq!(said(&world, good), None, "{good}");
         }
-        let refused = named("r.example/Shop").expect_err("capital letters");
-        assert!(refused.detail.starts_with("services.web.image: "), "{}", refused.detail);
+        assert_eq!(
+            said(&world, "regions = [\"was\", \"fra\"]\nupdate = { region_order = [\"was\"] }").as_deref(),
+            Some(
+                "services.web.regions: there is no region was: there is fra; a second region is not yet in this version\n\
+                 services.web.update.region_order: there is no region was: there is fra; a second region is not yet in this version"
+            ),
+        );
+        found(&mut world, "nrt");
+        assert_eq!(
+            said(&world, "regions = [\"frs\"]").as_deref(),
+            Some("services.web.regions: there is no region frs: did you mean \"fra\"?")
+        );
+        assert_eq!(
+            said(&world, "regions = [\"was\"]").as_deref(),
+            Some("services.web.regions: there is no region was: there is fra, nrt")
+        );
     }
 }

@@ -61,6 +61,8 @@ impl NodeApi {
             previous: Some(from),
             changes,
             is_plan,
+            // A release has the digests of its time.
+            resolved: Vec::new(),
             warnings,
             // The way back has none.
             hooks: Vec::new(),
@@ -101,6 +103,7 @@ impl NodeApi {
             previous: Some(from),
             changes,
             is_plan,
+            resolved: Vec::new(),
             // As much runs afterwards as now.
             warnings: Vec::new(),
             hooks: hooks.clone(),
@@ -259,6 +262,11 @@ fn shown(global: &GlobalState, app: &AppName, release: &insula_types::Release, c
         again_of: release.again_of,
         why: release.why.clone(),
         outcomes: told.into_iter().flatten().map(outcome).collect(),
+        images: release
+            .services
+            .keys()
+            .filter_map(|name| Some((name.clone(), release.image_of(name)?.to_string())))
+            .collect(),
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_types::{
     Agreed, AppName, ContentHash, RegionName, Release, ReleaseNumber, RouteSpec, Scale, ServiceName, ServiceSpec,
-    UpdateSpec,
 };
 
 use super::{
@@ -37,8 +36,11 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, region, agreed } => self.init(meta, region, agreed.as_ref()),
             C::SetRegionLevel { region, agreed } => self.set_region_level(region, agreed),
-            C::Deploy { app, services, scale, expect, updates, contents } => {
-                self.deploy(app, (services, contents), scale, *expect, updates)
+            C::Deploy { app, services, scale, expect, updates, contents, tags, regions } => {
+                let (services, updates) = (services.clone(), updates.clone());
+                let (tags, regions) = (tags.clone(), regions.clone());
+                let wanted = Release { services, updates, tags, regions, ..Release::default() };
+                self.deploy(app, wanted, contents, scale, *expect)
             }
             C::Rollback { app, to, from, why } => self.roll_back(app, *to, *from, why),
             C::ReportOutcome { app, release, region, outcome } => self.report_outcome(app, *release, region, outcome),
@@ -103,10 +105,10 @@ impl<'a> Apply<'a> {
     fn deploy(
         &mut self,
         name: &AppName,
-        (services, contents): (&BTreeMap<ServiceName, ServiceSpec>, &BTreeMap<ContentHash, String>),
+        mut wanted: Release,
+        contents: &BTreeMap<ContentHash, String>,
         scale: &BTreeMap<ServiceName, Scale>,
         expect: Option<ReleaseNumber>,
-        updates: &BTreeMap<ServiceName, UpdateSpec>,
     ) -> Decision {
         let present = self.state.apps.get(name);
         let running = present.map(|app| app.release);
@@ -118,10 +120,9 @@ impl<'a> Apply<'a> {
                 format!("{name} is at release {found}, not {expected}: look at what changed and deploy again"),
             ));
         }
-        let mut services = services.clone();
-        self.state.pin_secrets(name, &mut services)?;
-        self.state.keep_restarts(name, &mut services);
-        let services = &services;
+        self.state.pin_secrets(name, &mut wanted.services)?;
+        self.state.keep_restarts(name, &mut wanted.services);
+        let services = &wanted.services;
         let claims = self.claims(name, services)?;
         let mut scales: BTreeMap<ServiceName, Scale> =
             services.keys().map(|service| (service.clone(), Scale::Count(1))).collect();
@@ -131,8 +132,7 @@ impl<'a> Apply<'a> {
                 *slot = *count;
             }
         }
-        let is_same = |release: &Release| release.services == *services && release.updates == *updates;
-        let same = self.state.current_release(name).is_some_and(is_same);
+        let same = self.state.current_release(name).is_some_and(|release| release.says_the_same(&wanted));
         if same && present.is_some_and(|app| app.scale == scales) {
             return Ok(GlobalReply::Deployed { release: running.unwrap_or_default(), is_new: false });
         }
@@ -140,20 +140,9 @@ impl<'a> Apply<'a> {
         let number = if same { last } else { ReleaseNumber(last.0 + 1) };
         if !same {
             self.keep_contents(name, services, contents)?;
-            self.put_release(
-                name,
-                claims,
-                Release {
-                    number,
-                    services: services.clone(),
-                    created_ms: self.at_ms,
-                    updates: updates.clone(),
-                    again_of: None,
-                    why: String::new(),
-                },
-            );
+            self.put_release(name, claims, Release { number, created_ms: self.at_ms, ..wanted.clone() });
         }
-        let stopped = present.into_iter().flat_map(|app| &app.stopped).filter(|one| services.contains_key(*one));
+        let stopped = present.into_iter().flat_map(|app| &app.stopped).filter(|one| wanted.services.contains_key(*one));
         let app = App { stopped: stopped.cloned().collect(), ..App::new(name.clone(), number, scales) };
         #[cfg(feature = "upgrade-probe")]
         let app = App { deployed_ms: self.at_ms, ..app };
@@ -184,8 +173,7 @@ impl<'a> Apply<'a> {
             let known: Vec<_> = self.state.numbers(name).into_iter().map(|number| number.to_string()).collect();
             return Err(Rejection::not_found(format!("{name} has no release {to}; there are {}", known.join(", "))));
         };
-        let is_this = |now: &Release| now.services == before.services && now.updates == before.updates;
-        if self.state.current_release(name).is_some_and(is_this) {
+        if self.state.current_release(name).is_some_and(|now| now.says_the_same(before)) {
             return Ok(GlobalReply::Deployed { release: from, is_new: false });
         }
         let claims = self.claims(name, &before.services)?;

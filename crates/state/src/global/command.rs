@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, AppName, ContentHash, Level, RegionName, ReleaseNumber, Scale, SecretName, SecretVersion, ServiceName,
-    ServiceSpec, UpdateSpec,
+    Agreed, AppName, ContentHash, Level, RegionName, RegionSet, ReleaseNumber, Scale, SecretName, SecretVersion,
+    ServiceName, ServiceSpec, UpdateSpec,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -40,6 +40,12 @@ pub enum GlobalCommand {
         /// What is in the files of the services. What earlier releases had may be left out.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         contents: BTreeMap<ContentHash, String>,
+        /// The tags by which their images were named, where they were.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        tags: BTreeMap<ServiceName, String>,
+        /// In which regions they run, where they say.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        regions: BTreeMap<ServiceName, RegionSet>,
     },
     /// Sets how many instances of a service run in each region.
     Scale {
@@ -166,10 +172,11 @@ impl GlobalCommand {
     /// From which level on programs know it: with this value, fields included.
     pub fn level(&self) -> Level {
         match self {
-            Self::Deploy { services, scale, updates, .. } => {
+            Self::Deploy { services, scale, updates, tags, regions, .. } => {
                 let of_scales = scale.values().map(|scale| scale.level());
-                let of_updates = if updates.is_empty() { Level::FIRST } else { Level(6) };
-                services.values().map(ServiceSpec::level).chain(of_scales).max().unwrap_or(Level::FIRST).max(of_updates)
+                let of_rest =
+                    if updates.is_empty() && tags.is_empty() && regions.is_empty() { Level::FIRST } else { Level(6) };
+                services.values().map(ServiceSpec::level).chain(of_scales).max().unwrap_or(Level::FIRST).max(of_rest)
             }
             Self::Scale { scale, .. } => scale.level(),
             Self::Init { .. } | Self::RemoveApp { .. } | Self::PutApiToken(_) | Self::RemoveApiToken { .. } => {

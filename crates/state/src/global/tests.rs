@@ -38,6 +38,8 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
         expect: expect.map(ReleaseNumber),
         updates: BTreeMap::new(),
         contents: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::new(),
     }
 }
 
@@ -58,21 +60,14 @@ impl World {
 
 /// `deploy` of a service with a file.
 fn with_file(content: &str) -> GlobalCommand {
-    let GlobalCommand::Deploy { app, mut services, scale, expect, .. } = deploy("shop", "a", "shop.example", None)
-    else {
-        unreachable!("it makes a deploy");
-    };
+    let mut command = deploy("shop", "a", "shop.example", None);
     let hash = ContentHash::of(content);
     let file = FileSpec { path: "/etc/a".into(), mode: 0o644, content: hash };
-    services.values_mut().for_each(|spec| spec.files = vec![file.clone()]);
-    GlobalCommand::Deploy {
-        app,
-        services,
-        scale,
-        expect,
-        updates: BTreeMap::new(),
-        contents: BTreeMap::from([(hash, content.into())]),
+    if let GlobalCommand::Deploy { services, contents, .. } = &mut command {
+        services.values_mut().for_each(|spec| spec.files = vec![file.clone()]);
+        contents.insert(hash, content.into());
     }
+    command
 }
 
 #[test]
@@ -312,15 +307,43 @@ fn a_scale_may_be_each_node_once_all_know_it() {
     assert_eq!(seen(&world), Some(Scale::EachNode), "a release keeps it");
 }
 
+/// `deploy` of a service whose image was named by a tag.
+fn with_tag(image: &str, tag: &str) -> GlobalCommand {
+    let mut command = deploy("shop", image, "shop.example", None);
+    if let GlobalCommand::Deploy { tags, .. } = &mut command {
+        tags.insert(web(), tag.into());
+    }
+    command
+}
+
+#[test]
+fn a_release_keeps_the_tags_of_its_time() {
+    let mut world = World::new();
+    let first = with_tag("r/shop@sha256:aa", "1");
+    assert_eq!((first.level(), deploy("shop", "a", "h", None).level()), (Level(6), Level::FIRST));
+    let is_new = |reply| matches!(reply, GlobalReply::Deployed { is_new: true, .. });
+    let runs = |world: &World| {
+        let image = |state: &GlobalState| Some(state.current_release(&name("shop"))?.image_of(&web())?.to_string());
+        world.replica.read(image)
+    };
+    assert!(is_new(world.run(&first).expect("the first")));
+    assert!(!is_new(world.run(&first).expect("the same again")));
+    assert!(is_new(world.run(&with_tag("r/shop@sha256:bb", "1")).expect("the tag has moved")));
+    assert!(is_new(world.run(&with_tag("r/shop@sha256:bb", "2")).expect("another tag of the same is told")));
+    assert_eq!(runs(&world).as_deref(), Some("r/shop:2@sha256:bb"));
+    let (app, why) = (name("shop"), "it was better".to_owned());
+    let back = GlobalCommand::Rollback { app, to: ReleaseNumber(1), from: ReleaseNumber(3), why };
+    assert!(is_new(world.run(&back).expect("kept")));
+    assert_eq!(runs(&world).as_deref(), Some("r/shop:1@sha256:aa"), "with the digest of its time");
+}
+
 /// `deploy` of a service with a secret.
 fn with_secret(image: &str) -> GlobalCommand {
-    let GlobalCommand::Deploy { app, mut services, scale, expect, updates, contents } =
-        deploy("shop", image, "a.example", None)
-    else {
-        unreachable!("it makes a deploy");
-    };
-    services.values_mut().for_each(|spec| spec.secrets = BTreeMap::from([(key(), 0)]));
-    GlobalCommand::Deploy { app, services, scale, expect, updates, contents }
+    let mut command = deploy("shop", image, "a.example", None);
+    if let GlobalCommand::Deploy { services, .. } = &mut command {
+        services.values_mut().for_each(|spec| spec.secrets = BTreeMap::from([(key(), 0)]));
+    }
+    command
 }
 
 fn key() -> SecretName {
@@ -371,8 +394,10 @@ fn a_release_has_the_secrets_of_its_time() {
     // Back to what was.
     let first = (name("shop"), ReleaseNumber(1));
     let services = world.replica.read(|state| state.releases.get(&first).cloned()).expect("kept").services;
-    let (scale, updates, contents) = Default::default();
-    let back = GlobalCommand::Deploy { app: name("shop"), services, scale, expect: None, updates, contents };
+    let mut back = with_secret("a");
+    if let GlobalCommand::Deploy { services: wanted, .. } = &mut back {
+        *wanted = services;
+    }
     assert!(is_new(world.run(&back).expect("its value is kept")));
     assert_eq!(pinned(&world), Some(1));
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, ClusterId, DeploymentState, Incarnation, Level, RegionName, Release, ReleaseNumber, Revision, RouteSpec,
-    Scale,
+    Agreed, ClusterId, DeploymentState, Incarnation, Level, RegionName, RegionSet, Release, ReleaseNumber, Revision,
+    RouteSpec, Scale, ServiceName, UpdateSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -79,6 +79,8 @@ fn first_commands() -> Vec<GlobalCommand> {
             expect: Some(RELEASE),
             updates: BTreeMap::new(),
             contents: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            regions: BTreeMap::new(),
         },
         C::Scale { app: app(), service: service(), scale: 5.into() },
         C::RemoveApp { app: app() },
@@ -102,6 +104,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             expect: None,
             updates: BTreeMap::new(),
             contents: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            regions: BTreeMap::new(),
         },
         init(Some(agreed())),
         C::ActivateRoot { hash: hash() },
@@ -114,6 +118,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             scale: BTreeMap::new(),
             expect: None,
             contents: contents(),
+            tags: BTreeMap::new(),
+            regions: BTreeMap::new(),
             updates: BTreeMap::new(),
         },
     ];
@@ -124,8 +130,30 @@ fn later_commands() -> Vec<GlobalCommand> {
         expect: None,
         updates: BTreeMap::from([("web".parse().expect("a name"), update)]),
         contents: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::new(),
     };
     all.extend(updates().map(deploy));
+    all.push(C::Deploy {
+        app: app(),
+        services: BTreeMap::from([(service(), spec())]),
+        scale: BTreeMap::new(),
+        expect: None,
+        updates: BTreeMap::new(),
+        contents: BTreeMap::new(),
+        tags: tags(),
+        regions: BTreeMap::new(),
+    });
+    all.extend([RegionSet::All, RegionSet::These([region()].into())].map(|regions| C::Deploy {
+        app: app(),
+        services: BTreeMap::from([(service(), spec())]),
+        scale: BTreeMap::new(),
+        expect: None,
+        updates: BTreeMap::from([(service(), UpdateSpec { region_order: vec![region()], ..UpdateSpec::default() })]),
+        contents: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::from([(service(), regions)]),
+    }));
     all.push(C::Rollback {
         app: "shop".parse().expect("a name"),
         to: ReleaseNumber(2),
@@ -158,6 +186,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             expect: None,
             updates: BTreeMap::new(),
             contents: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            regions: BTreeMap::new(),
         },
     ]);
     all
@@ -185,6 +215,10 @@ fn first_rows() -> Vec<Row> {
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }
 
+fn tags() -> BTreeMap<ServiceName, String> {
+    BTreeMap::from([("web".parse().expect("a name"), "1.2".to_owned())])
+}
+
 fn later_rows() -> Vec<Row> {
     use GlobalKey as K;
     use GlobalObject as O;
@@ -206,8 +240,13 @@ fn later_rows() -> Vec<Row> {
         updates: BTreeMap::from([("web".parse().expect("a name"), update)]),
         again_of: Some(ReleaseNumber(2)),
         why: "it failed".into(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::new(),
     };
-    all.push((K::Release(id()), O::Release(again)));
+    all.push((K::Release(id()), O::Release(again.clone())));
+    all.push((K::Release(id()), O::Release(Release { tags: tags(), ..again.clone() })));
+    let regions = BTreeMap::from([("web".parse().expect("a name"), RegionSet::These([region()].into()))]);
+    all.push((K::Release(id()), O::Release(Release { regions, ..again })));
     let value = SealedValue { sealed: sealed(), set_ms: 5, by: "founder".into() };
     let secret = Secret { last: 2, versions: BTreeMap::from([(2, value)]) };
     all.push((K::Secret(("shop".parse().expect("a name"), "KEY".parse().expect("a name"))), O::Secret(secret)));

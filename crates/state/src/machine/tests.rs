@@ -24,6 +24,8 @@ fn deploy(app: &str) -> GlobalCommand {
         expect: None,
         updates: BTreeMap::new(),
         contents: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::new(),
     }
 }
 

@@ -23,7 +23,7 @@ use keys::Fate;
 use node::{At, Kind, Node, Notes};
 
 use super::{
-    AppDefinition, DEFINITION_LEN_MAX, DefinitionError, DefinitionProblem, SERVICES_MAX, nearest, read,
+    AppDefinition, DEFINITION_LEN_MAX, DefinitionError, DefinitionProblem, Places, SERVICES_MAX, nearest, read,
     tree::{Entry, Tree, Value},
 };
 use crate::AppName;
@@ -45,20 +45,22 @@ pub struct Composed {
     pub definition: AppDefinition,
     /// What was left out, and what was taken otherwise than it is written, in the order of the text.
     pub warnings: Vec<DefinitionProblem>,
+    /// Where the values of the definition are in the file.
+    pub places: Places,
 }
 
 /// Reads a Compose file.
 pub(super) fn read(text: &str, context: &ComposeContext<'_>) -> Result<Composed, DefinitionError> {
     let mut notes = Notes::default();
-    let definition = compose(text, context, &mut notes);
+    let (definition, places) = compose(text, context, &mut notes).unzip();
     let Notes { mut problems, warnings, paths } = notes;
     // What is wrong with the definition that comes of it is said by the keys of the file.
     problems.rename(&paths);
     let definition = read::finish(text, definition, problems)?;
-    Ok(Composed { definition, warnings: warnings.list(text) })
+    Ok(Composed { definition, warnings: warnings.list(text), places: places.unwrap_or_default() })
 }
 
-fn compose(text: &str, context: &ComposeContext<'_>, notes: &mut Notes) -> Option<AppDefinition> {
+fn compose(text: &str, context: &ComposeContext<'_>, notes: &mut Notes) -> Option<(AppDefinition, Places)> {
     if text.len() > DEFINITION_LEN_MAX {
         let found = text.len();
         notes.problems.add(0, "", format!("found {found} bytes, at most {DEFINITION_LEN_MAX} are allowed"));
@@ -72,7 +74,7 @@ fn compose(text: &str, context: &ComposeContext<'_>, notes: &mut Notes) -> Optio
     if !notes.problems.is_empty() {
         return None;
     }
-    read::tree(&tree, &mut notes.problems)
+    Some((read::tree(&tree, &mut notes.problems)?, Places::of_tree(text, &tree)))
 }
 
 /// A table being written.

@@ -32,8 +32,9 @@ pub(super) const SERVICE: Keys = Keys {
         "args",
         "restart",
         "hooks",
+        "regions",
     ],
-    later: &["regions", "failover", "region"],
+    later: &["failover", "region"],
 };
 pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "files", "disk", "io"], later: &[] };
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
@@ -58,8 +59,9 @@ pub(super) const UPDATE: Keys = Keys {
         "weight",
         "promote",
         "max_errors",
+        "region_order",
     ],
-    later: &["region_order"],
+    later: &[],
 };
 pub(super) const HOOKS: Keys = Keys { known: &["before", "after", "timeout"], later: &[] };
 pub(super) const FILE: Keys = Keys { known: &["path", "content", "mode"], later: &[] };

@@ -13,9 +13,9 @@ const PROBLEMS_MAX: usize = 20;
 pub struct DefinitionProblem {
     /// Key path, like `services.web.ports[0].port`; empty: the text as a whole.
     pub path: String,
-    /// Line, from 1.
+    /// Line, from 1; 0: not known.
     pub line: u32,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0: not known.
     pub column: u32,
     /// What was found and what would be valid.
     pub message: String,
@@ -23,7 +23,9 @@ pub struct DefinitionProblem {
 
 impl fmt::Display for DefinitionProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: ", self.line, self.column)?;
+        if self.line > 0 {
+            write!(f, "line {}, column {}: ", self.line, self.column)?;
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }

@@ -7,7 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use super::{AppDefinition, SCALE_MAX, SERVICES_MAX};
-use crate::{AppName, LabelName, LabelValue, PortName, Scale, SecretName, ServiceName, VolumeName};
+use crate::{
+    AppName, LabelName, LabelValue, PortName, RegionName, RegionSet, Scale, SecretName, ServiceName, VolumeName,
+};
 
 /// An amount of bytes with its unit.
 const BYTES: &str = "^[0-9]+ *(TiB|GiB|MiB|KiB|TB|GB|MB|kB|B)$";
@@ -19,8 +21,9 @@ const SPAN: &str = "^[0-9]+(h|m|s|ms)$";
 const BACKOFF: &str = "^[0-9]+(h|m|s|ms)(\\.\\.[0-9]+(h|m|s|ms))?$";
 /// An absolute path in an instance.
 const MOUNT_PATH: &str = "^(/[^/\\x00-\\x1f\\x7f-\\x9f]+)+$";
-/// An image reference with its digest.
-const IMAGE: &str = "^[A-Za-z0-9._:-]+(/[A-Za-z0-9._:-]+)*@sha256:[0-9a-f]{64}$";
+/// An image by its tag, by its digest, or both.
+const IMAGE: &str =
+    "^[A-Za-z0-9._-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$";
 /// A runtime class, or one of what every node has.
 const RUNTIME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// A host name whose last label begins with a letter: an address is none.
@@ -75,7 +78,7 @@ impl JsonSchema for Service {
             "A set of identical instances.",
             &[],
             &json!({
-                "image": text("Its image, with digest: registry/name@sha256:….", IMAGE),
+                "image": text("Its image: registry/name:tag, which is looked up once, or registry/name@sha256:….", IMAGE),
                 "runtime": text("container, process, or a runtime class that nodes have.", RUNTIME),
                 "command": arguments("Program and arguments, in place of the image's."),
                 "args": arguments("Arguments for the program of the image, in place of the image's own; not beside command."),
@@ -122,12 +125,16 @@ impl JsonSchema for Service {
                     "require": labels,
                     "prefer": labels,
                 })),
-                "update": update(),
+                "update": update(generator),
                 "hooks": object("What is run once for a release of it.", &[], &json!({
                     "before": arguments("Ends well before any instance of the release is started."),
                     "after": arguments("Is run when the release is known to be good."),
                     "timeout": span(),
                 })),
+                "regions": {
+                    "description": "In which regions it runs: names, or * alone for all of them.",
+                    "oneOf": [regions(generator), { "const": [RegionSet::ALL] }],
+                },
                 "files": list(64, &object("A file that instances find and cannot change.", &["path", "content"], &json!({
                     "path": text("Where, in the instance.", MOUNT_PATH),
                     "content": { "type": "string" },
@@ -222,7 +229,12 @@ fn health(generator: &mut SchemaGenerator) -> Schema {
     )
 }
 
-fn update() -> Schema {
+fn regions(generator: &mut SchemaGenerator) -> Value {
+    let name = generator.subschema_for::<RegionName>();
+    json!({ "type": "array", "minItems": 1, "maxItems": 256, "uniqueItems": true, "items": name })
+}
+
+fn update(generator: &mut SchemaGenerator) -> Schema {
     let share = |description: &str, pattern: &str, most: u32| {
         let text = json!({ "type": "string", "pattern": pattern });
         json!({ "description": description, "oneOf": [text, number(0, most)] })
@@ -238,6 +250,7 @@ fn update() -> Schema {
             "deadline": span(),
             "bake": span(),
             "auto_rollback": { "type": "boolean" },
+            "region_order": regions(generator),
             "instances": number(1, SCALE_MAX),
             "weight": share("A share of the requests from 1% to 99%.", "^[1-9][0-9]?%$", 99),
             "promote": { "enum": ["auto", "manual"] },

@@ -4,6 +4,7 @@ mod files;
 mod health;
 mod hooks;
 mod placement;
+mod regions;
 mod restart;
 mod secrets;
 mod storage;
@@ -25,8 +26,8 @@ use super::{
     tree::Value,
 };
 use crate::{
-    ByteSize, ContentHash, CpuMillis, DriverKind, PortName, PortSpec, Protocol, Resources, RouteSpec, RuntimeName,
-    Scale, ServiceSpec, StopSpec,
+    ByteSize, ContentHash, CpuMillis, DriverKind, ImageName, PortName, PortSpec, Protocol, Resources, RouteSpec,
+    RuntimeName, Scale, ServiceSpec, StopSpec,
 };
 
 /// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
@@ -61,7 +62,7 @@ pub(super) fn read(
     let ports = fields.get("ports").map(|item| ports(&item, problems)).unwrap_or_default();
     let spec = ServiceSpec {
         driver,
-        image,
+        image: None,
         env: fields.get("env").map(|item| env(&item, problems)).unwrap_or_default(),
         resources: fields.get("resources").and_then(|item| resources(&item, problems)).unwrap_or_default(),
         routes: fields.get("routes").map(|item| self::routes(&item, routes, problems)).unwrap_or_default(),
@@ -93,9 +94,14 @@ pub(super) fn read(
         );
     }
     let scale = fields.get("scale").and_then(|item| scale(&item, &spec, problems));
-    let mut update = fields.get("update").and_then(|item| update::read(&item, problems)).unwrap_or_default();
+    let regions = fields.get("regions").and_then(|item| regions::read(&item, problems)).unwrap_or_default();
+    let mut update = fields.get("update").and_then(|item| update::read(&item, &regions, problems)).unwrap_or_default();
     update.hooks = fields.get("hooks").and_then(|item| hooks::read(&item, problems)).unwrap_or_default();
-    Some(ServiceDefinition { spec, scale, update })
+    let mut service = ServiceDefinition { spec, tag: None, regions, scale, update };
+    if let Some(image) = image {
+        service.set_image(image);
+    }
+    Some(service)
 }
 
 const ADD_PORT: &str = "add ports = [{ name = \"http\", port = 8080, protocol = \"http\" }]";
@@ -196,7 +202,7 @@ fn arguments(item: &Item<'_>, most: usize, problems: &mut Problems) -> Vec<Strin
 struct Kind {
     driver: DriverKind,
     runtime: Option<RuntimeName>,
-    image: Option<String>,
+    image: Option<ImageName>,
 }
 
 /// Image or process: one of both, said without contradiction.
@@ -211,8 +217,7 @@ fn kind(service: &Item<'_>, fields: &Fields<'_>, has_command: bool, problems: &m
         }
         (None, Some(Some(DriverKind::Container))) => {
             let said = said.unwrap_or_default();
-            service
-                .refuse(problems, format!("runtime {said} needs an image; write image = \"registry/name@sha256:…\""));
+            service.refuse(problems, format!("runtime {said} needs an image; write image = \"registry/name:tag\""));
         }
         (None, Some(Some(DriverKind::Process))) if !has_command => {
             service.refuse(problems, "runtime \"process\" needs a command; write command = [\"./server\"]");
@@ -225,7 +230,7 @@ fn kind(service: &Item<'_>, fields: &Fields<'_>, has_command: bool, problems: &m
         }
         _ => {}
     }
-    let image = image.and_then(|item| item.checked(syntax::check_image, problems)).map(str::to_owned);
+    let image = image.and_then(|item| item.checked(syntax::check_image, problems)?.parse().ok());
     let (driver, runtime) = chosen.flatten().unwrap_or_default();
     Kind { driver, runtime, image }
 }

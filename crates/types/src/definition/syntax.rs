@@ -1,11 +1,11 @@
 //! The small grammars of a definition's texts. Each check returns what is wrong and what would be right.
 
+use crate::ImageName;
+
 /// Longest host name in bytes (RFC 1035 section 2.3.4, without the final dot).
 const HOST_LEN_MAX: usize = 253;
 /// Longest path of a route or a check in bytes.
 const PATH_LEN_MAX: usize = 512;
-/// Longest image reference in bytes.
-const IMAGE_LEN_MAX: usize = 512;
 
 /// Signals that may stop an instance.
 pub(super) const SIGNALS: [&str; 8] =
@@ -65,21 +65,9 @@ pub(super) fn check_request_path(path: &str) -> Check {
     }
 }
 
-/// An image reference with its digest.
+/// An image, by tag or by digest.
 pub(super) fn check_image(image: &str) -> Check {
-    const SHAPE: &str = "write registry/name@sha256:… with 64 lower-case hexadecimal digits";
-    if image.len() > IMAGE_LEN_MAX {
-        return Err("it may have 512 characters at most");
-    }
-    let Some((name, digest)) = image.split_once('@') else {
-        return Err("it has no digest, and this version does not look up tags yet; write registry/name@sha256:…");
-    };
-    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"._-/:".contains(&b);
-    let name_is_good = !name.is_empty() && name.bytes().all(is_name) && name.split('/').all(|part| !part.is_empty());
-    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    let digest_is_good =
-        digest.strip_prefix("sha256:").is_some_and(|digits| digits.len() == 64 && digits.bytes().all(is_hex));
-    if name_is_good && digest_is_good { Ok(()) } else { Err(SHAPE) }
+    image.parse::<ImageName>().map(|_| ()).map_err(|error| error.0)
 }
 
 /// The name of an environment variable.

@@ -137,6 +137,8 @@ fn a_full_definition_is_read_and_survives_json() {
                 },
                 restarted: 0,
             },
+            tag: None,
+            regions: Usual,
             scale: Some(
                 Count(
                     3,
@@ -155,6 +157,7 @@ fn a_full_definition_is_read_and_survives_json() {
                     after: [],
                     timeout: 300s,
                 },
+                region_order: [],
             },
         }
     "#]]
@@ -230,7 +233,7 @@ fn unknown_and_later_keys() {
         expect![[r#"
             line 4, column 1: services.web.failover: not yet: this version does not have it; take the key out
             line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks"#]],
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, regions"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
@@ -249,21 +252,82 @@ fn unknown_and_later_keys() {
 }
 
 #[test]
+fn regions() {
+    for good in ["[\"*\"]", "[\"fra\"]", "[\"fra\", \"was\"]"] {
+        check_service(&format!("IMAGE\nregions = {good}"), expect!["valid"]);
+    }
+    check_service("IMAGE\nregions = [\"was\", \"fra\"]\nupdate = { region_order = [\"fra\"] }", expect!["valid"]);
+    check_service("IMAGE\nregions = [\"*\"]\nupdate = { region_order = [\"fra\", \"was\"] }", expect!["valid"]);
+    check_service(
+        "IMAGE\nregions = []",
+        expect![[
+            r#"line 4, column 11: services.web.regions: it is empty; write the names of regions, or ["*"] for all of them, or take the key out"#
+        ]],
+    );
+    check_service(
+        "IMAGE\nregions = [\"fra\", \"fra\"]",
+        expect!["line 4, column 19: services.web.regions[1]: fra is there twice; name it once"],
+    );
+    check_service(
+        "IMAGE\nregions = [\"fra\", \"*\"]",
+        expect![[
+            r#"line 4, column 19: services.web.regions[1]: "*" stands for every region; write ["*"], or the names alone"#
+        ]],
+    );
+    check_service(
+        "IMAGE\nregions = \"fra\"",
+        expect![[r#"line 4, column 11: services.web.regions: found one text, expected a list: write ["fra"]"#]],
+    );
+    check_service(
+        "IMAGE\nregions = [\"FRA\", 7]",
+        expect![[r#"
+        line 4, column 12: services.web.regions[0]: "FRA" is not a valid region name: use lower-case letters, digits and hyphens only
+        line 4, column 19: services.web.regions[1]: found the number 7, expected text: write "7""#]],
+    );
+    check_service(
+        "IMAGE\nregions = {}",
+        expect!["line 4, column 11: services.web.regions: found a table, expected a list"],
+    );
+    check_service(
+        "IMAGE\nregions = [\"fra\"]\nupdate = { region_order = [\"was\"] }",
+        expect!["line 5, column 27: services.web.update.region_order: was is none of its regions; they are fra"],
+    );
+    check_service(
+        "IMAGE\nupdate = { region_order = [] }",
+        expect![
+            "line 4, column 27: services.web.update.region_order: it is empty; write the names of regions, the first one first, or take the key out"
+        ],
+    );
+    check_service(
+        "IMAGE\nupdate = { region_order = [\"fra\", \"fra\"] }",
+        expect!["line 4, column 35: services.web.update.region_order[1]: fra is there twice; name it once"],
+    );
+}
+
+#[test]
 fn images_and_commands() {
     check_service(
         "scale = 1",
         expect![[r#"line 2, column 1: services.web: it needs an image, or a command with runtime = "process""#]],
     );
-    check_service(
-        "image = \"nginx:1.27\"",
-        expect![[
-            r#"line 3, column 9: services.web.image: found "nginx:1.27": it has no digest, and this version does not look up tags yet; write registry/name@sha256:…"#
-        ]],
-    );
+    check_service("image = \"nginx:1.27\"", expect!["valid"]);
     check_service(
         "image = \"nginx@sha256:12\"",
         expect![[
-            r#"line 3, column 9: services.web.image: found "nginx@sha256:12": write registry/name@sha256:… with 64 lower-case hexadecimal digits"#
+            r#"line 3, column 9: services.web.image: found "nginx@sha256:12": a digest is sha256: and 64 lower-case hexadecimal digits"#
+        ]],
+    );
+    check_service("image = \"r.example:5000/nginx\"", expect!["valid"]);
+    check_service(
+        "image = \"nginx:-1\"",
+        expect![[
+            r#"line 3, column 9: services.web.image: found "nginx:-1": a tag has 1 to 128 letters, digits, dots, hyphens and underscores, and begins with none of dot and hyphen"#
+        ]],
+    );
+    check_service(
+        "image = \"r:x/nginx\"",
+        expect![[
+            r#"line 3, column 9: services.web.image: found "r:x/nginx": write registry/name:tag, or registry/name@sha256:… with 64 lower-case hexadecimal digits"#
         ]],
     );
     check_service(
@@ -283,7 +347,7 @@ fn images_and_commands() {
     check_service(
         "runtime = \"container\"",
         expect![[
-            r#"line 2, column 1: services.web: runtime "container" needs an image; write image = "registry/name@sha256:…""#
+            r#"line 2, column 1: services.web: runtime "container" needs an image; write image = "registry/name:tag""#
         ]],
     );
     check_service(
@@ -294,7 +358,7 @@ fn images_and_commands() {
     check_service(
         "runtime = \"runsc\"\ncommand = [\"a\"]",
         expect![[
-            r#"line 2, column 1: services.web: runtime "runsc" needs an image; write image = "registry/name@sha256:…""#
+            r#"line 2, column 1: services.web: runtime "runsc" needs an image; write image = "registry/name:tag""#
         ]],
     );
     check_service(

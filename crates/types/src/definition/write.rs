@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{AppDefinition, ServiceDefinition, format_duration};
 use crate::{
     Check, ContentHash, DriverKind, FileSpec, HealthSpec, HookKind, HooksSpec, PlacementSpec, PortSpec, Promotion,
-    Protocol, Resources, RestartSpec, RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
+    Protocol, RegionSet, Resources, RestartSpec, RouteSpec, Strategy, TmpfsSpec, UpdateSpec, VolumeSpec,
 };
 
 pub(super) fn app(definition: &AppDefinition) -> Value {
@@ -28,8 +28,8 @@ fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -
         (DriverKind::Process, _) => "process",
     };
     out.insert("runtime".to_owned(), runtime.into());
-    if let Some(image) = &spec.image {
-        out.insert("image".to_owned(), image.as_str().into());
+    if let Some(image) = item.image() {
+        out.insert("image".to_owned(), image.to_string().into());
     }
     if !spec.command.is_empty() {
         out.insert("command".to_owned(), json!(spec.command));
@@ -39,6 +39,11 @@ fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -
     }
     if !spec.env.is_empty() {
         out.insert("env".to_owned(), json!(spec.env));
+    }
+    match &item.regions {
+        RegionSet::Usual => {}
+        RegionSet::All => drop(out.insert("regions".to_owned(), json!([RegionSet::ALL]))),
+        RegionSet::These(names) => drop(out.insert("regions".to_owned(), json!(names))),
     }
     if let Some(scale) = item.scale {
         out.insert("scale".to_owned(), json!(scale));
@@ -100,6 +105,9 @@ fn update(update: &UpdateSpec) -> Value {
         "bake": format_duration(update.bake),
         "auto_rollback": update.auto_rollback,
     });
+    if !update.region_order.is_empty() {
+        out["region_order"] = json!(update.region_order);
+    }
     let promotion = match update.promotion() {
         Promotion::Auto => "auto",
         Promotion::Manual => "manual",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::HooksSpec;
+use crate::RegionName;
 
 /// How the instances of one release are replaced by those of the next. Part of a release, and not of what an instance is made
 /// from: another way to update replaces nothing.
@@ -27,6 +28,9 @@ pub struct UpdateSpec {
     /// What is run once, before and after.
     #[serde(default, skip_serializing_if = "HooksSpec::is_empty")]
     pub hooks: HooksSpec,
+    /// Regions that get a release before the others, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub region_order: Vec<RegionName>,
 }
 
 /// In which order traffic goes over to a new release.
@@ -110,6 +114,7 @@ impl Default for UpdateSpec {
             bake: Duration::from_secs(30),
             auto_rollback: true,
             hooks: HooksSpec::default(),
+            region_order: Vec::new(),
         }
     }
 }

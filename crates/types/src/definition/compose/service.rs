@@ -58,24 +58,17 @@ fn image(service: &At<'_>, own: Option<&At<'_>>, table: &mut Table, notes: &mut 
         if image.is_some() || has_own {
             build.warn(notes, "left out: nothing is built here; the image has to be in a registry, or brought by `insula image import`");
         } else {
-            let way = "build the image, push it or bring it by `insula image import`, and write its name and digest under image";
+            let way = "build the image, push it or bring it by `insula image import`, and write its name under image";
             build.refuse(notes, format!("not supported: {way}"));
         }
     }
     let Some(image) = image else {
         if service.get("build").is_none() && !has_own {
-            service.refuse(notes, "it needs an image: write image: registry/name@sha256:…");
+            service.refuse(notes, "it needs an image: write image: registry/name:tag");
         }
         return;
     };
     let Some(name) = image.text(notes) else { return };
-    if !name.contains('@') && !has_own {
-        let way = "`docker compose config --resolve-image-digests` writes the file with them";
-        image.refuse(
-            notes,
-            format!("found {name:?}: it has no digest, and this version does not look up tags yet; {way}"),
-        );
-    }
     table.put("image", image.node.at, text(image.node.at, name));
 }
 

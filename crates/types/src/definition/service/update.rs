@@ -2,9 +2,9 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::HOUR;
+use super::{HOUR, regions};
 use crate::{
-    CanarySpec, Promotion, Strategy, UpdateSpec,
+    CanarySpec, Promotion, RegionSet, Strategy, UpdateSpec,
     definition::{
         SCALE_MAX,
         fields::{Fields, Item},
@@ -30,7 +30,7 @@ enum Kind {
     BlueGreen,
 }
 
-pub(super) fn read(item: &Item<'_>, problems: &mut Problems) -> Option<UpdateSpec> {
+pub(super) fn read(item: &Item<'_>, regions: &RegionSet, problems: &mut Problems) -> Option<UpdateSpec> {
     const KINDS: [(&str, Kind); 3] =
         [("rolling", Kind::Rolling), ("canary", Kind::Canary), ("blue-green", Kind::BlueGreen)];
     let fields = item.fields(&keys::UPDATE, problems)?;
@@ -55,8 +55,20 @@ pub(super) fn read(item: &Item<'_>, problems: &mut Problems) -> Option<UpdateSpe
     }
     let strategy = strategy(kind, &fields, problems);
     let auto_rollback = fields.get("auto_rollback").and_then(|item| item.boolean(problems)).unwrap_or(true);
+    let region_order =
+        fields.get("region_order").map(|item| regions::order(&item, regions, problems)).unwrap_or_default();
     let hooks = usual.hooks;
-    Some(UpdateSpec { strategy, max_unavailable, max_surge, min_healthy, deadline, bake, auto_rollback, hooks })
+    Some(UpdateSpec {
+        strategy,
+        max_unavailable,
+        max_surge,
+        min_healthy,
+        deadline,
+        bake,
+        auto_rollback,
+        hooks,
+        region_order,
+    })
 }
 
 fn strategy(kind: Kind, fields: &Fields<'_>, problems: &mut Problems) -> Strategy {

@@ -34,6 +34,13 @@ proptest! {
         seconds in 1u64..3600,
         value in "[^\0]{0,20}",
         has_check: bool,
+        tag in prop::option::of("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}"),
+        has_digest: bool,
+        regions in prop::sample::select(vec![
+            RegionSet::Usual,
+            RegionSet::All,
+            RegionSet::These(["fra", "was"].map(|name| name.parse().expect("a name")).into()),
+        ]),
         check in prop::sample::select(vec![
             crate::Check::Http("/ok?deep=1".to_owned()),
             crate::Check::Tcp,
@@ -67,7 +74,7 @@ proptest! {
         };
         let services = names.iter().map(|name| {
             let spec = ServiceSpec {
-                image: Some(format!("r.example/{name}@{DIGEST}")),
+                image: Some(if has_digest { format!("r:5000/{name}@{DIGEST}") } else { format!("r:5000/{name}") }),
                 command: if has_check { vec![value.clone() + "x"] } else { Vec::new() },
                 args: if has_check { Vec::new() } else { vec![value.clone()] },
                 restart: crate::RestartSpec {
@@ -119,9 +126,10 @@ proptest! {
                     after: if has_check { Vec::new() } else { vec!["./notify".to_owned()] },
                     timeout: std::time::Duration::from_secs(seconds),
                 },
+                region_order: regions.names().rev().cloned().collect(),
                 ..UpdateSpec::default()
             };
-            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, scale, update })
+            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, tag: tag.clone(), regions: regions.clone(), scale, update })
         });
         let definition = AppDefinition {
             app: AppName::new("shop").expect("a label"),

@@ -331,17 +331,6 @@ fn a_published_file() {
     check(
         NEXTCLOUD,
         expect![[r#"
-        line 4, column 12: services.nc.image: found "nextcloud:apache": it has no digest, and this version does not look up tags yet; `docker compose config --resolve-image-digests` writes the file with them
-        line 20, column 12: services.redis.image: found "redis:alpine": it has no digest, and this version does not look up tags yet; `docker compose config --resolve-image-digests` writes the file with them
-        line 27, column 12: services.db.image: found "mariadb:10.5": it has no digest, and this version does not look up tags yet; `docker compose config --resolve-image-digests` writes the file with them"#]],
-    );
-    let text = NEXTCLOUD
-        .replace("nextcloud:apache", "IMAGE")
-        .replace("redis:alpine", "IMAGE")
-        .replace("mariadb:10.5", "IMAGE");
-    check(
-        &text,
-        expect![[r#"
         ~ line 3, column 3: services: not yet: services do not reach each other by name (nc, redis, db): this version has no networks between them
         ~ line 7, column 9: services.nc.ports[0]: it is published on no node: visitors come by host name to the edges; write x-insula: { routes: [{ host: shop.example }] }
         ~ line 9, column 9: services.nc.volumes[0]: the volume nc_data is made with 5GiB; say how large at the top of the file, with nc_data: { x-insula: { size: 20GiB } }
@@ -351,7 +340,7 @@ fn a_published_file() {
         ~ line 32, column 5: services.db.networks: left out: this version has no networks between services
         ~ line 44, column 1: networks: left out: this version has no networks between services"#]],
     );
-    let composed = compose(&text).expect("valid");
+    let composed = compose(NEXTCLOUD).expect("valid");
     expect![[r#"
         {
           "app": "myshop",
@@ -367,7 +356,7 @@ fn a_published_file() {
                 "MYSQL_ROOT_PASSWORD": "nextcloud",
                 "MYSQL_USER": "nextcloud"
               },
-              "image": "r.example/shop@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+              "image": "mariadb:10.5",
               "ports": [
                 {
                   "name": "port-3306",
@@ -401,7 +390,7 @@ fn a_published_file() {
                 "MYSQL_USER": "nextcloud",
                 "REDIS_HOST": "redis"
               },
-              "image": "r.example/shop@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+              "image": "nextcloud:apache",
               "ports": [
                 {
                   "name": "port-80",
@@ -428,7 +417,7 @@ fn a_published_file() {
               ]
             },
             "redis": {
-              "image": "r.example/shop@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+              "image": "redis:alpine",
               "ports": [
                 {
                   "name": "port-6379",
