@@ -43,6 +43,10 @@ impl Proposer for Quorum {
     async fn barrier(&self, _: Duration) -> Result<(), ProposeError> {
         if *self.0.lock() { Ok(()) } else { Err(ProposeError::Unavailable { why: "cut off".into() }) }
     }
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         watch::channel(Leadership::default()).1
     }

@@ -18,7 +18,7 @@ use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
     AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, OpenSecrets, Propose, ReadLogs,
-    RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff,
+    Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff,
     TakeAuthority, TellAddresses, WatchState,
 };
 
@@ -48,6 +48,7 @@ pub(crate) const RULES: &[Rule] = &[
     // Further limited by the command: see `may_propose`.
     rule::<Propose>(Who::Member),
     rule::<Barrier>(Who::Member),
+    rule::<Recall>(Who::Member),
     // Of its own lease: the node is the caller.
     rule::<Renew>(Who::Member),
     rule::<WatchState>(Who::Member),

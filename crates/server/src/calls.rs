@@ -24,7 +24,7 @@ use crate::{
     members::Members,
     methods::{
         ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot,
-        OpenSecrets, Propose, ProposeRequest, ReadLogs, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
+        OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
         RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff,
         StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
@@ -74,6 +74,15 @@ impl Handler for Calls {
                     StateName::Global => self.global.barrier(limit).await,
                 };
                 Ok(encode_response::<Barrier>(&answer))
+            }
+            Recall::ID => {
+                let request = decode_request::<Recall>(&body)?;
+                let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
+                let answer = match request.state {
+                    StateName::Region => self.region.recall(request.request, limit).await,
+                    StateName::Global => self.global.recall(request.request, limit).await,
+                };
+                Ok(encode_response::<Recall>(&answer))
             }
             Renew::ID => {
                 let renewal = decode_request::<Renew>(&body)?;

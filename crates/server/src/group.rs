@@ -75,6 +75,16 @@ impl<D: Domain> StateGroup<D> {
         Some(if now.is_me { Led::NotYet(why) } else { Led::Elsewhere(now.leader) })
     }
 
+    /// What became of a request, if this node leads.
+    pub async fn recall(&self, request: RequestId, limit: Duration) -> Led<Option<ByteBuf>> {
+        match self.barrier(limit).await {
+            Led::Done(_) => Led::Done(self.replica.outcome(request).map(ByteBuf::from)),
+            Led::Elsewhere(leader) => Led::Elsewhere(leader),
+            Led::Unknown(why) | Led::Unavailable(why) => Led::Unavailable(why),
+            Led::NotYet(why) => Led::NotYet(why),
+        }
+    }
+
     /// The revision that a linearizable read has to reflect, if this node leads.
     pub async fn barrier(&self, limit: Duration) -> Led<Revision> {
         let confirmed = async {

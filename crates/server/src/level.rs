@@ -66,6 +66,10 @@ mod tests {
         async fn barrier(&self, _: std::time::Duration) -> Result<(), ProposeError> {
             Err(ProposeError::Unavailable { why: "nobody is there".into() })
         }
+        async fn recall(&self, _: RequestId, _: std::time::Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+            Ok(None)
+        }
+
         fn leadership(&self) -> watch::Receiver<Leadership> {
             watch::channel(Leadership::default()).1
         }

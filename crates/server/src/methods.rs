@@ -494,6 +494,29 @@ impl Method for RemoveSnapshot {
     type Response = NodeSnapshot;
 }
 
+/// Asks the leader what became of a request.
+#[derive(Debug)]
+pub struct Recall;
+
+/// Request of [`Recall`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecallRequest {
+    /// Of which state.
+    pub state: StateName,
+    /// Which.
+    pub request: RequestId,
+    /// How long the leader may try.
+    pub deadline_ms: u64,
+}
+
+impl Method for Recall {
+    const ID: u16 = 22;
+    const NAME: &'static str = "recall";
+    type Request = RecallRequest;
+    /// An encoded `insula_state::Outcome`; none: nothing that is known.
+    type Response = Led<Option<ByteBuf>>;
+}
+
 /// Opens secrets for the caller, which has an instance that has them. Only nodes that hold the region CA's key can.
 #[derive(Debug)]
 pub struct OpenSecrets;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     group::StateGroup,
-    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest},
+    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest, Recall, RecallRequest},
 };
 
 /// How long one node may take to say that it leads, or to commit; then another is asked.
@@ -168,6 +168,18 @@ impl<D: Domain> Proposer for Route<D> {
         insula_env::clock::timeout(limit, self.group.replica().wait_for(revision))
             .await
             .map_err(|_| ProposeError::Unavailable { why: format!("this node lags behind revision {revision}") })
+    }
+
+    async fn recall(&self, request: RequestId, limit: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        let deadline_ms = limit.min(TRY_LIMIT).as_millis() as u64;
+        let asked = RecallRequest { state: self.group.name(), request, deadline_ms };
+        let here = |left| self.group.recall(request, left);
+        match self.ask::<Recall, _, _>(&asked, limit, here).await {
+            Led::Done(outcome) => Ok(outcome.map(ByteBuf::into_vec)),
+            Led::Elsewhere(_) => Err(ProposeError::Unavailable { why: "an election is under way".to_owned() }),
+            Led::Unknown(why) | Led::Unavailable(why) => Err(ProposeError::Unavailable { why }),
+            Led::NotYet(why) => Err(ProposeError::NotYet(why)),
+        }
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -194,6 +194,10 @@ impl Proposer for Global {
         self.check()
     }
 
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }

@@ -168,6 +168,10 @@ impl Proposer for ToLeader {
         shown.map_err(|_| unavailable("this copy lags".to_owned()))
     }
 
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }

@@ -132,15 +132,16 @@ pub struct Machine<D: Domain> {
     known: Level,
     state: D,
     meta: Meta,
-    requests: BTreeMap<RequestId, Vec<u8>>,
     order: VecDeque<(u64, RequestId)>,
 }
 
 impl<D: Domain> Machine<D> {
     /// An empty state that is read through `replica`.
     pub fn new(replica: Arc<Replica<D>>) -> Self {
-        let (state, meta, requests, order) = Default::default();
-        Self { replica, known: LEVEL, state, meta, requests, order }
+        // What one before it remembered is in its rows.
+        replica.outcomes.write().clear();
+        let (state, meta, order) = Default::default();
+        Self { replica, known: LEVEL, state, meta, order }
     }
 
     /// As a program would that knows no more than `known`.
@@ -185,8 +186,8 @@ impl<D: Domain> Machine<D> {
     ) -> Result<Vec<u8>, MachineError> {
         let wrong = |source| MachineError::Command { domain: D::NAME, source };
         let envelope: Envelope = codec::decode(sealed).map_err(wrong)?;
-        if let Some(reply) = self.requests.get(&envelope.request) {
-            return Ok(reply.clone());
+        if let Some(reply) = self.replica.outcome(envelope.request) {
+            return Ok(reply);
         }
         if let Some(other) = self.namesake(envelope.request) {
             let why = format!(
@@ -229,18 +230,19 @@ impl<D: Domain> Machine<D> {
             return None;
         }
         let same_key = RequestId(request.0, 0)..=RequestId(request.0, u64::MAX);
-        self.requests.range(same_key).next().map(|(other, _)| *other)
+        self.replica.outcomes.read().range(same_key).next().map(|(other, _)| *other)
     }
 
     fn remember(&mut self, request: RequestId, outcome: Vec<u8>, rows: &mut Vec<Row>) {
         self.meta.sequence += 1;
         let remembered = Remembered { sequence: self.meta.sequence, outcome };
         rows.push(Row { key: request_key(request), value: Some(codec::encode(&(request, &remembered))) });
-        self.requests.insert(request, remembered.outcome);
+        let mut outcomes = self.replica.outcomes.write();
+        outcomes.insert(request, remembered.outcome);
         self.order.push_back((remembered.sequence, request));
         while self.order.len() > REQUESTS_MAX {
             if let Some((_, oldest)) = self.order.pop_front() {
-                self.requests.remove(&oldest);
+                outcomes.remove(&oldest);
                 rows.push(Row { key: request_key(oldest), value: None });
             }
         }
@@ -282,7 +284,7 @@ impl<D: Domain> Machine<D> {
         }
         order.sort_unstable();
         self.meta = meta;
-        self.requests = requests;
+        *self.replica.outcomes.write() = requests;
         self.order = order.into();
         self.state = state;
         self.replica.catch_up(meta.revision, &self.state);

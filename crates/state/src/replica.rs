@@ -3,12 +3,12 @@
 //! On a voter the [`Machine`](crate::Machine) writes it; on other nodes a watch of a voter does.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hasher},
     sync::Arc,
 };
 
-use insula_types::{Revision, codec};
+use insula_types::{RequestId, Revision, codec};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub enum Update<D: Domain> {
 pub struct Replica<D: Domain> {
     inner: RwLock<Inner<D>>,
     revision: watch::Sender<Revision>,
+    /// Outcomes of recent requests, encoded; only where the machine is that decides on them.
+    pub(crate) outcomes: RwLock<BTreeMap<RequestId, Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ fn copy<D: Domain>(state: &D) -> D {
 impl<D: Domain> Default for Replica<D> {
     fn default() -> Self {
         let inner = Inner { state: D::default(), revision: Revision(0), resets: 0, recent: VecDeque::new() };
-        Self { inner: RwLock::new(inner), revision: watch::channel(Revision(0)).0 }
+        Self { inner: RwLock::new(inner), revision: watch::channel(Revision(0)).0, outcomes: RwLock::default() }
     }
 }
 
@@ -108,6 +110,12 @@ impl<D: Domain> Replica<D> {
     /// The revision that reads reflect.
     pub fn revision(&self) -> Revision {
         self.inner.read().revision
+    }
+
+    /// What became of a request, as an encoded [`Outcome`](crate::Outcome): none on a node that does not vote, and of one that was not
+    /// decided on, or long ago.
+    pub fn outcome(&self, request: RequestId) -> Option<Vec<u8>> {
+        self.outcomes.read().get(&request).cloned()
     }
 
     /// Tells when the revision changes.

@@ -39,6 +39,12 @@ pub trait Proposer: Send + Sync + Debug {
     /// [`ProposeError::Unavailable`] when no leader confirmed it in time.
     async fn barrier(&self, deadline: Duration) -> Result<(), ProposeError>;
 
+    /// What became of a request that was proposed before; none: nothing that is known. Nothing is proposed.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] when no leader said so in time.
+    async fn recall(&self, request: RequestId, deadline: Duration) -> Result<Option<Vec<u8>>, ProposeError>;
+
     /// Who leads.
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }
@@ -156,6 +162,18 @@ impl<D: Domain> Store<D> {
         }
         // This copy may lag behind.
         Ok(self.read_linearizable(deadline, admits).await??)
+    }
+
+    /// What became of a request that was proposed before, by the leader's memory; none: nothing that is known.
+    ///
+    /// # Errors
+    /// As [`Self::propose_as`] was answered then; [`ProposeError::Unavailable`] when no leader said so in time.
+    pub async fn recall(
+        &self,
+        request: RequestId,
+        deadline: Duration,
+    ) -> Result<Option<Committed<D::Reply>>, ProposeError> {
+        self.proposer.recall(request, deadline).await?.map(|reply| open(&reply)).transpose()
     }
 
     /// Commits a command, trying again until `deadline` (which deduplication makes safe).

@@ -1,5 +1,7 @@
 //! Tags of images, on real nodes with a real registry: looked up once, and never again by what is done with a release later.
 
+use std::path::Path;
+
 use insula_bench::lab::{Lab, Programs};
 use nix::unistd::geteuid;
 
@@ -16,6 +18,15 @@ update = { min_healthy = \"0s\", bake = \"0s\" }
 /// Digest of a reference, `sha256:…`.
 fn digest(reference: &str) -> String {
     reference.trim().split_once('@').expect("a reference with its digest").1.to_owned()
+}
+
+/// `PUT /v1/apps/other` on a node's own socket, under a key: all that is answered.
+fn put(lab: &Lab, node: &str, key: &str, image: &str) -> String {
+    let body = format!("{{\"app\":\"other\",\"services\":{{\"web\":{{\"image\":\"{image}\",\"scale\":0}}}}}}");
+    let script = "S=/run/insula/api.sock; [ -S $S ] || S=/var/lib/insula/run/api.sock; \
+                  curl -s -X PUT --unix-socket $S -H \"Idempotency-Key: $1\" --data \"$2\" http://localhost/v1/apps/other";
+    let output = lab.command_at(node, Path::new("sh")).args(["-c", script, "sh", key, &body]).output().expect("run");
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
@@ -50,6 +61,11 @@ fn a_tag_is_looked_up_once_and_a_rollback_needs_no_registry() {
     let moved = format!("~ web.image: {tag}@{} -> {tag}@{}\n", digest(&first), digest(&second));
     assert!(said.contains(&moved) && said.contains("runs release 2"), "{said}");
 
+    // A plain request under a key, of which nobody else has kept the answer.
+    let said = put(&lab, "n1", "k", &tag);
+    assert!(said.contains(&digest(&second)) && said.contains("\"release\":1"), "{said}");
+    push("three");
+
     // A tag that is not there, and one whose registry is not.
     let missing = definition.replace(":now", ":never");
     let said = format!("{:#}", lab.on("n1", &["deploy", "-"], &missing).expect_err("there is no such tag"));
@@ -67,6 +83,15 @@ fn a_tag_is_looked_up_once_and_a_rollback_needs_no_registry() {
     let pinned = DEFINITION.replace("TAG", &format!("{tag}@{}", digest(&second)));
     let said = lab.on("n1", &["deploy", "-", "--wait", "2m"], &pinned).expect("it is what runs");
     assert!(said.contains("nothing to change, release 2 is this already"), "{said}");
+
+    // Done once: sent again to another node, the request finds what it had found, and no registry is asked.
+    let said = put(&lab, "n2", "k", &tag);
+    assert!(said.contains(&digest(&second)) && said.contains("\"release\":1"), "{said}");
+    let said = put(&lab, "n2", "k2", &tag);
+    assert!(
+        said.contains("\"unresolved-image\"") && said.contains(&format!("write {tag}@{}", digest(&second))),
+        "{said}"
+    );
 
     let said = lab.on("n2", &["rollback", "shop", "--wait", "2m"], "").expect("rolled back");
     assert!(said.contains("runs release 3"), "{said}");

@@ -35,6 +35,10 @@ impl Proposer for Alone {
     async fn barrier(&self, _: Duration) -> Result<(), ProposeError> {
         Ok(())
     }
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.is_leader.subscribe()
     }

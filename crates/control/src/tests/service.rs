@@ -48,6 +48,10 @@ impl Proposer for Seat {
     async fn barrier(&self, _: Duration) -> Result<(), ProposeError> {
         Ok(())
     }
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }
@@ -66,6 +70,10 @@ impl Proposer for Away {
         clock::sleep(limit).await;
         Err(ProposeError::Unavailable { why: "away".into() })
     }
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         watch::channel(Leadership::default()).1
     }

@@ -30,6 +30,7 @@ const TABLE: &[(u16, &str)] = &[
     // method, voter member stranger removed removed-voter other-region unknown
     (Propose::ID, "yyrnnnr"),
     (Barrier::ID, "yyrnnnr"),
+    (Recall::ID, "yyrnnnr"),
     (Renew::ID, "yyrnnnr"),
     (WatchState::ID, "yyrnnnr"),
     (TakeAuthority::ID, "ynnnnny"),

@@ -1,31 +1,40 @@
 //! Apps: what runs, and how it changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use insula_api::{
     Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
     wire::{
-        App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, PlannedHook, Scaled,
-        ServiceStatus, Versioned,
+        App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, PlannedHook,
+        ResolvedImage, Scaled, ServiceStatus, Versioned,
     },
 };
 use insula_control::{each_node, loss::foretell};
-use insula_state::{Domain, GlobalCommand, GlobalState, RegionState, Table, global::Region};
+use insula_env::clock;
+use insula_state::{
+    Committed, Domain, GlobalCommand, GlobalState, ProposeError, RegionState, Table,
+    global::{GlobalReply, Region},
+};
 use insula_types::{
     AppDefinition, AppName, DefinitionProblem, Desired, HookState, Level, Phase, Placement, RegionName,
-    RegionalDefinition, RegionalService, ReleaseNumber, Scale, SecretVersion, ServiceDefinition, ServiceName,
-    ServiceRef, ServiceSpec,
+    RegionalDefinition, RegionalService, ReleaseNumber, RequestId, Scale, SecretVersion, ServiceDefinition,
+    ServiceName, ServiceRef, ServiceSpec,
     definition::{nearest, refuse_each_node},
 };
 
 use super::{
-    NodeApi, loss,
+    NodeApi, loss, problem,
     releases::{deployment, planned_hooks},
 };
-use crate::images::{Copies, tags::as_released};
+use crate::images::{Copies, tags::as_before};
 
 /// From which level on releases keep the tags that their images were named by. Before that, what they stand for is all that is kept.
 const TAGS_KEPT: Level = Level(6);
+/// How long the leader may take to say what became of a request before.
+const RECALL_LIMIT: Duration = Duration::from_secs(2);
 /// Most problems told with a status.
 const PROBLEMS_MAX: usize = 10;
 
@@ -115,7 +124,12 @@ impl NodeApi {
         let app = wanted.app.clone();
         self.global.read(|global| refuse_unknown_regions(&wanted, &global.regions))?;
         let running = self.global.read(|global| global.current_release(&app).cloned());
-        let resolved = self.tags.resolve(&mut wanted, running.as_ref()).await?;
+        let again = request.request.filter(|_| !request.is_plan && has_tags(&wanted));
+        let mut resolved = match again {
+            Some(again) => self.recalled(&mut wanted, again).await?,
+            None => Vec::new(),
+        };
+        resolved.extend(self.tags.resolve(&mut wanted, running.as_ref()).await?);
         if self.global.read(|global| global.level()) < TAGS_KEPT {
             wanted.services.values_mut().for_each(|service| service.tag = None);
         }
@@ -157,14 +171,21 @@ impl NodeApi {
         let command =
             GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents, tags, regions };
         let committed = self.make_release(request.request, &command).await?;
-        Ok(committed.map(|(release, is_new)| {
-            let mut value = answer(release, false, is_new);
-            self.global.read(|global| {
-                let made = global.releases.get(&(value.app.clone(), release));
-                made.into_iter().for_each(|made| as_released(&mut value.resolved, made));
-            });
-            value
-        }))
+        Ok(committed.map(|(release, is_new)| answer(release, false, is_new)))
+    }
+
+    /// What a request has found its tags to be that was done before under the same name. Nothing when none was, and when nobody says.
+    async fn recalled(&self, wanted: &mut AppDefinition, request: RequestId) -> Answer<Vec<ResolvedImage>> {
+        match self.global.recall(request, RECALL_LIMIT).await {
+            Ok(Some(Committed { revision, reply: GlobalReply::Deployed { release, .. } })) => {
+                // It may lag behind the leader; then tags are looked up, and the outcome stays.
+                let _ = clock::timeout(RECALL_LIMIT, self.global.replica().wait_for(revision)).await;
+                let id = (wanted.app.clone(), release);
+                Ok(self.global.read(|global| Some(as_before(wanted, global.releases.get(&id)?))).unwrap_or_default())
+            }
+            Err(error @ ProposeError::Rejected(_)) => Err(problem(&error)),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// What this region would have no place for, were it deployed. What runs elsewhere needs none here.
@@ -356,6 +377,10 @@ fn on_each_node(region: &RegionState, definition: &RegionalDefinition) -> u32 {
         each_node::wanted(region, &name, &service.spec) as u32
     };
     definition.services.iter().filter(|(_, service)| service.scale == Scale::EachNode).map(of_service).sum()
+}
+
+fn has_tags(definition: &AppDefinition) -> bool {
+    definition.services.values().any(|service| service.image().is_some_and(|image| image.digest.is_none()))
 }
 
 /// Refuses regions that do not exist, with those that do.

@@ -128,14 +128,24 @@ impl<R: Registries> Tags<R> {
     }
 }
 
-/// Says of tags what a release has of them: one that was made before, under the same idempotency key, has what they stood for then.
-pub(crate) fn as_released(resolved: &mut [ResolvedImage], release: &Release) {
-    for one in resolved {
-        let (Some(has), Ok(now)) = (release.image_of(&one.service), one.image.parse::<ImageName>()) else { continue };
-        if has.name == now.name {
-            one.image = ImageName { digest: has.digest, ..now }.to_string();
+/// Gives images that have no digest what a release has of their tags: that which was made of the same definition before.
+pub(crate) fn as_before(definition: &mut AppDefinition, release: &Release) -> Vec<ResolvedImage> {
+    let mut resolved = Vec::new();
+    for (name, service) in &mut definition.services {
+        let (Some(written), Some(has)) = (service.image(), release.image_of(name)) else { continue };
+        let Ok(Full::Tag(tag)) = full(&written) else { continue };
+        // Releases that were made before all programs knew of tags have none.
+        if has.name == tag.name() && has.tag.as_deref().is_none_or(|known| known == tag.tag()) {
+            let image = ImageName { tag: Some(tag.tag().to_owned()), ..has };
+            resolved.push(ResolvedImage {
+                service: name.clone(),
+                written: written.to_string(),
+                image: image.to_string(),
+            });
+            service.set_image(image);
         }
     }
+    resolved
 }
 
 /// What a definition names.

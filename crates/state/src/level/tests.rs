@@ -40,6 +40,10 @@ impl<D: Domain> Proposer for Alone<D> {
         Ok(())
     }
 
+    async fn recall(&self, _: RequestId, _: Duration) -> Result<Option<Vec<u8>>, ProposeError> {
+        Ok(None)
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         watch::channel(Leadership::default()).1
     }

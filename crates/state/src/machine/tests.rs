@@ -43,6 +43,27 @@ fn outcome(machine: &mut Machine<GlobalState>, request: RequestId, command: &Glo
 }
 
 #[test]
+fn who_asks_later_is_told_what_became_of_a_request() {
+    let (replica, mut machine) = machine();
+    let (_, mut rows) = run(&mut machine, 1, &init());
+    let (deployed, more) = run(&mut machine, 2, &deploy("shop"));
+    rows.extend(more);
+    let told = |replica: &Replica<GlobalState>, request| {
+        let outcome = replica.outcome(RequestId(0, request))?;
+        Some(codec::decode::<Outcome<GlobalReply>>(&outcome).expect("an outcome"))
+    };
+    assert_eq!(told(&replica, 2), Some(deployed.clone()));
+    assert_eq!(told(&replica, 3), None, "nobody asked for that");
+    // After a restart, too, and by those alone who decide.
+    let again = Replica::new();
+    let rows = rows.into_iter().filter_map(|row| Some((row.key, row.value?)));
+    Machine::new(Arc::clone(&again)).load(rows).expect("its own rows");
+    assert_eq!(told(&again, 2), Some(deployed));
+    Machine::new(Arc::clone(&again));
+    assert_eq!(told(&again, 2), None, "one that begins anew remembers nothing");
+}
+
+#[test]
 fn a_key_is_good_for_one_request_once_all_programs_know_that() {
     let founded = |agreed: Option<Level>| {
         let (_, mut machine) = machine();

@@ -100,7 +100,13 @@ async fn check(images: &[&str], running: Option<&Release>, (code, may_pass): (Co
 
 #[tokio::test(start_paused = true)]
 async fn what_stands_for_nothing_is_told_with_the_way() {
-    check(&["r.example/Shop:1", "nginx:1"], None, (Code::InvalidDefinition, false), expect![[r#"services.s00.image: "r.example/Shop:1" does not name an image: invalid reference format; write it in lower case, like registry.example/team/shop:1.2"#]]).await;
+    check(
+        &["r.example/Shop:1", "nginx:1"],
+        None,
+        (Code::InvalidDefinition, false),
+        expect![[r#"services.s00.image: "r.example/Shop:1" does not name an image: invalid reference format; write it in lower case, like registry.example/team/shop:1.2"#]],
+    )
+    .await;
     check(&["nginx:2"], None, (Code::UnresolvedImage, true), expect!["services.s00.image: what docker.io/library/nginx:2 is cannot be told: ask for the digest of its tag: manifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown [31mmanifest unknown ; write the digest that you mean, docker.io/library/nginx@sha256:…"]).await;
     check(&["silent.example/a", "nginx:1"], None, (Code::UnresolvedImage, true), expect!["services.s00.image: what silent.example/a:latest is cannot be told: silent.example has not answered within 5s; write the digest that you mean, silent.example/a@sha256:…"]).await;
     let spec =
@@ -118,20 +124,24 @@ async fn what_stands_for_nothing_is_told_with_the_way() {
 #[test]
 fn a_release_that_was_made_before_has_what_tags_stood_for_then() {
     let name = |text: &str| text.parse::<ServiceName>().expect("a name");
-    let resolved = |service: &str, image: &str, of| ResolvedImage {
-        service: name(service),
-        written: "nginx:1".to_owned(),
-        image: format!("{image}:1@{}", digest(of)),
-    };
     let spec =
         |of| ServiceSpec { image: Some(format!("docker.io/library/nginx@{}", digest(of))), ..Default::default() };
-    let release =
-        Release { services: [(name("web"), spec('a')), (name("cron"), spec('a'))].into(), ..Release::default() };
-    let nginx = "docker.io/library/nginx";
-    let mut told = [resolved("web", nginx, 'b'), resolved("cron", "r.example/other", 'b'), resolved("new", nginx, 'b')];
-    as_released(&mut told, &release);
-    let before = [resolved("web", nginx, 'a'), resolved("cron", "r.example/other", 'b'), resolved("new", nginx, 'b')];
-    assert_eq!(told, before);
+    let release = Release {
+        services: [(name("s00"), spec('a')), (name("s01"), spec('b')), (name("s02"), spec('c'))].into(),
+        tags: [(name("s00"), "1".to_owned()), (name("s02"), "2".to_owned())].into(),
+        ..Release::default()
+    };
+    let pinned = format!("nginx:9@{}", digest('d'));
+    let mut wanted = definition(&["nginx:1", "nginx", "nginx:1", &pinned, "nginx:1"]);
+    let told = as_before(&mut wanted, &release).into_iter().map(|one| format!("{} {}", one.written, one.image));
+    let full = |tag: &str, of| format!("docker.io/library/nginx:{tag}@{}", digest(of));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [format!("nginx:1 {}", full("1", 'a')), format!("nginx {}", full("latest", 'b'))]
+    );
+    let images: Vec<_> = wanted.services.values().filter_map(|one| Some(one.image()?.to_string())).collect();
+    let expected = [full("1", 'a'), full("latest", 'b'), "nginx:1".to_owned(), pinned, "nginx:1".to_owned()];
+    assert_eq!(images, expected, "others have to be looked up");
 }
 
 #[tokio::test(start_paused = true)]
