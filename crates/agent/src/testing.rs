@@ -59,14 +59,9 @@ struct World {
     volumes: BTreeMap<VolumeRef, ByteSize>,
     answers: BTreeMap<InstanceId, (Option<Exit>, String)>,
     violations: Vec<String>,
-    /// When instances of [`ENDS`] end.
-    ends: BTreeMap<InstanceId, Instant>,
     pressures: BTreeMap<InstanceId, Pressure>,
     removed: Vec<(InstanceId, Pressure)>,
 }
-
-/// A program that ends well by itself, after so many milliseconds as its argument says.
-pub const ENDS: &str = "./ends";
 
 impl FakeRuntime {
     /// Nothing runs; starts take 20 ms, pulls none.
@@ -230,26 +225,13 @@ impl Runtime for FakeRuntime {
         let address = SocketAddr::from(([10, b, c, d], PORT));
         let endpoints = config.spec.ports.iter().map(|port| (port.name.clone(), address)).collect();
         let running = Running { pid, started_ms, endpoints };
-        if let [ENDS, time] = config.spec.command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            let time = Duration::from_millis(time.parse().expect("milliseconds"));
-            world.ends.insert(instance, self.0.clock.now() + time);
-        }
         world.addresses.insert(address, instance);
         world.instances.insert(instance, (config.hash(), ObservedState::Running(running.clone())));
         Ok(running)
     }
 
     async fn list(&self) -> Result<Vec<Observed>, Error> {
-        let (now, at_ms) = (self.0.clock.now(), self.0.clock.wall_ms());
-        let mut world = self.0.world.lock();
-        let World { ends, instances, .. } = &mut *world;
-        ends.retain(|instance, at| {
-            let Some((_, state @ ObservedState::Running(_))) = instances.get_mut(instance) else { return false };
-            if now >= *at {
-                *state = ObservedState::Ended(Ended { exit: Exit::Code(0), is_oom_killed: false, at_ms });
-            }
-            now < *at
-        });
+        let world = self.0.world.lock();
         let observed = world.instances.iter().map(|(instance, (hash, state))| Observed {
             instance: *instance,
             config_hash: hash.clone(),

@@ -143,8 +143,7 @@ fn each_node_gets_what_its_traffic_needs() {
 
 #[test]
 fn before_a_release_may_begin_traffic_goes_as_before_and_never_to_a_hook() {
-    let new = RegionalDefinition { release: ReleaseNumber(2), ..definition("shop", "new.example", "/") };
-    let mut wanted = new.clone();
+    let mut wanted = RegionalDefinition { release: ReleaseNumber(2), ..definition("shop", "new.example", "/") };
     wanted.services.values_mut().for_each(|service| service.update.hooks.before = vec!["./migrate".into()]);
     let old = definition("shop", "shop.example", "/");
     let mut deployment = Deployment::begin(&wanted, Some((&old, None)), 0);
