@@ -6,6 +6,7 @@ mod certificates;
 mod deadlocks;
 mod deploys;
 mod drain;
+mod judged;
 mod kills;
 mod moved;
 mod no_registry;
@@ -64,6 +65,8 @@ pub enum Story {
     Deploys,
     /// The leader killed at ten moments of a deployment, of a good release and of a broken one
     Successions,
+    /// Canaries and rolling releases while the leader's disk is full or stalls, or an edge cannot reach it
+    Judged,
     /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root
@@ -123,6 +126,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
         Story::Deploys => on_stage(&|stage| deploys::tell(stage, telling.rounds, interrupt)),
         Story::Successions => on_stage(&|stage| successions::tell(stage, interrupt)),
+        Story::Judged => on_stage(&|stage| judged::tell(stage, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
         Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {
             certificates::tell(stage, interrupt)

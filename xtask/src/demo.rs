@@ -60,6 +60,8 @@ enum Story {
     Deploys,
     /// The leader killed at ten moments of a deployment, of a good release and of a broken one
     Successions,
+    /// Canaries and rolling releases while the leader's disk is full or stalls, or an edge cannot reach it
+    Judged,
     /// A deadlock planted in each supervised loop, in a program built for it
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root, under traffic

@@ -259,7 +259,7 @@ fn judge(what: &str, is_repeatable: bool, records: &[Record], kills_ms: &[u64]) 
 }
 
 /// Makes the image of the page, which is a part of this program, with the libraries that it needs.
-fn image(lab: &Lab) -> Result<String> {
+pub(super) fn image(lab: &Lab) -> Result<String> {
     let directory = std::env::temp_dir().join(format!("insula-visited-{}", std::process::id()));
     let made = pack(&lab.programs().bench, &directory).and_then(|layer| {
         let run = r#"{"Cmd": ["/page", "page"], "Env": ["PATH=/"], "ExposedPorts": {"8080/tcp": {}}}"#;

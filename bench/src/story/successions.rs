@@ -105,7 +105,7 @@ fn releases(stage: &Stage, at: &str) -> Result<Vec<Value>> {
 }
 
 /// The node that leads the region, once all are up.
-fn settled_leader(stage: &Stage, interrupt: &Interrupt) -> Result<LabNode> {
+pub(super) fn settled_leader(stage: &Stage, interrupt: &Interrupt) -> Result<LabNode> {
     let leader = || {
         let nodes = stage.lab.items("n1", &["nodes"])?;
         ensure!(nodes.iter().all(|node| node["state"] == "up"), "not every node is up");

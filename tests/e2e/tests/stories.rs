@@ -126,6 +126,11 @@ fn each_node_is_drained_in_turn() {
     tell_it(Story::Drain, "drain");
 }
 
+#[test]
+fn canaries_are_judged_rightly_under_faults() {
+    tell_it(Story::Judged, "judged");
+}
+
 /// `cargo xtask demo deadlocks` builds the program for it. Ten minutes: not among the tests of every change.
 #[test]
 #[ignore = "needs the program of `cargo xtask demo deadlocks`, in target/planted"]
