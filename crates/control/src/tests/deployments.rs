@@ -257,15 +257,17 @@ fn wanted(world: &World, release: u64) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn what_begins_while_a_release_is_watched_is_of_that_release() {
+    type Change = fn(&mut World);
     let mut world = settled();
     world.deploy(definition(2, SCALE));
     until_state(&mut world, DeploymentState::Baking);
     // Stopped and started again, scaled, and two nodes lost at once.
-    let mut changes: Vec<(&str, Box<dyn Fn(&mut World)>, usize)> = Vec::new();
-    changes.push(("stopped", Box::new(|world| world.deploy(definition(2, 0))), 0));
-    changes.push(("started", Box::new(|world| world.deploy(definition(2, SCALE))), SCALE as usize));
-    changes.push(("scaled", Box::new(|world| world.deploy(definition(2, 6))), 6));
-    changes.push(("lost", Box::new(|world| world.off.extend([1, 2].map(NodeId::new))), 6));
+    let changes: [(&str, Change, usize); 4] = [
+        ("stopped", |world| world.deploy(definition(2, 0)), 0),
+        ("started", |world| world.deploy(definition(2, SCALE)), SCALE as usize),
+        ("scaled", |world| world.deploy(definition(2, 6)), 6),
+        ("lost", |world| world.off.extend([1, 2].map(NodeId::new)), 6),
+    ];
     for (what, change, count) in changes {
         change(&mut world);
         for _ in 0..10 {
