@@ -10,6 +10,7 @@ mod duration;
 mod fields;
 mod keys;
 mod places;
+mod plain;
 mod problem;
 mod read;
 mod schema;
@@ -122,5 +123,17 @@ impl AppDefinition {
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         write::app(self)
+    }
+
+    /// A value as it is written in TOML, on one line unless it is text of several.
+    #[must_use]
+    pub fn value_to_toml(value: &serde_json::Value) -> String {
+        plain::inline(value)
+    }
+
+    /// The definition as TOML for people, without what is usual. [`Self::parse`] takes it back.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        plain::app(self)
     }
 }

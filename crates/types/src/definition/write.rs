@@ -19,7 +19,7 @@ pub(super) fn app(definition: &AppDefinition) -> Value {
     json!({ "app": definition.app, "services": services })
 }
 
-fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -> Value {
+pub(super) fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash, String>) -> Value {
     let spec = &item.spec;
     let mut out = Map::new();
     let runtime = match (spec.driver, &spec.runtime) {

@@ -8,7 +8,7 @@ use crate::{
     definition::{
         SCALE_MAX,
         fields::{Fields, Item},
-        keys,
+        format_duration, keys,
         problem::Problems,
         tree::Value,
     },
@@ -50,8 +50,14 @@ pub(super) fn read(item: &Item<'_>, regions: &RegionSet, problems: &mut Problems
         let at = fields.get("max_surge").unwrap_or_else(|| Item { path: item.path.clone(), tree: item.tree });
         at.refuse(problems, "with max_surge and max_unavailable both 0 nothing could ever be replaced; raise one to 1");
     }
-    if let Some(item) = fields.get("min_healthy").filter(|_| min_healthy >= deadline) {
-        item.refuse(problems, "it is not shorter than the deadline; no instance could get healthy in time");
+    // One of the two may be as usual: what is accepted here must be accepted again when all is written out.
+    if min_healthy >= deadline {
+        if let Some(item) = fields.get("min_healthy") {
+            item.refuse(problems, "it is not shorter than the deadline; no instance could get healthy in time");
+        } else if let Some(item) = fields.get("deadline") {
+            let usual = format_duration(min_healthy);
+            item.refuse(problems, format!("it is not longer than min_healthy, which is {usual} unless it is given"));
+        }
     }
     let strategy = strategy(kind, &fields, problems);
     let auto_rollback = fields.get("auto_rollback").and_then(|item| item.boolean(problems)).unwrap_or(true);

@@ -76,6 +76,12 @@ fn updates_are_read_and_checked() {
         ],
     );
     check_service(
+        &update("{ deadline = \"5s\" }"),
+        expect![
+            "line 4, column 23: services.web.update.deadline: it is not longer than min_healthy, which is 5s unless it is given"
+        ],
+    );
+    check_service(
         &update("{ strategy = \"canari\" }"),
         expect![[r#"line 4, column 23: services.web.update.strategy: found "canari"; did you mean "canary"?"#]],
     );

@@ -25,7 +25,7 @@ proptest! {
     }
 
     #[test]
-    fn valid_definitions_survive_json(
+    fn valid_definitions_survive_json_and_toml(
         names in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 1..4),
         scale in prop::option::of(prop_oneof![(0..=SCALE_MAX).prop_map(Scale::Count), Just(Scale::EachNode)]),
         cpu in 1u32..=512_000,
@@ -136,6 +136,7 @@ proptest! {
             services: services.collect(),
             contents: BTreeMap::from([(ContentHash::of(&value), value.clone())]),
         };
+        prop_assert_eq!(AppDefinition::parse(&definition.to_toml(), Format::Toml), Ok(definition.clone()));
         let json = serde_json::to_string_pretty(&definition.to_json()).expect("JSON");
         prop_assert_eq!(AppDefinition::parse(&json, Format::Json), Ok(definition));
     }
