@@ -96,6 +96,41 @@ impl Counters {
     }
 }
 
+/// What the processes in a cgroup use, and in those below it; zero where the kernel does not say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// CPU time since it was made, in microseconds.
+    pub cpu_us: u64,
+    /// Bytes, without caches of files that were not used lately.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl Used {
+    /// Reads that of a cgroup, in whatever hierarchies it is. Blocks.
+    pub fn read(cgroup: &str) -> Self {
+        Self::read_in(&directories(cgroup))
+    }
+
+    fn read_in(directories: &[PathBuf]) -> Self {
+        let text = |file: &str| directories.iter().find_map(|directory| fs::read_to_string(directory.join(file)).ok());
+        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+        let value = |file: &str, key: &str| flat(&text(file)?, key);
+        // Of version 2 each first, then of version 1.
+        let cpu_us = value("cpu.stat", "usage_usec").or_else(|| Some(number("cpuacct.usage")? / 1000));
+        let memory = number("memory.current").or_else(|| number("memory.usage_in_bytes")).unwrap_or(0);
+        // In version 1, `inactive_file` is without the cgroups below.
+        let unused = value("memory.stat", "total_inactive_file").or_else(|| value("memory.stat", "inactive_file"));
+        let pids = number("pids.current").unwrap_or(0);
+        Self {
+            cpu_us: cpu_us.unwrap_or(0),
+            memory: memory.saturating_sub(unused.unwrap_or(0)),
+            pids: u32::try_from(pids).unwrap_or(u32::MAX),
+        }
+    }
+}
+
 /// The value of a line `KEY VALUE`.
 fn flat(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -377,5 +412,30 @@ mod tests {
         assert_eq!(read(&["v2"]), expected);
         assert_eq!(read(&["v1/cpu", "v1/memory", "v1/pids"]), expected);
         assert_eq!(read(&["gone"]), Counters::default());
+    }
+
+    #[test]
+    fn what_is_used_is_read_of_both_versions() {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("make");
+            fs::write(path, text).expect("write");
+        };
+        write("v2/cpu.stat", "usage_usec 51000\nuser_usec 50\n");
+        write("v2/memory.current", "1000\n");
+        write("v2/memory.stat", "anon 500\ninactive_file 300\nactive_file 7\n");
+        write("v2/pids.current", "3\n");
+        // As Linux 6.1 writes them: `cpu.stat` is there in both, and says less in version 1.
+        write("v1/cpu/cpu.stat", "nr_periods 40\nnr_throttled 30\nthrottled_time 9000\n");
+        write("v1/cpuacct/cpuacct.usage", "51000000\n");
+        write("v1/memory/memory.usage_in_bytes", "1000\n");
+        write("v1/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 300\n");
+        write("v1/pids/pids.current", "3\n");
+        let read = |names: &[&str]| Used::read_in(&names.iter().map(|name| root.path().join(name)).collect::<Vec<_>>());
+        let expected = Used { cpu_us: 51_000, memory: 700, pids: 3 };
+        assert_eq!(read(&["v2"]), expected);
+        assert_eq!(read(&["v1/cpu", "v1/cpuacct", "v1/memory", "v1/pids"]), expected);
+        assert_eq!(read(&["gone"]), Used::default());
     }
 }

@@ -26,7 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::Stream;
-use insula_env::Env;
+use insula_env::{Disk, Env};
 use insula_types::{ByteSize, ExecSpec, InstanceId, Resources, RuntimeName, VolumeRef};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
@@ -324,6 +324,17 @@ impl NodeRuntime {
 
     fn home(&self, instance: InstanceId) -> Home {
         Home::new(&self.0.instances, instance)
+    }
+
+    /// The directories of all instances, ordered by id.
+    pub(crate) fn homes(&self) -> Result<Vec<(InstanceId, Home)>, Error> {
+        let instances = record::instances(&self.0.instances)?.into_iter();
+        Ok(instances.map(|instance| (instance, self.home(instance))).collect())
+    }
+
+    /// Where blocking work is done.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.0.env.disk
     }
 
     /// Serializes what changes one instance.

@@ -26,6 +26,7 @@ mod seccomp;
 mod shim;
 mod signal;
 mod storage;
+mod usage;
 mod user;
 mod users;
 
@@ -40,3 +41,4 @@ pub use runtime::{
     Ended, Exit, ImageInfo, InstanceConfig, NodeLabels, Observed, ObservedState, PullProgress, Running, Runtime,
 };
 pub use storage::{StoredSnapshot, StoredVolume};
+pub use usage::{Carried, Filled, Usage};

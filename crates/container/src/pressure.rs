@@ -72,8 +72,7 @@ pub(crate) fn read(record: &Record, home: &Home) -> Pressure {
 
 /// None where nothing is mounted: what would be read there is the node's own disk.
 fn fill(home: &Path, volume: Option<String>, at: &PathBuf) -> Option<DiskFill> {
-    let device = |path: &Path| fs::metadata(path).ok().map(|meta| meta.dev());
-    if device(at)? == device(home)? {
+    if !is_own_mount(home, at)? {
         return None;
     }
     let found = statvfs(at).ok()?;
@@ -81,6 +80,12 @@ fn fill(home: &Path, volume: Option<String>, at: &PathBuf) -> Option<DiskFill> {
     let bytes_percent = percent(found.f_blocks.saturating_sub(found.f_bfree), found.f_bavail);
     let files_percent = percent(found.f_files.saturating_sub(found.f_ffree), found.f_favail);
     Some(DiskFill { volume, bytes_percent, files_percent })
+}
+
+/// Whether something is mounted there; none when that cannot be said.
+pub(crate) fn is_own_mount(home: &Path, at: &Path) -> Option<bool> {
+    let device = |path: &Path| fs::metadata(path).ok().map(|meta| meta.dev());
+    Some(device(at)? != device(home)?)
 }
 
 /// The share of what is used in what is used and free; rounded up, so that only an empty one is at 0.
