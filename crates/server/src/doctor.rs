@@ -61,6 +61,44 @@ pub(crate) fn certificate(left: Duration, life: Duration) -> Check {
     }
 }
 
+/// The certificates that this node's own rests on, in pairs of urgency (as `identity` counts it) and what to say; `next` is the
+/// first of their ends.
+pub(crate) fn authorities(alarms: &[(u8, String)], next: Duration) -> Check {
+    const SUBJECT: &str = "authorities";
+    let Some((urgency, _)) = alarms.iter().max_by_key(|(urgency, _)| *urgency) else {
+        return Check::ok(
+            SUBJECT,
+            format!("the region's CA and all roots are good for {} days or more", next.as_secs() / 86_400),
+        );
+    };
+    let grade = if *urgency > 2 { Grade::Bad } else { Grade::Warn };
+    let said: Vec<_> = alarms.iter().map(|(_, said)| said.as_str()).collect();
+    Check::not_ok(SUBJECT, grade, said.join("; "), "`insula ca status` shows how far all nodes are")
+}
+
+/// The region's nodes: how many there are, and the names of those that are down.
+pub(crate) fn nodes(all: usize, down: &[String]) -> Check {
+    const SUBJECT: &str = "nodes";
+    if down.is_empty() {
+        return Check::ok(SUBJECT, format!("{all} of {all} up"));
+    }
+    let found = format!("{} of {all} up; down: {}", all - down.len(), down.join(", "));
+    let advice = "bring them back, or take those that do not come back out: insula node rm NODE";
+    Check::not_ok(SUBJECT, Grade::Warn, found, advice)
+}
+
+/// What should be listened on here, in pairs of what for and why it cannot be connected to; none: it can.
+pub(crate) fn ports(found: &[(String, Option<String>)]) -> Check {
+    const SUBJECT: &str = "ports";
+    let closed = found.iter().filter_map(|(port, why)| Some(format!("{port}: {}", why.as_ref()?))).collect::<Vec<_>>();
+    if closed.is_empty() {
+        let open: Vec<_> = found.iter().map(|(port, _)| port.as_str()).collect();
+        return Check::ok(SUBJECT, open.join(", "));
+    }
+    let advice = "see the log of insula dataplane: another program may have the port, or the configuration another one";
+    Check::not_ok(SUBJECT, Grade::Bad, closed.join("; "), advice)
+}
+
 /// A replicated group as this node sees it, with the number of its voters whose lease holds.
 pub(crate) fn group(group: &GroupStatus, up: usize, failed: Option<&str>, now_ms: u64) -> Check {
     let subject = format!("{} group", group.group);
@@ -254,6 +292,24 @@ mod tests {
         assert!(without_users.found.contains("root in a container is root on this node"), "{}", without_users.found);
         let without_nft = kernel(&Kernel { has_nft: false, ..all });
         assert_eq!((without_nft.grade, without_nft.found.as_str()), (Grade::Bad, "Linux 6.1.0: no program nft"));
+    }
+
+    #[test]
+    fn what_others_would_miss_is_told() {
+        let day = Duration::from_secs(86_400);
+        let graded = |check: Check| (check.grade, check.found);
+        let good = "the region's CA and all roots are good for 90 days or more".to_owned();
+        assert_eq!(graded(authorities(&[], day * 90)), (Grade::Ok, good));
+        let alarm = |urgency| (urgency, format!("urgency {urgency}"));
+        assert_eq!(graded(authorities(&[alarm(1), alarm(2)], day)), (Grade::Warn, "urgency 1; urgency 2".to_owned()));
+        assert_eq!(authorities(&[alarm(1), alarm(3)], day).grade, Grade::Bad);
+        assert_eq!(graded(nodes(3, &[])), (Grade::Ok, "3 of 3 up".to_owned()));
+        assert_eq!(graded(nodes(3, &["n2".to_owned()])), (Grade::Warn, "2 of 3 up; down: n2".to_owned()));
+        let port = |name: &str, why: Option<&str>| (name.to_owned(), why.map(str::to_owned));
+        let open = [port("edge on a:80", None), port("nodes on a:7443", None)];
+        assert_eq!(graded(ports(&open)), (Grade::Ok, "edge on a:80, nodes on a:7443".to_owned()));
+        let closed = [port("edge on a:80", Some("refused")), port("nodes on a:7443", None)];
+        assert_eq!(graded(ports(&closed)), (Grade::Bad, "edge on a:80: refused".to_owned()));
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! Looks at this node for `insula doctor`. Asks nobody but its own dataplane.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
+use futures::future::join_all;
 use insula_api::wire::{Check, Doctor, Grade, Task};
 use insula_catalog::link::TaskReport;
 use insula_container::NodeRuntime;
-use insula_env::clock;
+use insula_env::{clock, net};
+use insula_identity::Owner;
 use insula_raft::GroupState;
 use insula_state::{Domain, LEVEL};
 use insula_telemetry::chain;
@@ -19,6 +25,8 @@ use crate::{
 /// How long the dataplane may take to catch up with what has just been committed.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// How long a connection to one of this node's own ports may take.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long it may take to look for what instances left.
 const LOOK_MAX: Duration = Duration::from_secs(4);
 /// How long the kernel may take to let go of what was taken away.
@@ -31,7 +39,10 @@ impl NodeApi {
             self.group_check(&self.region_group, "region"),
             self.group_check(&self.global_group, "global"),
             self.catalog_check().await,
+            self.nodes_check(),
+            self.ports_check().await,
             self.certificate_check(),
+            self.authorities_check(),
             doctor::clock(*self.clock_ahead_ms.borrow()),
             self.disk_check(),
             doctor::kernel(&kernel(&self.census.runtime)),
@@ -103,6 +114,31 @@ impl NodeApi {
         doctor::certificate(expires.duration_since(self.clock.wall()).unwrap_or_default(), life)
     }
 
+    fn authorities_check(&self) -> Check {
+        let now = self.clock.wall();
+        let above: Vec<_> = self.material.expiries().into_iter().filter(|one| one.owner != Owner::Node).collect();
+        let alarms: Vec<_> = above.iter().filter_map(|one| Some((one.urgency(now), one.alarm(now)?))).collect();
+        let next = above.iter().filter_map(|one| one.until.duration_since(now).ok()).min();
+        doctor::authorities(&alarms, next.unwrap_or_default())
+    }
+
+    fn nodes_check(&self) -> Check {
+        self.region.read(|region| {
+            let down = region.nodes.values().filter(|node| !node.health.is_up()).map(|node| node.name.to_string());
+            doctor::nodes(region.nodes.values().count(), &down.collect::<Vec<_>>())
+        })
+    }
+
+    /// What users and other nodes connect to, tried from here: what is between them and this node is not seen.
+    async fn ports_check(&self) -> Check {
+        let ports = [("users", self.config.edge), ("other nodes", self.config.listen())];
+        let tried = ports.map(async |(who, address)| {
+            let why = net::connect(here(address), CONNECT_MAX).await.err();
+            (format!("{who} at {address}"), why.map(|error| error.to_string()))
+        });
+        doctor::ports(&join_all(tried).await)
+    }
+
     fn disk_check(&self) -> Check {
         match rustix::fs::statvfs(&self.config.data_dir) {
             Ok(space) => doctor::disk(
@@ -115,6 +151,16 @@ impl NodeApi {
             }
         }
     }
+}
+
+/// Where a listener is reached from its own machine.
+fn here(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn kernel(runtime: &NodeRuntime) -> Kernel {
