@@ -16,8 +16,9 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet,
-        Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Versioned, Volume,
+        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
+        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage, Versioned,
+        Volume,
     },
 };
 
@@ -262,6 +263,13 @@ pub trait Handler: Send + Sync + 'static {
     async fn deploy(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>>;
     /// The releases of an app that are kept, the newest first.
     async fn releases(&self, app: &AppName, read: ReadOptions) -> Answer<List<Release>>;
+    /// One release, with its definition.
+    async fn release(
+        &self,
+        app: &AppName,
+        number: ReleaseNumber,
+        read: ReadOptions,
+    ) -> Answer<Versioned<ReleaseDefinition>>;
     /// Makes a release of what an earlier one was, or says what that would change.
     async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>>;
     /// How far regions are with the release that an app shall run.
@@ -337,6 +345,10 @@ pub trait Handler: Send + Sync + 'static {
     async fn restore_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Volume>>;
     /// Deletes a snapshot.
     async fn delete_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>>;
+
+    /// What nodes and instances of this region use now, as those say that are reached; at most `most` instances, of one app or of
+    /// all. [`crate::Code::NoSuchApp`].
+    async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage>;
 
     /// Nodes of this region.
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;

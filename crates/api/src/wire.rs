@@ -15,6 +15,7 @@ mod release;
 mod secret;
 mod survey;
 mod token;
+mod usage;
 mod volume;
 
 use insula_types::Revision;
@@ -36,12 +37,13 @@ pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState};
 pub use loss::{LossKind, LossOutcome, LossPlan};
 pub use release::{
-    Deployment, Hook, PlannedHook, Release, ReleaseOutcome, RestartBody, RollbackBody, Running, RunningBody, Steered,
-    Steering, SteeringBody,
+    Deployment, Hook, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome, RestartBody, RollbackBody, Running,
+    RunningBody, Steered, Steering, SteeringBody,
 };
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use survey::{PlacementSurvey, Standing, SurveyedNode};
 pub use token::{Token, TokenKind, TokenRemoved};
+pub use usage::{InstanceUsage, NodeUsage, ServiceUsage, SilentNode, Usage};
 pub use volume::{Snapshot, SnapshotBody, Snapshots, Volume, VolumeBody, VolumeSizeBody, VolumeState};
 
 /// A listing.

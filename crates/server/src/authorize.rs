@@ -17,9 +17,9 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, OpenSecrets, Propose, ReadLogs,
-    Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff,
-    TakeAuthority, TellAddresses, WatchState,
+    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose,
+    ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec,
+    StartOneOff, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -77,6 +77,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<MakeSnapshot>(Who::Member),
     rule::<RestoreSnapshot>(Who::Member),
     rule::<RemoveSnapshot>(Who::Member),
+    // Numbers that a viewer may see.
+    rule::<MeasureUse>(Who::Member),
     // Of what is placed on the caller.
     rule::<OpenSecrets>(Who::Member),
 ];

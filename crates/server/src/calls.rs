@@ -24,12 +24,13 @@ use crate::{
     members::Members,
     methods::{
         ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot,
-        OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
-        RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff,
-        StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew,
+        RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec,
+        StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
     secrets::Opener,
     snapshots::Snapshots,
+    usage::Meter,
 };
 
 /// Time between two looks at whether this node can still tell others what is new.
@@ -49,6 +50,8 @@ pub(crate) struct Calls {
     pub logs: Arc<dyn Logs>,
     pub execs: Execs,
     pub snapshots: Snapshots,
+    /// Measures this node.
+    pub meter: Meter,
     /// Opens secrets.
     pub secrets: Opener,
     pub runtime: NodeRuntime,
@@ -145,6 +148,10 @@ impl Handler for Calls {
             ListSnapshots::ID => {
                 decode_request::<ListSnapshots>(&body)?;
                 Ok(encode_response::<ListSnapshots>(&self.snapshots.stored().await?))
+            }
+            MeasureUse::ID => {
+                let request = decode_request::<MeasureUse>(&body)?;
+                Ok(encode_response::<MeasureUse>(&self.meter.tell(&request).await?))
             }
             MakeSnapshot::ID => {
                 let request = decode_request::<MakeSnapshot>(&body)?;

@@ -16,6 +16,7 @@ mod secrets;
 mod snapshots;
 mod survey;
 mod tokens;
+mod usage;
 mod volumes;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -30,9 +31,9 @@ use insula_api::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
-        Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, Reloaded, RootAdded,
-        RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token,
-        TokenRemoved, Versioned, Volume,
+        Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
+        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
+        Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume,
     },
 };
 use insula_catalog::link::Link;
@@ -42,8 +43,8 @@ use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Conflict, Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{
-    AppName, ByteSize, ExecSpec, InstanceId, NodeId, RequestId, SecretName, ServiceRef, SnapshotName, TokenId,
-    VolumeRef,
+    AppName, ByteSize, ExecSpec, InstanceId, NodeId, ReleaseNumber, RequestId, SecretName, ServiceRef, SnapshotName,
+    TokenId, VolumeRef,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -89,6 +90,8 @@ pub struct NodeApi {
     pub(crate) tags: Tags<NodeRuntime>,
     /// Snapshots of volumes, on all nodes.
     pub(crate) snapshots: crate::snapshots::Snapshots,
+    /// What nodes and instances use.
+    pub(crate) usages: crate::usage::Usages,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
     /// Its files; on voters with the CA's keys.
@@ -228,6 +231,16 @@ impl Handler for NodeApi {
         self.stop_or_start(request).await
     }
 
+    async fn release(
+        &self,
+        app: &AppName,
+        number: ReleaseNumber,
+        read: ReadOptions,
+    ) -> Answer<Versioned<ReleaseDefinition>> {
+        self.prepare(&self.global, read).await?;
+        self.show_release(app, number)
+    }
+
     async fn rollback(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
         self.roll_back(request).await
     }
@@ -350,6 +363,10 @@ impl Handler for NodeApi {
 
     async fn delete_snapshot(&self, volume: VolumeRef, snapshot: SnapshotName) -> Answer<Versioned<Snapshot>> {
         self.take_snapshot_away(volume, snapshot).await
+    }
+
+    async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
+        self.show_usage(app, most).await
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

@@ -47,6 +47,7 @@ mod supervisor;
 mod takeover;
 mod traffic;
 mod trust;
+mod usage;
 mod whereabouts;
 mod work;
 

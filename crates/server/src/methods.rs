@@ -6,8 +6,8 @@ use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-    Addresses, AppName, ByteSize, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId, Renewal,
-    RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
+    Addresses, AppName, ByteSize, CpuMillis, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId,
+    Renewal, RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -515,6 +515,103 @@ impl Method for Recall {
     type Request = RecallRequest;
     /// An encoded `insula_state::Outcome`; none: nothing that is known.
     type Response = Led<Option<ByteBuf>>;
+}
+
+/// Measures what a node and its instances use now.
+#[derive(Debug)]
+pub struct MeasureUse;
+
+/// Request of [`MeasureUse`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeasureUseRequest {
+    /// Only instances and services of this app.
+    pub app: Option<AppName>,
+    /// At most so many instances, those that use the most CPU.
+    pub most: u32,
+}
+
+/// Response of [`MeasureUse`]. Rates are over the last second or a few.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeMeasured {
+    /// CPU time that the machine uses.
+    pub cpu: CpuMillis,
+    /// Memory that is in use.
+    pub memory: ByteSize,
+    /// Bytes in use of the disk that has the node's data.
+    pub disk_used: ByteSize,
+    /// Bytes that it has.
+    pub disk_size: ByteSize,
+    /// Instances that run, of which those below are the busiest.
+    pub count: u32,
+    /// Those that use the most CPU first.
+    pub instances: Vec<InstanceUse>,
+    /// Services with instances here, or whose requests this node's edge has answered.
+    pub services: Vec<ServiceUse>,
+    /// Whether the edge has said what it has counted.
+    pub has_edge: bool,
+}
+
+/// What an instance uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceUse {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its service.
+    pub service: ServiceRef,
+    /// Made for one command.
+    #[serde(default)]
+    pub is_one_off: bool,
+    /// CPU time, and how much it may use.
+    pub cpu: CpuMillis,
+    /// See above.
+    pub cpu_limit: CpuMillis,
+    /// Memory, and how much it may use.
+    pub memory: ByteSize,
+    /// See above.
+    pub memory_limit: ByteSize,
+    /// Processes and threads, and how many it may have.
+    pub pids: u32,
+    /// See above.
+    pub pids_limit: u32,
+    /// Bytes in the layer above its image, and how many fit there.
+    #[serde(default)]
+    pub disk: Option<(ByteSize, ByteSize)>,
+    /// What its interface carries.
+    #[serde(default)]
+    pub network: Option<Carries>,
+}
+
+/// What an interface carries, in bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carries {
+    /// Towards the instance.
+    pub received: u64,
+    /// From it.
+    pub sent: u64,
+}
+
+/// What the instances of a service on a node use together, and what the node's edge answers for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceUse {
+    /// The service.
+    pub service: ServiceRef,
+    /// Instances here.
+    pub instances: u32,
+    /// CPU time of all of them.
+    pub cpu: CpuMillis,
+    /// Their memory.
+    pub memory: ByteSize,
+    /// Requests a second.
+    pub requests: f64,
+    /// Those of them with a status from 500 on.
+    pub failed: f64,
+}
+
+impl Method for MeasureUse {
+    const ID: u16 = 23;
+    const NAME: &'static str = "measure-use";
+    type Request = MeasureUseRequest;
+    type Response = NodeMeasured;
 }
 
 /// Opens secrets for the caller, which has an instance that has them. Only nodes that hold the region CA's key can.

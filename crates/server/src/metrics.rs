@@ -3,7 +3,7 @@
 //! All is looked at when somebody asks; what the dataplane counts is asked of it. That nobody can listen there keeps a node from nothing:
 //! it is tried again.
 
-mod edge;
+pub(crate) mod edge;
 mod families;
 mod gather;
 mod page;

@@ -32,6 +32,7 @@ use crate::{
     secrets::Opener,
     snapshots::Snapshots,
     space, traffic,
+    usage::{Meter, Usages},
 };
 
 /// How long the region's leader may take to commit a report.
@@ -52,6 +53,8 @@ pub(crate) struct Work {
     pub execs: Execs,
     /// Snapshots of volumes.
     pub snapshots: Snapshots,
+    /// What nodes and instances use.
+    pub usages: Usages,
     /// Opens secrets of instances.
     pub secrets: Opener,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
@@ -68,6 +71,9 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let images = RegionImages { node: node.id, bulk: node.bulk.clone(), region: Arc::clone(&region) };
     let runtime = NodeRuntime::open(env.clone(), settings(config)?, Some(Arc::new(images))).await?;
     let census = Census { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), runtime: runtime.clone() };
+    let paths = config.paths();
+    let meter = Meter::new(runtime.clone(), dataplane.clone(), env.clock.clone(), paths.data());
+    let usages = Usages { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), meter };
     let snapshots = Snapshots { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
     let labels =
         NodeLabels { name: config.name.clone(), region: config.region.clone(), datacenter: config.datacenter.clone() };
@@ -103,7 +109,6 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         Renewal { load, traffic: traffic.borrow().clone(), is_disk_full, ..Renewal::default() }
     };
     start_renewals(env, Arc::new(renewer), catalog_revision(env, dataplane), said);
-    let paths = config.paths();
     collect::start(
         env,
         collect::Collector {
@@ -124,7 +129,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         env.rng.fork(),
     );
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
-    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, secrets, clock_ahead_ms })
+    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, usages, secrets, clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {

@@ -5,7 +5,7 @@ use std::io;
 use axum::{body::Body, extract::State, response::Response};
 use futures::{StreamExt, TryStreamExt};
 use insula_types::{
-    AppDefinition, AppName, NameError, Revealed, ServiceRef, VolumeRef, VolumeRefError,
+    AppDefinition, AppName, NameError, ReleaseNumber, Revealed, ServiceRef, VolumeRef, VolumeRefError,
     definition::{DEFINITION_LEN_MAX, Format, Places, SCALE_MAX, VOLUME_SIZE},
     secret::SECRET_LEN_MAX,
 };
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     Shared,
     asked::{self, Asked},
-    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, RemoveQuery},
+    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, RemoveQuery, UsageQuery},
     respond,
 };
 use crate::{
@@ -33,6 +33,10 @@ const VOLUME_LEN: (u64, u64) = (VOLUME_SIZE.start().0, VOLUME_SIZE.end().0);
 
 /// Greatest number of lines that can be asked of the end of a log.
 pub(super) const TAIL_MAX: u32 = 100_000;
+
+/// Greatest number of instances whose use can be asked for at once, and how many are told of who does not say.
+pub(super) const USAGE_MAX: u32 = 1000;
+const USAGE_USUAL: u32 = 100;
 
 /// Longest body with a secret: in JSON, one byte may take six.
 pub(super) const SECRET_BODY_LEN_MAX: usize = 6 * SECRET_LEN_MAX + 64;
@@ -55,6 +59,9 @@ read!(apps, |handler, asked, read| handler.apps(read));
 read!(app, |handler, asked, read| handler.app(&asked.name("app")?, read));
 read!(app_status, |handler, asked, read| handler.app_status(&asked.name("app")?, read));
 read!(releases, |handler, asked, read| handler.releases(&asked.name("app")?, read));
+read!(release, |handler, asked, read| async {
+    handler.release(&asked.name("app")?, ReleaseNumber(asked.name("release")?), read).await
+});
 read!(deployments, |handler, asked, read| handler.deployments(&asked.name("app")?, read));
 read!(secrets, |handler, asked, read| async { handler.secrets(&asked.name("app")?, read).await });
 read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
@@ -368,6 +375,18 @@ pub(super) async fn find(State(shared): State<Shared>, body: Body) -> Response {
 
 pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let answer = async { shared.handler.status().await };
+    respond::json(answer.await)
+}
+
+pub(super) async fn usage(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        let UsageQuery { app, limit } = asked.query()?;
+        let most = limit.unwrap_or(USAGE_USUAL);
+        if !(1..=USAGE_MAX).contains(&most) {
+            return Err(Problem::new(Code::InvalidRequest, format!("limit: found {most}, expected 1 to {USAGE_MAX}")));
+        }
+        shared.handler.usage(app.as_ref(), most).await
+    };
     respond::json(answer.await)
 }
 

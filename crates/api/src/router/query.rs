@@ -1,10 +1,10 @@
 //! What queries may say.
 
-use insula_types::Revision;
+use insula_types::{AppName, Revision};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::endpoints::TAIL_MAX;
+use super::endpoints::{TAIL_MAX, USAGE_MAX};
 
 /// How a read shall be done.
 #[derive(Deserialize, JsonSchema)]
@@ -83,6 +83,17 @@ pub(super) struct EventQuery {
     /// Goes on with what comes.
     #[serde(default)]
     pub(super) follow: bool,
+}
+
+/// Whose use is asked for.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UsageQuery {
+    /// Only what is of this app.
+    pub(super) app: Option<AppName>,
+    /// At most so many instances, those that use the most CPU; without it 100.
+    #[schemars(range(min = 1, max = USAGE_MAX))]
+    pub(super) limit: Option<u32>,
 }
 
 /// What might be lost: one of both.

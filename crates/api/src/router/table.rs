@@ -14,17 +14,17 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{
     BODY_LEN_MAX, Shared, allow, described, endpoints, exec,
     once::{self, Answers, Hides, Once},
-    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, ReadQuery, RemoveQuery},
+    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, ReadQuery, RemoveQuery, UsageQuery},
 };
 use crate::{
     Role,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List,
-        LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, Reloaded, RestartBody,
-        RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody,
-        SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token, TokenRemoved,
-        Versioned, Volume, VolumeBody, VolumeSizeBody,
+        LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
+        Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled,
+        Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token,
+        TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody,
     },
 };
 
@@ -240,6 +240,9 @@ pub(super) fn parameter(name: &str, generator: &mut SchemaGenerator) -> Option<S
         "service" => generator.subschema_for::<ServiceName>(),
         "secret" => generator.subschema_for::<SecretName>(),
         "instance" => generator.subschema_for::<InstanceId>(),
+        "release" => {
+            json_schema!({ "type": "integer", "description": "The number of a release.", "minimum": 0, "maximum": u64::MAX })
+        }
         "snapshot" => generator.subschema_for::<SnapshotName>(),
         "token" => generator.subschema_for::<TokenId>(),
         "node" => json_schema!({
@@ -291,6 +294,8 @@ fn apps() -> Vec<Row> {
             endpoints::releases,
         )
         .lists::<Release>(),
+        get("/v1/apps/{app}/releases/{release}", Viewer, "A release with its definition", endpoints::release)
+            .reads::<ReleaseDefinition>(),
         post("/v1/apps/{app}/rollback", Deployer, "Makes a release of what an earlier one was", endpoints::rollback)
             .plan_by(Viewer)
             .header(Header::IfMatchRelease)
@@ -436,6 +441,9 @@ fn nodes() -> Vec<Row> {
         get("/v1/losses", Viewer, "What would become of what runs on nodes, were they lost", endpoints::loss)
             .query::<LossQuery>()
             .changed::<LossPlan>(),
+        get("/v1/usage", Viewer, "What nodes and instances of this region use now", endpoints::usage)
+            .query::<UsageQuery>()
+            .gives::<Usage>(),
         get("/v1/regions", Viewer, "All regions", endpoints::regions).lists::<Region>(),
         get("/v1/events", Viewer, "What happened in this region", endpoints::events)
             .query::<EventQuery>()

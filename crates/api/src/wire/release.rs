@@ -30,6 +30,22 @@ pub struct Release {
     pub images: BTreeMap<ServiceName, String>,
 }
 
+/// A release with its definition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseDefinition {
+    /// The app.
+    pub app: AppName,
+    /// The release.
+    pub release: ReleaseNumber,
+    /// When it was made, milliseconds since 1970.
+    pub released_ms: u64,
+    /// Whether it is the one that shall run.
+    pub is_current: bool,
+    /// What it is, in the shape of the definition file, with the scales that the app has now, and secrets by their names.
+    #[schemars(with = "insula_types::AppDefinition")]
+    pub definition: serde_json::Value,
+}
+
 /// What became of a release in a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseOutcome {

@@ -21,8 +21,8 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet,
-        Snapshot, Snapshots, Steered, Token, TokenRemoved, Versioned, Volume,
+        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
+        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -271,6 +271,14 @@ impl Handler for Fake {
 
     async fn releases(&self, _: &AppName, read: ReadOptions) -> Answer<List<Release>> {
         self.list(read, Vec::new())
+    }
+
+    async fn release(&self, _: &AppName, _: ReleaseNumber, _: ReadOptions) -> Answer<Versioned<ReleaseDefinition>> {
+        not_here()
+    }
+
+    async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
+        Err(Problem::new(Code::NoSuchApp, format!("{app:?} {most}")))
     }
 
     async fn restart(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {

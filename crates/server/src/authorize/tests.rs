@@ -49,6 +49,7 @@ const TABLE: &[(u16, &str)] = &[
     (MakeSnapshot::ID, "yyrnnnr"),
     (RestoreSnapshot::ID, "yyrnnnr"),
     (RemoveSnapshot::ID, "yyrnnnr"),
+    (MeasureUse::ID, "yyrnnnr"),
     (OpenSecrets::ID, "yyrnnnr"),
 ];
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use insula_api::{
     Answer, Code, Problem, RestartRequest, RollbackRequest, RunningRequest, SteerRequest, changes,
     wire::{
-        self, Change, ChangeKind, DeployAnswer, Hook, List, PlannedHook, Release, ReleaseOutcome, Running, Steered,
-        Steering, Versioned,
+        self, Change, ChangeKind, DeployAnswer, Hook, List, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome,
+        Running, Steered, Steering, Versioned,
     },
 };
 use insula_state::{GlobalCommand, GlobalState, RegionCommand, RegionState, global::GlobalReply, region};
@@ -23,6 +23,11 @@ use super::{
 /// What is said of a release that a person took back.
 const ASKED_BACK: &str = "somebody asked for it back";
 
+fn no_such_release(app: &AppName, number: ReleaseNumber) -> Problem {
+    let said = format!("{app} has no release {number}: `insula releases {app}` lists those that are kept");
+    Problem::new(Code::NoSuchRelease, said)
+}
+
 impl NodeApi {
     pub(super) fn list_releases(&self, app: &AppName) -> Answer<List<Release>> {
         self.global.replica().read_at(|global, revision| {
@@ -30,6 +35,23 @@ impl NodeApi {
             let mut items: Vec<_> = releases(global, app).map(|release| shown(global, app, release, current)).collect();
             items.reverse();
             Ok(List { revision, items })
+        })
+    }
+
+    pub(super) fn show_release(&self, app: &AppName, number: ReleaseNumber) -> Answer<Versioned<ReleaseDefinition>> {
+        self.global.replica().read_at(|global, revision| {
+            let current = global.apps.get(app).ok_or_else(|| no_such_app(app))?.release;
+            let release = global.releases.get(&(app.clone(), number));
+            let found = release.zip(definition_of(global, app, number));
+            let (release, definition) = found.ok_or_else(|| no_such_release(app, number))?;
+            let value = ReleaseDefinition {
+                app: app.clone(),
+                release: number,
+                released_ms: release.created_ms,
+                is_current: number == current,
+                definition: definition.to_json(),
+            };
+            Ok(Versioned { revision, value })
         })
     }
 
@@ -46,10 +68,7 @@ impl NodeApi {
                     format!("{app} has no release before {from} that was good: `insula releases {app}` lists them");
                 Problem::new(Code::NoSuchRelease, said)
             })?;
-            let wanted = definition_of(global, &app, to).ok_or_else(|| {
-                let said = format!("{app} has no release {to}: `insula releases {app}` lists those that are kept");
-                Problem::new(Code::NoSuchRelease, said)
-            })?;
+            let wanted = definition_of(global, &app, to).ok_or_else(|| no_such_release(&app, to))?;
             let changes = changes(definition_of(global, &app, from).as_ref(), &wanted);
             Ok((from, to, changes, wanted, revision))
         })?;

@@ -26,6 +26,25 @@ pub(crate) fn named(services: BTreeMap<ServiceRef, ServiceCounts>) -> impl Itera
     })
 }
 
+/// Requests of services that the dataplane has told of: all, and those that clients got a status from 500 on for.
+pub(crate) fn requests(stats: &BTreeMap<String, u64>) -> BTreeMap<ServiceRef, (u64, u64)> {
+    let label = |text: &str, name: &str| -> Option<String> {
+        Some(text.split_once(&format!("{name}=\""))?.1.split_once('"')?.0.to_owned())
+    };
+    let read = |name: &str| {
+        let labels = name.strip_prefix(EDGE_SERVICE_REQUESTS.name)?.strip_prefix('{')?;
+        let (app, service) = (label(labels, "app")?.parse().ok()?, label(labels, "service")?.parse().ok()?);
+        Some((ServiceRef::new(app, service), label(labels, "class")? == "5xx"))
+    };
+    let mut found = BTreeMap::<ServiceRef, (u64, u64)>::new();
+    for ((service, is_failed), count) in stats.iter().filter_map(|(name, count)| Some((read(name)?, *count))) {
+        let sum = found.entry(service).or_default();
+        sum.0 += count;
+        sum.1 += if is_failed { count } else { 0 };
+    }
+    found
+}
+
 /// What the dataplane has told, as this process shows it.
 pub(super) fn read(stats: &BTreeMap<String, u64>, page: &mut Page) {
     for (name, value) in stats {
@@ -47,6 +66,8 @@ mod tests {
         let classes = [("1xx", 0), ("2xx", 5), ("3xx", 0), ("4xx", 0), ("5xx", 2)];
         let mut stats: BTreeMap<String, u64> =
             named(BTreeMap::from([(service, ServiceCounts { classes, ejections: 1 })])).collect();
+        let shop = ServiceRef::new("shop".parse().expect("a name"), "web".parse().expect("a name"));
+        assert_eq!(requests(&stats), BTreeMap::from([(shop, (7, 2))]));
         // Every plain counter that the edge has is known here.
         let plain = insula_edge::Metrics::default().read();
         let count = plain.len();

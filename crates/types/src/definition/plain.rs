@@ -3,10 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::{AppDefinition, ServiceDefinition, write};
-use crate::{ServiceSpec, UpdateSpec};
+use crate::{RegionSet, ServiceSpec, UpdateSpec};
 
 /// The order in which people write the keys of a service; others follow behind.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 22] = [
     "image",
     "runtime",
     "command",
@@ -21,11 +21,13 @@ const ORDER: [&str; 20] = [
     "health",
     "volumes",
     "tmpfs",
+    "regions",
     "placement",
     "read_only",
     "init",
     "stop",
     "restart",
+    "hooks",
     "update",
 ];
 
@@ -44,7 +46,8 @@ pub(super) fn app(definition: &AppDefinition) -> String {
     for (name, item) in &definition.services {
         // What a service is when nothing more is said, and what its strategy means by itself.
         let update = UpdateSpec { strategy: item.update.strategy.clone(), ..UpdateSpec::default() };
-        let usual = ServiceDefinition { spec: ServiceSpec::default(), scale: None, update };
+        let (spec, regions) = (ServiceSpec::default(), RegionSet::default());
+        let usual = ServiceDefinition { spec, tag: None, regions, scale: None, update };
         let mut bare = write::service(&usual, &definition.contents);
         if let Some(update) = bare.get_mut("update").and_then(Value::as_object_mut) {
             update.retain(|name, _| !OF_STRATEGY.contains(&name.as_str()));

@@ -11,8 +11,8 @@ use crate::{
     router::WAIT_MAX,
     wire::{
         App, AppStatus, AppSummary, Deleted, DeployAnswer, Deployment, Instance, List, PlacementSurvey, Release,
-        RestartBody, RollbackBody, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved,
-        SecretSet, Steered, Steering, SteeringBody, Versioned,
+        ReleaseDefinition, RestartBody, RollbackBody, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody,
+        SecretRemoved, SecretSet, Steered, Steering, SteeringBody, Versioned,
     },
 };
 
@@ -59,6 +59,18 @@ impl Client {
     /// As every call here.
     pub async fn releases(&self, app: &AppName) -> Result<List<Release>, ClientError> {
         self.get(format!("/v1/apps/{app}/releases")).await
+    }
+
+    /// One release, with its definition.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn release(
+        &self,
+        app: &AppName,
+        number: ReleaseNumber,
+    ) -> Result<Versioned<ReleaseDefinition>, ClientError> {
+        self.get(format!("/v1/apps/{app}/releases/{number}")).await
     }
 
     /// Makes a release of what an earlier one was, or, as a plan, says what that would change. With `expected`, only when the app

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use insula_types::{Revision, TokenId};
+use insula_types::{AppName, Revision, TokenId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CALL_LIMIT, Client, ClientError, EventReader, LogReader, expecting};
@@ -14,7 +14,7 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, CaStatus, Doctor, DutyBody, EventCursor, FindBody, Found, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded,
-        RootAdded, RootBody, RootChanged, Token, TokenRemoved, Versioned,
+        RootAdded, RootBody, RootChanged, Token, TokenRemoved, Usage, Versioned,
     },
 };
 
@@ -36,6 +36,15 @@ impl Client {
     /// As every call here.
     pub async fn nodes(&self) -> Result<List<Node>, ClientError> {
         self.get("/v1/nodes").await
+    }
+
+    /// What nodes and instances use now; at most `most` instances, of one app or of all.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn usage(&self, app: Option<&AppName>, most: u32) -> Result<Usage, ClientError> {
+        let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
+        self.get(format!("/v1/usage?limit={most}{app}")).await
     }
 
     /// One node by its exact id or name.
