@@ -2,6 +2,7 @@
 
 mod app;
 mod cluster;
+mod config;
 mod exec;
 mod manual;
 mod node;
@@ -18,23 +19,26 @@ use insula_types::definition::parse_duration;
 pub use self::{
     app::{
         AppSource, LogArgs, PsArgs, RmArgs, ScaleArgs, SecretCommand, SecretListArgs, SecretRmArgs, SecretSetArgs,
-        StatusArgs,
+        StatusArgs, TopArgs,
     },
     cluster::{
         CaCommand, DrainArgs, EventArgs, ExplainCommand, NodeCommand, NodeFindArgs, NodeKeyArgs, NodeRmArgs,
         PlacementArgs, PlanArgs, RoleArg, TokenArgs, TokenCommand,
     },
+    config::{ConfigCheckArgs, ConfigCommand, ConfigShowArgs},
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
     manual::{CompletionArgs, ManArgs},
     node::{DataplaneArgs, DevArgs, InitArgs, JoinArgs, PlaceArgs, ServerArgs},
-    release::{DeployArgs, FormatArg, ReleaseArgs, ReleasesArgs, RestartArgs, RollbackArgs, RunningArgs, SteerArgs},
+    release::{
+        DeployArgs, FileArgs, FormatArg, ReleaseArgs, ReleasesArgs, RestartArgs, RollbackArgs, RunningArgs, SteerArgs,
+    },
     state::{BackupArgs, CheckArgs, RestoreArgs, StateArg, StateCommand},
     storage::{
         ImageCommand, ImageImportArgs, SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRestoreArgs,
         SnapshotRmArgs, VolumeCommand, VolumeCreateArgs, VolumeResizeArgs, VolumeRmArgs,
     },
 };
-use crate::ConnectArgs;
+use crate::{ConnectArgs, output::width_of_errors, table::wrap};
 
 /// Insula: one highly available application platform out of a handful of servers
 #[derive(Debug, Parser)]
@@ -46,6 +50,24 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What was typed. Ends the program with 2 when that is nothing which can be done.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let text = error.render().to_string();
+            let is_long = |width| text.lines().any(|line| line.chars().count() > width);
+            match width_of_errors().filter(|width| error.use_stderr() && is_long(*width)) {
+                Some(width) => {
+                    eprint!("{}", wrap(&text, Some(width)));
+                    std::process::exit(error.exit_code())
+                }
+                None => error.exit(),
+            }
+        })
+    }
 }
 
 /// What to do.
@@ -88,32 +110,53 @@ pub enum ApiCommand {
     /// Look after the cluster's root and its regions' CAs
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Run an app as its definition says: shows what changes, then progress
+    /// Run an app as its definition says
+    ///
+    /// Shows what changes, then progress, until all that shall run is ready.
     Deploy(DeployArgs),
+    /// Write the definition of what runs, or check one without a cluster
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// List apps
     Apps(JsonArgs),
     /// List instances
     Ps(PsArgs),
     /// Show how an app is, or this node and its groups
     Status(StatusArgs),
-    /// Look whether this node is as it shall be, and say what to do; ends with 1 when something is bad
+    /// Show what nodes and instances use now, the busiest first
+    ///
+    /// On a terminal again and again, until q is pressed.
+    Top(TopArgs),
+    /// Look whether this node is as it shall be, and say what to do
+    ///
+    /// Ends with 1 when something is bad.
     Doctor(JsonArgs),
     /// Show what instances wrote
     Logs(LogArgs),
-    /// Run a command inside a running instance; ends as the command does, and with 125 when that is not known
+    /// Run a command inside a running instance
+    ///
+    /// Ends as the command does, and with 125 when that is not known.
     Exec(ExecArgs),
-    /// Run a command in an instance that is made for it, with image, environment, user, network and limits of a service, but
-    /// without its volumes; ends as the command does, and with 125 when that is not known
+    /// Run a command in an instance that is made for it
+    ///
+    /// It has image, environment, user, network and limits of a service, but not its volumes. Ends as the command does, and with 125
+    /// when that is not known.
     Run(RunArgs),
     /// Set the number of instances of a service per region
     Scale(ScaleArgs),
     /// List the releases of an app, and what became of them
     Releases(ReleasesArgs),
-    /// Bring back an earlier release, as a whole: images, configuration and all services together. The scale stays
+    /// Bring back an earlier release, as a whole
+    ///
+    /// Images, configuration and all services together. The scale stays.
     Rollback(RollbackArgs),
-    /// Replace the instances of an app, or of one service of it, by new ones of the same: as a release, with its usual gates
+    /// Replace the instances of an app, or of one service of it
+    ///
+    /// By new ones of the same, as a release with its usual gates.
     Restart(RestartArgs),
-    /// Stop an app, or one service of it. Definition, scale, releases and volumes stay; no deploy starts it again
+    /// Stop an app, or one service of it
+    ///
+    /// Definition, scale, releases and volumes stay; no deploy starts it again.
     Stop(RunningArgs),
     /// Let what was stopped run again
     Start(RunningArgs),
@@ -127,10 +170,10 @@ pub enum ApiCommand {
     Abort(SteerArgs),
     /// Remove an app with all its releases
     Rm(RmArgs),
-    /// Look at the images that nodes have, bring one without a registry, or remove one
+    /// Look at the images that nodes have, bring or remove one
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Look at volumes, make them, copy them, or delete one with all that is in it
+    /// Look at volumes, make, copy or delete them
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Give the secrets of an app values, list them, or remove one
@@ -149,7 +192,9 @@ pub enum ApiCommand {
     Drain(DrainArgs),
     /// List regions
     Regions(JsonArgs),
-    /// Say what would become of what runs on a node or in a data centre, were it lost; ends with 1 when something would be short
+    /// Say what would become of what runs on a node, were it lost
+    ///
+    /// Or in a data centre. Ends with 1 when something would be short.
     Plan(PlanArgs),
     /// Show what happened
     Events(EventArgs),

@@ -2,6 +2,7 @@
 
 mod ca;
 mod change;
+mod config;
 mod definition;
 mod deploy;
 mod doctor;
@@ -18,6 +19,7 @@ mod secrets;
 mod show;
 mod snapshot;
 mod token;
+mod top;
 mod volume;
 
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ pub use definition::FILE_DEFAULT;
 
 use crate::{
     Failure,
-    args::{ApiCommand, DeployArgs, ExplainCommand, ImageCommand, NodeCommand, TokenCommand},
+    args::{ApiCommand, ConfigCommand, DeployArgs, ExplainCommand, ImageCommand, NodeCommand, TokenCommand},
 };
 
 /// A command whose own files have been read and checked.
@@ -40,6 +42,8 @@ pub enum Ready {
     Deploy(deploy::Deploy),
     /// An image to bring.
     Import(import::Import),
+    /// Nothing is left to do.
+    Done,
     /// Any other.
     Other(ApiCommand),
 }
@@ -49,12 +53,13 @@ pub fn prepare(command: ApiCommand) -> Result<Ready, Failure> {
     match command {
         ApiCommand::Deploy(args) => Ok(Ready::Deploy(read(args)?)),
         ApiCommand::Image(ImageCommand::Import(args)) => Ok(Ready::Import(import::open(args)?)),
+        ApiCommand::Config(ConfigCommand::Check(args)) => config::check(&args).map(|()| Ready::Done),
         other => Ok(Ready::Other(other)),
     }
 }
 
 fn read(args: DeployArgs) -> Result<deploy::Deploy, Failure> {
-    let (definition, places) = definition::read(&args)?;
+    let (definition, places) = definition::read(&args.source, "deploy")?;
     Ok(deploy::Deploy { args, definition, places })
 }
 
@@ -62,6 +67,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
     let command = match command {
         Ready::Deploy(deploy) => return deploy::run(client, deploy).await.map(|()| ExitCode::SUCCESS),
         Ready::Import(import) => return import::run(client, import).await.map(|()| ExitCode::SUCCESS),
+        Ready::Done => return Ok(ExitCode::SUCCESS),
         Ready::Other(command) => command,
     };
     let done = match command {
@@ -71,6 +77,10 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Ca(command) => ca::run(client, command).await,
         // Read by `prepare`; when it comes here all the same, it is read now.
         ApiCommand::Deploy(args) => deploy::run(client, read(args)?).await,
+        ApiCommand::Config(ConfigCommand::Show(args)) => config::show(client, &args).await,
+        // Checked by `prepare`, too.
+        ApiCommand::Config(ConfigCommand::Check(args)) => config::check(&args),
+        ApiCommand::Top(args) => top::run(client, &args).await,
         ApiCommand::Apps(args) => show::apps(client, args.json).await,
         ApiCommand::Ps(args) => show::instances(client, args.app.as_ref(), args.json.json).await,
         ApiCommand::Status(args) => match &args.app {

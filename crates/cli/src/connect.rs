@@ -15,10 +15,10 @@ const NODE_SOCKETS: [&str; 2] = ["/run/insula/api.sock", "/var/lib/insula/run/ap
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConnectArgs {
     /// Which cluster: the line that `insula token create --api` prints [env: INSULA_CONTEXT]
-    #[arg(long, global = true, value_name = "LINE", conflicts_with = "socket")]
+    #[arg(long, global = true, value_name = "LINE", conflicts_with = "socket", help_heading = "Which cluster")]
     pub context: Option<String>,
     /// A node's own socket [env: INSULA_SOCKET]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Which cluster")]
     pub socket: Option<PathBuf>,
 }
 

@@ -29,6 +29,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A problem in words. What its code means in general is left out where the sentence about this case says it itself.
+fn said(problem: &Problem) -> String {
+    let is_sentence = match problem.code {
+        Code::Conflict | Code::InvalidRequest | Code::AlreadyDone | Code::Busy => true,
+        Code::NoSuchNode | Code::NoSuchService | Code::NoSuchRelease | Code::NoSuchSnapshot | Code::NoSuchVolume => {
+            problem.detail.contains("no ")
+        }
+        _ => false,
+    };
+    if is_sentence && problem.detail.contains(' ') { problem.detail.clone() } else { problem.to_string() }
+}
+
 /// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -52,6 +64,13 @@ impl Failure {
     #[must_use]
     pub fn with_exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
+    }
+
+    /// The same, unless its command, between backquotes, is named already.
+    #[must_use]
+    pub fn hint_anew(self, line: &str) -> Self {
+        let is_said = line.split('`').nth(1).is_some_and(|command| self.text.contains(&format!("`{command}")));
+        if is_said { self } else { self.hint(line) }
     }
 
     /// Adds a line that says what to do next.
@@ -89,16 +108,18 @@ impl From<ClientError> for Failure {
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let exit = exit_of(problem.code);
-        let mut text = problem.to_string();
+        let mut text = said(&problem);
         for at in &problem.problems {
             text.push_str(&format!("\n  {at}"));
         }
         let failure = Self::new(exit, text);
         match problem.code {
             Code::Unauthorized => failure.hint("make a new one on a node: insula token create --api"),
-            Code::NoSuchApp => failure.hint("`insula apps` lists what there is"),
-            Code::NoSuchInstance => failure.hint("`insula ps` lists what there is; replaced instances get new ids"),
-            Code::NoSuchNode => failure.hint("`insula nodes` lists what there is; ids and names must be exact"),
+            Code::NoSuchApp => failure.hint_anew("`insula apps` lists what there is"),
+            Code::NoSuchInstance => {
+                failure.hint_anew("`insula ps` lists what there is; replaced instances get new ids")
+            }
+            Code::NoSuchNode => failure.hint_anew("`insula nodes` lists what there is; ids and names must be exact"),
             Code::NoLeader => failure.hint("nothing was changed; `insula status` shows since when there is none"),
             Code::NotYet => failure.hint("nothing was changed; `insula nodes` lists the version of each node"),
             Code::NodeChanged => failure.hint("look at it (`insula node show`), then run the command again"),
@@ -170,6 +191,18 @@ mod tests {
         assert_eq!((exit(Code::OutcomeUnknown), exit(Code::Unauthorized)), (6, 1));
         let unreachable = ClientError::Unreachable { tried: vec![("a:1".to_owned(), "refused".to_owned())] };
         assert_eq!(Failure::from(unreachable).exit as u8, 5);
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let said = |code, detail: &str| Failure::from(Problem::new(code, detail)).to_string();
+        assert_eq!(
+            said(Code::NoSuchApp, "shop: `insula apps` lists those there are"),
+            "there is no such app: shop: `insula apps` lists those there are"
+        );
+        assert_eq!(said(Code::Conflict, "node n3 is up: stop it first"), "node n3 is up: stop it first");
+        assert_eq!(said(Code::NoSuchRelease, "shop has no release 7"), "shop has no release 7");
+        assert_eq!(said(Code::NoSuchVolume, "shop/web/data.0"), "there is no such volume: shop/web/data.0");
     }
 
     #[test]

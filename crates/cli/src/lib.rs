@@ -34,7 +34,10 @@ pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {
     in_runtime(async {
         let env = Env::real("cli");
         // What cannot work without a cluster either is said first.
-        let ready = commands::prepare(command)?;
+        let ready = match commands::prepare(command)? {
+            commands::Ready::Done => return Ok(ExitCode::SUCCESS),
+            ready => ready,
+        };
         let client = connect::find(&env, connect, &|name| std::env::var(name).ok())?;
         Box::pin(commands::run(&client, ready)).await
     })
@@ -82,6 +85,6 @@ pub fn run_lab(command: insula_lab::command::LabCommand) -> ExitCode {
 }
 
 fn fail(failure: &Failure) -> ExitCode {
-    eprintln!("error: {failure}");
+    eprintln!("{}", table::wrap(&format!("error: {failure}"), output::width_of_errors()));
     failure.exit.into()
 }

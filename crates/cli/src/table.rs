@@ -1,15 +1,28 @@
 //! Tables that fit: columns as wide as their widest cell, the last one cut where the terminal ends.
 
+/// As much of the last column is shown before others go, in characters.
+const LAST_MIN: usize = 32;
+/// What is between two columns.
+const GAP: &str = "  ";
+
 /// Rows under a header.
 pub struct Table {
     header: Vec<&'static str>,
     rows: Vec<Vec<String>>,
+    /// Columns that go first where the terminal is narrow, in this order.
+    expendable: &'static [&'static str],
 }
 
 impl Table {
     /// An empty table with these columns.
     pub fn new(header: &[&'static str]) -> Self {
-        Self { header: header.to_vec(), rows: Vec::new() }
+        Self { header: header.to_vec(), rows: Vec::new(), expendable: &[] }
+    }
+
+    /// Says which columns are left out, one after the other, until the others fit.
+    #[must_use]
+    pub fn expendable(self, columns: &'static [&'static str]) -> Self {
+        Self { expendable: columns, ..self }
     }
 
     /// Adds a row; cells beyond the header are dropped, missing ones are empty.
@@ -30,16 +43,38 @@ impl Table {
         let widths: Vec<usize> = (0..columns)
             .map(|column| self.rows.iter().chain([&header]).map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
+        let kept = self.kept(&widths, width);
         let mut out = String::new();
         for row in std::iter::once(&header).chain(&self.rows) {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  "));
+            for (cell, width) in kept.iter().map(|column| (&row[*column], widths[*column])) {
+                line.push_str(&format!("{cell:<width$}{GAP}"));
             }
             out.push_str(&cut(line.trim_end(), width));
             out.push('\n');
         }
         out
+    }
+
+    /// The columns that are shown.
+    fn kept(&self, widths: &[usize], width: Option<usize>) -> Vec<usize> {
+        let mut kept: Vec<usize> = (0..widths.len()).collect();
+        // The last one may be a sentence: it may be cut before a whole column goes for it, as long as it can be understood.
+        let needed = |kept: &[usize]| {
+            let last = kept.last().copied();
+            let width = |column: &usize| match last == Some(*column) {
+                true => widths[*column].min(LAST_MIN),
+                false => widths[*column],
+            };
+            kept.iter().map(|column| width(column) + GAP.len()).sum::<usize>()
+        };
+        for name in self.expendable {
+            if width.is_none_or(|width| needed(&kept).saturating_sub(GAP.len()) <= width) {
+                break;
+            }
+            kept.retain(|column| self.header[*column] != *name);
+        }
+        kept
     }
 }
 
@@ -51,6 +86,28 @@ pub fn cut(line: &str, width: Option<usize>) -> String {
         }
         _ => line.to_owned(),
     }
+}
+
+/// Lines broken between words where a terminal ends; what goes on is two characters further to the right than its line began. Words that
+/// are longer than a line stay whole: they may be there to be copied.
+pub fn wrap(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let mut out: Vec<String> = Vec::new();
+    for line in text.split('\n') {
+        let indent = line.chars().take_while(|c| *c == ' ').count();
+        let further = " ".repeat(indent + 2);
+        let mut now = String::new();
+        for (number, word) in line[indent..].split(' ').enumerate() {
+            let is_full = now.chars().count() + 1 + word.chars().count() > width;
+            match number {
+                0 => now = format!("{}{word}", " ".repeat(indent)),
+                _ if is_full => out.push(std::mem::replace(&mut now, format!("{further}{word}"))),
+                _ => now.push_str(&format!(" {word}")),
+            }
+        }
+        out.push(now);
+    }
+    out.join("\n")
 }
 
 /// Text of others without characters that move the cursor or colour the screen.
@@ -95,6 +152,39 @@ mod tests {
             …
         "#]]
         .assert_eq(&table().render(Some(1)));
+    }
+
+    #[test]
+    fn where_it_is_narrow_what_is_expendable_is_left_out_first() {
+        let table = || table().expendable(&["NODE", "INSTANCE"]);
+        assert!(table().render(Some(80)).starts_with("INSTANCE    NODE"));
+        expect![[r#"
+            INSTANCE    MESSAGE
+            i-00000001
+            i-2         exit code 1:  [31mno such table
+        "#]]
+        .assert_eq(&table().render(Some(45)));
+        assert!(table().render(Some(36)).starts_with("MESSAGE\n"), "only as much as needed");
+        assert!(table().render(Some(10)).contains("exit code…"), "and then it is cut");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        let text = "error: there is no such app\n  `insula apps` lists what there is, and  more\n\nend\n";
+        assert_eq!(wrap(text, None), text);
+        assert_eq!(wrap(text, Some(80)), text);
+        expect![[r#"
+            error: there is
+              no such app
+              `insula apps`
+                lists what
+                there is, and
+                 more
+
+            end
+        "#]]
+        .assert_eq(&wrap(text, Some(17)));
+        assert_eq!(wrap("https://example.com/a/long/path", Some(5)), "https://example.com/a/long/path");
     }
 
     #[test]

@@ -5,11 +5,10 @@ mod state;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use insula_cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     match cli.command {
         // Makes namespaces, so it must come before any thread.
         Command::LabInit(role) => insula_lab::init::run(&role),

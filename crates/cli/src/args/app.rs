@@ -62,6 +62,17 @@ pub struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Only instances of this app
+    pub app: Option<AppName>,
+    /// Show it once, on a terminal too
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct LogArgs {
     /// Of all instances of an app, or of one service of it
     #[arg(value_name = "APP[/SERVICE]", value_parser = parse_source, required_unless_present = "instance")]

@@ -57,8 +57,9 @@ pub struct SteerArgs {
     pub json: JsonArgs,
 }
 
+/// A definition.
 #[derive(Debug, Args)]
-pub struct DeployArgs {
+pub struct FileArgs {
     /// The definition in TOML or JSON, or a Compose file; - reads standard input
     #[arg(default_value = FILE_DEFAULT)]
     pub file: String,
@@ -68,6 +69,12 @@ pub struct DeployArgs {
     /// Call the app so, whatever the definition says
     #[arg(long)]
     pub app: Option<AppName>,
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    #[command(flatten)]
+    pub source: FileArgs,
     #[command(flatten)]
     pub how: ReleaseArgs,
 }

@@ -95,7 +95,7 @@ async fn status(client: &Client, json: bool) -> Result<(), Failure> {
 
 fn text(status: &CaStatus, now_ms: u64, width: Option<usize>) -> String {
     let ends = |ms: u64| if ms <= now_ms { "has ended".to_owned() } else { age(ms, now_ms) };
-    let mut roots = Table::new(&["ROOT", "STATE", "ENDS IN", "REGION CAS END IN"]);
+    let mut roots = Table::new(&["STATE", "ENDS IN", "REGION CAS END IN", "ROOT"]);
     for root in &status.roots {
         let state = match root.state {
             CaRootState::Trusted => "trusted",
@@ -103,12 +103,13 @@ fn text(status: &CaStatus, now_ms: u64, width: Option<usize>) -> String {
             CaRootState::Retiring => "retiring",
         };
         let regions: Vec<_> = root.regions.iter().map(|(region, ms)| format!("{region} {}", ends(*ms))).collect();
-        roots.row([root.sha256.clone(), state.to_owned(), ends(root.expires_ms), regions.join(", ")]);
+        roots.row([state.to_owned(), ends(root.expires_ms), regions.join(", "), root.sha256.clone()]);
     }
     let mut nodes = Table::new(&["NODE", "UP", "ROOTS TRUSTED", "CURRENT"]);
     let yes = |is_so: bool| if is_so { "yes" } else { "no" }.to_owned();
     for node in &status.nodes {
         nodes.row([node.name.to_string(), yes(node.is_up), node.roots.len().to_string(), yes(node.is_current)]);
     }
-    format!("{}\n{}", roots.render(width), nodes.render(width))
+    // Not cut: other commands take the whole name of a root.
+    format!("{}\n{}", roots.render(None), nodes.render(width))
 }

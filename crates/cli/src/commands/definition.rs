@@ -15,7 +15,7 @@ use insula_types::{
 
 use crate::{
     Exit, Failure,
-    args::{DeployArgs, FormatArg},
+    args::{FileArgs, FormatArg},
     table::clean,
 };
 
@@ -25,7 +25,8 @@ pub const FILE_DEFAULT: &str = "insula.toml";
 const COMPOSE_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 
 /// Reads and checks a definition, and where its values are in its file; warnings are said at once, on standard error.
-pub fn read(args: &DeployArgs) -> Result<(AppDefinition, Places), Failure> {
+/// What it is read for, as errors say it: `deploy` or `config check`.
+pub fn read(args: &FileArgs, purpose: &str) -> Result<(AppDefinition, Places), Failure> {
     let file = args.file.as_str();
     let (name, text) = if file == "-" { ("standard input", text_of(io::stdin())) } else { (file, open(file)) };
     let text = text.map_err(|error| {
@@ -35,8 +36,8 @@ pub fn read(args: &DeployArgs) -> Result<(AppDefinition, Places), Failure> {
         }
         let compose = COMPOSE_FILES.iter().find(|compose| file == FILE_DEFAULT && Path::new(compose).exists());
         match compose {
-            Some(compose) => failure.hint(&format!("there is a {compose}: insula deploy {compose}")),
-            None => failure.hint("name the definition file: insula deploy FILE"),
+            Some(compose) => failure.hint(&format!("there is a {compose}: insula {purpose} {compose}")),
+            None => failure.hint(&format!("name the definition file: insula {purpose} FILE")),
         }
     })?;
     let is_compose = args.format == Some(FormatArg::Compose) || args.format.is_none() && is_yaml(name);
@@ -104,7 +105,7 @@ fn compose(
 }
 
 fn refused(name: &str, error: &DefinitionError) -> Failure {
-    let mut said = format!("{name} is not valid; nothing was changed");
+    let mut said = format!("{name} is not valid");
     for line in error.to_string().lines() {
         said.push_str(&format!("\n  {line}"));
     }
@@ -126,7 +127,7 @@ mod tests {
         let failure = parse("insula.toml", "app = \"shop\"\n[services.web]\nimgae = \"x\"\n", None).expect_err("wrong");
         assert_eq!(failure.exit, Exit::Usage);
         expect![[r#"
-            insula.toml is not valid; nothing was changed
+            insula.toml is not valid
               line 2, column 1: services.web: it needs an image, or a command with runtime = "process"
               line 3, column 1: services.web.imgae: unknown key; did you mean "image"?"#]]
         .assert_eq(&failure.to_string());
@@ -140,7 +141,7 @@ mod tests {
         let failure = failure.expect_err("wrong");
         assert_eq!(failure.exit, Exit::Usage);
         expect![[r#"
-            compose.yaml is not valid; nothing was changed
+            compose.yaml is not valid
               line 1, column 27: services.web.build: not supported: build the image, push it or bring it by `insula image import`, and write its name under image"#]].assert_eq(&failure.to_string());
     }
 

@@ -282,7 +282,8 @@ fn change_text(change: &Change, out: &mut String) {
     let path = change.path.strip_prefix("services.").unwrap_or(&change.path);
     let value = |value: &Value| match value {
         Value::String(text) => clean(text),
-        other => clean(&other.to_string()),
+        // As it is written in the file.
+        other => clean(&AppDefinition::value_to_toml(other)),
     };
     match (change.kind, &change.to) {
         (ChangeKind::Added, Value::Object(fields)) => {
@@ -444,10 +445,10 @@ mod tests {
             shop: new app, release 1
               + web
                   command: ["a"]
-                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  resources: { cpu = "250m", memory = "128MiB", pids = 256 }
                   runtime: process
                   scale: 1
-                  stop: {"grace":"10s"}
+                  stop: { grace = "10s" }
         "#]]
         .assert_eq(&plan_text(&plan(None, 1, None, &one)));
         expect![[r#"
@@ -456,11 +457,11 @@ mod tests {
               ~ web.scale: 1 -> 3
               + worker
                   command: ["w"]
-                  env: {"A":"1"}
-                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  env: { A = "1" }
+                  resources: { cpu = "250m", memory = "128MiB", pids = 256 }
                   runtime: process
                   scale: 1
-                  stop: {"grace":"10s"}
+                  stop: { grace = "10s" }
         "#]]
         .assert_eq(&plan_text(&plan(Some(1), 2, Some(&one), &two)));
         expect![[r#"

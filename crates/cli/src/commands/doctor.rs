@@ -8,7 +8,7 @@ use insula_api::{
 use crate::{
     Exit, Failure,
     output::{say, say_json, width},
-    table::{Table, clean, cut},
+    table::{Table, clean, wrap},
 };
 
 pub async fn run(client: &Client, json: bool) -> Result<(), Failure> {
@@ -41,9 +41,15 @@ fn text(report: &Doctor, width: Option<usize>) -> String {
             out.push_str(&format!("      {}\n", clean(advice)));
         }
     }
-    let watched: Vec<&Task> = report.tasks.iter().filter(|task| task.beat_limit_ms.is_some()).collect();
-    let mut table = Table::new(&["PROCESS", "OWNER", "TASK", "RULE", "RESTARTS", "LAST BEAT", "LIMIT"]);
-    for task in &watched {
+    let out = wrap(&out, width);
+    let is_late = |task: &Task| task.beat_age_ms.zip(task.beat_limit_ms).is_some_and(|(age, limit)| age > limit);
+    let odd: Vec<&Task> = report.tasks.iter().filter(|task| task.restarts > 0 || is_late(task)).collect();
+    if odd.is_empty() {
+        return out;
+    }
+    let mut table = Table::new(&["PROCESS", "OWNER", "TASK", "RULE", "RESTARTS", "LAST BEAT", "LIMIT"])
+        .expendable(&["RULE", "OWNER"]);
+    for task in &odd {
         let seconds = |ms: Option<u64>| ms.map_or_else(String::new, |ms| format!("{:.1}s", ms as f64 / 1000.0));
         table.row([
             task.process.clone(),
@@ -55,15 +61,7 @@ fn text(report: &Doctor, width: Option<usize>) -> String {
             seconds(task.beat_limit_ms),
         ]);
     }
-    out.push('\n');
-    out.push_str(&table.render(width));
-    let others = report.tasks.len() - watched.len();
-    out.push_str(&cut(
-        &format!("and {others} tasks that are not watched: connections, and what ends by itself"),
-        width,
-    ));
-    out.push('\n');
-    out
+    format!("{out}\n{}", table.render(width))
 }
 
 #[cfg(test)]
@@ -84,7 +82,7 @@ mod tests {
             beat_age_ms: Some(250),
             beat_limit_ms: Some(15_000),
         };
-        let short = Task { beat_age_ms: None, beat_limit_ms: None, ..task.clone() };
+        let well = Task { restarts: 0, name: "agent".to_owned(), ..task.clone() };
         let report = Doctor {
             node: "n1".to_owned(),
             checks: vec![
@@ -95,7 +93,7 @@ mod tests {
                     ..Check::not_ok("leftovers", Grade::Warn, "2 things", "take them away")
                 },
             ],
-            tasks: vec![task, short],
+            tasks: vec![task, well],
         };
         expect![[r#"
             ok    disk space: 40 % of 30 GiB are free
@@ -108,7 +106,6 @@ mod tests {
 
             PROCESS  OWNER   TASK     RULE     RESTARTS  LAST BEAT  LIMIT
             server   server  control  restart  1         0.2s       15.0s
-            and 1 tasks that are not watched: connections, and what ends by itself
         "#]]
         .assert_eq(&text(&report, None));
         assert!(!report.is_bad());

@@ -5,8 +5,8 @@ use insula_api::{Client, wire::Event};
 use crate::{
     Failure,
     args::EventArgs,
-    output::{say, utc, width},
-    table::{clean, cut},
+    output::{say, say_as_is, utc},
+    table::clean,
 };
 
 /// One event a line: a time and a sentence, or with `--json` the event itself.
@@ -15,14 +15,17 @@ pub async fn run(client: &Client, args: &EventArgs) -> Result<(), Failure> {
     while let Some(event) = events.next().await? {
         if args.json.json {
             let line = serde_json::to_string(&event).expect("wire types serialize into memory without error");
-            say(&(line + "\n"))?;
+            say_as_is(&(line + "\n"))?;
         } else {
-            say(&(cut(&line(&event), width()) + "\n"))?;
+            say(&(line(&event) + "\n"))?;
         }
     }
     Ok(())
 }
 
 fn line(event: &Event) -> String {
-    format!("{}  {:<12}  {}", utc(event.at_ms), clean(&event.kind), clean(&event.text))
+    // Some end with a reason, which may be empty.
+    let text = clean(&event.text);
+    let text = text.trim_end().trim_end_matches(':');
+    format!("{}  {:<12}  {text}", utc(event.at_ms), clean(&event.kind))
 }

@@ -14,11 +14,19 @@ use crate::{
 
 pub async fn list(client: &Client, json: bool) -> Result<(), Failure> {
     let list = client.images().await?;
-    if json { say_json(&list) } else { say(&image_table(&list.items, client.env().clock.wall_ms()).render(width())) }
+    match (json, list.items.is_empty()) {
+        (true, _) => say_json(&list),
+        (false, true) => say("no images\n"),
+        (false, false) => say(&image_table(&list.items, client.env().clock.wall_ms()).render(width())),
+    }
 }
 
 fn image_table(images: &[Image], now_ms: u64) -> Table {
-    let mut table = Table::new(&["SIZE", "NODES", "INSTANCES", "LAST NEEDED", "RELEASES", "IMAGE"]);
+    let mut table = Table::new(&["SIZE", "NODES", "INSTANCES", "LAST NEEDED", "RELEASES", "IMAGE"]).expendable(&[
+        "LAST NEEDED",
+        "INSTANCES",
+        "RELEASES",
+    ]);
     for image in images {
         let mut nodes: Vec<String> = image.nodes.iter().map(|node| node.node_name.to_string()).collect();
         nodes.sort();

@@ -8,7 +8,7 @@ use crate::{
     Exit, Failure,
     args::{AppSource, LogArgs},
     exit::chain,
-    output::say,
+    output::say_as_is,
 };
 
 /// Greatest number of instances whose logs are read at once: each is a connection.
@@ -101,8 +101,8 @@ fn say_lines(source: &mut Source, is_end: bool) -> Result<(), Failure> {
     let rest = source.rest.split_off(whole);
     let lines = std::mem::replace(&mut source.rest, rest);
     if source.prefix.is_empty() {
-        return say(&String::from_utf8_lossy(&lines));
+        return say_as_is(&String::from_utf8_lossy(&lines));
     }
     let text = String::from_utf8_lossy(&lines);
-    say(&text.lines().map(|line| format!("{}{line}\n", source.prefix)).collect::<String>())
+    say_as_is(&text.lines().map(|line| format!("{}{line}\n", source.prefix)).collect::<String>())
 }

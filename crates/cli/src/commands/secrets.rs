@@ -71,7 +71,11 @@ async fn set(client: &Client, args: &SecretSetArgs, value: &SecretValue) -> Resu
 async fn list(client: &Client, args: &SecretListArgs) -> Result<(), Failure> {
     let list = client.secrets(&args.app).await?;
     let now_ms = client.env().clock.wall_ms();
-    if args.json.json { say_json(&list) } else { say(&table(&list.items, now_ms).render(width())) }
+    match (args.json.json, list.items.is_empty()) {
+        (true, _) => say_json(&list),
+        (false, true) => say(&format!("{} has no secrets\n", args.app)),
+        (false, false) => say(&table(&list.items, now_ms).render(width())),
+    }
 }
 
 fn table(secrets: &[Secret], now_ms: u64) -> Table {

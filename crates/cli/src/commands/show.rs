@@ -9,8 +9,8 @@ use insula_types::{AppName, ImageName, InstanceId, RuntimeName, Term, labels_tex
 use super::nodes::addresses;
 use crate::{
     Failure,
-    output::{age, say, say_json, utc, width},
-    table::{Table, clean, cut},
+    output::{age, cores, say, say_json, size, utc, width},
+    table::{Table, clean, wrap},
 };
 
 pub async fn apps(client: &Client, json: bool) -> Result<(), Failure> {
@@ -26,7 +26,8 @@ pub async fn apps(client: &Client, json: bool) -> Result<(), Failure> {
 }
 
 fn app_table(apps: &[AppSummary], now_ms: u64) -> Table {
-    let mut table = Table::new(&["APP", "RELEASE", "READY", "SERVICES", "AGE", "HOSTS"]);
+    let mut table =
+        Table::new(&["APP", "RELEASE", "READY", "SERVICES", "AGE", "HOSTS"]).expendable(&["SERVICES", "AGE"]);
     for app in apps {
         table.row([
             app.name.to_string(),
@@ -42,6 +43,10 @@ fn app_table(apps: &[AppSummary], now_ms: u64) -> Table {
 
 pub async fn instances(client: &Client, app: Option<&AppName>, json: bool) -> Result<(), Failure> {
     let list = client.instances(app).await?;
+    if let (true, Some(app)) = (list.items.is_empty(), app) {
+        // Says so when there is no such app.
+        client.app(app).await?;
+    }
     if json {
         return say_json(&list);
     }
@@ -55,7 +60,7 @@ pub async fn instances(client: &Client, app: Option<&AppName>, json: bool) -> Re
 fn instance_table(instances: &[Instance], now_ms: u64) -> Table {
     const HEADER: [&str; 9] =
         ["INSTANCE", "SERVICE", "NODE", "DATACENTER", "STATE", "READY", "RESTARTS", "AGE", "MESSAGE"];
-    let mut table = Table::new(&HEADER);
+    let mut table = Table::new(&HEADER).expendable(&["DATACENTER", "AGE", "RESTARTS"]);
     for instance in instances {
         table.row([
             instance.id.to_string(),
@@ -107,7 +112,7 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
     for image in &status.images {
         let name = ImageName::of_release(&image.image, image.tag.as_ref());
         let missing = if image.copies < image.wanted { format!(" of {}", image.wanted) } else { String::new() };
-        out.push_str(&format!("\nimage {} on {}{missing} nodes", clean(&name.to_string()), image.copies));
+        out.push_str(&format!("\nimage {} on {}{missing} nodes", short(&name.to_string()), image.copies));
     }
     if !status.images.is_empty() {
         out.push('\n');
@@ -132,7 +137,8 @@ fn node_status_text(status: &NodeStatus, now_ms: u64, width: Option<usize>) -> S
         clean(&status.version),
         age(now_ms, status.started_ms),
     );
-    let mut table = Table::new(&["GROUP", "LEADER", "TERM", "REVISION", "VOTERS", "THIS NODE"]);
+    let mut table =
+        Table::new(&["GROUP", "LEADER", "TERM", "REVISION", "VOTERS", "THIS NODE"]).expendable(&["REVISION", "TERM"]);
     for group in &status.groups {
         table.row([
             group.group.clone(),
@@ -163,7 +169,7 @@ pub async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
 
 fn node_table(nodes: &[Node], now_ms: u64) -> Table {
     const HEADER: [&str; 9] = ["NODE", "ID", "DATACENTER", "STATE", "ROLE", "INSTANCES", "CPU", "MEMORY", "ADDRESS"];
-    let mut table = Table::new(&HEADER);
+    let mut table = Table::new(&HEADER).expendable(&["ID", "ADDRESS", "DATACENTER", "ROLE"]);
     for node in nodes {
         table.row([
             node.name.to_string(),
@@ -172,8 +178,8 @@ fn node_table(nodes: &[Node], now_ms: u64) -> Table {
             node_state(node, now_ms),
             role(node).to_owned(),
             node.instances.to_string(),
-            format!("{}/{}", node.allocated.cpu_millis, node.allocatable.cpu_millis),
-            format!("{}/{}", mib(node.allocated), mib(node.allocatable)),
+            format!("{}/{}", cores(node.allocated.cpu_millis.0), cores(node.allocatable.cpu_millis.0)),
+            format!("{}/{}", size(node.allocated.memory_bytes.0), size(node.allocatable.memory_bytes.0)),
             node.address.to_string(),
         ]);
     }
@@ -203,11 +209,6 @@ const fn role(node: &Node) -> &'static str {
     }
 }
 
-/// Whole mebibytes: what nodes have is no round number.
-fn mib(amount: NodeUse) -> String {
-    format!("{}MiB", amount.memory_bytes.0 >> 20)
-}
-
 /// A key that can be part of a path; whether there is such a node the region says.
 pub fn node_key(key: &str) -> Result<&str, Failure> {
     if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || key.is_empty() {
@@ -223,7 +224,7 @@ pub async fn node(client: &Client, key: &str, json: bool) -> Result<(), Failure>
 }
 
 fn node_text(node: &Node, now_ms: u64) -> String {
-    let amount = |what: NodeUse| format!("{} CPU, {} memory", what.cpu_millis, mib(what));
+    let amount = |what: NodeUse| format!("{} CPU, {} memory", cores(what.cpu_millis.0), size(what.memory_bytes.0));
     facts(&[
         ("node", node.name.to_string()),
         ("id", node.id.to_string()),
@@ -282,8 +283,7 @@ fn instance_text(instance: &Instance, now_ms: u64, width: Option<usize>) -> Stri
     ]);
     out.push_str("\nwhy here\n");
     for reason in &instance.reasons {
-        out.push_str(&cut(&format!("  {}", clean(reason)), width));
-        out.push('\n');
+        out.push_str(&wrap(&format!("  {}\n", clean(reason)), width));
     }
     out
 }
@@ -293,6 +293,15 @@ fn facts(facts: &[(&str, String)]) -> String {
     let known = || facts.iter().filter(|(_, value)| !value.is_empty());
     let longest = known().map(|(name, _)| name.len()).max().unwrap_or(0);
     known().map(|(name, value)| format!("{name:<longest$}  {}\n", clean(value))).collect()
+}
+
+/// A reference with as much of its digest as people compare.
+fn short(image: &str) -> String {
+    const DIGITS: usize = 12;
+    match image.split_once("@sha256:") {
+        Some((name, digest)) => format!("{}@sha256:{}…", clean(name), digest.chars().take(DIGITS).collect::<String>()),
+        None => clean(image),
+    }
 }
 
 fn problems(out: &mut String, problems: &[String]) {

@@ -21,7 +21,11 @@ pub async fn run(client: &Client, command: VolumeCommand) -> Result<(), Failure>
 
 async fn list(client: &Client, json: bool) -> Result<(), Failure> {
     let list = client.volumes().await?;
-    if json { say_json(&list) } else { say(&volume_table(&list.items, client.env().clock.wall_ms()).render(width())) }
+    match (json, list.items.is_empty()) {
+        (true, _) => say_json(&list),
+        (false, true) => say("no volumes\n"),
+        (false, false) => say(&volume_table(&list.items, client.env().clock.wall_ms()).render(width())),
+    }
 }
 
 fn volume_table(volumes: &[Volume], now_ms: u64) -> Table {

@@ -75,9 +75,9 @@ fn instances_are_listed() {
     "#]]
     .assert_eq(&table.render(None));
     expect![[r#"
-        INSTANCE    SERVICE   NODE   DATACENTER  STATE    READY  RESTARTS  AGE  MESSAGE
-        i-00000001  shop/web  fra-1  fra1        running  yes    0         90s
-        i-00000002  shop/web  fra-1  fra1        running  no     0         90s  GET /he…
+        INSTANCE    SERVICE   NODE   STATE    READY  RESTARTS  MESSAGE
+        i-00000001  shop/web  fra-1  running  yes    0
+        i-00000002  shop/web  fra-1  running  no     0         GET /healthz: 503 for 4 s
     "#]]
     .assert_eq(&table.render(Some(80)));
 }
@@ -104,8 +104,8 @@ fn an_instance_is_explained() {
 #[test]
 fn nodes_are_listed_and_shown() {
     expect![[r#"
-        NODE   ID               DATACENTER  STATE                  ROLE   INSTANCES  CPU         MEMORY          ADDRESS
-        fra-1  n-0000000000007  fra1        down for 5s, cordoned  voter  1          250m/1800m  128MiB/1800MiB  192.0.2.7:7443
+        NODE   ID               DATACENTER  STATE                  ROLE   INSTANCES  CPU       MEMORY         ADDRESS
+        fra-1  n-0000000000007  fra1        down for 5s, cordoned  voter  1          0.25/1.8  128MiB/1.7GiB  192.0.2.7:7443
     "#]].assert_eq(&node_table(&[node()], NOW).render(None));
     expect![[r#"
         node        fra-1
@@ -115,9 +115,9 @@ fn nodes_are_listed_and_shown() {
         state       down for 5s, cordoned
         role        voter
         address     192.0.2.7:7443
-        has         2000m CPU, 2000MiB memory
-        may give    1800m CPU, 1800MiB memory
-        has given   250m CPU, 128MiB memory
+        has         2 CPU, 1.9GiB memory
+        may give    1.8 CPU, 1.7GiB memory
+        has given   0.25 CPU, 128MiB memory
         instances   1
         runtimes    runc, runsc
         labels      disk = "ssd", rack = "r1"
