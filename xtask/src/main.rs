@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask check|test|vm|sim|fuzz|bench|schemathesis|dist|demo`. Each is one command that a newcomer can run on a
+//! Development tasks: `cargo xtask check|test|vm|sim|fuzz|bench|schemathesis|pictures|dist|demo`. Each is one command that a newcomer can run on a
 //! fresh Debian 12 with a Rust toolchain.
 
 mod bench;
@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod layers;
 mod packages;
+mod pictures;
 mod run;
 mod schemathesis;
 mod test;
@@ -63,6 +64,8 @@ enum Task {
     },
     /// The API held against its own description by requests that are made up; from PyPI, so it needs the network
     Schemathesis(schemathesis::SchemathesisArgs),
+    /// What people see: each command in a terminal, over a lab, as text below target/pictures
+    Pictures(pictures::PicturesArgs),
     /// The program as it is shipped, with its size
     Dist,
 }
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Bench { what, arguments } => bench::run(what, &arguments),
         Task::Schemathesis(arguments) => schemathesis::schemathesis(&arguments),
+        Task::Pictures(arguments) => pictures::pictures(&arguments),
         Task::Dist => run::dist(),
     };
     match done {

@@ -24,6 +24,10 @@ pub(crate) const BUILD: &[Package] = &[
     package("libseccomp-dev", "/usr/include/seccomp.h", "system call filters in the shim"),
 ];
 
+/// What pictures of terminals need, besides a lab.
+pub(crate) const PICTURES: &[Package] =
+    &[package("tmux", "/usr/bin/tmux", "the terminals of which pictures are taken")];
+
 /// For tests and the demo, beside those for building.
 pub(crate) const LAB: &[Package] = &[
     package("iproute2", "/usr/share/doc/iproute2/copyright", "network namespaces of the lab"),
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_package_names_an_absolute_file_and_its_use() {
-        for package in BUILD.iter().chain(LAB).chain(VM).chain(PEERS).chain(STOCK) {
+        for package in BUILD.iter().chain(LAB).chain(PICTURES).chain(VM).chain(PEERS).chain(STOCK) {
             assert!(package.file.starts_with('/') && !package.what_for.is_empty(), "{}", package.name);
         }
     }
