@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
@@ -63,7 +63,14 @@ impl Node {
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.spawn().expect("start the node")
+        // A child that another test of this process has just forked keeps the copy open for writing until it runs its own program.
+        for _ in 0..LOOKS {
+            match command.spawn() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::sleep(LOOK_EVERY),
+                started => return started.expect("start the node"),
+            }
+        }
+        panic!("{} stays busy", program.display())
     }
 
     /// `insula …` against this node.
