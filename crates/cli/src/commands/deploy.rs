@@ -405,11 +405,11 @@ mod tests {
               ~ web.scale: 1 -> 3
               + worker
                   command: ["w"]
-                  env: {"A":"1"}
-                  resources: {"cpu":"250m","memory":"128MiB","pids":256}
+                  env: { A = "1" }
+                  resources: { cpu = "250m", memory = "128MiB", pids = 256 }
                   runtime: process
                   scale: 1
-                  stop: {"grace":"10s"}
+                  stop: { grace = "10s" }
               runs hook before of web before its first instance: ./migrate up
               runs hook after of web when it is out: ./notify
         "#]]
