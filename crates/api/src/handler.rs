@@ -18,7 +18,7 @@ use crate::{
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
         Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
         SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage, Versioned,
-        Volume,
+        Volume, Waiting,
     },
 };
 
@@ -297,6 +297,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Instances of this region, of one app or of all.
     async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>>;
+    /// What losses of nodes have left without a place in this region.
+    async fn waiting(&self, read: ReadOptions) -> Answer<List<Waiting>>;
     /// One instance.
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>>;
     /// What an instance wrote; asked of its node, wherever the call arrives.

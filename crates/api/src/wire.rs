@@ -34,7 +34,7 @@ pub use cluster::{
 pub(crate) use cluster::{TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX};
 pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
-pub use instance::{Instance, InstanceState};
+pub use instance::{Instance, InstanceState, Waiting};
 pub use loss::{LossKind, LossOutcome, LossPlan};
 pub use release::{
     Deployment, Hook, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome, RestartBody, RollbackBody, Running,

@@ -74,7 +74,8 @@ fn definition(global: &GlobalState, own: Option<&RegionName>, app: &AppName) -> 
         })
         .map(|(name, spec)| {
             let scale = present.running_scale(name).unwrap_or(SCALE_DEFAULT);
-            (name.clone(), RegionalService { spec: spec.clone(), scale, update: release.update_of(name) })
+            let (update, priority) = (release.update_of(name), release.priority_of(name));
+            (name.clone(), RegionalService { spec: spec.clone(), scale, update, priority })
         })
         .collect();
     Some(RegionalDefinition { app: app.clone(), release: release.number, services, again_of: release.again_of })

@@ -19,6 +19,7 @@ pub fn placement(state: &RegionState, service: &ServiceRef) -> Option<Vec<Survey
         bound_to: None,
         runtime: wanted.spec.runtime.as_ref(),
         placement: &wanted.spec.placement,
+        priority: wanted.priority,
     };
     Some(survey(&snapshot(state, is_staying), &next))
 }

@@ -14,7 +14,7 @@ use insula_env::clock::Instant;
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
     AppName, Deployment, DeploymentState, Desired, HookKind, HookRun, HookState, InstanceId, InstanceStatus, Phase,
-    Placement, RegionalDefinition, RegionalService, ReleaseNumber, ServiceRef, ServiceSpec,
+    Placement, Priority, RegionalDefinition, RegionalService, ReleaseNumber, ServiceRef, ServiceSpec,
     definition::format_duration,
 };
 
@@ -34,6 +34,7 @@ pub(crate) struct Due {
     pub kind: HookKind,
     pub release: ReleaseNumber,
     pub spec: ServiceSpec,
+    pub priority: Priority,
 }
 
 /// What runs meanwhile of services whose release may not be started yet: what was good before, or nothing.
@@ -72,7 +73,8 @@ pub(crate) fn due(state: &RegionState) -> BTreeMap<ServiceRef, Due> {
         let wanted = definition.services.get(&run.service)?;
         let spec = wanted.spec.of_hook(wanted.update.hooks.command(run.kind)?);
         let service = ServiceRef::new(definition.app.clone(), run.service.clone());
-        is_free(&definition.app).then_some((service, Due { kind: run.kind, release: deployment.release, spec }))
+        let due = Due { kind: run.kind, release: deployment.release, spec, priority: wanted.priority };
+        is_free(&definition.app).then_some((service, due))
     });
     due.collect()
 }

@@ -15,6 +15,7 @@ pub mod derive;
 pub mod each_node;
 pub mod explain;
 mod gate;
+mod giving;
 mod hooks;
 pub mod lease;
 pub mod level;

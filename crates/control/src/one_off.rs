@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use insula_scheduler::{Choice, NodeView, PlaceError, Snapshot, Taken, Wanted, schedule};
 use insula_state::RegionState;
-use insula_types::{Desired, InstanceId, NodeId, Resources, ServiceRef, ServiceSpec};
+use insula_types::{Desired, InstanceId, NodeId, Priority, Resources, ServiceRef, ServiceSpec};
 
 use crate::placements;
 
@@ -71,6 +71,7 @@ fn place<'a>(snapshot: &Snapshot<'a>, service: &'a ServiceRef, spec: &'a Service
     // The scheduler answers by this name; nobody else sees it.
     let instance = InstanceId::default();
     let (resources, runtime, placement) = (spec.resources, spec.runtime.as_ref(), &spec.placement);
-    let wanted = [Wanted { instance, service, resources, bound_to: None, runtime, placement }];
+    let wanted =
+        [Wanted { instance, service, resources, bound_to: None, runtime, placement, priority: Priority::USUAL }];
     schedule(snapshot, &wanted).remove(&instance).expect("it answers for every instance that is wanted")
 }

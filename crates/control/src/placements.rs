@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use insula_scheduler::{Bound, NodeView, Snapshot, Taken, Wanted, WhyBound, schedule};
+use insula_scheduler::{Bound, Choice, NodeView, PlaceError, Snapshot, Taken, Wanted, WhyBound, schedule};
 use insula_state::{RegionCommand, RegionState};
 use insula_types::{
     AppName, Deployment, DeploymentState, Desired, HookKind, InstanceId, LabelName, LabelValue, Node, NodeHealth,
@@ -24,6 +24,7 @@ use insula_types::{
 
 use crate::{
     each_node,
+    giving::{self, Unplaced},
     hooks::{self, Due, Held},
     replace::{self, Goal, Kind, Live, Way},
     slots,
@@ -65,6 +66,8 @@ pub struct Plan {
     pub commands: Vec<RegionCommand>,
     /// Services that cannot be placed in full, and why.
     pub unplaceable: BTreeMap<ServiceRef, String>,
+    /// Services that find no place for what losses have taken of them, each once.
+    pub(crate) unplaced: Vec<Unplaced>,
 }
 
 /// One service of the region: what is wanted of it and what there is.
@@ -332,21 +335,25 @@ fn place(
         node.is_cordoned = true;
     }
     let of = |one: &Added| match one.hook {
-        Some(_) => due.get(&one.service).map(|due| (due.release, &due.spec)),
-        None => services.get(&one.service)?.of(one.is_old).map(|(release, service)| (release, &service.spec)),
+        Some(_) => due.get(&one.service).map(|due| (due.release, &due.spec, due.priority)),
+        None => {
+            let (release, service) = services.get(&one.service)?.of(one.is_old)?;
+            Some((release, &service.spec, service.priority))
+        }
     };
-    let wanted: Vec<Wanted<'_>> = add
+    let mut wanted: Vec<Wanted<'_>> = add
         .iter()
         .filter_map(|added @ Added { instance, service, bound_to, .. }| {
-            let spec = of(added)?.1;
-            let (resources, runtime, placement) = (spec.resources, spec.runtime.as_ref(), &spec.placement);
-            Some(Wanted { instance: *instance, service, resources, bound_to: *bound_to, runtime, placement })
+            let (_, spec, priority) = of(added)?;
+            Some(Wanted { instance: *instance, bound_to: *bound_to, ..giving::ask(service, spec, priority) })
         })
         .collect();
-    let mut decisions = schedule(&snapshot, &wanted);
+    let of_hook = |instance| add.iter().any(|one| one.instance == instance && one.hook.is_some());
+    let mut decisions = place_given(state, full, &mut snapshot, &mut wanted, &of_hook);
+    decisions.extend(schedule(&snapshot, &wanted));
     let (mut placements, mut of_hooks) = (Vec::new(), Vec::new());
-    for added @ Added { instance, service: name, slot, hook, .. } in add {
-        let (Some(decision), Some((release, spec))) = (decisions.remove(instance), of(added)) else {
+    for added @ Added { instance, service: name, slot, is_old, hook, .. } in add {
+        let (Some(decision), Some((release, spec, _))) = (decisions.remove(instance), of(added)) else {
             continue;
         };
         let into = if hook.is_some() { &mut of_hooks } else { &mut placements };
@@ -364,14 +371,48 @@ fn place(
                 hook: *hook,
             }),
             Err(error) => {
-                let of_hook = hook.map_or_else(String::new, |hook| format!("hook {}: ", hook.as_str()));
-                plan.unplaceable.insert(name.clone(), format!("{of_hook}{error}"));
+                let text = match (hook, state.shortfalls.get(name)) {
+                    (Some(hook), _) => format!("hook {}: {error}", hook.as_str()),
+                    (None, Some(short)) if matches!(error, PlaceError::NoCapacity { .. }) => {
+                        if !plan.unplaced.iter().any(|one| one.service == *name) {
+                            plan.unplaced.push(Unplaced { service: name.clone(), is_old: *is_old });
+                        }
+                        format!("{}: {error}", short.text(name))
+                    }
+                    (None, _) => error.to_string(),
+                };
+                plan.unplaceable.insert(name.clone(), text);
             }
         }
     }
     plan.commands.extend(chunks(&placements).map(RegionCommand::Place));
     // One by one: what somebody has steered meanwhile keeps nothing else from being placed.
     plan.commands.extend(of_hooks.into_iter().map(|placement| RegionCommand::Place(vec![placement])));
+}
+
+/// Places that others have given are for the services that they gave them to: what can go there does, and what cannot yet has its
+/// room kept.
+fn place_given<'a>(
+    state: &'a RegionState,
+    full: &BTreeSet<NodeId>,
+    snapshot: &mut Snapshot<'a>,
+    wanted: &mut Vec<Wanted<'a>>,
+    of_hook: &dyn Fn(InstanceId) -> bool,
+) -> BTreeMap<InstanceId, Result<Choice, PlaceError>> {
+    let mut decisions = BTreeMap::new();
+    for (service, row) in state.shortfalls.iter() {
+        let Some(node) = giving::awaited(state, full, service, row) else { continue };
+        let can_go = |one: &Wanted<'_>| one.service == service && one.bound_to.is_none() && !of_hook(one.instance);
+        let Some(at) = wanted.iter().position(can_go) else { continue };
+        let there = Wanted { bound_to: Some(giving::bound(node.id)), ..wanted[at].clone() };
+        let decided = schedule(snapshot, std::slice::from_ref(&there));
+        snapshot.taken.push(Taken { node: node.id, service, resources: there.resources, is_staying: true });
+        if decided.values().all(Result::is_ok) {
+            wanted.remove(at);
+            decisions.extend(decided);
+        }
+    }
+    decisions
 }
 
 /// What the scheduler looks at; `is_staying` says what counts when a service is spread.

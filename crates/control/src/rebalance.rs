@@ -196,6 +196,7 @@ fn place_again<'a>(region: &'a RegionState, one: &Placement, wanted: &RegionalSe
         bound_to: None,
         runtime: wanted.spec.runtime.as_ref(),
         placement: &wanted.spec.placement,
+        priority: wanted.priority,
     };
     let choice = schedule(&snapshot, &[asked]).remove(&one.instance)?.ok()?;
     region.nodes.get(&choice.node)

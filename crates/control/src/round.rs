@@ -10,7 +10,9 @@ use insula_state::{
 use insula_types::{Desired, InstanceId, Revision, ServiceRef};
 
 use crate::{
-    LeaseTable, derive, nodes, placements,
+    LeaseTable, derive,
+    giving::Pace,
+    nodes, placements,
     progress::{self, Watched},
     rebalance::Rebalance,
 };
@@ -34,6 +36,8 @@ pub(crate) struct Memory {
     watched: Watched,
     /// What moves to where it is better.
     rebalance: Rebalance,
+    /// When services of lower priority may give way.
+    pace: Pace,
     /// Nothing is told to the world before.
     deaf_until: Option<Instant>,
     /// What was last said of services that cannot be placed.
@@ -74,7 +78,10 @@ impl Memory {
             full: &full,
         };
         let plan = placements::reconcile(region, &view, new_id);
+        // Who gives way is decided on a state that does not change under it.
+        let is_still = plan.commands.is_empty() && moving.is_none();
         commands.extend(plan.commands);
+        commands.extend(self.pace.look(region, &plan.unplaced, (is_still, &full), now));
         commands.extend(self.watched.advance(region, &plan.unplaceable, leases, now));
         commands.extend(self.tell(plan.unplaceable));
         commands.truncate(COMMANDS_MAX);
@@ -94,7 +101,7 @@ impl Memory {
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let overdue = self.draining.values().map(|since| *since + DRAIN_WAIT).filter(|at| *at > now);
         let busy = self.watched.is_busy().then(|| now + progress::LOOK_EVERY);
-        overdue.chain(busy).chain(self.rebalance.next_due(now)).min()
+        overdue.chain(busy).chain(self.rebalance.next_due(now)).chain(self.pace.next_due(now)).min()
     }
 
     fn overdue(&mut self, region: &RegionState, now: Instant) -> BTreeSet<InstanceId> {

@@ -3,6 +3,7 @@
 mod deployments;
 mod each_node;
 mod gates;
+mod giving;
 mod hooks;
 mod labels;
 mod level;

@@ -15,7 +15,7 @@ use std::{
 use insula_scheduler::{Choice, NodeView, PlaceError, Snapshot, Taken, Wanted, schedule};
 use insula_types::{
     ByteSize, Capacity, CpuMillis, DatacenterName, InstanceId, Labels, NodeHealth, NodeId, NodeName, PlacementSpec,
-    Resources, ServiceRef,
+    Priority, Resources, ServiceRef,
 };
 
 const NODES: usize = 5_000;
@@ -80,7 +80,15 @@ impl Region {
 
     fn wanted(&self, instance: InstanceId) -> Wanted<'_> {
         let (service, resources, placement) = &self.services[service_of(instance)];
-        Wanted { instance, service, resources: *resources, bound_to: None, runtime: None, placement }
+        Wanted {
+            instance,
+            service,
+            resources: *resources,
+            bound_to: None,
+            runtime: None,
+            placement,
+            priority: Priority::USUAL,
+        }
     }
 
     fn taken(&self, instance: InstanceId, node: NodeId) -> Taken<'_> {

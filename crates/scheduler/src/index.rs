@@ -47,6 +47,11 @@ impl<'a> Room<'a> {
         }
     }
 
+    /// What may be given away of it.
+    pub const fn total(&self) -> Capacity {
+        self.total
+    }
+
     /// Whether it has a runtime class, if one is needed.
     pub fn has(&self, runtime: Option<&RuntimeName>) -> bool {
         runtime.is_none_or(|class| self.runtimes.is_some_and(|classes| classes.contains(class)))
@@ -209,6 +214,7 @@ impl<'a> Index<'a> {
         let why = match to.why {
             WhyBound::Volumes => "its volumes are on this node",
             WhyBound::EachNode => "each node has one that takes it, and this one needs one",
+            WhyBound::Given => "services of lower priority gave their places here to it, since it had lost an instance",
         };
         let reasons = [why.to_owned()].into_iter().chain(filter.reasons(&self.rooms[at])).collect();
         Ok(Choice { node: to.node, reasons })
@@ -235,6 +241,7 @@ fn bound_text(to: Bound, node: &dyn Display) -> String {
     match to.why {
         WhyBound::Volumes => "its volumes are on one node".to_owned(),
         WhyBound::EachNode => format!("each node is to have one, {node} too"),
+        WhyBound::Given => format!("services of lower priority give it their places on {node}"),
     }
 }
 

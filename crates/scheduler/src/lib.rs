@@ -16,6 +16,7 @@
 mod batch;
 mod error;
 mod filter;
+mod giving;
 mod index;
 mod survey;
 #[cfg(test)]
@@ -27,8 +28,8 @@ use std::{
 };
 
 use insula_types::{
-    Capacity, DatacenterName, InstanceId, Labels, NodeHealth, NodeId, NodeName, PlacementSpec, Resources, RuntimeName,
-    ServiceRef,
+    Capacity, DatacenterName, InstanceId, Labels, NodeHealth, NodeId, NodeName, PlacementSpec, Priority, Resources,
+    RuntimeName, ServiceRef,
 };
 
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
     index::{Index, Room},
 };
 pub use error::{PlaceError, Tightest, WhyNot};
+pub use giving::{Giving, Holder, Spare, make_room};
 pub use survey::{Standing, Surveyed, survey};
 
 /// A node as the scheduler sees it.
@@ -98,6 +100,8 @@ pub enum WhyBound {
     Volumes,
     /// Each node is to have one.
     EachNode,
+    /// Others have given it their places there.
+    Given,
 }
 
 /// An instance that needs a node.
@@ -115,6 +119,8 @@ pub struct Wanted<'a> {
     pub runtime: Option<&'a RuntimeName>,
     /// What it asks of nodes besides.
     pub placement: &'a PlacementSpec,
+    /// Those of a higher one are placed first.
+    pub priority: Priority,
 }
 
 /// Where an instance goes, and why.
@@ -127,7 +133,8 @@ pub struct Choice {
 }
 
 /// Chooses a node for every wanted instance, or says why there is none.
-/// The largest instances are placed first, since small ones fit in what is left.
+/// Those of the highest priority are placed first; among them those first that have no choice, then the largest, since small
+/// ones fit in what is left.
 ///
 /// # Errors
 /// Per instance: [`PlaceError::NoNode`] when nothing may be placed anywhere, [`PlaceError::NoCapacity`] when no node has
@@ -138,11 +145,27 @@ pub fn schedule<'a>(
     wanted: &[Wanted<'a>],
 ) -> BTreeMap<InstanceId, Result<Choice, PlaceError>> {
     let mut index = Index::new(snapshot, wanted);
+    let mut tiers: BTreeMap<Reverse<Priority>, Vec<&Wanted<'a>>> = BTreeMap::new();
+    for one in wanted {
+        tiers.entry(Reverse(one.priority)).or_default().push(one);
+    }
+    let mut decisions = BTreeMap::new();
+    for tier in tiers.into_values() {
+        place_alike(&mut index, &tier, &mut decisions);
+    }
+    decisions
+}
+
+/// Places what has one priority.
+fn place_alike<'a>(
+    index: &mut Index<'a>,
+    wanted: &[&Wanted<'a>],
+    decisions: &mut BTreeMap<InstanceId, Result<Choice, PlaceError>>,
+) {
     // Those first that have no choice.
     let bound: BTreeMap<InstanceId, _> =
-        wanted.iter().filter_map(|one| Some((one.instance, (one, one.bound_to?)))).collect();
-    let place = |(instance, (one, to)): (InstanceId, (&Wanted<'a>, Bound))| (instance, index.place_bound(one, to));
-    let mut decisions: BTreeMap<_, _> = bound.into_iter().map(place).collect();
+        wanted.iter().filter_map(|one| Some((one.instance, (*one, one.bound_to?)))).collect();
+    decisions.extend(bound.into_iter().map(|(instance, (one, to))| (instance, index.place_bound(one, to))));
     let mut batches: BTreeMap<_, BTreeSet<InstanceId>> = BTreeMap::new();
     for one in wanted.iter().filter(|one| one.bound_to.is_none()) {
         let size = (Reverse(one.resources.memory), Reverse(one.resources.cpu));
@@ -150,11 +173,10 @@ pub fn schedule<'a>(
     }
     for (((Reverse(memory), Reverse(cpu)), service, runtime, placement), instances) in batches {
         let filter = Filter { need: Capacity { cpu, memory }, runtime, placement };
-        let mut batch = Batch::new(&mut index, service, filter);
+        let mut batch = Batch::new(index, service, filter);
         decisions.extend(instances.into_iter().map(|instance| (instance, batch.place())));
         batch.finish();
     }
-    decisions
 }
 
 /// Whether a node has what is asked for: the runtime class and the required labels. Room and health are not looked at.

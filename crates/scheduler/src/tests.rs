@@ -1,4 +1,5 @@
 mod labels;
+mod priority;
 
 use std::fmt::Write;
 
@@ -14,6 +15,16 @@ fn service(name: &str) -> ServiceRef {
 
 fn size(cpu: u32, mib: u64) -> Resources {
     Resources { cpu: CpuMillis(cpu), memory: ByteSize::mib(mib), ..Resources::default() }
+}
+
+fn wanted_of<'a>(
+    instance: InstanceId,
+    service: &'a ServiceRef,
+    resources: Resources,
+    placement: &'a PlacementSpec,
+) -> Wanted<'a> {
+    let priority = Priority::USUAL;
+    Wanted { instance, service, resources, bound_to: None, runtime: None, placement, priority }
 }
 
 #[derive(Debug, Clone)]
@@ -64,13 +75,8 @@ impl World {
             resources: size(cpu, mib),
             is_staying,
         };
-        let wanted = |(id, &(s, cpu, mib)): (usize, &(u8, u32, u64))| Wanted {
-            instance: InstanceId::new(id as u64),
-            service: &names.services[s as usize],
-            resources: size(cpu, mib),
-            bound_to: None,
-            runtime: None,
-            placement: &names.anywhere,
+        let wanted = |(id, &(s, cpu, mib)): (usize, &(u8, u32, u64))| {
+            wanted_of(InstanceId::new(id as u64), &names.services[s as usize], size(cpu, mib), &names.anywhere)
         };
         let snapshot = Snapshot {
             nodes: self.nodes.iter().enumerate().map(node).collect(),
@@ -342,8 +348,7 @@ fn a_runtime_class_is_looked_for_on_nodes() {
     let snapshot = Snapshot { nodes: vec![node(1, None), node(2, Some(&has))], taken: Vec::new() };
     let place = |runtime, cpu, bound_to: Option<u64>| {
         let (instance, bound_to) = (InstanceId::new(1), bound_to.map(volumes_on));
-        let wanted =
-            [Wanted { instance, service: &name, resources: size(cpu, 64), bound_to, runtime, placement: &anywhere }];
+        let wanted = [Wanted { bound_to, runtime, ..wanted_of(instance, &name, size(cpu, 64), &anywhere) }];
         schedule(&snapshot, &wanted).remove(&instance).expect("decided").map_err(|error| error.to_string())
     };
     let choice = place(Some(&sandbox), 100, None).expect("one has it");

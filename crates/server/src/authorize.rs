@@ -200,6 +200,7 @@ fn proposer_of_region(command: &RegionCommand) -> Proposer {
         | C::RemoveDefinition { .. }
         | C::Place(_)
         | C::SetDesired { .. }
+        | C::GiveWay { .. }
         | C::RemovePlacements(_)
         | C::RaiseLevel(_)
         | C::AdvanceDeployment { .. }

@@ -33,7 +33,7 @@ use insula_api::{
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
         Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
         Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
-        Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume,
+        Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 use insula_catalog::link::Link;
@@ -288,6 +288,11 @@ impl Handler for NodeApi {
     async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>> {
         self.prepare(&self.region, read).await?;
         Ok(self.list_instances(app))
+    }
+
+    async fn waiting(&self, read: ReadOptions) -> Answer<List<Waiting>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_waiting())
     }
 
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>> {

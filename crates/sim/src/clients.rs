@@ -134,6 +134,7 @@ impl Clients {
                 contents: BTreeMap::new(),
                 tags: BTreeMap::new(),
                 regions: BTreeMap::new(),
+                priorities: BTreeMap::new(),
             }
         };
         if self.global.propose(&command, LIMIT).await.is_ok() {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use insula_types::{
     Addresses, Agreed, AppName, ClusterId, ContentHash, Deployment, Incarnation, InstanceId, InstanceStatus, Labels,
     Level, Node, NodeId, Placement, RegionName, RegionalDefinition, Revision, RuntimeName, SecretName, SecretVersion,
-    Volume, VolumeRef,
+    ServiceRef, Shortfall, Volume, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -103,6 +103,8 @@ pub struct RegionState {
     pub runtimes: Table<NodeId, BTreeSet<RuntimeName>>,
     /// Labels of nodes that have any, those aside that all have of themselves.
     pub labels: Table<NodeId, Labels>,
+    /// What losses have taken of services and has not come back.
+    pub shortfalls: Table<ServiceRef, Shortfall>,
     /// Volumes, used or not.
     pub volumes: Table<VolumeRef, Volume>,
     /// What the programs of all nodes have agreed on; none while it is the first level.
@@ -193,6 +195,8 @@ pub enum RegionKey {
     Content((AppName, ContentHash)),
     /// A value of a secret of an app.
     Secret((AppName, SecretName, SecretVersion)),
+    /// What losses have taken of a service.
+    Shortfall(ServiceRef),
 }
 
 /// An object of the region.
@@ -237,6 +241,8 @@ pub enum RegionObject {
     Content(String),
     /// A value of a secret, sealed.
     Secret(ByteBuf),
+    /// What losses have taken of a service.
+    Shortfall(Shortfall),
 }
 
 impl Domain for RegionState {
@@ -301,6 +307,7 @@ impl Domain for RegionState {
             Key::Deployment(app) => set!(deployments, app, Deployment),
             Key::Content(id) => set!(contents, id, Content),
             Key::Secret(id) => set!(secrets, id, Secret),
+            Key::Shortfall(service) => set!(shortfalls, service, Shortfall),
         }
     }
 
@@ -334,6 +341,7 @@ impl Domain for RegionState {
         add!(deployments, Deployment);
         add!(contents, Content);
         add!(secrets, Secret);
+        add!(shortfalls, Shortfall);
         all
     }
 
@@ -358,6 +366,7 @@ impl Domain for RegionState {
             RegionKey::Deployment(_) => "deployments",
             RegionKey::Content(_) => "contents of files",
             RegionKey::Secret(_) => "secrets, sealed",
+            RegionKey::Shortfall(_) => "what losses have taken",
         }
     }
 

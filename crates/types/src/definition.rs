@@ -29,7 +29,9 @@ pub use keys::nearest;
 pub use places::Places;
 pub use problem::{DefinitionError, DefinitionProblem};
 
-use crate::{AppName, ByteSize, ContentHash, ImageName, RegionSet, Scale, ServiceName, ServiceSpec, UpdateSpec};
+use crate::{
+    AppName, ByteSize, ContentHash, ImageName, Priority, RegionSet, Scale, ServiceName, ServiceSpec, UpdateSpec,
+};
 
 /// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
 pub const DEFINITION_LEN_MAX: usize = 256 << 10;
@@ -77,6 +79,8 @@ pub struct ServiceDefinition {
     pub scale: Option<Scale>,
     /// How it goes from one release to the next.
     pub update: UpdateSpec,
+    /// How important it is.
+    pub priority: Priority,
 }
 
 impl ServiceDefinition {

@@ -14,11 +14,13 @@ pub mod level;
 pub mod name;
 pub mod node;
 pub mod placement;
+pub mod priority;
 pub mod quantity;
 pub mod release;
 pub mod scale;
 mod schema;
 pub mod secret;
+pub mod shortfall;
 pub mod spec;
 pub mod status;
 pub mod text;
@@ -39,12 +41,14 @@ pub use name::{
 };
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};
+pub use priority::Priority;
 pub use quantity::{ByteSize, CpuMillis};
 pub use release::{RegionalDefinition, RegionalService, Release};
 pub use scale::{Scale, ScaleError};
 pub use secret::{
     Revealed, SecretName, SecretNameError, SecretValue, SecretValueError, SecretValues, SecretVersion, SecretVersions,
 };
+pub use shortfall::{Given, Shortfall};
 pub use spec::{
     CanarySpec, Check, ContentHash, ContentHashError, DriverKind, FileSpec, HealthSpec, HookKind, HooksSpec,
     PlacementSpec, PortSpec, Promotion, Protocol, RegionSet, Resources, RestartPolicy, RestartSpec, RouteSpec,

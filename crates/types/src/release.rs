@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, ImageName, Level, RegionSet, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec};
+use crate::{
+    AppName, ImageName, Level, Priority, RegionSet, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec,
+};
 
 /// An immutable, numbered state of an app: all services together. Scale is not part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,9 @@ pub struct Release {
     /// In which regions services run, where they say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub regions: BTreeMap<ServiceName, RegionSet>,
+    /// How important services are, where they say. It can change without replacing an instance.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub priorities: BTreeMap<ServiceName, Priority>,
     /// The earlier release that it is again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_of: Option<ReleaseNumber>,
@@ -42,11 +47,17 @@ impl Release {
     pub fn says_the_same(&self, other: &Self) -> bool {
         (&self.services, &self.updates) == (&other.services, &other.updates)
             && (&self.tags, &self.regions) == (&other.tags, &other.regions)
+            && self.priorities == other.priorities
     }
 
     /// In which regions a service runs.
     pub fn regions_of(&self, service: &ServiceName) -> RegionSet {
         self.regions.get(service).cloned().unwrap_or_default()
+    }
+
+    /// How important a service is.
+    pub fn priority_of(&self, service: &ServiceName) -> Priority {
+        self.priorities.get(service).copied().unwrap_or_default()
     }
 
     /// The image of a service with the tag by which it was named; none: it has none.
@@ -73,7 +84,8 @@ impl RegionalDefinition {
     /// From which level on programs know all of it.
     pub fn level(&self) -> Level {
         let of_service = |service: &RegionalService| {
-            let of_update = if service.update.is_usual() { Level::FIRST } else { Level(6) };
+            let is_of_first = service.update.is_usual() && service.priority.is_usual();
+            let of_update = if is_of_first { Level::FIRST } else { Level(6) };
             of_update.max(service.spec.level()).max(service.scale.level())
         };
         let of_services = self.services.values().map(of_service).max().unwrap_or(Level::FIRST);
@@ -91,4 +103,7 @@ pub struct RegionalService {
     /// How it goes from one release to the next.
     #[serde(default, skip_serializing_if = "UpdateSpec::is_usual")]
     pub update: UpdateSpec,
+    /// How important it is.
+    #[serde(default, skip_serializing_if = "Priority::is_usual")]
+    pub priority: Priority,
 }

@@ -66,6 +66,7 @@ read!(deployments, |handler, asked, read| handler.deployments(&asked.name("app")
 read!(secrets, |handler, asked, read| async { handler.secrets(&asked.name("app")?, read).await });
 read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
 read!(instances, |handler, asked, read| handler.instances(None, read));
+read!(waiting, |handler, asked, read| handler.waiting(read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(images, |handler, asked, read| handler.images(read));
 read!(volumes, |handler, asked, read| handler.volumes(read));

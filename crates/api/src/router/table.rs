@@ -24,7 +24,7 @@ use crate::{
         LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
         Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled,
         Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token,
-        TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody, Waiting,
     },
 };
 
@@ -363,6 +363,8 @@ fn instances() -> Vec<Row> {
     use Role::{Admin, Deployer, Viewer};
     vec![
         get("/v1/instances", Viewer, "Instances of this region", endpoints::instances).lists::<Instance>(),
+        get("/v1/waiting", Viewer, "What losses of nodes have left without a place", endpoints::waiting)
+            .lists::<Waiting>(),
         get("/v1/instances/{instance}", Viewer, "An instance", endpoints::instance).reads::<Instance>(),
         get("/v1/instances/{instance}/logs", Viewer, "What an instance wrote", endpoints::logs)
             .query::<LogQuery>()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use insula_types::{
-    AppName, DatacenterName, HookKind, InstanceId, NodeId, NodeName, PortName, ReleaseNumber, ServiceName,
+    AppName, DatacenterName, HookKind, InstanceId, NodeId, NodeName, PortName, ReleaseNumber, ServiceName, ServiceRef,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,25 @@ pub struct Instance {
     /// The hook that it runs, once and to its end; none: it is one of its service's instances.
     #[serde(default)]
     pub hook: Option<HookKind>,
+}
+
+/// Instances that a loss of nodes has taken and that find no room, or that gave theirs to a service of higher priority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waiting {
+    /// What they are instances of.
+    pub service: ServiceRef,
+    /// How many went with nodes.
+    pub lost: u32,
+    /// How many gave their places.
+    pub given: u32,
+    /// To which service, the last time.
+    pub gave_to: Option<ServiceRef>,
+    /// On which node.
+    pub gave_on: Option<NodeName>,
+    /// The node on which others give their places to it now.
+    pub awaits: Option<NodeName>,
+    /// All of it in words.
+    pub why: String,
 }
 
 /// Where an instance is in its life. What its node says, or what follows from the node's silence.

@@ -12,7 +12,7 @@ pub struct LossPlan {
     /// Whether the region could still decide anything: without a majority of its voters nothing is replaced, and what is left
     /// goes on as it is.
     pub keeps_majority: bool,
-    /// What would become of each instance that shall run there.
+    /// What would become of each instance that shall run there, and of each that would give way to one of those.
     pub instances: Vec<LossOutcome>,
 }
 
@@ -27,7 +27,7 @@ pub struct LossOutcome {
     pub from: NodeName,
     /// What then.
     pub outcome: LossKind,
-    /// Where its replacement would go; none unless it is replaced.
+    /// Where its replacement would go; none: nowhere.
     pub to: Option<NodeName>,
     /// Why there, or why nowhere.
     pub reasons: Vec<String>,
@@ -41,6 +41,8 @@ pub enum LossKind {
     Replaced,
     /// Its service would be short of one.
     Short,
+    /// It is on a node that is not lost, and would give its place to one that was; without `to` its service would be short of it.
+    GivesWay,
     /// It goes with its node, as it shall.
     Ends,
 }

@@ -11,6 +11,9 @@ pub struct PlacementSurvey {
     pub service: ServiceRef,
     /// Every node: those that would take it, the best first; then the others.
     pub nodes: Vec<SurveyedNode>,
+    /// Which instances of it wait after a loss, and why; none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
 }
 
 /// A node, as it looks to the next instance of a service.

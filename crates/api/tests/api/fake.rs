@@ -22,7 +22,7 @@ use insula_api::{
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
         Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
-        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume,
+        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -199,6 +199,10 @@ impl Handler for Fake {
     }
 
     async fn instances(&self, _: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>> {
+        self.list(read, Vec::new())
+    }
+
+    async fn waiting(&self, read: ReadOptions) -> Answer<List<Waiting>> {
         self.list(read, Vec::new())
     }
 
@@ -477,7 +481,7 @@ impl Handler for Fake {
     }
 
     async fn survey(&self, service: ServiceRef) -> Answer<Versioned<PlacementSurvey>> {
-        Ok(Versioned { revision: Revision(1), value: PlacementSurvey { service, nodes: Vec::new() } })
+        Ok(Versioned { revision: Revision(1), value: PlacementSurvey { service, nodes: Vec::new(), waiting: None } })
     }
 
     async fn doctor(&self) -> Answer<Doctor> {

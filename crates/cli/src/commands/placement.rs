@@ -6,7 +6,7 @@ use crate::{
     Failure,
     args::PlacementArgs,
     output::{say, say_json, width},
-    table::Table,
+    table::{Table, clean},
 };
 
 pub async fn explain(client: &Client, args: &PlacementArgs) -> Result<(), Failure> {
@@ -35,6 +35,9 @@ fn text(survey: &PlacementSurvey, width: Option<usize>) -> String {
         ]);
     }
     out.push_str(&table.render(width));
+    if let Some(waiting) = &survey.waiting {
+        out.push_str(&format!("\nwaiting: {}\n", clean(waiting)));
+    }
     out
 }
 
@@ -69,8 +72,10 @@ mod tests {
             n1    2         1        1      64 %
             n3    -         -        -      -     that node is down: bring it back
         "#]]
-        .assert_eq(&text(&PlacementSurvey { service: service.clone(), nodes }, Some(100)));
-        let none = text(&PlacementSurvey { service, nodes: vec![down] }, Some(100));
+        .assert_eq(&text(&PlacementSurvey { service: service.clone(), nodes, waiting: None }, Some(100)));
+        let waiting = Some("1 of shop/web waits for room".to_owned());
+        let none = text(&PlacementSurvey { service, nodes: vec![down], waiting }, Some(100));
+        assert!(none.ends_with("\nwaiting: 1 of shop/web waits for room\n"), "{none}");
         assert!(none.starts_with("no node takes an instance of shop/web now\n"), "{none}");
     }
 }

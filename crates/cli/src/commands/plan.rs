@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use insula_api::{
     Client,
-    wire::{LossKind, LossPlan},
+    wire::{LossKind, LossOutcome, LossPlan},
 };
 
 use super::show::node_key;
@@ -29,7 +29,7 @@ pub async fn run(client: &Client, args: &PlanArgs) -> Result<(), Failure> {
     } else {
         say(&text(&plan.value, width()))?;
     }
-    let short = count(&plan.value, LossKind::Short);
+    let short = short(&plan.value);
     if !plan.value.keeps_majority {
         return Err(Failure::new(Exit::Failed, "the region would have no majority of its voters".to_owned()));
     }
@@ -40,6 +40,12 @@ pub async fn run(client: &Client, args: &PlanArgs) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Instances that would find no place, those that give theirs to others included.
+fn short(plan: &LossPlan) -> usize {
+    let is_given = |one: &&LossOutcome| one.outcome == LossKind::GivesWay && one.to.is_none();
+    count(plan, LossKind::Short) + plan.instances.iter().filter(is_given).count()
 }
 
 fn count(plan: &LossPlan, kind: LossKind) -> usize {
@@ -55,7 +61,7 @@ fn text(plan: &LossPlan, width: Option<usize>) -> String {
         "without {}: {} replaced, {} short, {} gone with their nodes\n",
         nodes.join(", "),
         count(plan, LossKind::Replaced),
-        count(plan, LossKind::Short),
+        short(plan),
         count(plan, LossKind::Ends)
     );
     if !plan.keeps_majority {
@@ -70,7 +76,7 @@ fn text(plan: &LossPlan, width: Option<usize>) -> String {
             (None, _) => "nowhere".to_owned(),
         };
         table.row([one.instance.to_string(), one.service.to_string(), one.from.to_string(), to]);
-        if one.outcome == LossKind::Short {
+        if one.outcome == LossKind::Short || one.outcome == LossKind::GivesWay && one.to.is_none() {
             one.reasons.iter().for_each(|why| *whys.entry(why).or_default() += 1);
         }
     }
@@ -88,7 +94,6 @@ fn text(plan: &LossPlan, width: Option<usize>) -> String {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use insula_api::wire::LossOutcome;
     use insula_types::{InstanceId, ServiceRef};
 
     use super::*;
@@ -114,10 +119,12 @@ mod tests {
                 outcome(2, LossKind::Short, None, "no room on any of 1 nodes"),
                 outcome(3, LossKind::Short, None, "no room on any of 1 nodes"),
                 outcome(4, LossKind::Ends, None, "each node has one of its own"),
+                outcome(5, LossKind::GivesWay, Some("n2"), "it would give its place to shop/db"),
+                outcome(6, LossKind::GivesWay, None, "it would give its place to shop/db"),
             ],
         };
         expect![[r#"
-            without n1: 1 replaced, 2 short, 1 gone with their nodes
+            without n1: 1 replaced, 3 short, 1 gone with their nodes
             the region would have no majority of its voters: nothing would be replaced until it is back
 
             INSTANCE    SERVICE   FROM  TO
@@ -125,8 +132,11 @@ mod tests {
             i-00000002  shop/web  n1    nowhere
             i-00000003  shop/web  n1    nowhere
             i-00000004  shop/web  n1    -
+            i-00000005  shop/web  n1    n2
+            i-00000006  shop/web  n1    nowhere
 
             no place
+              1 × it would give its place to shop/db
               2 × no room on any of 1 nodes
         "#]]
         .assert_eq(&text(&plan, None));

@@ -1,8 +1,10 @@
 //! Listings and single things.
 
 use insula_api::{
-    Client,
-    wire::{App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned},
+    Client, ClientError, Code,
+    wire::{
+        App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned, Waiting,
+    },
 };
 use insula_types::{AppName, ImageName, InstanceId, RuntimeName, Term, labels_text};
 
@@ -50,11 +52,40 @@ pub async fn instances(client: &Client, app: Option<&AppName>, json: bool) -> Re
     if json {
         return say_json(&list);
     }
-    say(&if list.items.is_empty() {
+    let waiting = match client.waiting().await {
+        Ok(waiting) => waiting.items,
+        // A node of an earlier version does not know of it.
+        Err(ClientError::Problem(problem)) if problem.code == Code::NoSuchEndpoint => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let waiting: Vec<Waiting> =
+        waiting.into_iter().filter(|one| app.is_none_or(|app| one.service.app == *app)).collect();
+    say(&if list.items.is_empty() && waiting.is_empty() {
         "no instances\n".to_owned()
     } else {
-        instance_table(&list.items, client.env().clock.wall_ms()).render(width())
+        let mut table = instance_table(&list.items, client.env().clock.wall_ms());
+        add_waiting(&mut table, &waiting);
+        table.render(width())
     })
+}
+
+/// What has no place has no instance either: a row for each service that lacks some.
+fn add_waiting(table: &mut Table, waiting: &[Waiting]) {
+    for one in waiting {
+        let none = || "-".to_owned();
+        let state = format!("waiting ({})", one.lost.saturating_add(one.given));
+        table.row([
+            none(),
+            one.service.to_string(),
+            none(),
+            none(),
+            state,
+            yes(false).to_owned(),
+            none(),
+            none(),
+            one.why.clone(),
+        ]);
+    }
 }
 
 fn instance_table(instances: &[Instance], now_ms: u64) -> Table {

@@ -90,7 +90,7 @@ async fn a_definition_that_makes_a_loss_fatal_is_told_beforehand() {
     };
     world.deploy(of(3, 1024));
     world.steps(4);
-    let foretell = |world: &World, scale, mib| world.read(|state| loss::foretell(state, &of(scale, mib)));
+    let foretell = |world: &World, scale, mib| world.read(|state| loss::foretell(state, of(scale, mib)));
     assert_eq!(foretell(&world, 3, 1030), loss::Foretold::default(), "all of them anew");
     let told = foretell(&world, 6, 1024);
     let [(Loss::Datacenter(fra1), _)] = &told.losses[..] else { panic!("{told:?}") };

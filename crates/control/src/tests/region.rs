@@ -15,7 +15,7 @@ use insula_state::{
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
     NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, RestartPolicy,
-    Revision, ServiceSpec, Traffic, UpdateSpec, codec,
+    Revision, ServiceSpec, Traffic, codec,
 };
 use proptest::prelude::*;
 
@@ -46,7 +46,7 @@ pub(super) fn spec(tag: u64) -> ServiceSpec {
 }
 
 pub(super) fn definition(release: u64, scale: u32) -> RegionalDefinition {
-    let service = RegionalService { spec: spec(release), scale: scale.into(), update: UpdateSpec::default() };
+    let service = RegionalService { spec: spec(release), scale: scale.into(), ..RegionalService::default() };
     RegionalDefinition {
         app: "shop".parse().expect("a name"),
         release: ReleaseNumber(release),
@@ -306,7 +306,7 @@ impl World {
     }
 }
 
-fn tokio_time<R>(run: impl FnOnce() -> R) -> R {
+pub(super) fn tokio_time<R>(run: impl FnOnce() -> R) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("runtime").block_on(async { run() })
 }

@@ -35,14 +35,7 @@ fn place(nodes: &[Node], placement: &PlacementSpec, wanted: u64) -> Vec<Result<C
     };
     let snapshot = Snapshot { nodes: (0..nodes.len()).map(view).collect(), taken: Vec::new() };
     let service = service("web");
-    let one = |id| Wanted {
-        instance: InstanceId::new(id),
-        service: &service,
-        resources: size(100, 128),
-        bound_to: None,
-        runtime: None,
-        placement,
-    };
+    let one = |id| wanted_of(InstanceId::new(id), &service, size(100, 128), placement);
     let wanted: Vec<Wanted<'_>> = (0..wanted).map(one).collect();
     let decisions = schedule(&snapshot, &wanted);
     let turned = Snapshot { nodes: snapshot.nodes.iter().rev().cloned().collect(), taken: Vec::new() };

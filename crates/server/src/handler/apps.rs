@@ -12,7 +12,7 @@ use insula_api::{
         ResolvedImage, Scaled, ServiceStatus, Versioned,
     },
 };
-use insula_control::{each_node, loss::foretell};
+use insula_control::{each_node, loss::Foretelling};
 use insula_env::clock;
 use insula_state::{
     Committed, Domain, GlobalCommand, GlobalState, ProposeError, RegionState, Table,
@@ -58,8 +58,9 @@ pub(super) fn definition_of(state: &GlobalState, name: &AppName, number: Release
     let release = state.releases.get(&(name.clone(), number))?;
     let service = |(name, spec): (&ServiceName, &ServiceSpec)| {
         let (tag, regions) = (release.tags.get(name).cloned(), release.regions_of(name));
-        let (scale, update) = (app.scale.get(name).copied(), release.update_of(name));
-        (name.clone(), ServiceDefinition { spec: spec.clone(), tag, regions, scale, update })
+        let (scale, update, priority) =
+            (app.scale.get(name).copied(), release.update_of(name), release.priority_of(name));
+        (name.clone(), ServiceDefinition { spec: spec.clone(), tag, regions, scale, update, priority })
     };
     let files = release.services.values().flat_map(|spec| &spec.files);
     let content = |hash| Some((hash, state.contents.get(&(name.clone(), hash))?.clone()));
@@ -140,7 +141,7 @@ impl NodeApi {
         let mut changes = changes(current.as_ref(), &wanted);
         let pinned = self.pinned(&wanted)?;
         changes.extend(secret_changes(current.as_ref(), &pinned));
-        let warnings = self.warnings(&wanted, &pinned);
+        let warnings = self.warnings(&wanted, &pinned).await;
         let hooks = self.hooks(&wanted, &pinned);
         let answer = |release, is_plan, is_new| {
             let hooks = if is_new { hooks } else { Vec::new() };
@@ -148,12 +149,11 @@ impl NodeApi {
         };
         if request.is_plan {
             let is_new = current.is_none_or(|current| {
-                let before =
-                    current.services.iter().map(|(name, one)| (name, &one.spec, (&one.tag, &one.regions, &one.update)));
-                let after = wanted.services.iter();
+                let besides =
+                    |one: &ServiceDefinition| (one.tag.clone(), one.regions.clone(), one.update.clone(), one.priority);
+                let before = current.services.iter().map(|(name, one)| (name, &one.spec, besides(one)));
                 let spec = |name, one| pinned.get(name).unwrap_or(one);
-                let after =
-                    after.map(|(name, one)| (name, spec(name, &one.spec), (&one.tag, &one.regions, &one.update)));
+                let after = wanted.services.iter().map(|(name, one)| (name, spec(name, &one.spec), besides(one)));
                 !before.eq(after)
             });
             let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
@@ -166,10 +166,21 @@ impl NodeApi {
         let tags = tags.collect();
         let regions = wanted.services.iter().filter(|(_, service)| !service.regions.is_usual());
         let regions = regions.map(|(name, service)| (name.clone(), service.regions.clone())).collect();
+        let priorities = wanted.services.iter().filter(|(_, service)| !service.priority.is_usual());
+        let priorities = priorities.map(|(name, service)| (name.clone(), service.priority)).collect();
         let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
         let (expect, contents) = (request.expected, wanted.contents);
-        let command =
-            GlobalCommand::Deploy { app: app.clone(), services, scale, expect, updates, contents, tags, regions };
+        let command = GlobalCommand::Deploy {
+            app: app.clone(),
+            services,
+            scale,
+            expect,
+            updates,
+            contents,
+            tags,
+            regions,
+            priorities,
+        };
         let committed = self.make_release(request.request, &command).await?;
         Ok(committed.map(|(release, is_new)| answer(release, false, is_new)))
     }
@@ -189,9 +200,19 @@ impl NodeApi {
     }
 
     /// What this region would have no place for, were it deployed. What runs elsewhere needs none here.
-    pub(super) fn warnings(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<String> {
+    pub(super) async fn warnings(
+        &self,
+        wanted: &AppDefinition,
+        pinned: &BTreeMap<ServiceName, ServiceSpec>,
+    ) -> Vec<String> {
         let definition = self.coming(wanted, pinned);
-        self.region.read(|region| loss::warnings(region, &foretell(region, &definition)))
+        let mut foretelling = self.region.read(|region| Foretelling::begin(region, definition));
+        // Between the parts the region's state can change, and others have their turns.
+        while self.region.read(|region| foretelling.step(region)) {
+            tokio::task::yield_now().await;
+        }
+        let foretold = foretelling.end();
+        self.region.read(|region| loss::warnings(region, &foretold))
     }
 
     /// What this region would run once for it, were it deployed.
@@ -218,7 +239,8 @@ impl NodeApi {
                 true => Scale::Count(0),
                 false => service.scale.or(scales.get(name).copied()).unwrap_or(Scale::Count(1)),
             };
-            (name.clone(), RegionalService { spec, scale, update: service.update.clone() })
+            let (update, priority) = (service.update.clone(), service.priority);
+            (name.clone(), RegionalService { spec, scale, update, priority })
         };
         let own = &self.config.region;
         let services = wanted.services.iter().filter(|(_, service)| service.regions.has(own)).map(service).collect();
@@ -227,12 +249,12 @@ impl NodeApi {
     }
 
     /// The same for another scale of a service.
-    fn warnings_of_scale(&self, app: &AppName, service: &ServiceName, scale: Scale) -> Vec<String> {
+    async fn warnings_of_scale(&self, app: &AppName, service: &ServiceName, scale: Scale) -> Vec<String> {
         let Some(mut wanted) = self.global.read(|global| definition(global, app)) else { return Vec::new() };
         if let Some(service) = wanted.services.get_mut(service) {
             service.scale = Some(scale);
         }
-        self.warnings(&wanted, &BTreeMap::new())
+        self.warnings(&wanted, &BTreeMap::new()).await
     }
 
     /// The services as a release of now would have them.
@@ -275,7 +297,7 @@ impl NodeApi {
                 return Err(Problem::new(Code::InvalidDefinition, format!("{app}/{service}: {why}")));
             }
         }
-        let warnings = self.warnings_of_scale(&app, &service, request.scale);
+        let warnings = self.warnings_of_scale(&app, &service, request.scale).await;
         let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
         let committed = self.change(&self.global, request.request, &command).await?;
         let value = Scaled { app, service, previous, scale: request.scale, warnings };
@@ -351,7 +373,9 @@ impl NodeApi {
             let stopped =
                 |service| format!("{name}/{service} is stopped: `insula start {name}/{service}` lets it run again");
             let stopped = app.stopped.iter().map(stopped);
-            let problems = stopped.chain(words).chain(missing).take(PROBLEMS_MAX).collect();
+            let of_app = region.shortfalls.iter().filter(|(service, _)| service.app == *name);
+            let waiting = of_app.map(|(service, row)| row.text(service));
+            let problems = stopped.chain(words).chain(waiting).chain(missing).take(PROBLEMS_MAX).collect();
             let deployment = deployment(region, name);
             let value = AppStatus { app: name.clone(), release: app.release, services, images, problems, deployment };
             Ok(Versioned { revision, value })

@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use insula_api::{
     Answer, Code, LogOptions, LogStream, Problem,
-    wire::{Instance, InstanceState, List, Versioned},
+    wire::{Instance, InstanceState, List, Versioned, Waiting},
 };
 use insula_env::clock;
 use insula_state::RegionState;
-use insula_types::{AppName, Desired, InstanceId, NodeId, Phase, Placement};
+use insula_types::{AppName, Desired, InstanceId, NodeId, Phase, Placement, ServiceRef, Shortfall};
 
 use super::NodeApi;
 use crate::logs::LOG_BYTES_MAX;
@@ -27,6 +27,21 @@ impl NodeApi {
                 (&a.app, &a.service, &a.node_name, a.id).cmp(&(&b.app, &b.service, &b.node_name, b.id))
             });
             List { revision, items }
+        })
+    }
+
+    pub(super) fn list_waiting(&self) -> List<Waiting> {
+        self.region.replica().read_at(|region, revision| {
+            let waiting = |(service, row): (&ServiceRef, &Shortfall)| Waiting {
+                service: service.clone(),
+                lost: row.lost,
+                given: row.given,
+                gave_to: row.gave_to.as_ref().map(|given| given.to.clone()),
+                gave_on: row.gave_to.as_ref().map(|given| given.node.clone()),
+                awaits: row.awaits.and_then(|node| Some(region.nodes.get(&node)?.name.clone())),
+                why: row.text(service),
+            };
+            List { revision, items: region.shortfalls.iter().map(waiting).collect() }
         })
     }
 

@@ -49,6 +49,14 @@ fn wire(region: &RegionState, Outcome { placement, then }: Outcome<'_>) -> Optio
     let name = |node: &NodeId| -> Option<NodeName> { region.nodes.get(node).map(|node| node.name.clone()) };
     let (outcome, to, reasons) = match then {
         Then::Goes { to, reasons } => (LossKind::Replaced, name(&to), reasons),
+        Then::Takes { to, from } => {
+            let gives = |service: ServiceRef| format!("{service} gives way to it there, which has a lower priority");
+            (LossKind::Replaced, name(&to), from.into_iter().map(gives).collect())
+        }
+        Then::Gives { to, goes } => {
+            let why = format!("it would give its place to {to}, which has a higher priority");
+            (LossKind::GivesWay, goes.as_ref().and_then(name), vec![why])
+        }
         Then::Waits(why) => (LossKind::Short, None, vec![why]),
         Then::Ends => (LossKind::Ends, None, vec!["each node has one of its own".to_owned()]),
     };
@@ -102,9 +110,21 @@ fn any(names: &[&str]) -> String {
 fn no_place(short: &BTreeMap<ServiceRef, Short>, find: &str) -> String {
     let each: Vec<String> = short
         .iter()
-        .map(|(service, short)| format!("{} of {service} {find} no place: {}", short.count, short.why))
+        .map(|(service, short)| match &short.gives_to {
+            Some(to) => format!("{} of {service} would find no place, or give its place to {to}", short.count),
+            None => format!("{} of {service} {find} no place: {}{}", short.count, short.why, held(&short.held_by)),
+        })
         .collect();
     each.join("; ")
+}
+
+/// Who has the room, for the end of a sentence.
+fn held(by: &BTreeSet<ServiceRef>) -> String {
+    if by.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = by.iter().map(ToString::to_string).collect();
+    format!(" (of lower priority, and in its place: {}; what runs gives way to losses alone)", names.join(", "))
 }
 
 #[cfg(test)]
@@ -116,13 +136,24 @@ mod tests {
         assert_eq!(any(&["n1"]), "node n1");
         assert_eq!(any(&["n1", "n2", "n3"]), "node n1, n2 or n3");
         assert_eq!(any(&["n1", "n2", "n3", "n4"]), "any of 4 nodes (n1, n2, n3, …)");
-        let short = |count| Short { count, why: "no room".to_owned() };
+        let short = |count| Short { count, why: "no room".to_owned(), ..Short::default() };
         let service = |name: &str| ServiceRef::new("shop".parse().expect("a name"), name.parse().expect("a name"));
         let services = ["web", "db"].map(service);
         let both: BTreeMap<_, _> = services.into_iter().zip([short(2), short(1)]).collect();
         assert_eq!(
             no_place(&both, "would find"),
             "1 of shop/db would find no place: no room; 2 of shop/web would find no place: no room"
+        );
+        let gives = Short { gives_to: Some(service("web")), ..short(1) };
+        assert_eq!(
+            no_place(&[(service("work"), gives)].into(), "would find"),
+            "1 of shop/work would find no place, or give its place to shop/web"
+        );
+        let held_by = [service("work")].into();
+        assert_eq!(
+            no_place(&[(service("web"), Short { held_by, ..short(1) })].into(), "find"),
+            "1 of shop/web find no place: no room (of lower priority, and in its place: shop/work; what runs gives way to \
+             losses alone)"
         );
     }
 }

@@ -73,7 +73,7 @@ impl NodeApi {
             Ok((from, to, changes, wanted, revision))
         })?;
         // A release names the versions of its secrets already.
-        let warnings = self.warnings(&wanted, &BTreeMap::new());
+        let warnings = self.warnings(&wanted, &BTreeMap::new()).await;
         let answer = |release, changes| DeployAnswer {
             app: app.clone(),
             release,
@@ -297,8 +297,7 @@ fn last_good(global: &GlobalState, app: &AppName) -> Option<ReleaseNumber> {
         told.is_some_and(|told| told.values().any(|outcome| outcome.state == DeploymentState::Failed))
     };
     let is_other = |release: &&insula_types::Release| {
-        let is_same = release.services == current.services && release.updates == current.updates;
-        release.number < current.number && !is_same && !is_bad(release)
+        release.number < current.number && !release.says_the_same(current) && !is_bad(release)
     };
     releases(global, app).filter(is_other).last().map(|release| release.number)
 }

@@ -32,7 +32,8 @@ impl NodeApi {
                 Some(SurveyedNode { node: region.nodes.get(&one.node)?.name.clone(), standing, why_not })
             });
             let nodes = nodes.collect();
-            Ok(Versioned { revision, value: PlacementSurvey { service, nodes } })
+            let waiting = region.shortfalls.get(&service).map(|row| row.text(&service));
+            Ok(Versioned { revision, value: PlacementSurvey { service, nodes, waiting } })
         })
     }
 }

@@ -36,10 +36,10 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, region, agreed } => self.init(meta, region, agreed.as_ref()),
             C::SetRegionLevel { region, agreed } => self.set_region_level(region, agreed),
-            C::Deploy { app, services, scale, expect, updates, contents, tags, regions } => {
+            C::Deploy { app, services, scale, expect, updates, contents, tags, regions, priorities } => {
                 let (services, updates) = (services.clone(), updates.clone());
-                let (tags, regions) = (tags.clone(), regions.clone());
-                let wanted = Release { services, updates, tags, regions, ..Release::default() };
+                let (tags, regions, priorities) = (tags.clone(), regions.clone(), priorities.clone());
+                let wanted = Release { services, updates, tags, regions, priorities, ..Release::default() };
                 self.deploy(app, wanted, contents, scale, *expect)
             }
             C::Rollback { app, to, from, why } => self.roll_back(app, *to, *from, why),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, AppName, ContentHash, Level, RegionName, RegionSet, ReleaseNumber, Scale, SecretName, SecretVersion,
-    ServiceName, ServiceSpec, UpdateSpec,
+    Agreed, AppName, ContentHash, Level, Priority, RegionName, RegionSet, ReleaseNumber, Scale, SecretName,
+    SecretVersion, ServiceName, ServiceSpec, UpdateSpec,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -46,6 +46,9 @@ pub enum GlobalCommand {
         /// In which regions they run, where they say.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         regions: BTreeMap<ServiceName, RegionSet>,
+        /// How important services are, where they say.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        priorities: BTreeMap<ServiceName, Priority>,
     },
     /// Sets how many instances of a service run in each region.
     Scale {
@@ -172,10 +175,10 @@ impl GlobalCommand {
     /// From which level on programs know it: with this value, fields included.
     pub fn level(&self) -> Level {
         match self {
-            Self::Deploy { services, scale, updates, tags, regions, .. } => {
+            Self::Deploy { services, scale, updates, tags, regions, priorities, .. } => {
                 let of_scales = scale.values().map(|scale| scale.level());
-                let of_rest =
-                    if updates.is_empty() && tags.is_empty() && regions.is_empty() { Level::FIRST } else { Level(6) };
+                let is_usual = updates.is_empty() && tags.is_empty() && regions.is_empty() && priorities.is_empty();
+                let of_rest = if is_usual { Level::FIRST } else { Level(6) };
                 services.values().map(ServiceSpec::level).chain(of_scales).max().unwrap_or(Level::FIRST).max(of_rest)
             }
             Self::Scale { scale, .. } => scale.level(),

@@ -40,6 +40,7 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
         contents: BTreeMap::new(),
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
     }
 }
 

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, ClusterId, DeploymentState, Incarnation, Level, RegionName, RegionSet, Release, ReleaseNumber, Revision,
-    RouteSpec, Scale, ServiceName, UpdateSpec,
+    Agreed, ClusterId, DeploymentState, Incarnation, Level, Priority, RegionName, RegionSet, Release, ReleaseNumber,
+    Revision, RouteSpec, Scale, ServiceName, UpdateSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -81,6 +81,7 @@ fn first_commands() -> Vec<GlobalCommand> {
             contents: BTreeMap::new(),
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
         },
         C::Scale { app: app(), service: service(), scale: 5.into() },
         C::RemoveApp { app: app() },
@@ -106,6 +107,7 @@ fn later_commands() -> Vec<GlobalCommand> {
             contents: BTreeMap::new(),
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
         },
         init(Some(agreed())),
         C::ActivateRoot { hash: hash() },
@@ -120,6 +122,7 @@ fn later_commands() -> Vec<GlobalCommand> {
             contents: contents(),
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
             updates: BTreeMap::new(),
         },
     ];
@@ -132,6 +135,7 @@ fn later_commands() -> Vec<GlobalCommand> {
         contents: BTreeMap::new(),
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
     };
     all.extend(updates().map(deploy));
     all.push(C::Deploy {
@@ -143,6 +147,7 @@ fn later_commands() -> Vec<GlobalCommand> {
         contents: BTreeMap::new(),
         tags: tags(),
         regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
     });
     all.extend([RegionSet::All, RegionSet::These([region()].into())].map(|regions| C::Deploy {
         app: app(),
@@ -153,6 +158,7 @@ fn later_commands() -> Vec<GlobalCommand> {
         contents: BTreeMap::new(),
         tags: BTreeMap::new(),
         regions: BTreeMap::from([(service(), regions)]),
+        priorities: BTreeMap::new(),
     }));
     all.push(C::Rollback {
         app: "shop".parse().expect("a name"),
@@ -188,6 +194,18 @@ fn later_commands() -> Vec<GlobalCommand> {
             contents: BTreeMap::new(),
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
+        },
+        C::Deploy {
+            app: app(),
+            services: BTreeMap::from([(service(), spec())]),
+            scale: BTreeMap::new(),
+            expect: None,
+            updates: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            priorities: BTreeMap::from([(service(), Priority(80))]),
         },
     ]);
     all
@@ -242,11 +260,14 @@ fn later_rows() -> Vec<Row> {
         why: "it failed".into(),
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
     };
     all.push((K::Release(id()), O::Release(again.clone())));
     all.push((K::Release(id()), O::Release(Release { tags: tags(), ..again.clone() })));
     let regions = BTreeMap::from([("web".parse().expect("a name"), RegionSet::These([region()].into()))]);
-    all.push((K::Release(id()), O::Release(Release { regions, ..again })));
+    all.push((K::Release(id()), O::Release(Release { regions, ..again.clone() })));
+    let priorities = BTreeMap::from([("web".parse().expect("a name"), Priority(20))]);
+    all.push((K::Release(id()), O::Release(Release { priorities, ..again })));
     let value = SealedValue { sealed: sealed(), set_ms: 5, by: "founder".into() };
     let secret = Secret { last: 2, versions: BTreeMap::from([(2, value)]) };
     all.push((K::Secret(("shop".parse().expect("a name"), "KEY".parse().expect("a name"))), O::Secret(secret)));

@@ -5,11 +5,11 @@ use std::{
 
 use insula_types::{
     Addresses, Agreed, ByteSize, CanarySpec, Capacity, Check, ClusterId, ContentHash, CpuMillis, Deployment,
-    DeploymentState, Desired, DriverKind, FileSpec, HealthSpec, HookKind, HookRun, HookState, HooksSpec, Incarnation,
-    InstanceId, InstanceStatus, Labels, Level, Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec, PortSpec,
-    Promotion, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Resources, RestartPolicy, RestartSpec,
-    Revision, RouteSpec, RuntimeName, Scale, SecretName, SecretVersion, ServiceRef, ServiceSpec, StopSpec, Strategy,
-    TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeSpec,
+    DeploymentState, Desired, DriverKind, FileSpec, Given, HealthSpec, HookKind, HookRun, HookState, HooksSpec,
+    Incarnation, InstanceId, InstanceStatus, Labels, Level, Node, NodeHealth, NodeId, Phase, Placement, PlacementSpec,
+    PortSpec, Priority, Promotion, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Resources,
+    RestartPolicy, RestartSpec, Revision, RouteSpec, RuntimeName, Scale, SecretName, SecretVersion, ServiceRef,
+    ServiceSpec, Shortfall, StopSpec, Strategy, TmpfsSpec, UpdateSpec, Volume, VolumeRef, VolumeSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -30,16 +30,16 @@ variants!(command_name, COMMANDS, RegionCommand:
     SetDesired, RemovePlacements, ReportStatus, Note, TakeControl, Controlled, SetNodeDuty, TakeOutNode, ReportTrust,
     BindKey, RemoveJoinToken, RaiseLevel, SetAddresses, CreateVolume, GrowVolume, DeleteVolume,
     ConfirmVolume, ForgetVolume, SetRuntimes, SetLabels, AdvanceDeployment, SteerDeployment, SetDefinitionWith,
-    AdvanceHook,
+    AdvanceHook, GiveWay,
 );
 variants!(key_name, KEYS, RegionKey:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Content, Deployment, Labels, Runtimes, Secret, Volume,
+    Content, Deployment, Labels, Runtimes, Secret, Shortfall, Volume,
 );
 // The objects have the names of their keys, so that listing them again would tell nothing but a new one.
 variants!(object_name, OBJECTS, RegionObject:
     Meta, Node, Tombstone, JoinToken, Definition, Placement, Status, Event, Control, Trust, NodeKey, Level, Addresses,
-    Content, Deployment, Labels, Runtimes, Secret, Volume,
+    Content, Deployment, Labels, Runtimes, Secret, Shortfall, Volume,
 );
 
 const NODE: NodeId = NodeId::new(7);
@@ -157,7 +157,7 @@ pub(super) fn updates() -> [UpdateSpec; 4] {
 /// A definition whose services say how they are updated, of a release that is another one again.
 fn updated_definition() -> RegionalDefinition {
     let names = ["a", "b", "c", "d"].map(|name| name.parse().expect("a name"));
-    let service = |update| RegionalService { spec: spec(), scale: 1.into(), update };
+    let service = |update| RegionalService { spec: spec(), scale: 1.into(), update, ..RegionalService::default() };
     let services = names.into_iter().zip(updates().map(service)).collect();
     RegionalDefinition { services, again_of: Some(ReleaseNumber(2)), ..definition() }
 }
@@ -205,7 +205,7 @@ fn definition_with_hooks() -> RegionalDefinition {
     let second = Duration::from_secs(1);
     let hooks = HooksSpec { before: vec!["./migrate".into()], after: vec!["./notify".into()], timeout: second * 60 };
     let update = UpdateSpec { hooks, ..UpdateSpec::default() };
-    let service = RegionalService { spec: spec(), scale: 1.into(), update };
+    let service = RegionalService { spec: spec(), scale: 1.into(), update, ..RegionalService::default() };
     RegionalDefinition { services: BTreeMap::from([("web".parse().expect("a name"), service)]), ..definition() }
 }
 
@@ -218,6 +218,25 @@ pub(super) const DEPLOYMENT_STATES: [DeploymentState; 7] = [
     DeploymentState::Before,
     DeploymentState::After,
 ];
+
+/// A definition whose services say how important they are.
+fn prior_definition() -> RegionalDefinition {
+    let service =
+        RegionalService { priority: Priority(80), ..definition().services.into_values().next().expect("one") };
+    RegionalDefinition { services: [("web".parse().expect("a name"), service)].into(), ..definition() }
+}
+
+fn service_ref() -> ServiceRef {
+    ServiceRef::new(definition().app, "work".parse().expect("a name"))
+}
+
+fn shortfall() -> Shortfall {
+    let gave_to = Some(Given {
+        to: ServiceRef::new(definition().app, "web".parse().expect("a name")),
+        node: "n1".parse().expect("a name"),
+    });
+    Shortfall { lost: 2, given: 1, gave_to, awaits: Some(NODE) }
+}
 
 fn volume_ref() -> VolumeRef {
     "shop/db/data.1".parse().expect("a volume")
@@ -444,6 +463,9 @@ fn later_commands() -> Vec<RegionCommand> {
         let service = "web".parse().expect("a name");
         C::AdvanceHook { app: app.clone(), release, service, hook, state, spent_ms: 700, why: why() }
     }));
+    let to = ServiceRef::new(definition().app, "web".parse().expect("a name"));
+    all.push(C::GiveWay { instances: vec![INSTANCE], to, node: NODE });
+    all.push(C::SetDefinition(prior_definition()));
     all
 }
 
@@ -489,6 +511,7 @@ fn later_rows() -> Vec<Row> {
         (K::Definition(definition().app), O::Definition(definition_with_hooks())),
         (K::Deployment(definition().app), O::Deployment(deployment_with_hooks())),
         (K::Placement(INSTANCE), O::Placement(Placement { hook: Some(HookKind::After), ..placement(Desired::Run) })),
+        (K::Shortfall(service_ref()), O::Shortfall(shortfall())),
     ];
     all.extend(DEPLOYMENT_STATES.map(|state| (K::Deployment(definition().app), O::Deployment(deployment(state)))));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()

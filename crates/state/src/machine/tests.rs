@@ -26,6 +26,7 @@ fn deploy(app: &str) -> GlobalCommand {
         contents: BTreeMap::new(),
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
     }
 }
 

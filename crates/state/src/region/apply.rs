@@ -3,6 +3,7 @@
 mod contents;
 mod deployments;
 mod hooks;
+mod shortfalls;
 mod volumes;
 
 use std::{
@@ -106,6 +107,7 @@ impl<'a> Apply<'a> {
                 if self.state.definitions.contains(app) {
                     self.out.remove(RegionKey::Definition(app.clone()));
                     self.forget_deployment(app);
+                    self.refit(app, None);
                     self.forget_contents(app, None, &[]);
                     self.event(Event::new(self.at_ms, EventKind::Removed, format!("{app} was removed")).app(app));
                 }
@@ -113,6 +115,7 @@ impl<'a> Apply<'a> {
             }
             C::Place(placements) => self.place(placements),
             C::SetDesired { instances, desired, reason } => self.set_desired(instances, *desired, reason),
+            C::GiveWay { instances, to, node } => self.give_way(instances, to, *node),
             C::RemovePlacements(instances) => self.remove_placements(instances),
             C::ReportStatus { node, statuses } => self.report(*node, statuses),
             C::Note(event) => {
@@ -276,6 +279,9 @@ impl<'a> Apply<'a> {
             (EventKind::NodeDown, format!("node {} is down: it did not renew its lease", node.name))
         };
         self.event(Event::new(self.at_ms, kind, text).node(id));
+        if !health.is_up() {
+            self.lose(id);
+        }
         self.update_node(id, |node| node.health = health)
     }
 
@@ -331,6 +337,9 @@ impl<'a> Apply<'a> {
             let text = format!("node {} is up: stop insula on it first, and wait until it is seen down", node.name);
             return Err(Rejection::conflict(Conflict::NodeIsUp, text));
         }
+        if node.health.is_up() {
+            self.lose(id);
+        }
         self.remove_placements(&placed)?;
         let text = match placed.len() {
             0 => format!("node {} was removed: {reason}", node.name),
@@ -365,6 +374,7 @@ impl<'a> Apply<'a> {
         self.event(Event::new(self.at_ms, EventKind::Deployed, text).app(app));
         self.out.put(RegionKey::Definition(app.clone()), RegionObject::Definition(definition.clone()));
         self.forget_contents(app, Some(definition), &[]);
+        self.refit(app, Some(definition));
         Ok(RegionReply::Done)
     }
 
@@ -390,6 +400,7 @@ impl<'a> Apply<'a> {
             self.event(event.node(node.id).app(&placed.service.app).instance(placed.instance));
             self.out.put(RegionKey::Placement(placed.instance), RegionObject::Placement(placed));
         }
+        self.fill(placements);
         Ok(RegionReply::Done)
     }
 

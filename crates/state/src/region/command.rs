@@ -8,7 +8,7 @@ use std::{
 use insula_types::{
     Addresses, Agreed, AppName, ByteSize, Capacity, ContentHash, DeploymentState, Desired, HookKind, HookState,
     InstanceId, InstanceStatus, Labels, Level, Node, NodeHealth, NodeId, Placement, RegionalDefinition, ReleaseNumber,
-    Revision, RuntimeName, SecretName, SecretVersion, ServiceName, VolumeRef,
+    Revision, RuntimeName, SecretName, SecretVersion, ServiceName, ServiceRef, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -259,6 +259,16 @@ pub enum RegionCommand {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         secrets: Vec<(SecretName, SecretVersion, ByteBuf)>,
     },
+    /// The controller has found that a service which lost an instance finds no place, and takes one from services of clearly lower
+    /// priority: they are drained, and their room is kept for it. Refused when it has lost none.
+    GiveWay {
+        /// What gives way, all on one node.
+        instances: Vec<InstanceId>,
+        /// To whom.
+        to: ServiceRef,
+        /// Where.
+        node: NodeId,
+    },
 }
 
 impl RegionCommand {
@@ -292,7 +302,7 @@ impl RegionCommand {
             Self::SetRuntimes { .. } => Level(5),
             Self::SetLabels { .. } => Level(6),
             Self::AdvanceDeployment { .. } | Self::SteerDeployment { .. } | Self::AdvanceHook { .. } => Level(6),
-            Self::SetDefinitionWith { .. } => Level(6),
+            Self::SetDefinitionWith { .. } | Self::GiveWay { .. } => Level(6),
             Self::SetDefinition(definition) => definition.level(),
             Self::Place(placements) => placements.iter().map(Placement::level).max().unwrap_or(Level::FIRST),
             // A program that knows the command and not what it agrees to must not apply it either.

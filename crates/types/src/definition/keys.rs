@@ -33,6 +33,7 @@ pub(super) const SERVICE: Keys = Keys {
         "restart",
         "hooks",
         "regions",
+        "priority",
     ],
     later: &["failover", "region"],
 };

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{AppDefinition, ServiceDefinition, write};
-use crate::{RegionSet, ServiceSpec, UpdateSpec};
+use crate::{Priority, RegionSet, ServiceSpec, UpdateSpec};
 
 /// The order in which people write the keys of a service; others follow behind.
 const ORDER: [&str; 22] = [
@@ -46,8 +46,8 @@ pub(super) fn app(definition: &AppDefinition) -> String {
     for (name, item) in &definition.services {
         // What a service is when nothing more is said, and what its strategy means by itself.
         let update = UpdateSpec { strategy: item.update.strategy.clone(), ..UpdateSpec::default() };
-        let (spec, regions) = (ServiceSpec::default(), RegionSet::default());
-        let usual = ServiceDefinition { spec, tag: None, regions, scale: None, update };
+        let (spec, regions, priority) = (ServiceSpec::default(), RegionSet::default(), Priority::USUAL);
+        let usual = ServiceDefinition { spec, tag: None, regions, scale: None, update, priority };
         let mut bare = write::service(&usual, &definition.contents);
         if let Some(update) = bare.get_mut("update").and_then(Value::as_object_mut) {
             update.retain(|name, _| !OF_STRATEGY.contains(&name.as_str()));

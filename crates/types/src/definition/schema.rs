@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{AppDefinition, SCALE_MAX, SERVICES_MAX};
 use crate::{
-    AppName, LabelName, LabelValue, PortName, RegionName, RegionSet, Scale, SecretName, ServiceName, VolumeName,
+    AppName, LabelName, LabelValue, PortName, Priority, RegionName, RegionSet, Scale, SecretName, ServiceName,
+    VolumeName,
 };
 
 /// An amount of bytes with its unit.
@@ -125,6 +126,7 @@ impl JsonSchema for Service {
                     "require": labels,
                     "prefer": labels,
                 })),
+                "priority": number((*Priority::RANGE.start()).into(), (*Priority::RANGE.end()).into()),
                 "update": update(generator),
                 "hooks": object("What is run once for a release of it.", &[], &json!({
                     "before": arguments("Ends well before any instance of the release is started."),

@@ -26,8 +26,8 @@ use super::{
     tree::Value,
 };
 use crate::{
-    ByteSize, ContentHash, CpuMillis, DriverKind, ImageName, PortName, PortSpec, Protocol, Resources, RouteSpec,
-    RuntimeName, Scale, ServiceSpec, StopSpec,
+    ByteSize, ContentHash, CpuMillis, DriverKind, ImageName, PortName, PortSpec, Priority, Protocol, Resources,
+    RouteSpec, RuntimeName, Scale, ServiceSpec, StopSpec,
 };
 
 /// Greatest number of arguments, variables, ports and routes of a service: far beyond what was ever seen, small enough
@@ -97,7 +97,9 @@ pub(super) fn read(
     let regions = fields.get("regions").and_then(|item| regions::read(&item, problems)).unwrap_or_default();
     let mut update = fields.get("update").and_then(|item| update::read(&item, &regions, problems)).unwrap_or_default();
     update.hooks = fields.get("hooks").and_then(|item| hooks::read(&item, problems)).unwrap_or_default();
-    let mut service = ServiceDefinition { spec, tag: None, regions, scale, update };
+    let priority = fields.get("priority").and_then(|item| item.number(Priority::RANGE, problems));
+    let priority = priority.map_or(Priority::USUAL, Priority);
+    let mut service = ServiceDefinition { spec, tag: None, regions, scale, update, priority };
     if let Some(image) = image {
         service.set_image(image);
     }

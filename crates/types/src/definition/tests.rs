@@ -159,6 +159,9 @@ fn a_full_definition_is_read_and_survives_json() {
                 },
                 region_order: [],
             },
+            priority: Priority(
+                50,
+            ),
         }
     "#]]
     .assert_debug_eq(&definition.services.values().next().expect("web"));
@@ -421,6 +424,17 @@ fn values_out_of_bounds() {
     check_service(
         "IMAGE\nscale = 1001",
         expect!["line 4, column 9: services.web.scale: found the number 1001, expected a whole number from 0 to 1000"],
+    );
+    check_service("IMAGE\npriority = 100", expect!["valid"]);
+    check_service(
+        "IMAGE\npriority = 101",
+        expect![
+            "line 4, column 12: services.web.priority: found the number 101, expected a whole number from 0 to 100"
+        ],
+    );
+    check_service(
+        "IMAGE\npriority = \"high\"",
+        expect![[r#"line 4, column 12: services.web.priority: found "high", expected a whole number from 0 to 100"#]],
     );
     check_service("IMAGE\nscale = \"each-node\"", expect!["valid"]);
     check_service(

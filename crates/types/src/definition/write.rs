@@ -75,6 +75,9 @@ pub(super) fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash,
     if !spec.placement.is_usual() {
         out.insert("placement".to_owned(), placement(&spec.placement));
     }
+    if !item.priority.is_usual() {
+        out.insert("priority".to_owned(), item.priority.0.into());
+    }
     if !spec.secrets.is_empty() {
         out.insert("secrets".to_owned(), json!(spec.secrets.keys().collect::<Vec<_>>()));
     }

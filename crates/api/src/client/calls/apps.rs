@@ -12,7 +12,7 @@ use crate::{
     wire::{
         App, AppStatus, AppSummary, Deleted, DeployAnswer, Deployment, Instance, List, PlacementSurvey, Release,
         ReleaseDefinition, RestartBody, RollbackBody, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody,
-        SecretRemoved, SecretSet, Steered, Steering, SteeringBody, Versioned,
+        SecretRemoved, SecretSet, Steered, Steering, SteeringBody, Versioned, Waiting,
     },
 };
 
@@ -227,6 +227,14 @@ impl Client {
             Some(app) => self.get(format!("/v1/apps/{app}/instances")).await,
             None => self.get("/v1/instances").await,
         }
+    }
+
+    /// What losses of nodes have left without a place.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn waiting(&self) -> Result<List<Waiting>, ClientError> {
+        self.get("/v1/waiting").await
     }
 
     /// One instance.

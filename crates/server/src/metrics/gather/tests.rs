@@ -5,7 +5,7 @@ use insula_env::{Env, beat, net};
 use insula_state::region::{RegionKey, RegionObject};
 use insula_types::{
     ByteSize, ClusterId, CpuMillis, InstanceId, InstanceStatus, Node, Placement, RegionalService, ReleaseNumber,
-    Resources, Revision, ServiceSpec, Traffic, UpdateSpec, Volume, VolumeRef,
+    Resources, Revision, ServiceSpec, Traffic, Volume, VolumeRef,
 };
 
 use super::*;
@@ -43,7 +43,7 @@ fn region() -> RegionState {
         put(RegionKey::Node(NodeId::new(id)), RegionObject::Node(node(id, health)));
     }
     let ServiceRef { app, service: name } = service();
-    let wanted = RegionalService { spec: spec(), scale: 3.into(), update: UpdateSpec::default() };
+    let wanted = RegionalService { spec: spec(), scale: 3.into(), ..RegionalService::default() };
     let definition = RegionalDefinition {
         app: app.clone(),
         release: ReleaseNumber(1),

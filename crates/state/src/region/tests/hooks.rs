@@ -28,7 +28,7 @@ fn define(release: u64, tag: &str) -> RegionCommand {
     let service = |name: &str| {
         let spec = ServiceSpec { command: vec![tag.to_owned()], ..ServiceSpec::default() };
         let update = UpdateSpec { hooks: hooks.clone(), ..UpdateSpec::default() };
-        (service(name), RegionalService { spec, scale: 1.into(), update })
+        (service(name), RegionalService { spec, scale: 1.into(), update, ..RegionalService::default() })
     };
     let services = BTreeMap::from(["web", "work"].map(service));
     let definition = RegionalDefinition { app: app(), release: ReleaseNumber(release), services, again_of: None };
@@ -167,4 +167,30 @@ fn hooks_are_for_what_a_release_brings_and_not_for_the_way_back() {
     level(place(1, 1, "web", HookKind::Before));
     level(define(1, "one"));
     level(advance("web", HookKind::Before, HookState::Done));
+}
+
+#[test]
+fn what_runs_a_hook_is_not_short_when_it_is_lost_and_gives_no_place() {
+    let mut region = region();
+    region.at(1, &define(1, "one")).expect("new");
+    region.at(2, &place(1, 1, "web", HookKind::Before)).expect("the first");
+    let RegionCommand::Place(mut usual) = place(2, 1, "work", HookKind::Before) else { unreachable!("made above") };
+    usual[0].hook = None;
+    region.at(3, &RegionCommand::Place(usual.clone())).expect("a usual one");
+    let (id, health) = (NodeId::new(1), NodeHealth::Down { since_ms: 4 });
+    region.at(4, &RegionCommand::SetNodeHealth { id, health }).expect("a member");
+    let short = |region: &Region| -> Vec<String> {
+        region.replica.read(|state| state.shortfalls.iter().map(|(service, _)| service.to_string()).collect())
+    };
+    assert_eq!(short(&region), ["shop/work"], "the hook is begun again, and its service has lost nothing");
+    let to = ServiceRef::new(app(), service("work"));
+    let gives = RegionCommand::GiveWay { instances: vec![InstanceId::new(1)], to, node: id };
+    assert_eq!(region.at(5, &gives).expect_err("it runs a hook").code, RejectionCode::Conflict);
+    region.at(6, &advance("web", HookKind::Before, HookState::Done)).expect("it ended");
+    region.at(7, &place(3, 1, "work", HookKind::Before)).expect("the second");
+    assert_eq!(short(&region), ["shop/work"], "a hook is none of those that were lost");
+    usual[0].instance = InstanceId::new(4);
+    region.at(8, &RegionCommand::SetNodeHealth { id, health: NodeHealth::Up }).expect("a member");
+    region.at(8, &RegionCommand::Place(usual)).expect("another one");
+    assert_eq!(short(&region), [""; 0]);
 }

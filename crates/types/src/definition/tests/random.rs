@@ -41,6 +41,7 @@ proptest! {
             RegionSet::All,
             RegionSet::These(["fra", "was"].map(|name| name.parse().expect("a name")).into()),
         ]),
+        priority in Priority::RANGE.prop_map(Priority),
         check in prop::sample::select(vec![
             crate::Check::Http("/ok?deep=1".to_owned()),
             crate::Check::Tcp,
@@ -129,7 +130,7 @@ proptest! {
                 region_order: regions.names().rev().cloned().collect(),
                 ..UpdateSpec::default()
             };
-            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, tag: tag.clone(), regions: regions.clone(), scale, update })
+            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, tag: tag.clone(), regions: regions.clone(), scale, update, priority })
         });
         let definition = AppDefinition {
             app: AppName::new("shop").expect("a label"),
