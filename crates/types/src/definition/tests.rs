@@ -236,7 +236,7 @@ fn unknown_and_later_keys() {
         expect![[r#"
             line 4, column 1: services.web.failover: not yet: this version does not have it; take the key out
             line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions"#]],
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions, priority"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
