@@ -20,6 +20,11 @@ fn digest(reference: &str) -> String {
     reference.trim().split_once('@').expect("a reference with its digest").1.to_owned()
 }
 
+/// The same as far as people compare it, as it is shown to them.
+fn short(reference: &str) -> String {
+    format!("{}…", &digest(reference)[.."sha256:".len() + 12])
+}
+
 /// `PUT /v1/apps/other` on a node's own socket, under a key: all that is answered.
 fn put(lab: &Lab, node: &str, key: &str, image: &str) -> String {
     let body = format!("{{\"app\":\"other\",\"services\":{{\"web\":{{\"image\":\"{image}\",\"scale\":0}}}}}}");
@@ -37,27 +42,28 @@ fn a_tag_is_looked_up_once_and_a_rollback_needs_no_registry() {
     }
     let own = std::env::current_exe().expect("path of this program");
     let built = own.ancestors().nth(2).expect("the directory of built programs");
-    let lab = Lab::up(&Programs::in_dir(built).expect("programs"), "images-e2e-tags", 3, None).expect("a lab");
+    let lab = Lab::up(&Programs::in_dir(built).expect("programs"), "e2e-tags", 3, None).expect("a lab");
     let push = |page: &str| lab.run(&["image", "shop", "--tag", "now", "--page", page]).expect("pushed");
     let first = push("one");
     let tag = format!("{}:now", first.split_once('@').expect("a reference").0);
     let definition = DEFINITION.replace("TAG", &tag);
-    let deploy = |options: &[&str]| lab.on("n1", &[&["deploy", "-", "--wait", "2m"], options].concat(), &definition);
-    let failed = |options: &[&str]| format!("{:#}", deploy(options).expect_err("the registry is away"));
+    let deploy = |option: &[&str]| lab.on("n1", &[&["deploy", "-"], option].concat(), &definition);
+    let wait: &[&str] = &["--wait", "2m"];
+    let failed = |option: &[&str]| format!("{:#}", deploy(option).expect_err("the registry is away"));
 
     let said = deploy(&["--plan"]).expect("a plan");
     assert!(said.contains(&format!("image {tag} is now {}\n", digest(&first))), "{said}");
     assert!(said.contains("new app, release 1"), "{said}");
-    let said = deploy(&[]).expect("deployed");
+    let said = deploy(wait).expect("deployed");
     assert!(said.contains("runs release 1"), "{said}");
     let status = lab.on("n2", &["status", "shop"], "").expect("a status");
-    assert!(status.contains(&format!("image {tag}@{} on 2 nodes", digest(&first))), "{status}");
+    assert!(status.contains(&format!("image {tag}@{} on 2 nodes", short(&first))), "{status}");
 
     // What has not moved is no change, what has moved is one.
-    assert!(deploy(&[]).expect("the same").contains("nothing to change, release 1 is this already"));
+    assert!(deploy(wait).expect("the same").contains("nothing to change, release 1 is this already"));
     let second = push("two");
     assert_ne!(digest(&first), digest(&second));
-    let said = deploy(&[]).expect("it has moved");
+    let said = deploy(wait).expect("it has moved");
     let moved = format!("~ web.image: {tag}@{} -> {tag}@{}\n", digest(&first), digest(&second));
     assert!(said.contains(&moved) && said.contains("runs release 2"), "{said}");
 
@@ -74,7 +80,7 @@ fn a_tag_is_looked_up_once_and_a_rollback_needs_no_registry() {
         "{said}"
     );
     lab.run(&["registry", "off"]).expect("stopped");
-    let said = failed(&[]);
+    let said = failed(wait);
     assert!(said.contains("line 3, column 9: services.web.image: what "), "{said}");
     let keep = format!("write {tag}@{} to keep what release 2 runs", digest(&second));
     assert!(said.contains(&keep), "{said}");
@@ -96,9 +102,9 @@ fn a_tag_is_looked_up_once_and_a_rollback_needs_no_registry() {
     let said = lab.on("n2", &["rollback", "shop", "--wait", "2m"], "").expect("rolled back");
     assert!(said.contains("runs release 3"), "{said}");
     let status = lab.on("n1", &["status", "shop"], "").expect("a status");
-    assert!(status.contains(&format!("image {tag}@{}", digest(&first))), "{status}");
+    assert!(status.contains(&format!("image {tag}@{} on", short(&first))), "{status}");
     let releases = lab.on("n1", &["releases", "shop"], "").expect("releases");
-    let short = |image: &str| format!("shop:now@{}", &digest(image)["sha256:".len()..][..12]);
-    assert_eq!(releases.matches(&short(&first)).count(), 2, "{releases}");
-    assert_eq!(releases.matches(&short(&second)).count(), 1, "{releases}");
+    let named = |image: &str| format!("shop:now@{}", &digest(image)["sha256:".len()..][..12]);
+    assert_eq!(releases.matches(&named(&first)).count(), 2, "{releases}");
+    assert_eq!(releases.matches(&named(&second)).count(), 1, "{releases}");
 }
