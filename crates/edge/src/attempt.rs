@@ -7,7 +7,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use insula_catalog::RouteTarget;
-use insula_mesh::{Caller, Stream, Target, TraceId};
+use insula_mesh::{Caller, DialError, Refusal as Refused, Stream, Target, TraceId};
+use insula_types::NodeId;
 use tracing::debug;
 
 pub(crate) use self::pending::{Pending, Rest};
@@ -90,11 +91,12 @@ impl Shared {
             Broken::Refused => Failure::Refused,
             Broken::Off(_) | Broken::Rubbish(_) => Failure::Unknown { is_reused },
         };
-        // That a kept connection was closed says nothing, unless it is what the client gets to hear.
-        if !is_reused
+        // That a kept connection was closed says nothing, unless it is what the client gets to hear; nor does what ended with the way
+        // to the node.
+        let is_heard = !is_reused
             || matches!(failure, Failure::TimedOut | Failure::Refused)
-            || !is_repeatable && matches!(failure, Failure::Unknown { .. })
-        {
+            || !is_repeatable && matches!(failure, Failure::Unknown { .. });
+        if is_heard && !self.is_cut_off_from(in_flight.0.node) {
             in_flight.0.failed();
         }
         let now = self.env.clock.now();
@@ -162,9 +164,22 @@ impl Shared {
             debug!(%trace, %error, cause, "dial failed");
             add(&self.metrics.dials_failed);
             in_flight.0.unreachable(self.env.clock.now());
-            in_flight.0.failed();
+            // A release answers for its instance, not for the way there.
+            let is_its_own = match &error {
+                DialError::Refused { code, .. } => *code == Refused::Unreachable,
+                DialError::Connect { node, .. } => *node == own,
+                DialError::Unknown { .. } => false,
+            };
+            if is_its_own {
+                in_flight.0.failed();
+            }
             Failure::NotSent
         })
+    }
+
+    /// Whether another node does not answer, so that what is sent there says nothing about its instances.
+    pub(crate) fn is_cut_off_from(&self, node: NodeId) -> bool {
+        node != self.holder.current().own && self.verdicts.borrow().is_bad(node)
     }
 
     /// Makes of an instance's response what the client gets.

@@ -74,3 +74,31 @@ async fn an_instance_that_does_not_answer_fails_also_where_another_does_instead(
     .expect("forgotten with the service");
     world.end();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_to_a_node_is_not_the_fault_of_what_runs_there() {
+    let mut world = World::start(&[2], Config::default()).await;
+    let mut get = world.client().await;
+    get.send("GET /hang HTTP/1.1\r\nhost: shop.example\r\n\r\n").await;
+    let mut post = world.client().await;
+    post.send("POST /hang HTTP/1.1\r\nhost: shop.example\r\ncontent-length: 3\r\n\r\nabc").await;
+    while world.instance(2).heads().len() < 2 {
+        sleep(Duration::from_millis(2)).await;
+    }
+    world.add(3).await;
+    world.publish(&[2, 3]);
+    world.dialer.silence(2);
+    let (head, _) = post.read().await.expect("the POST is answered at once");
+    assert_eq!(common::status(&head), 502);
+    while world.instance(3).heads().is_empty() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(tally(&world, 2), Tally::default(), "its node fell silent");
+
+    // A node that cannot be reached, and is not known to be silent yet.
+    world.dialer.addresses.lock().retain(|instance, _| instance.get() != 3);
+    world.publish(&[3]);
+    assert_eq!(world.get("/").await.0, 502);
+    assert_eq!(tally(&world, 3).failed, 0, "nobody has heard of its instance");
+    world.end();
+}

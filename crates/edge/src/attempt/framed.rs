@@ -74,7 +74,9 @@ impl Shared {
         let trunk = begun.map_err(|error| {
             debug!(instance = %chosen.instance, %error, "HTTP/2 did not begin");
             in_flight.0.unreachable(self.env.clock.now());
-            in_flight.0.failed();
+            if !self.is_cut_off_from(in_flight.0.node) {
+                in_flight.0.failed();
+            }
             Failure::NotSent
         })?;
         let room = trunk.room().ok_or(Failure::Stale)?;

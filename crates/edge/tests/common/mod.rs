@@ -22,7 +22,7 @@ use insula_env::{
     clock::timeout,
     net::{self, TcpListener, TcpStream},
 };
-use insula_mesh::{DialError, Dialer, Guarded, Stream, Target, Trouble, Verdicts};
+use insula_mesh::{DialError, Dialer, Guarded, Refusal, Stream, Target, Trouble, Verdicts};
 use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, ReleaseNumber, Revision, ServiceRef};
 use parking_lot::Mutex;
 use tokio::{
@@ -46,7 +46,7 @@ fn port() -> PortName {
 
 /// Connects to the instances' addresses; nodes can be silenced.
 pub struct FakeDialer {
-    addresses: Mutex<BTreeMap<InstanceId, SocketAddr>>,
+    pub addresses: Mutex<BTreeMap<InstanceId, SocketAddr>>,
     lost: Mutex<BTreeMap<NodeId, CancellationToken>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     pub dials: AtomicU64,
@@ -81,7 +81,11 @@ impl Dialer for FakeDialer {
                 std::future::pending::<()>().await;
             }
             let address = address.ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
-            let stream = net::connect(address, Duration::from_secs(1)).await.map_err(failed)?;
+            // As the node of the instance says it.
+            let stream = net::connect(address, Duration::from_secs(1)).await.map_err(|error| {
+                let (code, why) = (Refusal::Unreachable, error.to_string());
+                DialError::Refused { instance, node, code, why }
+            })?;
             Ok(Box::new(Guarded::new(stream, lost)) as Stream)
         }
         .boxed()
