@@ -29,7 +29,7 @@ pub use connect::{ConnectError, Link, accept, connect};
 pub use connection::Connection;
 pub use hello::{HelloError, PROGRAM_VERSION};
 pub use join::{JoinError, JoinHandler, JoinRequest, JoinResponse, join_client};
-pub use method::{Caller, Handler, Method, decode_request, encode_response};
+pub use method::{Caller, Handler, Method, decode_request, decode_response, encode_response};
 pub use peers::Peers;
 pub use port::{Dispatcher, Handed, HandedReceiver, PortServer};
 pub use protocol::Protocol;

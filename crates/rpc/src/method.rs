@@ -64,7 +64,10 @@ pub fn encode_response<M: Method>(response: &M::Response) -> Bytes {
 }
 
 /// Reads an answer.
-pub(crate) fn decode_response<M: Method>(body: &[u8]) -> Result<M::Response, Status> {
+///
+/// # Errors
+/// `Protocol` when it does not decode.
+pub fn decode_response<M: Method>(body: &[u8]) -> Result<M::Response, Status> {
     codec::decode(body)
         .map_err(|error| Status::new(Code::Protocol, format!("the answer to {} does not read: {error}", M::NAME)))
 }

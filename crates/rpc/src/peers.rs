@@ -153,6 +153,11 @@ impl Peers {
         matches!(self.0.slots.lock().get(&node), Some(Slot::Open(connection)) if connection.is_usable())
     }
 
+    /// The same; where there is none, an attempt to make one begins, if it is time for one, and nobody waits for it.
+    pub fn reach(&self, node: NodeId) -> bool {
+        matches!(self.slot(node), Ok(Way::Open(_)))
+    }
+
     /// Forgets that a node was not reached: it has been heard of, so the next call tries at once.
     pub fn wake(&self, node: NodeId) {
         let mut slots = self.0.slots.lock();

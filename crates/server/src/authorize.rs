@@ -18,8 +18,8 @@ use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
     AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose,
-    ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec,
-    StartOneOff, TakeAuthority, TellAddresses, WatchState,
+    ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput,
+    StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -49,6 +49,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<Propose>(Who::Member),
     rule::<Barrier>(Who::Member),
     rule::<Recall>(Who::Member),
+    // Of these three only. For another node only from voters: see `may_relay`.
+    rule::<Relay>(Who::Member),
     // Of its own lease: the node is the caller.
     rule::<Renew>(Who::Member),
     rule::<WatchState>(Who::Member),
@@ -249,6 +251,19 @@ pub(crate) fn may_propose_region(node: NodeId, is_voter: bool, command: &RegionC
 /// [`Status`], saying who may.
 pub(crate) fn may_propose_global(node: NodeId, is_voter: bool, command: &GlobalCommand) -> Result<(), Status> {
     may_propose(node, is_voter, proposer_of_global(command))
+}
+
+/// For whom a caller asks a leader: itself, or another whose request it brings, which is for voters.
+///
+/// # Errors
+/// [`Status`] for others.
+pub(crate) fn may_relay(caller: NodeId, is_voter: bool, asking: Option<NodeId>) -> Result<NodeId, Status> {
+    match asking {
+        Some(other) if other != caller && !is_voter => {
+            Err(Status::permission_denied(format!("{caller} does not vote and may not bring what {other} asks")))
+        }
+        other => Ok(other.unwrap_or(caller)),
+    }
 }
 
 fn may_propose(node: NodeId, is_voter: bool, proposer: Proposer) -> Result<(), Status> {

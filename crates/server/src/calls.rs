@@ -8,7 +8,7 @@ use insula_container::NodeRuntime;
 use insula_control::Control;
 use insula_env::{Disk, clock};
 use insula_identity::{Lifetimes, Material, NodeDirectory, RegionAuthority};
-use insula_rpc::{Caller, Code, Handler, Method, Status, StreamSink, decode_request, encode_response};
+use insula_rpc::{Caller, Code, Handler, Method, Peers, Status, StreamSink, decode_request, encode_response};
 use insula_state::{Domain, GlobalState, RegionState};
 use insula_telemetry::chain;
 use insula_types::{NodeId, Revision, codec};
@@ -24,9 +24,10 @@ use crate::{
     members::Members,
     methods::{
         ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot,
-        MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, RemoveImage, RemoveSnapshot, Renew,
-        RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec,
-        StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
+        MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay, RelayRequest, RemoveImage,
+        RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot,
+        SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses,
+        TellAddressesResponse, WatchState,
     },
     secrets::Opener,
     snapshots::Snapshots,
@@ -58,6 +59,8 @@ pub(crate) struct Calls {
     pub disk: Arc<dyn Disk>,
     pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
+    /// Other nodes, for what is brought to them.
+    pub peers: Peers,
 }
 
 #[async_trait]
@@ -65,27 +68,10 @@ impl Handler for Calls {
     async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
         self.check(caller, method)?;
         match method {
-            Propose::ID => {
-                let request = decode_request::<Propose>(&body)?;
-                Ok(encode_response::<Propose>(&self.propose(caller, request).await?))
-            }
-            Barrier::ID => {
-                let request = decode_request::<Barrier>(&body)?;
-                let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
-                let answer = match request.state {
-                    StateName::Region => self.region.barrier(limit).await,
-                    StateName::Global => self.global.barrier(limit).await,
-                };
-                Ok(encode_response::<Barrier>(&answer))
-            }
-            Recall::ID => {
-                let request = decode_request::<Recall>(&body)?;
-                let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
-                let answer = match request.state {
-                    StateName::Region => self.region.recall(request.request, limit).await,
-                    StateName::Global => self.global.recall(request.request, limit).await,
-                };
-                Ok(encode_response::<Recall>(&answer))
+            Propose::ID | Barrier::ID | Recall::ID => self.ask_leader(caller.identity.node, method, &body).await,
+            Relay::ID => {
+                let request = decode_request::<Relay>(&body)?;
+                Ok(encode_response::<Relay>(&self.relay(caller.identity.node, request).await?))
             }
             Renew::ID => {
                 let renewal = decode_request::<Renew>(&body)?;
@@ -211,10 +197,64 @@ impl Calls {
         authorize::may_call(method, &caller.identity, &own, Standing { is_of_region, is_removed, is_member, is_voter })
     }
 
-    async fn propose(&self, caller: &Caller, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
+    /// What only a leader answers, to a node.
+    async fn ask_leader(&self, node: NodeId, method: u16, body: &[u8]) -> Result<Bytes, Status> {
+        match method {
+            Propose::ID => {
+                let request = decode_request::<Propose>(body)?;
+                Ok(encode_response::<Propose>(&self.propose(node, request).await?))
+            }
+            Barrier::ID => {
+                let request = decode_request::<Barrier>(body)?;
+                let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
+                let answer = match request.state {
+                    StateName::Region => self.region.barrier(limit).await,
+                    StateName::Global => self.global.barrier(limit).await,
+                };
+                Ok(encode_response::<Barrier>(&answer))
+            }
+            Recall::ID => {
+                let request = decode_request::<Recall>(body)?;
+                let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
+                let answer = match request.state {
+                    StateName::Region => self.region.recall(request.request, limit).await,
+                    StateName::Global => self.global.recall(request.request, limit).await,
+                };
+                Ok(encode_response::<Recall>(&answer))
+            }
+            other => Err(Status::unknown_method(other)),
+        }
+    }
+
+    /// Brings a node's request to the leader; as the leader, answers what a voter brings.
+    async fn relay(&self, caller: NodeId, request: RelayRequest) -> Result<Led<ByteBuf>, Status> {
+        let raft = match request.state {
+            StateName::Region => self.region.raft(),
+            StateName::Global => self.global.raft(),
+        };
+        let asking = authorize::may_relay(caller, raft.voters().contains(&caller), request.asking)?;
+        let leadership = *raft.leadership().borrow();
+        if leadership.is_me {
+            let answer = self.ask_leader(asking, request.method, &request.body).await?;
+            return Ok(Led::Done(ByteBuf::from(answer)));
+        }
+        let reached = leadership.leader.filter(|leader| request.asking.is_none() && self.peers.reach(*leader));
+        let Some(leader) = reached else { return Ok(Led::Elsewhere(leadership.leader)) };
+        let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
+        let brought = RelayRequest { asking: Some(asking), ..request };
+        let mut leaderships = raft.leadership();
+        let follows_another = leaderships.wait_for(|now| now.leader != Some(leader));
+        tokio::select! {
+            biased;
+            answer = self.peers.call::<Relay>(leader, &brought, limit) => answer,
+            // The caller begins anew; what was brought takes effect once.
+            _ = follows_another => Ok(Led::Unknown(format!("{leader} does not lead any more"))),
+        }
+    }
+
+    async fn propose(&self, node: NodeId, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
         let command = request.command.into_vec();
-        let node = caller.identity.node;
         match request.state {
             StateName::Region => {
                 let is_voter = self.region.raft().voters().contains(&node);

@@ -91,6 +91,34 @@ impl Method for Barrier {
     type Response = Led<Revision>;
 }
 
+/// Asks a voter to bring a request to the leader that it knows: for a caller whose own way there is broken. The leader does as if
+/// the caller itself had asked, since a voter is trusted with all that nodes may say.
+#[derive(Debug)]
+pub struct Relay;
+
+/// Request of [`Relay`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RelayRequest {
+    /// To the leader of which state.
+    pub state: StateName,
+    /// Who asks, where a voter brings it to the leader; none where the caller asks for itself.
+    pub asking: Option<NodeId>,
+    /// [`Propose`], [`Barrier`] or [`Recall`].
+    pub method: u16,
+    /// Its encoded request.
+    pub body: ByteBuf,
+    /// How long the voter may try.
+    pub deadline_ms: u64,
+}
+
+impl Method for Relay {
+    const ID: u16 = 21;
+    const NAME: &'static str = "relay";
+    type Request = RelayRequest;
+    /// The encoded response of the method.
+    type Response = Led<ByteBuf>;
+}
+
 /// Renews the caller's lease with the region's leader; the node is the caller.
 #[derive(Debug)]
 pub struct Renew;

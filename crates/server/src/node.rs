@@ -334,6 +334,7 @@ impl Node {
             disk: Arc::clone(&self.env.disk),
             lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
+            peers: self.rpc.clone(),
         };
         let calls = Arc::new(calls);
         let bulk = Bulk { groups: Arc::clone(&groups), calls: Arc::clone(&calls) };

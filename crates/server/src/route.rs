@@ -4,22 +4,25 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use insula_env::{Clock, TaskGroup, beat};
-use insula_rpc::{AddressBook, Method, Peers};
+use insula_rpc::{AddressBook, Method, Peers, Status, decode_response};
 use insula_state::{Domain, Leadership, ProposeError, Proposer};
-use insula_types::{NodeId, RequestId};
+use insula_types::{NodeId, RequestId, codec};
 use parking_lot::Mutex;
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
 use crate::{
     group::StateGroup,
-    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest, Recall, RecallRequest},
+    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest, Recall, RecallRequest, Relay, RelayRequest},
 };
 
 /// How long one node may take to say that it leads, or to commit; then another is asked.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// Nodes asked for one answer: a few may be down, and each may name another.
 const TRIES_MAX: usize = 6;
+
+/// What other voters bring to a leader that this node does not reach.
+const RELAYED: [u16; 3] = [Propose::ID, Barrier::ID, Recall::ID];
 
 /// The way to the leader of one state.
 pub(crate) struct Route<D: Domain> {
@@ -33,6 +36,8 @@ pub(crate) struct Route<D: Domain> {
     /// Who did not answer, the latest last. They are asked after the others: a question with a short limit, like a lease's
     /// renewal, would else spend all of it on the same dead node each time.
     silent: Mutex<Vec<NodeId>>,
+    /// The leader that this node did not reach when it asked last, though others may.
+    lost: Mutex<Option<NodeId>>,
     leadership: watch::Receiver<Leadership>,
 }
 
@@ -52,47 +57,59 @@ impl<D: Domain> Route<D> {
         tasks: &TaskGroup,
     ) -> Arc<Self> {
         let leadership = follow_leadership(&group, tasks);
-        Arc::new(Self { node, group, peers, book, clock, hint: Mutex::default(), silent: Mutex::default(), leadership })
+        let (hint, silent, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { node, group, peers, book, clock, hint, silent, lost, leadership })
     }
 
-    /// Asks `here` when this node leads, else `M` of whoever does, until `limit`.
+    /// Asks `here` when this node leads, else `M` of whoever does, until `limit`. Where this node does not reach the leader, and the
+    /// request is one of [`RELAYED`], another voter may bring it there.
     async fn ask<M, T, F>(&self, request: &M::Request, limit: Duration, here: impl Fn(Duration) -> F) -> Led<T>
     where
         M: Method<Response = Led<T>>,
         F: Future<Output = Led<T>>,
     {
         let until = self.clock.now() + limit;
-        let mut asked: Vec<NodeId> = Vec::new();
-        let mut next = Some(self.first());
+        let mut leader = self.leadership.borrow().leader;
+        let (mut asked, mut relays) = (Vec::new(), Vec::new());
+        let mut next = Some(leader.or_else(|| *self.hint.lock()).unwrap_or(self.node));
         let mut doubt = None;
         let mut last = Led::Unavailable(format!("no node of the {} group answers", D::NAME));
-        while let Some(node) = next.take().or_else(|| self.another(&asked)) {
+        loop {
+            let relay = leader.filter(|_| RELAYED.contains(&M::ID)).and_then(|leader| self.relay_to(leader, &relays));
+            let Some(node) = relay.or_else(|| next.take()).or_else(|| self.another(&asked)) else { break };
             let left = until.saturating_duration_since(self.clock.now()).min(TRY_LIMIT);
-            if left.is_zero() || asked.len() >= TRIES_MAX {
+            if left.is_zero() || asked.len() + relays.len() >= TRIES_MAX {
                 break;
             }
-            asked.push(node);
-            // Until it answers; also when this question is given up meanwhile.
-            self.note(node, true);
-            last = if node == self.node {
-                here(left).await
+            last = if relay.is_some() {
+                relays.push(node);
+                known(self.relayed::<M, T>(node, request, left).await)
             } else {
-                match self.peers.call::<M>(node, request, left).await {
-                    Ok(answer) => answer,
-                    // It may have been done before the connection broke.
-                    Err(error) if error.is_outcome_unknown() => Led::Unknown(error.to_string()),
-                    Err(error) => Led::Unavailable(error.to_string()),
+                asked.push(node);
+                // Until it answers; also when this question is given up meanwhile.
+                self.note(node, true);
+                let answer = match node == self.node {
+                    true => here(left).await,
+                    false => known(self.peers.call::<M>(node, request, left).await),
+                };
+                let is_silent = matches!(answer, Led::Unknown(_) | Led::Unavailable(_));
+                self.note(node, is_silent);
+                if is_silent && node != self.node && leader == Some(node) {
+                    *self.lost.lock() = Some(node);
                 }
+                answer
             };
-            self.note(node, matches!(last, Led::Unknown(_) | Led::Unavailable(_)));
             match &last {
                 // Both are a leader's word.
                 Led::Done(_) | Led::NotYet(_) => {
-                    *self.hint.lock() = Some(node);
+                    *self.hint.lock() = if relay.is_some() { leader } else { Some(node) };
                     return last;
                 }
-                Led::Elsewhere(Some(leader)) if !asked.contains(leader) => next = Some(*leader),
-                Led::Elsewhere(_) | Led::Unavailable(_) => {}
+                Led::Elsewhere(Some(told)) => {
+                    leader = Some(*told);
+                    next = leader.filter(|told| !asked.contains(told));
+                }
+                Led::Elsewhere(None) | Led::Unavailable(_) => {}
                 Led::Unknown(why) => doubt = Some(why.clone()),
             }
         }
@@ -103,10 +120,35 @@ impl<D: Domain> Route<D> {
         }
     }
 
-    /// Where to ask first.
-    fn first(&self) -> NodeId {
-        let known = self.leadership.borrow().leader;
-        known.or_else(|| *self.hint.lock()).unwrap_or(self.node)
+    /// The same by way of a voter.
+    async fn relayed<M, T>(&self, voter: NodeId, request: &M::Request, left: Duration) -> Result<Led<T>, Status>
+    where
+        M: Method<Response = Led<T>>,
+    {
+        let body = ByteBuf::from(codec::encode(request));
+        let deadline_ms = left.as_millis() as u64;
+        let relay = RelayRequest { state: self.group.name(), asking: None, method: M::ID, body, deadline_ms };
+        Ok(match self.peers.call::<Relay>(voter, &relay, left).await? {
+            Led::Done(answer) => decode_response::<M>(&answer)?,
+            Led::Elsewhere(leader) => Led::Elsewhere(leader),
+            Led::Unknown(why) => Led::Unknown(why),
+            Led::Unavailable(why) => Led::Unavailable(why),
+            Led::NotYet(why) => Led::NotYet(why),
+        })
+    }
+
+    /// A voter that may bring a request to a leader which this node does not reach, and did not yet.
+    fn relay_to(&self, leader: NodeId, relays: &[NodeId]) -> Option<NodeId> {
+        if !self.is_lost(leader) {
+            return None;
+        }
+        let voters = self.group.raft().voters().into_iter();
+        next_of(voters.filter(|voter| ![self.node, leader].contains(voter)), relays, &self.silent.lock())
+    }
+
+    /// Whether the leader was not reached when it was asked last, and is not yet; tries to reach it again meanwhile.
+    fn is_lost(&self, leader: NodeId) -> bool {
+        *self.lost.lock() == Some(leader) && !self.peers.reach(leader)
     }
 
     /// A node that may know the leader and was not asked yet.
@@ -184,6 +226,16 @@ impl<D: Domain> Proposer for Route<D> {
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+}
+
+/// What is known after a call.
+fn known<T>(answer: Result<Led<T>, Status>) -> Led<T> {
+    match answer {
+        Ok(answer) => answer,
+        // It may have been done before the connection broke.
+        Err(error) if error.is_outcome_unknown() => Led::Unknown(error.to_string()),
+        Err(error) => Led::Unavailable(error.to_string()),
     }
 }
 

@@ -31,6 +31,7 @@ const TABLE: &[(u16, &str)] = &[
     (Propose::ID, "yyrnnnr"),
     (Barrier::ID, "yyrnnnr"),
     (Recall::ID, "yyrnnnr"),
+    (Relay::ID, "yyrnnnr"),
     (Renew::ID, "yyrnnnr"),
     (WatchState::ID, "yyrnnnr"),
     (TakeAuthority::ID, "ynnnnny"),
@@ -76,6 +77,15 @@ fn each_method_is_for_whom_the_table_says() {
         let error = may_call(999, &caller, &own, standing).expect_err("not listed");
         assert_eq!(error.code, Code::UnknownMethod);
     }
+}
+
+#[test]
+fn only_voters_bring_what_others_ask() {
+    let [me, other] = [1, 2].map(NodeId::new);
+    let allowed = |is_voter, asking| may_relay(me, is_voter, asking).ok();
+    assert_eq!([allowed(false, None), allowed(true, None)], [Some(me); 2]);
+    assert_eq!([allowed(false, Some(me)), allowed(false, Some(other))], [Some(me), None]);
+    assert_eq!(allowed(true, Some(other)), Some(other));
 }
 
 #[test]
