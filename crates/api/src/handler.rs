@@ -16,7 +16,7 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
+        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret,
         SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage, Versioned,
         Volume, Waiting,
     },
@@ -205,10 +205,12 @@ pub enum Caller {
 }
 
 /// Which part of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// The last so many lines; none: all that is kept.
     pub tail: Option<u32>,
+    /// Only what was written at this time or after, in milliseconds since 1970.
+    pub since_ms: Option<u64>,
     /// Go on with what comes, until the instance ends or the caller leaves.
     pub follow: bool,
 }
@@ -299,6 +301,8 @@ pub trait Handler: Send + Sync + 'static {
     async fn instances(&self, app: Option<&AppName>, read: ReadOptions) -> Answer<List<Instance>>;
     /// What losses of nodes have left without a place in this region.
     async fn waiting(&self, read: ReadOptions) -> Answer<List<Waiting>>;
+    /// What the edges of this region bring where, in the order of hosts and paths.
+    async fn routes(&self, read: ReadOptions) -> Answer<List<Route>>;
     /// One instance.
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>>;
     /// What an instance wrote; asked of its node, wherever the call arrives.

@@ -12,6 +12,7 @@ mod instance;
 mod loss;
 mod number;
 mod release;
+mod route;
 mod secret;
 mod survey;
 mod token;
@@ -40,6 +41,7 @@ pub use release::{
     Deployment, Hook, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome, RestartBody, RollbackBody, Running,
     RunningBody, Steered, Steering, SteeringBody,
 };
+pub use route::Route;
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use survey::{PlacementSurvey, Standing, SurveyedNode};
 pub use token::{Token, TokenKind, TokenRemoved};

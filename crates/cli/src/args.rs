@@ -119,6 +119,8 @@ pub enum ApiCommand {
     Config(ConfigCommand),
     /// List apps
     Apps(JsonArgs),
+    /// List what the edges bring where
+    Routes(JsonArgs),
     /// List instances
     Ps(PsArgs),
     /// Show how an app is, or this node and its groups

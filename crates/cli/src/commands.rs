@@ -82,6 +82,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Config(ConfigCommand::Check(args)) => config::check(&args),
         ApiCommand::Top(args) => top::run(client, &args).await,
         ApiCommand::Apps(args) => show::apps(client, args.json).await,
+        ApiCommand::Routes(args) => show::routes(client, args.json).await,
         ApiCommand::Ps(args) => show::instances(client, args.app.as_ref(), args.json.json).await,
         ApiCommand::Status(args) => match &args.app {
             Some(app) => show::app_status(client, app, args.json.json).await,

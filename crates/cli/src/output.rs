@@ -93,22 +93,6 @@ pub fn age(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
-/// A time of day in UTC, `2026-11-21 03:40:00`. Method: days to civil date (H. Hinnant, chrono-compatible algorithms).
-pub fn utc(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest % 3600 / 60, rest % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,8 +106,6 @@ mod tests {
 
     #[test]
     fn times_are_written_for_people() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00");
-        assert_eq!(utc(951_827_696_000), "2000-02-29 12:34:56");
         let ages = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|seconds| age(seconds * 1000 + 5, 5));
         assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
         assert_eq!(age(0, 5000), "0s");

@@ -2,15 +2,14 @@
 
 use std::{path::Path, process::ExitCode};
 
-use insula_cli::{
-    CheckArgs, ConnectArgs, Exit, Failure, RestoreArgs, StateCommand, Table, confirm, say, say_json, utc,
-};
+use insula_cli::{CheckArgs, ConnectArgs, Exit, Failure, RestoreArgs, StateCommand, Table, confirm, say, say_json};
 use insula_env::Env;
 use insula_server::{
     NodeConfig,
     restore::{self, Contents, Plan, Present, Replaced},
 };
 use insula_telemetry::chain;
+use insula_types::text::utc;
 
 /// `insula state …`.
 pub(crate) fn run(connect: &ConnectArgs, command: StateCommand) -> ExitCode {

@@ -32,7 +32,7 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
         Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
-        Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
+        Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
         Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
@@ -293,6 +293,11 @@ impl Handler for NodeApi {
     async fn waiting(&self, read: ReadOptions) -> Answer<List<Waiting>> {
         self.prepare(&self.region, read).await?;
         Ok(self.list_waiting())
+    }
+
+    async fn routes(&self, read: ReadOptions) -> Answer<List<Route>> {
+        self.prepare(&self.region, read).await?;
+        Ok(self.list_routes())
     }
 
     async fn instance(&self, id: InstanceId, read: ReadOptions) -> Answer<Versioned<Instance>> {

@@ -37,6 +37,22 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A time in UTC, of milliseconds since 1970: `2026-11-21 03:40:00`. Method: days to civil date (H. Hinnant, chrono-compatible algorithms).
+pub fn utc(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest % 3600 / 60, rest % 60)
+}
+
 /// Stands for what was left out.
 const LEFT_OUT: &str = " … ";
 
@@ -55,7 +71,13 @@ pub fn shorten(text: &str, len_max: usize) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, shorten};
+    use super::{grouped, shorten, utc};
+
+    #[test]
+    fn times_are_written_for_people() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00");
+        assert_eq!(utc(951_827_696_999), "2000-02-29 12:34:56");
+    }
 
     #[test]
     fn thousands_are_set_apart() {

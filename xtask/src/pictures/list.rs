@@ -147,6 +147,24 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula node"),
     Look("insula explain"),
     Look("insula completions"),
+    // A first node, and what cannot become one.
+    Do(concat!(
+        "rm -rf new; insula init --region ams --datacenter ams1 --advertise 127.0.0.1:17443 --data new/data ",
+        "--config new/insula.toml --no-service"
+    )),
+    Do(concat!(
+        "insula init --region ams --datacenter ams1 --advertise 127.0.0.1:17443 --data new/data ",
+        "--config new/insula.toml --no-service"
+    )),
+    Look("insula init --region Ams --datacenter ams1 --advertise nowhere"),
+    Look("insula join rubbish --datacenter fra1 --advertise 127.0.0.1 --data new/other --config new/other.toml"),
+    Look("insula server --config nothing.toml"),
+    Look("echo 'regio = 1' > broken-server.toml; insula server --config broken-server.toml"),
+    Watch {
+        line: "insula dev --data new/dev --edge 127.0.0.1:18080 --api 127.0.0.1:17480 --node 127.0.0.1:17443 2>/dev/null",
+        until: "Ctrl-C stops it",
+        keys: "C-c",
+    },
     // No cluster, and strangers.
     Look("env -u INSULA_SOCKET HOME=/nonexistent insula ps"),
     Look("INSULA_SOCKET=/nonexistent/api.sock insula ps"),
@@ -196,6 +214,9 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula explain placement shop/web"),
     Look("insula explain instance $(insula ps shop | grep -o 'i-[0-9a-z]*' | head -1)"),
     Look("insula logs shop --tail 2"),
+    Look("insula logs shop/web --since 1h --timestamps --tail 2"),
+    Look("insula routes"),
+    Look("insula routes --json"),
     Look("insula exec shop/web -- /bin/busybox uname -a"),
     Look("insula exec shop/web -- /bin/nonsense"),
     Look("insula run shop/web -- /bin/busybox id"),
@@ -215,6 +236,11 @@ pub(super) const LIST: &[Shot] = &[
     Do("insula deploy broken.toml"),
     Look("insula status shop"),
     Look("insula releases shop"),
+    Do("sed s/shop/sick/ broken.toml | insula deploy - --wait 10s"),
+    Look("insula status sick"),
+    Look("insula explain instance $(insula ps sick | grep -o 'i-[0-9a-z]*' | head -1)"),
+    Look("insula logs sick --tail 2"),
+    Do("insula rm sick --yes"),
     Do("insula rollback shop --to 1"),
     Do("insula rollback shop --to 99"),
     Do("insula deploy canary.toml"),
@@ -254,6 +280,27 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula top --once"),
     Look("insula nodes"),
     Do("insula lab poweron n3"),
+    // What a lab does.
+    Look("insula lab up"),
+    Look("insula lab poweroff n9"),
+    Do("insula lab cut n1 n2"),
+    Look("insula lab status"),
+    Do("insula lab heal"),
+    Do("insula lab disk n3 --full"),
+    Do("insula lab disk n3 --mend"),
+    Do("insula lab pause n3"),
+    Do("insula lab resume n3"),
+    Look("insula lab --name nowhere status"),
+    // Images.
+    Look("insula image import shop.toml"),
+    Look("insula image import nothing.tar"),
+    Do("insula image rm $(insula image ls --json | grep -o '10[^\"]*sha256:[0-9a-f]*' | head -1)"),
+    Do("insula image rm 10.200.255.2:5000/none@sha256:$(printf '0%.0s' {1..64})"),
+    // The CA. Nobody types the recovery key.
+    Do("insula ca renew-region < /dev/null"),
+    Do("insula ca replace-root < /dev/null"),
+    Do("insula ca activate-root < /dev/null"),
+    Do("insula ca retire-root < /dev/null"),
     // Tokens and backups.
     Do("insula token create"),
     Do("insula token create --api --role viewer --name ops"),

@@ -67,6 +67,7 @@ read!(secrets, |handler, asked, read| async { handler.secrets(&asked.name("app")
 read!(app_instances, |handler, asked, read| handler.instances(Some(&asked.name("app")?), read));
 read!(instances, |handler, asked, read| handler.instances(None, read));
 read!(waiting, |handler, asked, read| handler.waiting(read));
+read!(routes, |handler, asked, read| handler.routes(read));
 read!(instance, |handler, asked, read| handler.instance(asked.name("instance")?, read));
 read!(images, |handler, asked, read| handler.images(read));
 read!(volumes, |handler, asked, read| handler.volumes(read));
@@ -282,9 +283,9 @@ pub(super) async fn scale(State(shared): State<Shared>, asked: Asked, body: Body
 
 pub(super) async fn logs(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
-        let LogQuery { tail, follow } = asked.query()?;
+        let LogQuery { tail, since_ms, follow } = asked.query()?;
         between("tail", tail.unwrap_or(0).into(), 0, TAIL_MAX.into())?;
-        shared.handler.logs(asked.name("instance")?, LogOptions { tail, follow }).await
+        shared.handler.logs(asked.name("instance")?, LogOptions { tail, since_ms, follow }).await
     };
     respond::log(answer.await)
 }

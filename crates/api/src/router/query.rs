@@ -68,6 +68,8 @@ pub(super) struct LogQuery {
     /// The last so many lines; without it all that is kept.
     #[schemars(range(max = TAIL_MAX))]
     pub(super) tail: Option<u32>,
+    /// Only what was written at this time or after, in milliseconds since 1970.
+    pub(super) since_ms: Option<u64>,
     /// Goes on with what comes, until the instance ends.
     #[serde(default)]
     pub(super) follow: bool,

@@ -365,6 +365,8 @@ fn instances() -> Vec<Row> {
         get("/v1/instances", Viewer, "Instances of this region", endpoints::instances).lists::<Instance>(),
         get("/v1/waiting", Viewer, "What losses of nodes have left without a place", endpoints::waiting)
             .lists::<Waiting>(),
+        get("/v1/routes", Viewer, "What the edges of this region bring where", endpoints::routes)
+            .lists::<crate::wire::Route>(),
         get("/v1/instances/{instance}", Viewer, "An instance", endpoints::instance).reads::<Instance>(),
         get("/v1/instances/{instance}/logs", Viewer, "What an instance wrote", endpoints::logs)
             .query::<LogQuery>()

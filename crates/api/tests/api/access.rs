@@ -30,6 +30,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/apps/{app}/secrets/{secret}", "deployer"),
     ("POST", "/v1/apps/{app}/services/{service}/run", "deployer"),
     ("GET", "/v1/instances", "viewer"),
+    ("GET", "/v1/routes", "viewer"),
     ("GET", "/v1/waiting", "viewer"),
     ("GET", "/v1/instances/{instance}", "viewer"),
     ("GET", "/v1/instances/{instance}/logs", "viewer"),

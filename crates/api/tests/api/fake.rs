@@ -21,7 +21,7 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Running, Scaled, Secret,
+        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret,
         SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
@@ -206,13 +206,18 @@ impl Handler for Fake {
         self.list(read, Vec::new())
     }
 
+    async fn routes(&self, read: ReadOptions) -> Answer<List<Route>> {
+        self.list(read, Vec::new())
+    }
+
     async fn instance(&self, id: InstanceId, _: ReadOptions) -> Answer<Versioned<Instance>> {
         Err(Problem::new(Code::NoSuchInstance, id.to_string()))
     }
 
     /// Instance 1 has a log, that of 2 breaks off, others are not there.
     async fn logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
-        let first = format!("tail {} follow {}\n", options.tail.unwrap_or(0), options.follow);
+        let LogOptions { tail, since_ms, follow } = options;
+        let first = format!("tail {} since {} follow {follow}\n", tail.unwrap_or(0), since_ms.unwrap_or(0));
         let last = match id.get() {
             1 => Ok(Bytes::from("end\n")),
             2 => Err(std::io::Error::other("the node is gone")),

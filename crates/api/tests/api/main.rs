@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fake::{DEFINITION, Fake, World, definition};
 use futures::{Stream, StreamExt, stream};
 use insula_api::{
-    Client, ClientError, Code,
+    Client, ClientError, Code, LogOptions,
     handler::StateKey,
     wire::{EventCursor, JoinTokenBody, NodeDuty},
 };
@@ -154,20 +154,23 @@ async fn events_come_once_each_over_connections_that_break() {
 async fn logs_stream_and_say_when_they_are_cut_off() {
     let world = World::start(Fake::default()).await;
     let client = world.client("viewer-token");
-    let mut log = client.logs(InstanceId::new(1), Some(2), false).await.expect("log");
+    let mut log = client
+        .logs(InstanceId::new(1), LogOptions { tail: Some(2), since_ms: Some(7), follow: false })
+        .await
+        .expect("log");
     let mut text = Vec::new();
     while let Some(bytes) = log.next().await.expect("no failure") {
         text.extend_from_slice(&bytes);
     }
-    assert_eq!(text, b"tail 2 follow false\nend\n");
+    assert_eq!(text, b"tail 2 since 7 follow false\nend\n");
     let failure = async {
-        let mut log = client.logs(InstanceId::new(2), None, true).await?;
+        let mut log = client.logs(InstanceId::new(2), LogOptions { follow: true, ..LogOptions::default() }).await?;
         while log.next().await?.is_some() {}
         Ok::<_, ClientError>(())
     };
     let failure = failure.await;
     assert!(matches!(failure, Err(ClientError::CutOff { .. })), "{failure:?}");
-    assert_eq!(code(client.logs(InstanceId::new(3), None, false).await.map(|_| ())), Code::NoSuchInstance);
+    assert_eq!(code(client.logs(InstanceId::new(3), LogOptions::default()).await.map(|_| ())), Code::NoSuchInstance);
     world.stop().await;
 }
 

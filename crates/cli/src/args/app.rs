@@ -1,11 +1,11 @@
 //! Looking at apps and changing them: instances, logs, scale, secrets, removal.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use insula_types::{AppName, InstanceId, Scale, SecretName, ServiceName, ServiceRef};
 
-use super::JsonArgs;
+use super::{JsonArgs, parse_span};
 
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
@@ -86,6 +86,12 @@ pub struct LogArgs {
     /// Only the last so many lines of each instance
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub tail: Option<u32>,
+    /// Only what was written within this time: 10m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pub since: Option<Duration>,
+    /// Show when each line was written, in UTC
+    #[arg(short = 't', long)]
+    pub timestamps: bool,
 }
 
 /// An app, or one service of it.

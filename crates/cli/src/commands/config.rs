@@ -1,13 +1,13 @@
 //! `insula config`: definitions of what runs, and of files.
 
 use insula_api::{Client, wire::ReleaseDefinition};
-use insula_types::{AppDefinition, ReleaseNumber, definition::Format};
+use insula_types::{AppDefinition, ReleaseNumber, definition::Format, text::utc};
 
 use super::definition;
 use crate::{
     Exit, Failure,
     args::{ConfigCheckArgs, ConfigShowArgs},
-    output::{say, say_as_is, say_json, utc},
+    output::{say, say_as_is, say_json},
     table::clean,
 };
 

@@ -1,11 +1,12 @@
 //! `insula events`.
 
 use insula_api::{Client, wire::Event};
+use insula_types::text::utc;
 
 use crate::{
     Failure,
     args::EventArgs,
-    output::{say, say_as_is, utc},
+    output::{say, say_as_is},
     table::clean,
 };
 

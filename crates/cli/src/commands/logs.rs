@@ -1,7 +1,7 @@
 //! `insula logs`: of one instance as it is, of several line by line with their names in front.
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use insula_api::{Client, LogReader};
+use insula_api::{Client, LogOptions, LogReader};
 use insula_types::InstanceId;
 
 use crate::{
@@ -14,9 +14,6 @@ use crate::{
 /// Greatest number of instances whose logs are read at once: each is a connection.
 const SOURCES_MAX: usize = 64;
 
-/// Longest line that is kept together, in bytes.
-const LINE_LEN_MAX: usize = 64 << 10;
-
 pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
     let sources = match (&args.source, args.instance) {
         (_, Some(instance)) => vec![(instance, String::new())],
@@ -24,10 +21,12 @@ pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
         (None, None) => return Err(Failure::usage("name an app, a service or an instance")),
     };
     let is_alone = sources.len() == 1;
+    let since_ms = args.since.map(|since| client.env().clock.wall_ms().saturating_sub(since.as_millis() as u64));
+    let options = LogOptions { tail: args.tail, since_ms, follow: args.follow };
     let mut readers: FuturesUnordered<_> = sources
         .into_iter()
         .map(|(id, name)| async move {
-            let reader = client.logs(id, args.tail, args.follow).await;
+            let reader = client.logs(id, options).await;
             (if is_alone { String::new() } else { format!("{name} | ") }, reader)
         })
         .collect();
@@ -35,7 +34,7 @@ pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
     let mut failures = Vec::new();
     while let Some((prefix, reader)) = readers.next().await {
         match reader {
-            Ok(reader) => opened.push(Source { prefix, reader, rest: Vec::new() }),
+            Ok(reader) => opened.push(Source { prefix, reader, rest: Vec::new(), is_timed: args.timestamps }),
             Err(error) if is_alone => return Err(error.into()),
             Err(error) => failures.push(format!("{prefix}{error}")),
         }
@@ -63,9 +62,13 @@ async fn of_app(client: &Client, source: &AppSource) -> Result<Vec<(InstanceId, 
 }
 
 struct Source {
+    /// Before each line, to tell it from others'.
     prefix: String,
     reader: LogReader,
+    /// What came of a line whose end did not.
     rest: Vec<u8>,
+    /// Whether lines are shown with their times.
+    is_timed: bool,
 }
 
 /// Copies until all have ended, whole lines at a time, so that lines of several do not mix.
@@ -79,12 +82,15 @@ async fn copy(sources: Vec<Source>, failures: &mut Vec<String>) -> Result<(), Fa
         match piece {
             Ok(Some(bytes)) => {
                 source.rest.extend_from_slice(&bytes);
-                say_lines(&mut source, false)?;
+                let whole = source.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+                let rest = source.rest.split_off(whole);
+                let lines = std::mem::replace(&mut source.rest, rest);
+                say_as_is(&source.shown(&lines))?;
                 waiting.push(next(source));
             }
-            Ok(None) => say_lines(&mut source, true)?,
+            Ok(None) => say_as_is(&source.shown(&source.rest))?,
             Err(error) => {
-                say_lines(&mut source, true)?;
+                say_as_is(&source.shown(&source.rest))?;
                 failures.push(format!("{}{}", source.prefix, chain(&error)));
             }
         }
@@ -92,17 +98,57 @@ async fn copy(sources: Vec<Source>, failures: &mut Vec<String>) -> Result<(), Fa
     Ok(())
 }
 
-fn say_lines(source: &mut Source, is_end: bool) -> Result<(), Failure> {
-    let whole = match source.rest.iter().rposition(|byte| *byte == b'\n') {
-        _ if is_end || source.rest.len() > LINE_LEN_MAX || source.prefix.is_empty() => source.rest.len(),
-        Some(last) => last + 1,
-        None => 0,
-    };
-    let rest = source.rest.split_off(whole);
-    let lines = std::mem::replace(&mut source.rest, rest);
-    if source.prefix.is_empty() {
-        return say_as_is(&String::from_utf8_lossy(&lines));
+impl Source {
+    fn shown(&self, lines: &[u8]) -> String {
+        shown(&String::from_utf8_lossy(lines), &self.prefix, self.is_timed)
     }
-    let text = String::from_utf8_lossy(&lines);
-    say_as_is(&text.lines().map(|line| format!("{}{line}\n", source.prefix)).collect::<String>())
+}
+
+/// Lines of a log as people want them: what was written, behind the prefix and its time where that is asked for. The pieces of a
+/// long line of one instance alone are put together again.
+fn shown(lines: &str, prefix: &str, is_timed: bool) -> String {
+    let mut out = String::with_capacity(lines.len());
+    for line in lines.lines() {
+        let Some((time, is_whole, text)) = parts(line) else {
+            // Of a shim that writes otherwise.
+            out.extend([prefix, line, "\n"]);
+            continue;
+        };
+        let time = if is_timed { time } else { "" };
+        let space = if is_timed { " " } else { "" };
+        let end = if is_whole || is_timed || !prefix.is_empty() { "\n" } else { "" };
+        out.extend([prefix, time, space, text, end]);
+    }
+    out
+}
+
+/// Time, whether the line ends here, and text of a line of the form `<time> <stdout|stderr> <F|P> <text>`.
+fn parts(line: &str) -> Option<(&str, bool, &str)> {
+    let (time, rest) = line.split_once(' ')?;
+    let (_, rest) = rest.split_once(' ').filter(|(stream, _)| ["stdout", "stderr"].contains(stream))?;
+    // An empty line may have lost its last space on the way.
+    let (mark, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    matches!(mark, "F" | "P").then_some((time, mark == "F", text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    const LINES: &str = "T1 stdout F one\nT2 stderr P tw\nT3 stderr F o\nT4 stdout F \nwhat is that\n";
+
+    #[test]
+    fn lines_are_shown_as_they_were_written() {
+        assert_eq!(shown(LINES, "", false), "one\ntwo\n\nwhat is that\n");
+    }
+
+    #[test]
+    fn lines_of_several_have_names() {
+        assert_eq!(shown(LINES, "web | ", false), "web | one\nweb | tw\nweb | o\nweb | \nweb | what is that\n");
+    }
+
+    #[test]
+    fn times_are_shown_where_they_are_asked_for() {
+        assert_eq!(shown(LINES, "", true), "T1 one\nT2 tw\nT3 o\nT4 \nwhat is that\n");
+    }
 }

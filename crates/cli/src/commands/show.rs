@@ -3,15 +3,16 @@
 use insula_api::{
     Client, ClientError, Code,
     wire::{
-        App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Versioned, Waiting,
+        App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Route, Versioned,
+        Waiting,
     },
 };
-use insula_types::{AppName, ImageName, InstanceId, RuntimeName, Term, labels_text};
+use insula_types::{AppName, ImageName, InstanceId, Protocol, RuntimeName, Term, labels_text, text::utc};
 
 use super::nodes::addresses;
 use crate::{
     Failure,
-    output::{age, cores, say, say_json, size, utc, width},
+    output::{age, cores, say, say_json, size, width},
     table::{Table, clean, wrap},
 };
 
@@ -39,6 +40,32 @@ fn app_table(apps: &[AppSummary], now_ms: u64) -> Table {
             age(now_ms, app.released_ms),
             app.hosts.join(" "),
         ]);
+    }
+    table
+}
+
+pub async fn routes(client: &Client, json: bool) -> Result<(), Failure> {
+    let list = client.routes().await?;
+    if json {
+        return say_json(&list);
+    }
+    say(&if list.items.is_empty() {
+        "no routes: no service of this region has any; `routes = [{ host = \"…\" }]` gives one a host\n".to_owned()
+    } else {
+        route_table(&list.items).render(width())
+    })
+}
+
+fn route_table(routes: &[Route]) -> Table {
+    let mut table = Table::new(&["HOST", "PATH", "SERVICE", "PROTOCOL", "READY"]).expendable(&["PROTOCOL"]);
+    for route in routes {
+        let protocol = match route.protocol {
+            Protocol::Http => "http",
+            Protocol::H2c => "h2c",
+            Protocol::Tcp => "tcp",
+        };
+        let (host, path, service) = (route.host.clone(), route.path.clone(), route.service.to_string());
+        table.row([host, path, service, protocol.to_owned(), route.ready.to_string()]);
     }
     table
 }

@@ -4,12 +4,12 @@ use insula_api::{
     Client,
     wire::{Snapshot, Snapshots},
 };
-use insula_types::SnapshotName;
+use insula_types::{SnapshotName, text::utc};
 
 use crate::{
     Failure,
     args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRestoreArgs, SnapshotRmArgs},
-    output::{age, confirm, say, say_json, utc, width},
+    output::{age, confirm, say, say_json, width},
     table::Table,
 };
 

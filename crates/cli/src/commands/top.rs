@@ -10,12 +10,13 @@ use std::{
 
 use insula_api::{Client, wire::Usage};
 use insula_env::clock;
+use insula_types::text::utc;
 
 use self::screen::Screen;
 use crate::{
     Failure,
     args::TopArgs,
-    output::{say, say_json, utc, width},
+    output::{say, say_json, width},
 };
 
 /// Time between two looks.

@@ -1,15 +1,17 @@
 //! Instances: where they are, how they are, what they wrote.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::StreamExt;
 use insula_api::{
     Answer, Code, LogOptions, LogStream, Problem,
-    wire::{Instance, InstanceState, List, Versioned, Waiting},
+    wire::{Instance, InstanceState, List, Route, Versioned, Waiting},
 };
 use insula_env::clock;
 use insula_state::RegionState;
-use insula_types::{AppName, Desired, InstanceId, NodeId, Phase, Placement, ServiceRef, Shortfall};
+use insula_types::{
+    AppName, Desired, InstanceId, NodeId, Phase, Placement, RouteSpec, ServiceRef, Shortfall, text::utc,
+};
 
 use super::NodeApi;
 use crate::logs::LOG_BYTES_MAX;
@@ -45,6 +47,31 @@ impl NodeApi {
         })
     }
 
+    pub(super) fn list_routes(&self) -> List<Route> {
+        self.region.replica().read_at(|region, revision| {
+            let mut ready = BTreeMap::<&ServiceRef, u32>::new();
+            for placement in region.placements.values().filter(|placement| describe(region, placement).is_ready) {
+                *ready.entry(&placement.service).or_default() += 1;
+            }
+            let mut items = Vec::new();
+            for (app, definition) in region.definitions.iter() {
+                for (name, wanted) in &definition.services {
+                    let service = ServiceRef::new(app.clone(), name.clone());
+                    // Definitions with routes have a port that the edges can reach.
+                    let mut protocols = wanted.spec.ports.iter().map(|port| port.protocol);
+                    let Some(protocol) = protocols.find(|protocol| protocol.is_http()) else { continue };
+                    let ready = ready.get(&service).copied().unwrap_or_default();
+                    items.extend(wanted.spec.routes.iter().map(|RouteSpec { host, path }| {
+                        let (host, path, service) = (host.clone(), path.clone(), service.clone());
+                        Route { host, path, service, protocol, ready }
+                    }));
+                }
+            }
+            items.sort_by(|a, b| (&a.host, &a.path).cmp(&(&b.host, &b.path)));
+            List { revision, items }
+        })
+    }
+
     pub(super) fn show_instance(&self, id: InstanceId) -> Answer<Versioned<Instance>> {
         self.region.replica().read_at(|region, revision| {
             let placement = region.placements.get(&id).ok_or_else(|| no_such_instance(id))?;
@@ -56,7 +83,8 @@ impl NodeApi {
     pub(super) async fn read_logs(&self, id: InstanceId, options: LogOptions) -> Answer<LogStream> {
         let node = self.region.read(|region| node_of(region, id)).unwrap_or(self.node);
         let all = self.fetch(node, id).await?;
-        let start = options.tail.map_or(0, |lines| tail_start(&all, lines as usize));
+        let since = options.since_ms.map_or(0, |since_ms| since_start(&all, since_ms));
+        let start = options.tail.map_or(0, |lines| tail_start(&all, lines as usize)).max(since);
         let shown = all.len();
         let first = futures::stream::once(std::future::ready(Ok(all.slice(start..))));
         if !options.follow {
@@ -116,6 +144,19 @@ fn tail_start(text: &[u8], lines: usize) -> usize {
     ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0)
 }
 
+/// Where the first line begins that was written at a time or after it. Lines begin with their time, `2026-11-21T03:40:00.123456Z`.
+fn since_start(text: &[u8], since_ms: u64) -> usize {
+    let since = format!("{}.{:03}", utc(since_ms).replace(' ', "T"), since_ms % 1000);
+    let mut start = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if line.get(..since.len()).is_some_and(|time| time >= since.as_bytes()) {
+            return start;
+        }
+        start += line.len();
+    }
+    text.len()
+}
+
 pub(super) fn no_such_instance(id: InstanceId) -> Problem {
     Problem::new(Code::NoSuchInstance, format!("{id}: `insula ps` lists those there are"))
 }
@@ -167,7 +208,18 @@ fn gone_too() -> insula_types::DatacenterName {
 
 #[cfg(test)]
 mod tests {
-    use super::tail_start;
+    use super::{since_start, tail_start};
+
+    #[test]
+    fn lines_are_as_new_as_is_asked() {
+        let text = b"2000-02-29T12:34:56.123456Z stdout F one\n2000-02-29T12:34:57.000001Z stdout F two\n";
+        let from = |since_ms| &text[since_start(text, since_ms)..];
+        assert_eq!(from(0), text);
+        assert_eq!(from(951_827_696_123), text);
+        assert_eq!(from(951_827_696_124), &text[41..]);
+        assert_eq!(from(951_827_697_001), b"");
+        assert_eq!(since_start(b"no time\n", 5), 8);
+    }
 
     #[test]
     fn a_tail_is_whole_lines() {

@@ -8,11 +8,12 @@ use insula_types::{
 
 use super::{CALL_LIMIT, Call, Client, ClientError, LogReader, expecting};
 use crate::{
+    LogOptions,
     router::WAIT_MAX,
     wire::{
         App, AppStatus, AppSummary, Deleted, DeployAnswer, Deployment, Instance, List, PlacementSurvey, Release,
-        ReleaseDefinition, RestartBody, RollbackBody, Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody,
-        SecretRemoved, SecretSet, Steered, Steering, SteeringBody, Versioned, Waiting,
+        ReleaseDefinition, RestartBody, RollbackBody, Route, Running, RunningBody, ScaleBody, Scaled, Secret,
+        SecretBody, SecretRemoved, SecretSet, Steered, Steering, SteeringBody, Versioned, Waiting,
     },
 };
 
@@ -229,6 +230,14 @@ impl Client {
         }
     }
 
+    /// What the edges of the region bring where, in the order of hosts and paths.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn routes(&self) -> Result<List<Route>, ClientError> {
+        self.get("/v1/routes").await
+    }
+
     /// What losses of nodes have left without a place.
     ///
     /// # Errors
@@ -249,9 +258,11 @@ impl Client {
     ///
     /// # Errors
     /// As every call here.
-    pub async fn logs(&self, id: InstanceId, tail: Option<u32>, follow: bool) -> Result<LogReader, ClientError> {
+    pub async fn logs(&self, id: InstanceId, options: LogOptions) -> Result<LogReader, ClientError> {
+        let LogOptions { tail, since_ms, follow } = options;
         let tail = tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
-        self.stream(format!("/v1/instances/{id}/logs?follow={follow}{tail}")).await
+        let since = since_ms.map(|ms| format!("&since_ms={ms}")).unwrap_or_default();
+        self.stream(format!("/v1/instances/{id}/logs?follow={follow}{tail}{since}")).await
     }
 
     /// Where the next instance of a service would go, and why not elsewhere.
