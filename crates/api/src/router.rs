@@ -7,10 +7,10 @@ mod once;
 mod openapi;
 mod query;
 mod respond;
+mod rest;
 mod table;
 
 use std::{
-    io,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -22,7 +22,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use http::{
     HeaderMap, HeaderValue,
     header::{AUTHORIZATION, CONTENT_TYPE},
@@ -101,6 +100,7 @@ pub fn router(handler: Arc<dyn Handler>, access: Access, tasks: TaskGroup) -> Ro
             Problem::new(Code::MethodNotAllowed, format!("{} {}", request.method(), request.uri().path()))
         })
         .layer(middleware::from_fn_with_state(shared.clone(), authenticate))
+        .layer(middleware::from_fn(rest::read_rest))
         .with_state(shared)
 }
 
@@ -126,13 +126,8 @@ async fn authenticate(State(shared): State<Shared>, mut request: Request, next: 
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(problem) => refuse(problem, request),
+        Err(problem) => problem.into_response(),
     }
-}
-
-/// Refuses a request whose body may be on its way yet.
-fn refuse(problem: Problem, request: Request) -> Response {
-    respond::while_it_comes(problem, request.into_body().into_data_stream().map_err(io::Error::other).boxed())
 }
 
 /// Refuses a caller below the role that the table says.
@@ -151,7 +146,7 @@ async fn allow(State(least): State<Least>, request: Request, next: Next) -> Resp
         (None, _) => Problem::new(Code::Unauthorized, "the request was not authenticated"),
         (_, Err(problem)) => problem,
     };
-    refuse(problem, request)
+    problem.into_response()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use super::{
     Shared,
     query::{Consistency, ReadQuery},
-    respond,
 };
 use crate::{Answer, Caller, Code, Problem, ReadOptions, wire::EventCursor};
 
@@ -124,9 +123,8 @@ pub(super) fn unauthenticated() -> Problem {
 
 /// A body, at most so long.
 pub(super) async fn bytes(body: Body, most: usize) -> Answer<Bytes> {
-    // Known before it comes: then all of it may come, so that the answer is not lost with a connection that is closed on it.
+    // Known before it comes.
     if body.size_hint().lower() > most as u64 {
-        respond::read_on(body.into_data_stream()).await;
         return Err(too_large(most));
     }
     axum::body::to_bytes(body, most).await.map_err(|error| {

@@ -96,10 +96,7 @@ pub(super) async fn import_image(State(shared): State<Shared>, asked: Asked, bod
         let ImportQuery { name } = asked.query()?;
         shared.handler.import_image(name.as_deref(), &mut archive).await
     };
-    match answer.await {
-        Err(problem) => respond::while_it_comes(problem, archive),
-        imported => respond::json(imported),
-    }
+    respond::json(answer.await)
 }
 
 pub(super) async fn remove_image(State(shared): State<Shared>, asked: Asked) -> Response {

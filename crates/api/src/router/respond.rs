@@ -1,6 +1,6 @@
 //! Writes answers: JSON, problem details, streams.
 
-use std::{convert::Infallible, future::ready, time::Duration};
+use std::convert::Infallible;
 
 use axum::{
     Json,
@@ -10,21 +10,15 @@ use axum::{
         sse::{self, KeepAlive},
     },
 };
-use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::StreamExt;
 use http::{
     HeaderValue,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE},
+    header::{CONTENT_TYPE, WWW_AUTHENTICATE},
 };
-use insula_env::clock;
 use serde::Serialize;
 
 use super::EVENTS_ALIVE;
-use crate::{Answer, BodyStream, Code, EventStream, LogStream, Problem};
-
-/// How much of a body, and for how long, is read after it was refused.
-const REFUSED_BYTES_MAX: u64 = 64 << 20;
-const REFUSED_LIMIT: Duration = Duration::from_secs(10);
+use crate::{Answer, Code, EventStream, LogStream, Problem};
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -43,32 +37,6 @@ pub(super) fn json<T: Serialize>(answer: Answer<T>) -> Response {
         Ok(value) => Json(value).into_response(),
         Err(problem) => problem.into_response(),
     }
-}
-
-/// Reads what is not wanted, for a while.
-pub(super) async fn read_on<E>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin) {
-    let all = async {
-        let mut read = 0;
-        while let Some(Ok(piece)) = body.next().await {
-            read += piece.len() as u64;
-            if read > REFUSED_BYTES_MAX {
-                break;
-            }
-        }
-    };
-    // Who sends for longer may miss the answer.
-    clock::timeout(REFUSED_LIMIT, all).await.ok();
-}
-
-/// Tells a problem to a caller that is still sending. Its bytes are read on for a while: a connection that is closed on them
-/// may take the answer away.
-pub(super) fn while_it_comes(problem: Problem, body: BodyStream) -> Response {
-    let said = Bytes::from(text(&problem));
-    let rest = stream::once(read_on(body)).filter_map(|()| ready(None));
-    let mut response = problem.into_response();
-    *response.body_mut() = Body::from_stream(stream::iter([Ok::<_, Infallible>(said)]).chain(rest));
-    response.headers_mut().remove(CONTENT_LENGTH);
-    response
 }
 
 pub(super) fn log(answer: Answer<LogStream>) -> Response {

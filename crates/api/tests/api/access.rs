@@ -152,6 +152,15 @@ async fn who_sends_too_much_hears_so() {
             assert_eq!(status(&answer), 413, "{request}");
         }
     }
+    // What is refused before anybody looks at a body.
+    for (request, refused) in [
+        ("PUT /v1/nothing", 404),
+        ("PATCH /v1/apps/shop/secrets/TOKEN", 405),
+        ("PUT /v1/apps/shop/secrets/TOKEN HTTP/1.1\r\nIdempotency-Key: a b\r\nX-Rest:", 400),
+    ] {
+        let answer = world.raw_tls(request, Some(world.token("deployer-token")), &much).await;
+        assert_eq!(status(&answer), refused, "{request}");
+    }
     world.stop().await;
 }
 

@@ -596,8 +596,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &st
     let head =
         format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}Content-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("write");
-    // A server that has read enough may answer and close before all is sent.
-    stream.write_all(body.as_bytes()).await.ok();
+    // Programs give up when they cannot send, whatever the answer would be.
+    stream.write_all(body.as_bytes()).await.expect("it is read, wanted or not");
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
     read.expect("in time").ok();
