@@ -10,10 +10,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::{
-    Error, Lab, LabConfig, RegionShape, Target, cluster,
+    Error, Lab, LabConfig, LinkShape, RegionShape, Target, cluster,
     config::{SERVICES, dir_of},
     error::Attempt,
-    image, services,
+    image,
+    links::RoundTrip,
+    services,
 };
 
 /// A world on one machine.
@@ -36,9 +38,9 @@ enum Verb {
         /// Regions and their nodes: fra:3 (over two data centres) or fra:2+1
         #[arg(long, default_value = "fra:3", value_delimiter = ',')]
         regions: Vec<RegionShape>,
-        /// Round-trip times between regions (not yet)
-        #[arg(long)]
-        rtt: Option<String>,
+        /// Round-trip times between regions, like fra-was=90ms; may be repeated
+        #[arg(long, value_delimiter = ',', value_name = "A-B=TIME")]
+        rtt: Vec<RoundTrip>,
         /// The program to give the nodes [default: this one]
         #[arg(long)]
         program: Option<PathBuf>,
@@ -150,11 +152,17 @@ enum Verb {
         #[arg(value_enum)]
         power: RegistryPower,
     },
-    /// Shape the link between two regions (not yet)
-    #[command(hide = true)]
+    /// Shape the link between two regions: what is not named stays as it is
     Link {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
+        /// One region
+        a: String,
+        /// The other
+        b: String,
+        #[command(flatten)]
+        shape: LinkShape,
+        /// Only what goes from A to B
+        #[arg(long)]
+        one_way: bool,
     },
     /// Fill, stall, wipe or mend the disks of nodes
     Disk(DiskFault),
@@ -238,12 +246,11 @@ impl LabCommand {
         let dir = self.dir.unwrap_or_else(|| dir_of(&self.name));
         let open = || Lab::open(&dir);
         match self.verb {
-            Verb::Up { rtt: Some(_), .. } => Err(Error::NotYet("round-trip times between regions (--rtt)")),
-            Verb::Up { regions, program, bare, certificates, .. } => {
+            Verb::Up { regions, rtt, program, bare, certificates } => {
                 let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
                 let program = program.map_or_else(own, Ok)?;
                 let config = LabConfig { name: self.name.clone(), regions, program, dir: dir.clone() };
-                up(&config, bare, certificates.as_deref())
+                up(&config, &rtt, bare, certificates.as_deref())
             }
             Verb::Down => {
                 let is_found = Lab::down(&self.name, &dir)?;
@@ -277,15 +284,23 @@ impl LabCommand {
             }
             Verb::Registry { power: RegistryPower::Off } => open()?.stop_registry(),
             Verb::Registry { power: RegistryPower::On } => open()?.start_registry(),
-            Verb::Link { .. } => Err(Error::NotYet("links between regions")),
+            Verb::Link { a, b, shape, one_way } => open()?.link(&a, &b, shape, one_way),
             Verb::Disk(fault) => fault.run(&open()?),
         }
     }
 }
 
-/// Makes a lab; forms its region unless it shall be bare.
-fn up(config: &LabConfig, bare: bool, certificates: Option<&str>) -> Result<(), Error> {
+/// Makes a lab, with round-trip times between its regions; forms its region unless it shall be bare.
+fn up(config: &LabConfig, rtt: &[RoundTrip], bare: bool, certificates: Option<&str>) -> Result<(), Error> {
+    if config.regions.len() > 1 && !bare {
+        return Err(Error::NotYet("a lab of more than one region, unless it is --bare"));
+    }
+    let regions: Vec<&str> = config.regions.iter().map(|region| region.name.as_str()).collect();
+    let links: Vec<_> = rtt.iter().map(|rtt| rtt.between(&regions)).collect::<Result<_, _>>()?;
     let lab = Lab::up(config)?;
+    for (a, b, rtt) in links {
+        lab.link(a, b, LinkShape { rtt: Some(rtt), ..LinkShape::default() }, false)?;
+    }
     if !bare {
         cluster::form(&lab, certificates)?;
     }

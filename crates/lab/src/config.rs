@@ -28,6 +28,8 @@ pub const BASE_DIR: &str = "/var/lib/insula-lab";
 /// Prefix length of a data centre's network: four of them share the 10.200.R.0/24 of their region.
 pub const DATACENTER_PREFIX: u8 = 26;
 
+/// Regions at most: the last networks are not theirs.
+const REGIONS_MAX: usize = 32;
 /// Data centres of a region at most, by the addresses that there are.
 const DATACENTERS_MAX: usize = 4;
 /// Nodes of a data centre at most: addresses .11 to .62 of its network.
@@ -119,20 +121,35 @@ pub struct NodePlan {
     pub bridge: String,
 }
 
+impl NodePlan {
+    /// The number of its region: the third byte of its addresses.
+    pub(crate) fn region_number(&self) -> u8 {
+        self.address.octets()[2]
+    }
+
+    /// The first address of its region's network, whose prefix is of 24 bits.
+    pub(crate) fn region_network(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 200, self.region_number(), 0)
+    }
+}
+
 /// Names and addresses of all nodes.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad name, [`Error::NotYet`] for more than one region.
+/// [`Error::Invalid`] for a bad name, a region that is named twice, or too many of them.
 pub fn plan(config: &LabConfig) -> Result<Vec<NodePlan>, Error> {
     NodeName::new(config.name.clone()).map_err(|error| Error::Invalid(error.to_string().replacen("node", "lab", 1)))?;
     if config.name.len() > NAME_LEN_MAX {
         return Err(Error::Invalid(format!("lab name {:?} is longer than {NAME_LEN_MAX} characters", config.name)));
     }
-    if config.regions.len() > 1 {
-        return Err(Error::NotYet("a lab of more than one region"));
+    if config.regions.len() > REGIONS_MAX {
+        return Err(Error::Invalid(format!("a lab has at most {REGIONS_MAX} regions")));
     }
     let mut nodes = Vec::new();
     for (region_index, region) in (1u8..).zip(&config.regions) {
+        if nodes.iter().any(|node: &NodePlan| node.region == region.name) {
+            return Err(Error::Invalid(format!("region {} is named twice", region.name)));
+        }
         for (datacenter_index, count) in (0u8..).zip(&region.datacenters) {
             let datacenter = format!("{}{}", region.name, datacenter_index + 1);
             DatacenterName::new(datacenter.clone()).map_err(|error| Error::Invalid(error.to_string()))?;
@@ -216,7 +233,19 @@ mod tests {
         let mut config = LabConfig::new("UP", Path::new("/x"));
         assert!(matches!(plan(&config), Err(Error::Invalid(_))));
         config.name = "two".to_owned();
-        config.regions.push(RegionShape { name: "was".to_owned(), datacenters: vec![1] });
-        assert!(matches!(plan(&config), Err(Error::NotYet(_))));
+        config.regions.push(RegionShape { name: "fra".to_owned(), datacenters: vec![1] });
+        assert_eq!(plan(&config).expect_err("twice").to_string(), "region fra is named twice");
+        config.regions = (0..33).map(|number| format!("r{number}:1").parse().expect("a shape")).collect();
+        assert_eq!(plan(&config).expect_err("many").to_string(), "a lab has at most 32 regions");
+    }
+
+    #[test]
+    fn regions_have_networks_of_their_own() {
+        let regions = ["fra:1", "was:2"].map(|shape| shape.parse().expect("a shape")).into();
+        let nodes = plan(&LabConfig { regions, ..LabConfig::new("t", Path::new("/x")) }).expect("valid");
+        let places: Vec<_> =
+            nodes.iter().map(|node| format!("{} {} {}", node.name, node.bridge, node.address)).collect();
+        assert_eq!(places, ["n1 br1-1 10.200.1.11", "n2 br2-1 10.200.2.11", "n3 br2-2 10.200.2.75"]);
+        assert_eq!(nodes[2].region_network(), Ipv4Addr::new(10, 200, 2, 0));
     }
 }

@@ -1,9 +1,10 @@
-//! What runs inside a lab's namespaces, started as `insula lab-init …` (hidden): holders of network namespaces, and the
-//! first process of a node, which plays the service manager.
+//! What runs inside a lab's namespaces, started as `insula lab-init …` (hidden): holders of network namespaces, the first process
+//! of a node, which plays the service manager, and the carrier of packets between regions.
 //!
 //! The first process starts `insula server` when there is a configuration and no hold, starts it again 100 ms after it
 //! ended, and collects orphans. It never touches the server's other children (systemd's `KillMode=process`).
 
+mod carrier;
 mod root;
 
 use std::{
@@ -31,6 +32,8 @@ use nix::{
     unistd::{Pid, dup2_stdout, pause, setsid},
 };
 
+pub(crate) use self::carrier::DONE;
+use self::carrier::{Carrier, be_carrier};
 use crate::{Error, error::Attempt};
 
 /// Where the program is in a node.
@@ -54,6 +57,8 @@ pub enum Role {
     Launch(Node),
     /// Be a node's first process.
     Node(Node),
+    /// Carry packets between regions.
+    Carry(Carrier),
 }
 
 /// What a node's first process must know.
@@ -79,6 +84,7 @@ pub fn run(role: &Role) -> ExitCode {
         Role::Hold => be_holder(),
         Role::Launch(node) => launch(node),
         Role::Node(node) => be_node(node),
+        Role::Carry(carrier) => be_carrier(carrier),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

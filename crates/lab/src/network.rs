@@ -25,11 +25,54 @@ use crate::{
 const CUT_PRIORITY: u32 = 10;
 const LOCAL_PRIORITY: u32 = 20;
 
+/// The router's device that leads to other regions.
+pub(crate) const WAN: &str = "wan";
+/// Where what comes out of it, what stays in a region, and what leaves one stand in the order of the router's rules.
+const ARRIVED_PRIORITY: u32 = 10;
+const WITHIN_PRIORITY: u32 = 20;
+const BETWEEN_PRIORITY: u32 = 30;
+/// The table by which packets leave a region.
+const WAN_TABLE: u32 = 100;
+
 /// Starts a process that holds a network namespace of its own, for the lab in `dir`.
 pub(crate) fn hold(program: &Path, dir: &Path) -> Result<Process, Error> {
+    start(program, dir, &["hold"])
+}
+
+/// Starts the process that carries packets between regions in the router's namespace, and leads them there. `control` is the socket
+/// that it listens on.
+pub(crate) fn start_carrier(
+    program: &Path,
+    dir: &Path,
+    (router, control): (Process, &Path),
+    nodes: &[NodePlan],
+) -> Result<Process, Error> {
+    let loose = "for of in all default; do echo 0 > /proc/sys/net/ipv4/conf/$of/rp_filter; done";
+    run_with(inside(router, "sh").args(["-c", loose]), "")?;
+    let (network, control) = (router.pid.to_string(), control.display().to_string());
+    let carrier = start(program, dir, &["carry", "--network", &network, "--control", &control])?;
+    let mut lines = format!(
+        "link set {WAN} mtu 1500 txqueuelen 10000 up\n\
+         route add default dev {WAN} table {WAN_TABLE}\n\
+         rule add pref {ARRIVED_PRIORITY} iif {WAN} lookup main\n\
+         rule add pref {WITHIN_PRIORITY} from {SERVICES_ADDRESS}/24 lookup main\n\
+         rule add pref {WITHIN_PRIORITY} to {SERVICES_ADDRESS}/24 lookup main\n"
+    );
+    let mut regions: Vec<Ipv4Addr> = nodes.iter().map(NodePlan::region_network).collect();
+    regions.dedup();
+    for network in regions {
+        lines += &format!("rule add pref {WITHIN_PRIORITY} from {network}/24 to {network}/24 lookup main\n");
+        lines += &format!("rule add pref {BETWEEN_PRIORITY} from {network}/24 lookup {WAN_TABLE}\n");
+    }
+    ip(router, &lines)?;
+    Ok(carrier)
+}
+
+/// Starts a process of ours with a role of `lab-init`, and waits until it is ready.
+fn start(program: &Path, dir: &Path, role: &[&str]) -> Result<Process, Error> {
     let mut command = Command::new(program);
-    command.args(["lab-init", "hold"]).env(MEMBER_VARIABLE, dir);
-    let what = || format!("start {} lab-init hold", program.display());
+    command.arg("lab-init").args(role).env(MEMBER_VARIABLE, dir);
+    let what = || format!("start {} lab-init {}", program.display(), role.join(" "));
     // Not our own standard error: it outlives us, and whoever reads that would wait for its end.
     let log = OpenOptions::new().create(true).append(true).open(dir.join("lab.log")).attempt(what)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);

@@ -8,7 +8,7 @@ use std::{
 use insula_env::{Disk, RealDisk};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Process, config::NodePlan, error::Attempt};
+use crate::{Error, Process, config::NodePlan, error::Attempt, wan::Shape};
 
 /// What stands, as kept in `lab.json` of the lab's directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +19,12 @@ pub(crate) struct State {
     pub program: PathBuf,
     /// Holds the router's network namespace.
     pub router: Option<Process>,
+    /// Carries packets between regions, where there are several.
+    #[serde(default)]
+    pub carrier: Option<Process>,
+    /// What it does to them.
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// Holds the services' network namespace.
     pub services: Option<Process>,
     /// The image registry.
@@ -27,6 +33,17 @@ pub(crate) struct State {
     pub nodes: Vec<NodeState>,
     /// Silent cuts in force: packets from the first node to the second are dropped.
     pub cuts: Vec<(String, String)>,
+}
+
+/// What the network does from one region to another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// The one.
+    pub from: String,
+    /// The other.
+    pub to: String,
+    /// What.
+    pub shape: Shape,
 }
 
 /// A node and its power.
@@ -57,6 +74,11 @@ impl Files {
     /// The lab's directory.
     pub fn dir(&self) -> &Path {
         &self.0
+    }
+
+    /// The socket of what carries packets between regions.
+    pub fn carrier(&self) -> PathBuf {
+        self.0.join("carrier.sock")
     }
 
     fn state(&self) -> PathBuf {

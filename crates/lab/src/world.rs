@@ -74,6 +74,8 @@ impl Lab {
             name: config.name.clone(),
             program,
             router: None,
+            carrier: None,
+            links: Vec::new(),
             services: None,
             registry: None,
             nodes: nodes.iter().cloned().map(off).collect(),
@@ -86,6 +88,11 @@ impl Lab {
         state.services = Some(services);
         files.save(&state)?;
         network::set_up_router(router, services, &nodes)?;
+        if config.regions.len() > 1 {
+            let carrier = network::start_carrier(&state.program, files.dir(), (router, &files.carrier()), &nodes)?;
+            state.carrier = Some(carrier);
+            files.save(&state)?;
+        }
         state.registry = Some(services::start_registry(&files, services)?);
         files.save(&state)?;
         for name in nodes.iter().map(|node| &node.name) {
@@ -119,7 +126,7 @@ impl Lab {
         let name = state.as_ref().map_or(name, |state| &state.name);
         let recorded = state.iter().flat_map(|state| {
             let nodes = state.nodes.iter().flat_map(|node| [node.init, node.network]);
-            nodes.chain([state.registry, state.services, state.router]).flatten()
+            nodes.chain([state.registry, state.services, state.carrier, state.router]).flatten()
         });
         // A process that waits for a stalled disk cannot be ended.
         for init in state.iter().flat_map(|state| &state.nodes).filter(|node| node.is_stalled).filter_map(|n| n.init) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use insula_lab::{Lab, LabConfig, RegionShape, Target, init, members, traces};
+use insula_lab::{Lab, LabConfig, LinkShape, Rate, RegionShape, Target, init, members, traces};
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sched::{CloneFlags, setns},
@@ -43,7 +43,7 @@ impl Fixture {
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut config = LabConfig::new(&name, Path::new(STANDIN));
         config.dir = dir.path().join("lab");
-        config.regions = vec![shape.parse::<RegionShape>().expect("shape")];
+        config.regions = shape.split(',').map(|shape| shape.parse::<RegionShape>().expect("shape")).collect();
         Some(Self { lab: None, config, _dir: dir })
     }
 
@@ -259,6 +259,63 @@ fn cuts_are_silent_directed_and_outlive_the_power() {
     lab.heal(None).expect("heal");
     assert_eq!(reaches("n2", far), Ok(()));
     assert!(lab.cut("n1", "n9", false).is_err());
+}
+
+#[test]
+fn regions_are_as_far_apart_as_is_said() {
+    let Some(fixture) = Fixture::up("fra:2,was:1,nrt:1") else { return };
+    let lab = fixture.lab();
+    let [near, far, other] = ["n2", "n3", "n4"].map(|node| fixture.address(node, 7443));
+    let clock = insula_env::Clock::real();
+    // To a new connection and back, and once more for what is sent on it.
+    let knock_takes = |from: &str, to| {
+        fixture.at(from, || {
+            let begun = clock.now();
+            knock(to).map(|()| (clock.now() - begun).as_millis() as u64)
+        })
+    };
+    let rtt = |time_ms| LinkShape { rtt: Some(Duration::from_millis(time_ms)), ..LinkShape::default() };
+    lab.link("fra", "was", rtt(120), false).expect("a link");
+    for (from, to, least, most) in
+        [("n1", far, 240, 400), ("n3", near, 240, 400), ("n1", near, 0, 100), ("n1", other, 0, 100)]
+    {
+        let took = knock_takes(from, to).expect("an answer");
+        assert!((least..most).contains(&took), "{from} to {to} and back twice: {took} ms");
+    }
+    // What lies in no region is near to all of them.
+    let registry = SocketAddr::from((insula_lab::config::SERVICES_ADDRESS, insula_lab::config::REGISTRY_PORT));
+    let begun = clock.now();
+    fixture.at("n3", || TcpStream::connect_timeout(&registry, SILENCE)).expect("the registry answers");
+    assert!(clock.now() - begun < SILENCE);
+
+    lab.link("was", "fra", rtt(20), true).expect("a link that is quicker back");
+    let took = knock_takes("n1", far).expect("an answer");
+    assert!((140..260).contains(&took), "{took} ms");
+
+    lab.cut("fra", "was", false).expect("cut");
+    assert_eq!(knock_takes("n1", far), Err(ErrorKind::TimedOut));
+    assert!(knock_takes("n1", other).is_ok());
+    lab.heal(None).expect("heal");
+    assert!(knock_takes("n1", far).is_ok());
+
+    lab.link("fra", "nrt", LinkShape { loss_ppm: Some(1_000_000), ..LinkShape::default() }, true).expect("a bad link");
+    assert_eq!(knock_takes("n1", other), Err(ErrorKind::TimedOut));
+    lab.link("fra", "nrt", LinkShape { loss_ppm: Some(0), rate: Some(Rate(Some(8_000_000))), ..rtt(0) }, false)
+        .expect("a slow link");
+    let took = fixture.at("n1", || {
+        let mut stream = TcpStream::connect_timeout(&other, SOON).expect("connect");
+        stream.set_read_timeout(Some(SOON)).expect("timeout");
+        let begun = clock.now();
+        let mut reader = stream.try_clone().expect("clone");
+        // Half a megabyte, of which each byte comes back: half a second each way at a megabyte a second, together.
+        std::thread::scope(|scope| {
+            scope.spawn(move || reader.read_exact(&mut vec![0; 512 << 10]).expect("all comes back"));
+            stream.write_all(&vec![b'x'; 512 << 10]).expect("sent");
+        });
+        (clock.now() - begun).as_millis() as u64
+    });
+    assert!((500..4000).contains(&took), "{took} ms");
+    assert!(lab.link("fra", "fra", rtt(1), false).is_err() && lab.link("fra", "ams", rtt(1), false).is_err());
 }
 
 #[test]

@@ -161,7 +161,7 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula server --config nothing.toml"),
     Look("echo 'regio = 1' > broken-server.toml; insula server --config broken-server.toml"),
     Watch {
-        line: "insula dev --data new/dev --edge 127.0.0.1:18080 --api 127.0.0.1:17480 --node 127.0.0.1:17443 2>/dev/null",
+        line: "INSULA_LOG=error insula dev --data new/dev --edge 127.0.0.1:18080 --api 127.0.0.1:17480 --node 127.0.0.1:17443",
         until: "Ctrl-C stops it",
         keys: "C-c",
     },
