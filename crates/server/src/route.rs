@@ -108,6 +108,10 @@ impl<D: Domain> Route<D> {
                 Led::Elsewhere(Some(told)) => {
                     leader = Some(*told);
                     next = leader.filter(|told| !asked.contains(told));
+                    if next.is_none() && *told != self.node {
+                        // It was asked before anybody said that it leads, and did not answer.
+                        *self.lost.lock() = leader;
+                    }
                 }
                 Led::Elsewhere(None) | Led::Unavailable(_) => {}
                 Led::Unknown(why) => doubt = Some(why.clone()),

@@ -162,3 +162,23 @@ fn top_shows_what_an_instance_uses() {
     assert!(json.contains("\"app\":\"idle\"") && !json.contains("\"app\":\"busy\""), "{json}");
     assert!(json.contains("\"running\":1") && json.contains("\"silent\":[]"), "{json}");
 }
+
+/// Processes that a text is in the arguments of.
+fn running(mark: &str) -> usize {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(mark)).count()
+}
+
+#[test]
+fn a_terminal_that_is_gone_takes_all_of_it_along() {
+    let mut node = Node::start("hangup");
+    node.until("the node answers", || node.insula(&["nodes"], "").status.success().then_some(()));
+    let nap = format!("sleep 1000000{}", std::process::id());
+    ends(&node, 0, &["deploy", "-", "--wait", "1m"], &definition("shop", &nap, ""));
+    let marks = [nap, node.dir.join("node").display().to_string()];
+    assert!(marks.iter().all(|mark| running(mark) > 0), "an instance, and a dataplane");
+    kill(Pid::from_raw(node.child.id() as i32), Signal::SIGHUP).expect("it runs");
+    node.child.wait().expect("it ends");
+    node.until("all of it is gone", || marks.iter().all(|mark| running(mark) == 0).then_some(()));
+}

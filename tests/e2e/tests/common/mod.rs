@@ -109,7 +109,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).ok();
+        // Once it has been waited for, its number may be another's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).ok();
+        }
         let mut looks = 0..LOOKS;
         while matches!(self.child.try_wait(), Ok(None)) && looks.next().is_some() {
             std::thread::sleep(LOOK_EVERY);
