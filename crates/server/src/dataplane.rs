@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use crate::{
     Error,
     config::{NodeConfig, Paths},
-    metrics, refused, signals,
+    metrics, refused,
+    signals::Signals,
     takeover::{self, Listeners, Offer, Predecessor},
 };
 
@@ -30,6 +31,7 @@ const HANDED_OVER_LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// Whatever keeps it from starting: configuration, identity, a listener that is taken.
 pub async fn run(config_path: &Path) -> Result<(), Error> {
+    let mut signals = Signals::listen();
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("dataplane");
     watchdog::start(&env.tasks, "dataplane", &config.data_dir);
@@ -91,7 +93,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     info!(node = %identity.node, nodes = %config.listen(), edge = %config.edge, "dataplane is up");
 
     let taken = tokio::select! {
-        () = signals::told_to_stop(&front.tasks) => None,
+        () = signals.told_to_stop(&front.tasks) => None,
         taken = offer.taken() => Some(taken),
     };
     match taken {
@@ -114,7 +116,7 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
                 outcome = clock::timeout(HANDED_OVER_LIMIT, ends) => if outcome.is_err() {
                     warn!(streams = streams.open_streams(), "what is still open is cut off");
                 },
-                () = signals::told_to_stop(&env.tasks) => {}
+                () = signals.told_to_stop(&env.tasks) => {}
             }
         }
     }

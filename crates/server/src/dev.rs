@@ -1,13 +1,12 @@
 //! `insula dev`: one node in the foreground, with nothing to set up and nothing left running afterwards.
 
 use std::{
-    io::Write,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     time::Duration,
 };
 
-use insula_env::{Env, RealDisk, clock, net};
+use insula_env::{Env, RealDisk, net};
 use insula_identity::NodeDirectory;
 use insula_telemetry::chain;
 use insula_types::Labels;
@@ -16,7 +15,10 @@ use tracing::warn;
 use crate::{
     Error,
     config::{CertificatesConfig, MetricsListener, NodeConfig, RuntimeConfig},
-    init, node, work,
+    init, node,
+    signals::Signals,
+    supervisor::end_all,
+    work,
 };
 
 /// Where the node is and listens.
@@ -41,8 +43,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 /// # Errors
 /// As [`init`] and [`node::run`].
 pub async fn run(place: Place) -> Result<(), Error> {
+    let mut signals = Signals::listen();
     let data_dir = place.data_dir.clone();
-    let config_path = data_dir.join("insula.toml");
+    // In full: by it the processes of this node are found.
+    let config_path = path::absolute(data_dir.join("insula.toml")).map_err(|source| Error::File {
+        attempt: "find",
+        path: data_dir.clone(),
+        source,
+    })?;
     let env = Env::real("dev");
     let metrics = free_for_metrics().await;
     if !NodeDirectory::new(&data_dir, env.disk.clone()).is_joined()? {
@@ -57,8 +65,10 @@ pub async fn run(place: Place) -> Result<(), Error> {
     eprintln!("In another terminal:  export INSULA_SOCKET={}", config.paths().api_socket().display());
     eprintln!("                      insula deploy app.toml && insula ps");
     eprintln!("Ctrl-C stops it and everything that it started.");
-    let ran = node::run(&config_path).await;
-    stop_dataplane(&config).await;
+    let ran = node::run_until(&config_path, &mut signals).await;
+    for pid in end_all(&config_path, STOP_LIMIT).await {
+        eprintln!("the dataplane (process {pid}) does not end");
+    }
     if let Err(error) = work::stop_all(&config, &env).await {
         warn!(error = %chain(&error), "some instances may still run");
     }
@@ -101,24 +111,4 @@ fn config(place: &Place, metrics: MetricsListener) -> NodeConfig {
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     use insula_env::Disk;
     RealDisk.write_atomic(path, bytes).map_err(|source| Error::File { attempt: "write", path: path.to_owned(), source })
-}
-
-/// Ends the dataplane, whoever started it: the process that answers on its socket.
-async fn stop_dataplane(config: &NodeConfig) {
-    let socket = config.paths().dataplane_socket();
-    let answer = |limit| net::connect_unix(&socket, limit);
-    let Ok(stream) = answer(STOP_LIMIT).await else { return };
-    let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(rustix::process::Pid::from_raw);
-    drop(stream);
-    let Some(pid) = pid else { return };
-    // Failing means that it has ended meanwhile.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    let gone = async {
-        while answer(STOP_LIMIT).await.is_ok() {
-            clock::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    if clock::timeout(STOP_LIMIT, gone).await.is_err() {
-        writeln!(std::io::stderr(), "the dataplane (process {}) does not end", pid.as_raw_nonzero()).ok();
-    }
 }

@@ -43,7 +43,8 @@ use crate::{
     renewal::{self, Renewal},
     route::Route,
     secrets::Opener,
-    signals, supervisor,
+    signals::Signals,
+    supervisor,
     whereabouts::Whereabouts,
     work,
 };
@@ -68,40 +69,31 @@ const SECRETS: Level = Level(6);
 /// # Errors
 /// Whatever keeps it from starting; what fails later is healed or reported, not fatal.
 pub async fn run(config_path: &Path) -> Result<(), Error> {
+    run_until(config_path, &mut Signals::listen()).await
+}
+
+/// The same with signals that were listened for before; it stops for them at any point of its start.
+pub(crate) async fn run_until(config_path: &Path, signals: &mut Signals) -> Result<(), Error> {
     let config = NodeConfig::read(config_path)?;
     let env = Env::real("server");
     watchdog::start(&env.tasks, "server", &config.data_dir);
-    let node = Node::open(config, config_path, &env).await?;
-    let dataplane = Link::start(node.config.paths().dataplane_socket(), &node.env);
-    let paths = node.config.paths();
-    supervisor::start(&env, config_path, paths.dataplane_socket(), paths.takeover_socket());
-    node.start(dataplane).await?;
-    info!(node = %node.id, name = %node.config.name, region = %node.config.region, "server is up");
-    let mut adopted =
-        lives::start(&env, node.census(), node.region_group.raft().clone(), node.global_group.raft().clone());
-    let mut mended = mend::start(&env, node.mend());
-    let ending = tokio::select! {
-        () = signals::told_to_stop(&env.tasks) => Ending::Told,
-        Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Ending::Adopts(lives.clone()),
-        Ok(times) = mended.wait_for(Option::is_some) => Ending::Mends(times.unwrap_or_default()),
-        error = level::outgrown(&node.region, &node.global) => Ending::Outgrown(error),
+    let opened = tokio::select! {
+        opened = Node::open(config, config_path, &env) => Some(opened),
+        () = signals.told_to_stop(&env.tasks) => None,
     };
-    info!("server stops; instances and the dataplane go on");
-    for group in [node.region_group.raft(), node.global_group.raft()] {
-        // Others need not find out that this leader is gone. Alone, there is nobody to give the leadership to.
-        if let Err(error) = group.hand_over(HAND_OVER_LIMIT).await {
-            info!(%error, "stopping without a successor");
-        }
-        group.shutdown().await;
-    }
+    let ran = match opened {
+        Some(Ok(node)) => node.run(signals).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(Ending::Told),
+    };
     env.tasks.join(STOP_LIMIT).await;
-    // Nothing of this process writes its files any more.
-    match ending {
+    // Nothing of this process writes its files or starts a dataplane any more.
+    match ran? {
         Ending::Told => Ok(()),
         Ending::Outgrown(error) => Err(error),
         Ending::Mends(times) => Err(program::start_again(times)),
-        Ending::Adopts(lives) => {
-            lives::adopt(&env.disk, &node.config.paths(), &lives)?;
+        Ending::Adopts(lives, paths) => {
+            lives::adopt(&env.disk, &paths, &lives)?;
             Err(program::start_again(0))
         }
     }
@@ -112,7 +104,7 @@ enum Ending {
     /// It was told to.
     Told,
     /// It goes on in other lives of its groups.
-    Adopts(lives::Adopted),
+    Adopts(lives::Adopted, Paths),
     /// It opens a group again, for so many times in a row.
     Mends(u32),
     /// The others have agreed on more than this program knows.
@@ -264,6 +256,40 @@ impl Node {
             disk: Arc::clone(&self.env.disk),
             rng: self.env.rng.fork(),
         }
+    }
+
+    /// Runs what is open until something ends it; then gives its groups up in order.
+    async fn run(&self, signals: &mut Signals) -> Result<Ending, Error> {
+        let ran = tokio::select! {
+            () = signals.told_to_stop(&self.env.tasks) => Ok(Ending::Told),
+            ran = self.serve() => ran,
+        };
+        info!("server stops; instances and the dataplane go on");
+        for group in [self.region_group.raft(), self.global_group.raft()] {
+            // Others need not find out that this leader is gone. Alone, there is nobody to give the leadership to.
+            if let Err(error) = group.hand_over(HAND_OVER_LIMIT).await {
+                info!(%error, "stopping without a successor");
+            }
+            group.shutdown().await;
+        }
+        ran
+    }
+
+    /// Starts all parts and serves until this process cannot go on as it is.
+    async fn serve(&self) -> Result<Ending, Error> {
+        let (env, paths) = (&self.env, self.config.paths());
+        let dataplane = Link::start(paths.dataplane_socket(), env);
+        supervisor::start(env, &self.config_path, paths.dataplane_socket(), paths.takeover_socket());
+        self.start(dataplane).await?;
+        info!(node = %self.id, name = %self.config.name, region = %self.config.region, "server is up");
+        let (region, global) = (self.region_group.raft().clone(), self.global_group.raft().clone());
+        let mut adopted = lives::start(env, self.census(), region, global);
+        let mut mended = mend::start(env, self.mend());
+        Ok(tokio::select! {
+            Ok(lives) = adopted.wait_for(|lives| !lives.is_empty()) => Ending::Adopts(lives.clone(), paths),
+            Ok(times) = mended.wait_for(Option::is_some) => Ending::Mends(times.unwrap_or_default()),
+            error = level::outgrown(&self.region, &self.global) => Ending::Outgrown(error),
+        })
     }
 
     async fn start(&self, dataplane: Link) -> Result<(), Error> {

@@ -3,6 +3,8 @@
 //! The dataplane outlives the server: it gets a session of its own and is left alone when the server stops. A server
 //! that starts looks whether somebody answers on the dataplane's socket before it starts another.
 
+mod end;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use std::{
 use insula_env::{Beat, Env, beat, clock, net};
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
+
+pub(crate) use end::end_all;
 
 use crate::{program, takeover};
 

@@ -5,6 +5,7 @@ mod common;
 use std::{
     fs,
     process::{Command, Output},
+    time::Duration,
 };
 
 use common::Node;
@@ -168,6 +169,27 @@ fn running(mark: &str) -> usize {
     let processes = fs::read_dir("/proc").expect("processes").flatten();
     let arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(mark)).count()
+}
+
+/// Ctrl-C at any moment of the start, also while the dataplane has just been started and does not listen yet.
+#[test]
+fn a_node_that_is_told_to_stop_while_it_starts_leaves_nothing() {
+    let mut node = Node::start("early");
+    let mark = node.dir.join("node").display().to_string();
+    // The first start makes the node; the others begin with its files.
+    for start in 0..8u32 {
+        if start > 0 {
+            node.child = Node::spawn(&node.program, &node.dir, node.ports);
+        }
+        let starts = |log: &str| log.matches("Ctrl-C stops it").count() as u32;
+        node.until("it says how to stop it", || (starts(&node.log()) > start).then_some(()));
+        // What is tried is the moment itself.
+        std::thread::sleep(Duration::from_millis(u64::from(start) * 15));
+        kill(Pid::from_raw(node.child.id() as i32), Signal::SIGINT).expect("it runs");
+        let ended = node.child.wait().expect("it ends");
+        assert_eq!(ended.code(), Some(0), "start {start}: {ended}; it said\n{}", node.log());
+        assert_eq!(running(&mark), 0, "start {start}: something is left; it said\n{}", node.log());
+    }
 }
 
 #[test]
