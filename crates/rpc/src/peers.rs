@@ -158,6 +158,11 @@ impl Peers {
         matches!(self.slot(node), Ok(Way::Open(_)))
     }
 
+    /// Whether there is a usable connection to the node within `limit`, which may be made for it.
+    pub async fn connects(&self, node: NodeId, limit: Duration) -> bool {
+        self.connection(node, limit).await.is_ok()
+    }
+
     /// Forgets that a node was not reached: it has been heard of, so the next call tries at once.
     pub fn wake(&self, node: NodeId) {
         let mut slots = self.0.slots.lock();

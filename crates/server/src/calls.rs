@@ -36,6 +36,8 @@ use crate::{
 
 /// Time between two looks at whether this node can still tell others what is new.
 const PART_LOOK: Duration = Duration::from_secs(1);
+/// How long a connection to the leader may take on whose other side a request is brought: the asking node may know another way.
+const RELAY_CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longest that a caller may make this node try.
 const LIMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -68,7 +70,7 @@ impl Handler for Calls {
     async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
         self.check(caller, method)?;
         match method {
-            Propose::ID | Barrier::ID | Recall::ID => self.ask_leader(caller.identity.node, method, &body).await,
+            Propose::ID | Barrier::ID | Recall::ID => self.answer_as_leader(caller.identity.node, method, &body).await,
             Relay::ID => {
                 let request = decode_request::<Relay>(&body)?;
                 Ok(encode_response::<Relay>(&self.relay(caller.identity.node, request).await?))
@@ -198,7 +200,7 @@ impl Calls {
     }
 
     /// What only a leader answers, to a node.
-    async fn ask_leader(&self, node: NodeId, method: u16, body: &[u8]) -> Result<Bytes, Status> {
+    async fn answer_as_leader(&self, node: NodeId, method: u16, body: &[u8]) -> Result<Bytes, Status> {
         match method {
             Propose::ID => {
                 let request = decode_request::<Propose>(body)?;
@@ -235,11 +237,16 @@ impl Calls {
         let asking = authorize::may_relay(caller, raft.voters().contains(&caller), request.asking)?;
         let leadership = *raft.leadership().borrow();
         if leadership.is_me {
-            let answer = self.ask_leader(asking, request.method, &request.body).await?;
+            let answer = self.answer_as_leader(asking, request.method, &request.body).await?;
             return Ok(Led::Done(ByteBuf::from(answer)));
         }
-        let reached = leadership.leader.filter(|leader| request.asking.is_none() && self.peers.reach(*leader));
-        let Some(leader) = reached else { return Ok(Led::Elsewhere(leadership.leader)) };
+        // What was brought once is not brought on.
+        let Some(leader) = leadership.leader.filter(|_| request.asking.is_none()) else {
+            return Ok(Led::Elsewhere(leadership.leader));
+        };
+        if !self.peers.connects(leader, RELAY_CONNECT_LIMIT).await {
+            return Ok(Led::Elsewhere(Some(leader)));
+        }
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
         let brought = RelayRequest { asking: Some(asking), ..request };
         let mut leaderships = raft.leadership();

@@ -49,6 +49,9 @@ fn every_way_to_end_has_its_code() {
         ends(&node, 0, arguments, "");
     }
 
+    let routes = node.say(&["routes", "--json"], "").replace([' ', '\n'], "");
+    assert!(routes.contains("\"host\":\"shop.example\"") && routes.contains("\"ready\":1"), "{routes}");
+
     // 1: failed. A release that nothing brings to life, and a token that is nobody's.
     let failing =
         definition("fails", "exit 3", "update = { deadline = \"5s\", min_healthy = \"1s\", auto_rollback = false }\n");

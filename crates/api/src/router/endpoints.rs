@@ -33,6 +33,8 @@ const VOLUME_LEN: (u64, u64) = (VOLUME_SIZE.start().0, VOLUME_SIZE.end().0);
 
 /// Greatest number of lines that can be asked of the end of a log.
 pub(super) const TAIL_MAX: u32 = 100_000;
+/// Latest time that logs are asked from, milliseconds since 1970: the end of the year 9999, the last that their lines can tell.
+pub(super) const SINCE_MS_MAX: u64 = 253_402_300_799_999;
 
 /// Greatest number of instances whose use can be asked for at once, and how many are told of who does not say.
 pub(super) const USAGE_MAX: u32 = 1000;
@@ -282,6 +284,7 @@ pub(super) async fn logs(State(shared): State<Shared>, asked: Asked) -> Response
     let answer = async {
         let LogQuery { tail, since_ms, follow } = asked.query()?;
         between("tail", tail.unwrap_or(0).into(), 0, TAIL_MAX.into())?;
+        between("since_ms", since_ms.unwrap_or(0), 0, SINCE_MS_MAX)?;
         shared.handler.logs(asked.name("instance")?, LogOptions { tail, since_ms, follow }).await
     };
     respond::log(answer.await)

@@ -4,7 +4,7 @@ use insula_types::{AppName, Revision};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::endpoints::{TAIL_MAX, USAGE_MAX};
+use super::endpoints::{SINCE_MS_MAX, TAIL_MAX, USAGE_MAX};
 
 /// How a read shall be done.
 #[derive(Deserialize, JsonSchema)]
@@ -69,6 +69,7 @@ pub(super) struct LogQuery {
     #[schemars(range(max = TAIL_MAX))]
     pub(super) tail: Option<u32>,
     /// Only what was written at this time or after, in milliseconds since 1970.
+    #[schemars(range(max = SINCE_MS_MAX))]
     pub(super) since_ms: Option<u64>,
     /// Goes on with what comes, until the instance ends.
     #[serde(default)]

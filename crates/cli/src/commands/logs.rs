@@ -13,6 +13,8 @@ use crate::{
 
 /// Greatest number of instances whose logs are read at once: each is a connection.
 const SOURCES_MAX: usize = 64;
+/// Longest line that is kept until its end comes, in bytes; the shims' have at most 16 KiB.
+const LINE_LEN_MAX: usize = 64 << 10;
 
 pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
     let sources = match (&args.source, args.instance) {
@@ -82,9 +84,7 @@ async fn copy(sources: Vec<Source>, failures: &mut Vec<String>) -> Result<(), Fa
         match piece {
             Ok(Some(bytes)) => {
                 source.rest.extend_from_slice(&bytes);
-                let whole = source.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-                let rest = source.rest.split_off(whole);
-                let lines = std::mem::replace(&mut source.rest, rest);
+                let lines = source.whole_lines();
                 say_as_is(&source.shown(&lines))?;
                 waiting.push(next(source));
             }
@@ -99,6 +99,17 @@ async fn copy(sources: Vec<Source>, failures: &mut Vec<String>) -> Result<(), Fa
 }
 
 impl Source {
+    /// Takes the whole lines of what came; also a piece of a line that does not end.
+    fn whole_lines(&mut self) -> Vec<u8> {
+        let whole = match self.rest.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => last + 1,
+            None if self.rest.len() > LINE_LEN_MAX => self.rest.len(),
+            None => 0,
+        };
+        let rest = self.rest.split_off(whole);
+        std::mem::replace(&mut self.rest, rest)
+    }
+
     fn shown(&self, lines: &[u8]) -> String {
         shown(&String::from_utf8_lossy(lines), &self.prefix, self.is_timed)
     }
