@@ -13,7 +13,7 @@ use crate::{
 
 /// Greatest number of instances whose logs are read at once: each is a connection.
 const SOURCES_MAX: usize = 64;
-/// Longest line that is kept until its end comes, in bytes; the shims' have at most 16 KiB.
+/// Longest line that is kept until its end comes, in bytes; the shims write them in pieces of 4 KiB.
 const LINE_LEN_MAX: usize = 64 << 10;
 
 pub async fn run(client: &Client, args: &LogArgs) -> Result<(), Failure> {
