@@ -19,7 +19,7 @@ use clap::Args;
 use self::list::{FILES, LIST, Shot};
 use crate::{
     packages,
-    run::{cargo, run, top},
+    run::{cargo, hears, run, top},
 };
 
 /// Columns of the terminals.
@@ -126,7 +126,8 @@ impl Studio {
         let path = format!("{}:{}", top().join("target/debug").display(), std::env::var("PATH").unwrap_or_default());
         command.env("PATH", path).env("INSULA_SOCKET", &self.socket).env("INSULA_LAB", &self.lab);
         command.env_remove("TMUX").current_dir(&self.files).stdin(Stdio::null());
-        command.output().context("run tmux")
+        // What runs in its terminals is ended by Ctrl-C.
+        hears(&mut command).output().context("run tmux")
     }
 
     fn take(&self, shot: &Shot, width: u16) -> Result<String> {
@@ -136,8 +137,9 @@ impl Studio {
         };
         let line = shot.line();
         let quoted = line.replace('\'', "'\\''");
-        // It stays until it has been looked at.
-        let script = format!("printf '$ %s\\n' '{quoted}'; {line}\nprintf '%s%s]\\n' '{END}' $?; sleep 600");
+        // Ctrl-C ends the command and not what shows its end. It stays until it has been looked at.
+        let script =
+            format!("trap : INT; printf '$ %s\\n' '{quoted}'; {line}\nprintf '%s%s]\\n' '{END}' $?; sleep 600");
         let (columns, rows) = (width.to_string(), rows.to_string());
         let started =
             self.tmux(&["new-session", "-d", "-s", "it", "-x", &columns, "-y", &rows, "bash", "-c", &script])?;

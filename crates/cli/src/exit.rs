@@ -32,7 +32,12 @@ impl From<Exit> for ExitCode {
 /// A problem in words. What its code means in general is left out where the sentence about this case says it itself.
 fn said(problem: &Problem) -> String {
     let is_sentence = match problem.code {
-        Code::Conflict | Code::InvalidRequest | Code::AlreadyDone | Code::Busy => true,
+        Code::Conflict
+        | Code::InvalidRequest
+        | Code::AlreadyDone
+        | Code::Busy
+        | Code::NothingToSteer
+        | Code::VolumeNotSmaller => true,
         Code::NoSuchNode | Code::NoSuchService | Code::NoSuchRelease | Code::NoSuchSnapshot | Code::NoSuchVolume => {
             problem.detail.contains("no ")
         }

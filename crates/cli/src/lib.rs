@@ -27,7 +27,6 @@ pub use connect::{ConnectArgs, dev_dir};
 pub use exit::{Exit, Failure};
 pub use manual::{print_completions, write_pages};
 pub use output::{confirm, say, say_json};
-pub use table::Table;
 
 /// Runs a command that speaks to the API, and says what came of it. Blocks; makes its own runtime.
 pub fn run(connect: &ConnectArgs, command: ApiCommand) -> ExitCode {

@@ -2,6 +2,8 @@
 
 /// As much of the last column is shown before others go, in characters.
 const LAST_MIN: usize = 32;
+/// Least room in which the last column is worth breaking into lines, in characters.
+const WRAPPED_MIN: usize = 16;
 /// What is between two columns.
 const GAP: &str = "  ";
 
@@ -11,18 +13,26 @@ pub struct Table {
     rows: Vec<Vec<String>>,
     /// Columns that go first where the terminal is narrow, in this order.
     expendable: &'static [&'static str],
+    /// Whether the last column goes on in further lines instead of being cut.
+    is_wrapped: bool,
 }
 
 impl Table {
     /// An empty table with these columns.
     pub fn new(header: &[&'static str]) -> Self {
-        Self { header: header.to_vec(), rows: Vec::new(), expendable: &[] }
+        Self { header: header.to_vec(), rows: Vec::new(), expendable: &[], is_wrapped: false }
     }
 
     /// Says which columns are left out, one after the other, until the others fit.
     #[must_use]
     pub fn expendable(self, columns: &'static [&'static str]) -> Self {
         Self { expendable: columns, ..self }
+    }
+
+    /// Lets the last column, which holds sentences, go on in further lines where the terminal ends.
+    #[must_use]
+    pub fn wrapped(self) -> Self {
+        Self { is_wrapped: true, ..self }
     }
 
     /// Adds a row; cells beyond the header are dropped, missing ones are empty.
@@ -46,14 +56,21 @@ impl Table {
         let kept = self.kept(&widths, width);
         let mut out = String::new();
         for row in std::iter::once(&header).chain(&self.rows) {
-            let mut line = String::new();
-            for (cell, width) in kept.iter().map(|column| (&row[*column], widths[*column])) {
-                line.push_str(&format!("{cell:<width$}{GAP}"));
-            }
-            out.push_str(&cut(line.trim_end(), width));
-            out.push('\n');
+            out.push_str(&self.lines(row, (&kept, &widths), width));
         }
         out
+    }
+
+    /// A row as it is shown.
+    fn lines(&self, row: &[String], (kept, widths): (&[usize], &[usize]), width: Option<usize>) -> String {
+        let Some((last, others)) = kept.split_last() else { return "\n".to_owned() };
+        let others: String =
+            others.iter().map(|column| format!("{:<1$}{GAP}", row[*column], widths[*column])).collect();
+        let begins = others.chars().count();
+        let room =
+            width.map(|width| width.saturating_sub(begins)).filter(|room| self.is_wrapped && *room >= WRAPPED_MIN);
+        let last = wrap(&row[*last], room).replace('\n', &format!("\n{:begins$}", ""));
+        (others + &last).split('\n').map(|line| cut(line.trim_end(), width) + "\n").collect()
     }
 
     /// The columns that are shown.
@@ -152,6 +169,19 @@ mod tests {
             …
         "#]]
         .assert_eq(&table().render(Some(1)));
+    }
+
+    #[test]
+    fn sentences_go_on_in_further_lines_where_they_shall() {
+        expect![[r#"
+            INSTANCE    NODE         MESSAGE
+            i-00000001  fra-1
+            i-2         frankfurt-2  exit code 1:
+                                       [31mno such table
+        "#]]
+        .assert_eq(&table().wrapped().render(Some(44)));
+        assert_eq!(table().wrapped().render(Some(30)), table().render(Some(30)), "no room to break anything");
+        assert_eq!(table().wrapped().render(None), table().render(None));
     }
 
     #[test]

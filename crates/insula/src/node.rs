@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, bail};
-use insula_cli::{DataplaneArgs, DevArgs, Exit, InitArgs, JoinArgs, PlaceArgs, ServerArgs, dev_dir};
+use insula_cli::{DataplaneArgs, DevArgs, Exit, Failure, InitArgs, JoinArgs, PlaceArgs, ServerArgs, dev_dir};
 use insula_env::Env;
 use insula_identity::JoinToken;
 use insula_server::{
@@ -66,10 +66,7 @@ fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
 fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            Exit::Failed.into()
-        }
+        Err(error) => insula_cli::end(Err(Failure::new(Exit::Failed, format!("{error:#}")))),
     }
 }
 
@@ -79,17 +76,18 @@ fn make_first(arguments: &InitArgs) -> Result<()> {
     let made = insula_server::init(&config, &Env::real("init"))?;
     write_configuration(&config, &place.config)?;
     let service = write_service(place)?;
-    println!(
-        "Cluster {} founded; this is node {} ({}) of region {}.\n",
-        made.cluster, config.name, made.node, config.region
-    );
-    println!("Recovery key, shown once and kept nowhere. Without it no further region can ever be added:\n");
-    println!("    {}\n", made.recovery_key.reveal());
-    println!("API token with the role admin, shown once:\n");
-    println!("    {}\n", made.api_token.reveal());
-    println!("Next:  {service}");
-    println!("       insula token create        # prints the line with which further machines join");
-    Ok(())
+    say(&format!(
+        "Cluster {} founded; this is node {} ({}) of region {}.\n\n\
+         Recovery key, shown once and kept nowhere. Without it no further region can ever be added:\n\n    {}\n\n\
+         API token with the role admin, shown once:\n\n    {}\n\n\
+         Next:  {service}\n       insula token create     # prints the line with which further machines join\n",
+        made.cluster,
+        config.name,
+        made.node,
+        config.region,
+        made.recovery_key.reveal(),
+        made.api_token.reveal()
+    ))
 }
 
 fn make_further(arguments: &JoinArgs) -> Result<()> {
@@ -101,9 +99,11 @@ fn make_further(arguments: &JoinArgs) -> Result<()> {
     let node = runtime.block_on(async { insula_server::join(&config, &token, &Env::real("join")).await })?;
     write_configuration(&config, &place.config)?;
     let service = write_service(place)?;
-    println!("This is node {} ({node}) of region {} now.", config.name, config.region);
-    println!("Next:  {service}");
-    Ok(())
+    say(&format!("This is node {} ({node}) of region {} now.\nNext:  {service}\n", config.name, config.region))
+}
+
+fn say(text: &str) -> Result<()> {
+    insula_cli::say(text).map_err(|failure| Error::msg(failure.to_string()))
 }
 
 fn configuration(place: &PlaceArgs, region: RegionName) -> Result<NodeConfig> {

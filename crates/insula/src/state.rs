@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use insula_cli::{CheckArgs, ConnectArgs, Exit, Failure, RestoreArgs, StateCommand, Table, confirm, say, say_json};
+use insula_cli::{CheckArgs, ConnectArgs, Exit, Failure, RestoreArgs, StateCommand, confirm, say, say_json};
 use insula_env::Env;
 use insula_server::{
     NodeConfig,
@@ -17,7 +17,7 @@ pub(crate) fn run(connect: &ConnectArgs, command: StateCommand) -> ExitCode {
         StateCommand::Backup(args) => {
             // A backup exists only after it has been read.
             let verify = |path: &Path| match restore::check(path) {
-                Ok(contents) => Ok(table(&contents) + &lag(&contents)),
+                Ok(contents) => Ok(list(&contents) + &lag(&contents)),
                 Err(error) => Err(chain(&error)),
             };
             insula_cli::run_backup(connect, &args, &verify)
@@ -29,25 +29,25 @@ pub(crate) fn run(connect: &ConnectArgs, command: StateCommand) -> ExitCode {
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let contents = restore::check(&args.file).map_err(|error| failed(&error))?;
-    if args.json.json { say_json(&contents) } else { say(&(table(&contents) + &lag(&contents))) }
+    if args.json.json { say_json(&contents) } else { say(&(list(&contents) + &lag(&contents))) }
 }
 
-fn table(contents: &[Contents]) -> String {
-    let header = ["STATE", "CLUSTER", "REGION", "REVISION", "TAKEN (UTC)", "VERSION", "OBJECTS"];
-    let mut table = Table::new(&header);
-    for Contents { about, objects } in contents {
+/// What is in a backup: of each state a line, and below it how much of what.
+fn list(contents: &[Contents]) -> String {
+    let one = |Contents { about, objects }: &Contents| {
         let objects: Vec<_> = objects.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        table.row([
-            about.state.clone(),
-            about.cluster.to_string(),
-            about.region.to_string(),
-            about.revision.to_string(),
+        format!(
+            "{} state of cluster {}, region {}: revision {}, taken {} UTC by version {}\n  {}\n",
+            about.state,
+            about.cluster,
+            about.region,
+            about.revision,
             utc(about.taken_ms),
-            about.version.clone(),
-            objects.join(", "),
-        ]);
-    }
-    table.render(None)
+            about.version,
+            objects.join(", ")
+        )
+    };
+    contents.iter().map(one).collect()
 }
 
 /// A sentence for each state that no leader confirmed.

@@ -44,13 +44,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 /// As [`init`] and [`node::run`].
 pub async fn run(place: Place) -> Result<(), Error> {
     let mut signals = Signals::listen();
-    let data_dir = place.data_dir.clone();
-    // In full: by it the processes of this node are found.
-    let config_path = path::absolute(data_dir.join("insula.toml")).map_err(|source| Error::File {
+    // In full: by it the processes of this node are found, and users name its socket from elsewhere.
+    let data_dir = path::absolute(&place.data_dir).map_err(|source| Error::File {
         attempt: "find",
-        path: data_dir.clone(),
+        path: place.data_dir.clone(),
         source,
     })?;
+    let place = Place { data_dir: data_dir.clone(), ..place };
+    let config_path = data_dir.join("insula.toml");
     let env = Env::real("dev");
     let metrics = free_for_metrics().await;
     if !NodeDirectory::new(&data_dir, env.disk.clone()).is_joined()? {

@@ -160,6 +160,11 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula join rubbish --datacenter fra1 --advertise 127.0.0.1 --data new/other --config new/other.toml"),
     Look("insula server --config nothing.toml"),
     Look("echo 'regio = 1' > broken-server.toml; insula server --config broken-server.toml"),
+    Watch {
+        line: "INSULA_LOG=error insula dev --data new/dev --edge 127.0.0.1:18080 --api 127.0.0.1:17480 --node 127.0.0.1:17443",
+        until: "Ctrl-C stops it",
+        keys: "C-c",
+    },
     // No cluster, and strangers.
     Look("env -u INSULA_SOCKET HOME=/nonexistent insula ps"),
     Look("INSULA_SOCKET=/nonexistent/api.sock insula ps"),

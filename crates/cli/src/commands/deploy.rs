@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use insula_api::{
     Client, ClientError,
-    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, ResolvedImage, Versioned},
+    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, InstanceState, ResolvedImage, Versioned},
 };
 use insula_env::clock;
 use insula_types::{
@@ -215,10 +215,13 @@ async fn unsettled(
     let instances = client.instances(Some(app)).await.map(|list| list.items).unwrap_or_default();
     for instance in instances.iter().filter(|instance| !instance.is_ready && !instance.message.is_empty()).take(5) {
         failure = failure.hint(&format!(
-            "{} on {} is {}: {}",
+            "{} on {} {}: {}",
             instance.id,
             instance.node_name,
-            instance.state.as_str(),
+            match instance.state {
+                InstanceState::Backoff => "waits before it starts again".to_owned(),
+                state => format!("is {}", state.as_str()),
+            },
             clean(&instance.message)
         ));
     }

@@ -2,9 +2,10 @@
 
 use insula_api::{
     Client,
-    wire::{Node, NodeAddress, NodeDuty, NodeState},
+    wire::{Node, NodeAddress, NodeDuty, NodeState, Volume},
 };
 use insula_env::clock;
+use insula_types::NodeId;
 
 use super::show::node_key;
 use crate::{
@@ -38,6 +39,10 @@ pub async fn drain(client: &Client, args: &DrainArgs) -> Result<(), Failure> {
         let (mut seen, mut left) = (drained.revision, drained.value.instances);
         say(&format!("node {}: {} to move\n", node.name, instances(left)))?;
         while left > 0 {
+            let bound = bound_there(client, node.id).await?;
+            if bound.len() >= left as usize {
+                return say(&stays(&node, &bound));
+            }
             let now = client.node_after(&id, seen).await?;
             if !now.value.is_draining {
                 return Err(Failure::new(Exit::Conflict, format!("somebody gave node {} work again", node.name)));
@@ -54,6 +59,31 @@ pub async fn drain(client: &Client, args: &DrainArgs) -> Result<(), Failure> {
         Ok(outcome) => outcome,
         Err(_) => Err(unfinished(client, &node).await),
     }
+}
+
+/// The volumes with which instances are placed on a node: these cannot go elsewhere.
+async fn bound_there(client: &Client, node: NodeId) -> Result<Vec<Volume>, Failure> {
+    let mut bound = client.volumes().await?.items;
+    bound.retain(|volume| volume.node == node && volume.instance.is_some());
+    // One instance may have several.
+    bound.sort_by_key(|volume| volume.instance);
+    bound.dedup_by_key(|volume| volume.instance);
+    Ok(bound)
+}
+
+/// That a node is drained of what can be drained.
+fn stays(node: &Node, bound: &[Volume]) -> String {
+    let one = |volume: &Volume| {
+        let instance = volume.instance.map(|instance| instance.to_string()).unwrap_or_default();
+        let service = volume.volume.rsplit_once('/').map_or(volume.volume.as_str(), |(service, _)| service);
+        format!("  {service} {instance} has {}: `insula stop {service}` ends it\n", volume.volume)
+    };
+    let list: String = bound.iter().map(one).collect();
+    format!(
+        "node {} is drained but for {}, whose data is there and nowhere else\n{list}`insula uncordon` gives it work again\n",
+        node.name,
+        instances(bound.len() as u32)
+    )
 }
 
 /// What is still there when the wait is over, and why that may be.

@@ -26,7 +26,7 @@ pub async fn list(client: &Client, args: &ReleasesArgs) -> Result<(), Failure> {
 }
 
 fn table(releases: &[Release], now_ms: u64) -> Table {
-    let mut table = Table::new(&["RELEASE", "AGE", "OUTCOME", "IMAGES", "WHAT"]);
+    let mut table = Table::new(&["RELEASE", "AGE", "OUTCOME", "IMAGES", "WHAT"]).wrapped();
     for release in releases {
         let mark = if release.is_current { " *" } else { "" };
         let outcomes: Vec<&str> = release.outcomes.iter().map(|outcome| word(outcome.state)).collect();
@@ -212,8 +212,11 @@ mod tests {
         expect![[r#"
             RELEASE  AGE  OUTCOME     IMAGES                                       WHAT
             4 *      60s  on its way  shop:1.1@111111111111 shop:1.4@444444444444
-            3        60s  good        shop:1.1@111111111111 shop:1.3@333333333333  release 1 again: somebody as…
-            2        60s  failed      shop:1.1@111111111111 shop:1.2@222222222222  shop/web i-1 on n1 ended 3 t…
+            3        60s  good        shop:1.1@111111111111 shop:1.3@333333333333  release 1 again: somebody
+                                                                                     asked for it back
+            2        60s  failed      shop:1.1@111111111111 shop:1.2@222222222222  shop/web i-1 on n1 ended 3
+                                                                                     times without getting
+                                                                                     ready: exit code 1
             1        60s  good
         "#]]
         .assert_eq(&table(&all, 60_000).render(Some(100)));

@@ -70,7 +70,7 @@ impl Apply<'_> {
             let how = if present.state == DeploymentState::Done { "is out" } else { "has failed" };
             return Err(Rejection::conflict(
                 Conflict::NothingToSteer,
-                format!("{app} release {release} {how} already; there is nothing to steer"),
+                format!("{app} release {release} {how} already: there is nothing to steer"),
             ));
         }
         let mut deployment = present.clone();
