@@ -18,6 +18,7 @@ use crate::{
     forward::{Answer, Refusal, Shared, Visitor},
     instances::InFlight,
     metrics::{Cause, add},
+    requests::Why,
     retry::is_idempotent,
     upgrade,
     upstream::{Broken, Connection, Fault, Outgoing, head::Head},
@@ -27,8 +28,8 @@ use crate::{
 pub(crate) enum Failure {
     /// Too many others wait for a connection to that instance.
     Busy,
-    /// No connection was made.
-    NotSent,
+    /// No connection was made; by the instance, or on the way to it.
+    NotSent { is_its_own: bool },
     /// A connection from the pool turned out to be closed before anything was sent on it, or before it counted.
     Stale,
     /// The instance said that it does no work on it.
@@ -42,13 +43,29 @@ pub(crate) enum Failure {
     Client(Fault),
 }
 
+impl Failure {
+    /// What the instance did.
+    pub(crate) const fn why(&self) -> Why {
+        match self {
+            Self::Busy => Why::Busy,
+            Self::NotSent { is_its_own: true } => Why::NoConnection,
+            Self::NotSent { is_its_own: false } => Why::NoWay,
+            Self::Stale => Why::Closed,
+            Self::Refused => Why::Refused,
+            Self::Unknown { .. } => Why::BrokenOff,
+            Self::TimedOut => Why::TimedOut,
+            Self::Client(_) => Why::Client,
+        }
+    }
+}
+
 impl Shared {
     /// One try on one instance.
     pub(crate) async fn attempt(
         self: &Arc<Self>,
         target: &RouteTarget,
         chosen: Candidate,
-        pending: &mut Pending,
+        pending: &mut Pending<'_>,
         in_flight: InFlight,
         visitor: &Visitor,
     ) -> Result<Result<Answer, Refusal>, Failure> {
@@ -63,7 +80,7 @@ impl Shared {
         match outcome {
             Ok(head) => {
                 in_flight.0.answered(head.status, self.env.clock.now());
-                Ok(self.pass_on(head, connection, request, in_flight, pending.half.take(), visitor))
+                Ok(self.pass_on(head, connection, request, in_flight, pending, visitor))
             }
             Err(broken) => {
                 if matches!(broken, Broken::Unsent) {
@@ -173,7 +190,7 @@ impl Shared {
             if is_its_own {
                 in_flight.0.failed();
             }
-            Failure::NotSent
+            Failure::NotSent { is_its_own }
         })
     }
 
@@ -189,13 +206,13 @@ impl Shared {
         connection: Connection,
         request: Outgoing,
         in_flight: InFlight,
-        half: Option<upgrade::ClientHalf>,
+        pending: &mut Pending<'_>,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
         let mut response = Response::new(ResponseBody::own(http_body_util::Full::default()));
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(half) = half else {
+            let Some(half) = pending.half.take() else {
                 let text = "the instance switched protocols without being asked";
                 return Err(Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text));
             };
@@ -213,9 +230,8 @@ impl Shared {
             request,
             in_flight,
             status: head.status,
-            clock: self.env.clock.clone(),
-            pool_max: self.config.pool_per_instance,
-            metrics: Arc::clone(&self.metrics),
+            number: pending.number,
+            edge: Arc::clone(self),
             broken: None,
         };
         *response.body_mut() = ResponseBody::from_instance(body);

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use insula_env::Clock;
 
 use crate::{
+    forward::Shared,
     grpc,
     instances::InFlight,
-    metrics::{Cause, Metrics},
+    metrics::Cause,
     upstream::{
         Connection, Outgoing,
         body::Decoder,
@@ -36,6 +36,15 @@ enum Source {
     Trunk(Box<FromTrunk>),
 }
 
+impl Shared {
+    /// An instance's response broke off behind its head.
+    fn broke_off(&self, number: u64, status: StatusCode, in_flight: &InFlight) {
+        in_flight.0.broke_off(status, self.env.clock.now());
+        self.metrics.fail(Cause::BodyBrokenOff);
+        self.requests.broke_off(number);
+    }
+}
+
 /// The body of an instance's response, with what must happen at its end.
 pub(crate) struct FromInstance {
     /// Given back for the next request once the body has been read to its end.
@@ -48,9 +57,9 @@ pub(crate) struct FromInstance {
     pub in_flight: InFlight,
     /// What the head said.
     pub status: StatusCode,
-    pub clock: Clock,
-    pub pool_max: usize,
-    pub metrics: Arc<Metrics>,
+    /// Counts the requests of the edge.
+    pub number: u64,
+    pub edge: Arc<Shared>,
     /// Why there is no more, once that is so.
     pub broken: Option<io::Error>,
 }
@@ -69,8 +78,7 @@ impl FromInstance {
         match part {
             Some(Err(error)) => {
                 self.connection = None;
-                self.in_flight.0.broke_off(self.status, self.clock.now());
-                self.metrics.fail(Cause::BodyBrokenOff);
+                self.edge.broke_off(self.number, self.status, &self.in_flight);
                 // The client is to get what came before: that is sent once there is nothing more for the moment.
                 self.broken = Some(error);
                 cx.waker().wake_by_ref();
@@ -93,7 +101,8 @@ impl FromInstance {
     fn finish(&mut self) {
         let connection = self.connection.take().filter(|_| self.is_kept && self.request.is_sent());
         if let Some(connection) = connection.and_then(Connection::into_idle) {
-            self.in_flight.0.give_back(connection, self.clock.now(), self.pool_max);
+            let (now, most) = (self.edge.env.clock.now(), self.edge.config.pool_per_instance);
+            self.in_flight.0.give_back(connection, now, most);
         }
     }
 }
@@ -105,8 +114,9 @@ pub(crate) struct FromTrunk {
     pub is_call: bool,
     pub in_flight: InFlight,
     pub status: StatusCode,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
+    /// Counts the requests of the edge.
+    pub number: u64,
+    pub edge: Arc<Shared>,
 }
 
 impl FromTrunk {
@@ -115,14 +125,13 @@ impl FromTrunk {
         if let Some(Ok(frame)) = &frame
             && let Some(outcome) = frame.trailers_ref().filter(|_| self.is_call).and_then(grpc::outcome)
         {
-            self.in_flight.0.ended(self.status, outcome, self.clock.now());
+            self.in_flight.0.ended(self.status, outcome, self.edge.env.clock.now());
         }
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|cut| match cut {
                 Cut::Client(fault) => format!("the request failed: {fault:?}").into(),
                 Cut::Instance(error) => {
-                    self.in_flight.0.broke_off(self.status, self.clock.now());
-                    self.metrics.fail(Cause::BodyBrokenOff);
+                    self.edge.broke_off(self.number, self.status, &self.in_flight);
                     error.into()
                 }
             })

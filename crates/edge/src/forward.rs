@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use insula_catalog::{Catalog, Holder, RouteTarget};
@@ -33,6 +33,8 @@ use crate::{
     incoming::ClientBody,
     instances::{InFlight, Instances},
     metrics::{Cause, Metrics, add},
+    request_id::{Ids, X_REQUEST_ID},
+    requests::{Asked, Requests, Why},
     retry::is_idempotent,
     route,
     traffic::Counters,
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     pub apps: Apps,
     pub counters: Counters,
     pub metrics: Arc<Metrics>,
+    pub ids: Ids,
+    pub requests: Requests,
     pub env: Env,
     /// The edge is about to end: connections of clients are to be closed behind their next response.
     pub is_leaving: AtomicBool,
@@ -101,18 +105,29 @@ impl Refusal {
 impl Shared {
     /// Answers one request. Every way out of here is a response.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<ClientBody>, visitor: Arc<Visitor>) -> Answer {
-        add(&self.metrics.requests);
-        let is_framed = request.version() == Version::HTTP_2;
-        let is_call = is_framed && grpc::is_call(request.version(), request.headers());
+        let number = self.metrics.requests.fetch_add(1, Ordering::Relaxed);
+        let (mut parts, body) = request.into_parts();
+        let half = upgrade::client_half(&mut parts.extensions);
+        let is_framed = parts.version == Version::HTTP_2;
+        let is_call = grpc::is_call(parts.version, &parts.headers);
+        let catalog = self.holder.current();
+        let (id, client) = (self.ids.of(&parts.headers), visitor.address.ip());
+        let mut asked = Asked::new(&self.requests, &self.env.clock, &parts, client, id, number);
         let mut closes = false;
-        let mut answer = match self.answer_now(request, &visitor).await {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                self.metrics.fail(refusal.cause);
-                closes = refusal.closes;
-                if is_call { grpc::refuse(refusal.status, &refusal.text) } else { plain(refusal.status, &refusal.text) }
+        let mut answer = match self.answer_now(&catalog, &mut asked, body, half, &visitor).await {
+            Ok(answer) => {
+                asked.answered(answer.status());
+                answer
+            }
+            Err(Refusal { cause, status, text, closes: is_last }) => {
+                self.metrics.fail(cause);
+                closes = is_last;
+                let answer = if is_call { grpc::refuse(status, &text) } else { plain(status, &text) };
+                asked.refused(cause, status, text);
+                answer
             }
         };
+        answer.headers_mut().insert(X_REQUEST_ID, id.value());
         if is_framed {
             // There a connection that is to end says so itself.
             return answer;
@@ -124,10 +139,17 @@ impl Shared {
         answer
     }
 
-    async fn answer_now(self: &Arc<Self>, request: Request<ClientBody>, visitor: &Visitor) -> Result<Answer, Refusal> {
-        let catalog = self.holder.current();
-        let target = self.target(&catalog, &self.host_of(&request)?, request.uri().path())?;
-        self.answer_for(&catalog, target, request, visitor).await.inspect_err(|refusal| {
+    async fn answer_now<'a>(
+        self: &Arc<Self>,
+        catalog: &'a Arc<Catalog>,
+        asked: &mut Asked<'a>,
+        body: ClientBody,
+        half: Option<upgrade::ClientHalf>,
+        visitor: &Visitor,
+    ) -> Result<Answer, Refusal> {
+        let target = self.target(catalog, &self.host_of(asked.parts, &body)?, asked.parts.uri.path())?;
+        asked.service = Some(&target.service);
+        self.answer_for(catalog, target, asked, body, half, visitor).await.inspect_err(|refusal| {
             // What an instance answered has been counted with that.
             self.counters.of_service(&target.service).answered(refusal.status);
         })
@@ -138,60 +160,62 @@ impl Shared {
         self: &Arc<Self>,
         catalog: &Arc<Catalog>,
         target: &RouteTarget,
-        mut request: Request<ClientBody>,
+        asked: &mut Asked<'_>,
+        body: ClientBody,
+        half: Option<upgrade::ClientHalf>,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
-        let now = self.env.clock.now();
-        let Some(place) = self.apps.enter(&target.service.app, now) else {
+        let Some(place) = self.apps.enter(&target.service.app, asked.begun) else {
             let text = format!("{} has as many requests in flight as it may", target.service.app);
             return Err(Refusal::new(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text));
         };
-        let protocol = headers::upgrade(request.headers());
-        let half = protocol.as_ref().map(|_| upgrade::client_half(&mut request));
-        let (parts, body) = request.into_parts();
+        let parts = asked.parts;
+        let protocol = headers::upgrade(&parts.headers);
         let (held, rest) = self.prepare(body).await?;
         let mut pending = Pending {
             client: visitor.address,
             is_trusted: self.config.trusted_proxies.iter().any(|network| network.contains(visitor.address.ip())),
+            half: half.filter(|_| protocol.is_some()),
             protocol,
-            half,
             is_call: grpc::is_call(parts.version, &parts.headers),
             held,
             is_chunked: matches!(&rest, Rest::Client(rest) if rest.is_chunked),
             rest,
             written: None,
             parts,
+            id: asked.id,
+            number: asked.number,
         };
-        let answer = self.send(catalog, target, &mut pending, &place, visitor).await;
+        let answer = self.send(catalog, target, &mut pending, asked, &place, visitor).await;
         let status = answer.as_ref().map_or_else(|refusal| refusal.status, Response::status).as_u16();
-        let parts = &pending.parts;
-        debug!(client = %visitor.address, method = %parts.method, service = %target.service, path = parts.uri.path(), status, "request");
+        let (id, client) = (asked.id.as_str(), visitor.address);
+        debug!(id, %client, method = %parts.method, service = %target.service, path = parts.uri.path(), status, "request");
         answer
     }
 
     /// The host that a request is for, if it is one for an app at all.
-    fn host_of<'a>(&self, request: &'a Request<ClientBody>) -> Result<Cow<'a, str>, Refusal> {
-        let host = route::host(request.uri(), request.headers(), request.version());
+    fn host_of<'a>(&self, asked: &'a Parts, body: &ClientBody) -> Result<Cow<'a, str>, Refusal> {
+        let host = route::host(&asked.uri, &asked.headers, asked.version);
         let host = host.map_err(|error| Refusal::bad_request(error.to_string()))?;
-        if !request.uri().path().starts_with('/') || request.method() == Method::CONNECT {
+        if !asked.uri.path().starts_with('/') || asked.method == Method::CONNECT {
             return Err(Refusal::bad_request("this is not a proxy"));
         }
-        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let target = asked.uri.path_and_query().map_or(0, |target| target.as_str().len());
         if target > TARGET_BYTES_MAX {
             let text = format!("path and query are longer than {TARGET_BYTES_MAX} bytes");
             return Err(Refusal::new(Cause::BadRequest, StatusCode::URI_TOO_LONG, text));
         }
         // By HTTP/1.1 the guard has seen to it; whoever reads HTTP/2 minds only lengths that differ.
-        let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
-        if request.version() == Version::HTTP_2 && lengths.nth(1).is_some() {
+        let mut lengths = asked.headers.get_all(header::CONTENT_LENGTH).iter();
+        if asked.version == Version::HTTP_2 && lengths.nth(1).is_some() {
             return Err(Refusal::bad_request("there is more than one length"));
         }
-        if request.headers().len() > HEADERS_MAX {
+        if asked.headers.len() > HEADERS_MAX {
             let (status, text) =
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, format!("there are more than {HEADERS_MAX} headers"));
             return Err(Refusal::new(Cause::BadRequest, status, text));
         }
-        if request.body().size_hint().lower() > self.config.request_body_max {
+        if body.size_hint().lower() > self.config.request_body_max {
             return Err(self.refuse_client(Fault::TooLarge));
         }
         Ok(host)
@@ -239,7 +263,8 @@ impl Shared {
         self: &Arc<Self>,
         first_catalog: &Arc<Catalog>,
         target: &RouteTarget,
-        pending: &mut Pending,
+        pending: &mut Pending<'_>,
+        asked: &mut Asked<'_>,
         place: &Place,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
@@ -256,13 +281,16 @@ impl Shared {
             });
             let Some((chosen, in_flight)) = chosen else { break };
             let instance = chosen.instance;
+            asked.tries(instance, chosen.node);
             let failure = match self.attempt(target, chosen, pending, in_flight, visitor).await {
-                Ok(answer) => return answer,
+                Ok(answer) => return answer.inspect_err(|_| asked.failed(Why::Unfit)),
                 Err(failure) => failure,
             };
             tried.push(instance);
+            asked.failed(failure.why());
             let (refusal, is_safe) = self.judge(&failure, pending, target);
-            debug!(%instance, service = %target.service, cause = ?refusal.cause, text = refusal.text, is_safe, "try failed");
+            let id = asked.id.as_str();
+            debug!(id, %instance, service = %target.service, cause = ?refusal.cause, text = refusal.text, is_safe, "try failed");
             last = Some(refusal);
             if matches!(failure, Failure::Stale | Failure::Refused | Failure::Unknown { is_reused: true }) {
                 again.push(instance);
@@ -308,7 +336,7 @@ impl Shared {
     }
 
     /// What a failure means for the client, and whether another try is safe.
-    fn judge(&self, failure: &Failure, pending: &Pending, target: &RouteTarget) -> (Refusal, bool) {
+    fn judge(&self, failure: &Failure, pending: &Pending<'_>, target: &RouteTarget) -> (Refusal, bool) {
         let service = &target.service;
         let can_resend = pending.can_be_sent();
         let broken_off = |text| Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text);
@@ -317,7 +345,7 @@ impl Shared {
                 let text = format!("more requests wait for {service} than its instances take");
                 (Refusal::new(Cause::Busy, StatusCode::SERVICE_UNAVAILABLE, text), can_resend)
             }
-            Failure::NotSent => {
+            Failure::NotSent { .. } => {
                 let text = format!("no instance of {service} takes connections");
                 (Refusal::new(Cause::Connect, StatusCode::BAD_GATEWAY, text), can_resend)
             }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::request_id::{self, Id};
+
 /// What is meant for one hop only (RFC 9110 section 7.6.1), whether or not `Connection` names it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
@@ -21,8 +23,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// What the edge says itself of where a request comes from.
-fn is_forwarding(name: &str) -> bool {
+/// What the edge says itself of a request: where it comes from, and what its id is.
+fn is_said_here(name: &str) -> bool {
     matches!(
         name,
         "forwarded"
@@ -32,6 +34,7 @@ fn is_forwarding(name: &str) -> bool {
             | "x-forwarded-proto"
             | "x-forwarded-server"
             | "x-real-ip"
+            | request_id::NAME
     )
 }
 
@@ -39,7 +42,7 @@ fn is_forwarding(name: &str) -> bool {
 fn is_disguised(name: &str) -> bool {
     name.contains('_') && {
         let plain = name.replace('_', "-");
-        is_forwarding(&plain) || is_hop_by_hop(&plain) || matches!(plain.as_str(), "content-length" | "content-type")
+        is_said_here(&plain) || is_hop_by_hop(&plain) || matches!(plain.as_str(), "content-length" | "content-type")
     }
 }
 
@@ -90,8 +93,9 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     is_asked.then(|| protocol.clone())
 }
 
-/// Where a request comes from.
+/// Where a request comes from, and how it is called.
 pub(crate) struct Origin<'a> {
+    pub id: &'a Id,
     pub client: SocketAddr,
     /// Whether what the client says of this is true: it is a proxy of the operator's.
     pub is_trusted: bool,
@@ -105,7 +109,7 @@ fn passed(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValu
     headers.iter().filter(move |(name, _)| {
         let text = name.as_str();
         // The edge itself answers 100 as soon as it reads the body.
-        let is_ours = matches!(text, "host" | "expect") || is_forwarding(text) || is_disguised(text);
+        let is_ours = matches!(text, "host" | "expect") || is_said_here(text) || is_disguised(text);
         !is_ours && !is_hop_by_hop(text) && !named.contains(*name)
     })
 }
@@ -118,7 +122,7 @@ pub(crate) fn write(headers: &HeaderMap, origin: &Origin<'_>, upgrade: Option<&H
     for (name, value) in passed(headers) {
         line(out, name.as_str(), value.as_bytes());
     }
-    write_forwarding(headers, origin, out);
+    write_origin(headers, origin, out);
     if let Some(protocol) = upgrade {
         line(out, "connection", b"upgrade");
         line(out, "upgrade", protocol.as_bytes());
@@ -136,7 +140,7 @@ pub(crate) fn framed(headers: &HeaderMap, origin: &Origin<'_>) -> HeaderMap {
         framed.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let mut lines = BytesMut::with_capacity(256);
-    write_forwarding(headers, origin, &mut lines);
+    write_origin(headers, origin, &mut lines);
     let lines = lines.freeze();
     for line in lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r")) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
@@ -156,7 +160,7 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 /// Removes from trailers what means something only in a head (RFC 9110 section 6.5.1).
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     let is_of_head = |name: &str| {
-        is_hop_by_hop(name) || is_forwarding(name) || is_disguised(name) || matches!(name, "host" | "content-length")
+        is_hop_by_hop(name) || is_said_here(name) || is_disguised(name) || matches!(name, "host" | "content-length")
     };
     let dropped: Vec<HeaderName> = trailers.keys().filter(|name| is_of_head(name.as_str())).cloned().collect();
     for name in dropped {
@@ -174,9 +178,10 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Says who the client is, in place of whatever the client said, or behind it where it is trusted: else the edge is the
-/// first that can be believed.
-fn write_forwarding(headers: &HeaderMap, origin: &Origin<'_>, out: &mut BytesMut) {
+/// Says how the request is called and who the client is: that in place of whatever the client said, or behind it where it is trusted:
+/// else the edge is the first that can be believed.
+fn write_origin(headers: &HeaderMap, origin: &Origin<'_>, out: &mut BytesMut) {
+    line(out, request_id::NAME, origin.id.as_bytes());
     let address = origin.client.ip().to_canonical();
     let said = |name: &'static str| headers.get_all(name).iter().filter(|_| origin.is_trusted);
     // What a proxy has said stays, and each further one adds itself.
@@ -228,8 +233,10 @@ mod tests {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
-    const ODD: [(&str, &str); 13] = [
-        ("connection", "close, x-secret, host, x-forwarded-for, content-length"),
+    const ODD: [(&str, &str); 15] = [
+        ("connection", "close, x-secret, host, x-forwarded-for, x-request-id, content-length"),
+        ("x-request-id", "theirs!"),
+        ("x_request_id", "theirs-1"),
         ("x-secret", "1"),
         ("host", "other.example"),
         ("keep-alive", "timeout=5"),
@@ -263,7 +270,8 @@ mod tests {
 
     fn written(headers: &HeaderMap, client: &str, is_trusted: bool, host: Option<&'static str>) -> String {
         let host = host.map(HeaderValue::from_static);
-        let origin = Origin { client: client.parse().expect("address"), is_trusted, host: host.as_ref() };
+        let id = Id::new(b"an-id-of-ours");
+        let origin = Origin { id: &id, client: client.parse().expect("address"), is_trusted, host: host.as_ref() };
         let mut out = BytesMut::new();
         write(headers, &origin, None, &mut out);
         String::from_utf8(out.to_vec()).expect("text")
@@ -273,13 +281,13 @@ mod tests {
     fn forged_addresses_are_replaced() {
         assert_eq!(
             written(&map(&ODD), "[::ffff:192.0.2.7]:5555", false, Some("Shop.example:80")),
-            "host: Shop.example:80\r\ncontent-length: 5\r\naccept: */*\r\nx-forwarded-for: 192.0.2.7\r\n\
+            "host: Shop.example:80\r\ncontent-length: 5\r\naccept: */*\r\nx-request-id: an-id-of-ours\r\nx-forwarded-for: 192.0.2.7\r\n\
              x-forwarded-proto: http\r\nx-forwarded-host: Shop.example:80\r\n\
              forwarded: for=192.0.2.7;proto=http;host=\"Shop.example:80\"\r\n"
         );
         assert_eq!(
             written(&HeaderMap::new(), "[2001:db8::1]:5555", false, None),
-            "x-forwarded-for: 2001:db8::1\r\nx-forwarded-proto: http\r\nforwarded: for=\"[2001:db8::1]\";proto=http\r\n"
+            "x-request-id: an-id-of-ours\r\nx-forwarded-for: 2001:db8::1\r\nx-forwarded-proto: http\r\nforwarded: for=\"[2001:db8::1]\";proto=http\r\n"
         );
     }
 
@@ -294,7 +302,7 @@ mod tests {
         headers.append("x-forwarded-for", HeaderValue::from_static("198.51.100.2"));
         assert_eq!(
             written(&headers, "192.0.2.7:5555", true, Some("shop.example")),
-            "host: shop.example\r\nx-forwarded-for: 198.51.100.1, 198.51.100.2, 192.0.2.7\r\n\
+            "host: shop.example\r\nx-request-id: an-id-of-ours\r\nx-forwarded-for: 198.51.100.1, 198.51.100.2, 192.0.2.7\r\n\
              x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n\
              forwarded: for=198.51.100.1;proto=https, for=192.0.2.7;proto=http;host=\"shop.example\"\r\n"
         );
@@ -305,12 +313,13 @@ mod tests {
         let framed = |headers: &HeaderMap| {
             let host = HeaderValue::from_static("Shop.example:80");
             let client = "[2001:db8::1]:5555".parse().expect("address");
-            framed(headers, &Origin { client, is_trusted: false, host: Some(&host) })
+            framed(headers, &Origin { id: &Id::new(b"an-id-of-ours"), client, is_trusted: false, host: Some(&host) })
         };
         let expected = [
             ("content-length", "5"),
             ("accept", "*/*"),
             ("te", "trailers"),
+            ("x-request-id", "an-id-of-ours"),
             ("x-forwarded-for", "2001:db8::1"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "Shop.example:80"),
@@ -328,8 +337,13 @@ mod tests {
         }
         join_cookies(&mut headers);
         assert_eq!(headers, map(&[("a", "1"), ("cookie", "x=1; y=2; z=3")]));
-        let mut trailers =
-            map(&[("grpc-status", "0"), ("content-length", "5"), ("x-forwarded-for", "6.6.6.6"), ("te", "x")]);
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("content-length", "5"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-request-id", "a"),
+            ("te", "x"),
+        ]);
         clean_trailers(&mut trailers);
         assert_eq!(trailers, map(&[("grpc-status", "0")]));
     }

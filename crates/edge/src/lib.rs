@@ -24,6 +24,8 @@ mod incoming;
 mod instances;
 mod metrics;
 mod preface;
+mod request_id;
+mod requests;
 mod retry;
 mod route;
 mod serve;

@@ -29,16 +29,23 @@ pub enum Cause {
 }
 
 const CAUSES: [(Cause, &str); 9] = [
-    (Cause::BadRequest, "failed_bad_request"),
-    (Cause::NoRoute, "failed_no_route"),
-    (Cause::NoCatalog, "failed_no_catalog"),
-    (Cause::NoInstance, "failed_no_instance"),
-    (Cause::Busy, "failed_busy"),
-    (Cause::Connect, "failed_connect"),
-    (Cause::BrokenOff, "failed_broken_off"),
-    (Cause::TimedOut, "failed_timed_out"),
-    (Cause::BodyBrokenOff, "failed_body_broken_off"),
+    (Cause::BadRequest, "bad_request"),
+    (Cause::NoRoute, "no_route"),
+    (Cause::NoCatalog, "no_catalog"),
+    (Cause::NoInstance, "no_instance"),
+    (Cause::Busy, "busy"),
+    (Cause::Connect, "connect"),
+    (Cause::BrokenOff, "broken_off"),
+    (Cause::TimedOut, "timed_out"),
+    (Cause::BodyBrokenOff, "body_broken_off"),
 ];
+
+impl Cause {
+    /// As metrics name it.
+    pub(crate) const fn name(self) -> &'static str {
+        CAUSES[self as usize].1
+    }
+}
 
 /// Counters since the start, and gauges.
 #[derive(Debug, Default)]
@@ -88,7 +95,7 @@ impl Metrics {
             ("tunnels_total", &self.tunnels),
             ("floods_total", &self.floods),
         ];
-        let failures = CAUSES.iter().map(|(cause, name)| (format!("{name}_total"), self.failed(*cause)));
+        let failures = CAUSES.iter().map(|(cause, name)| (format!("failed_{name}_total"), self.failed(*cause)));
         plain
             .into_iter()
             .map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)))

@@ -24,7 +24,7 @@ use insula_env::{
     net::{TcpListener, TcpStream},
 };
 use insula_mesh::Dialer;
-use insula_types::{AppName, NodeId, ServiceRef, Traffic};
+use insula_types::{AppName, HttpRequestId, NodeId, Remembered, ServiceRef, Traffic};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
@@ -40,6 +40,8 @@ use crate::{
     instances::Instances,
     metrics::add,
     preface::{self, Version},
+    request_id::Ids,
+    requests::Requests,
     traffic::{Counters, ServiceCounts},
 };
 
@@ -68,6 +70,8 @@ impl Edge {
             counters: Counters::new(env.rng.next()),
             instances: Instances::default(),
             metrics: Arc::default(),
+            ids: Ids::new(&env.rng),
+            requests: Requests::new(env.clock.wall_ms()),
             env: env.clone(),
             is_leaving: AtomicBool::new(false),
             open: TaskTracker::new(),
@@ -205,6 +209,11 @@ impl Edge {
     /// What has been counted of services, since the start.
     pub fn services(&self) -> BTreeMap<ServiceRef, ServiceCounts> {
         self.shared.counters.services()
+    }
+
+    /// What is remembered of the requests with an id.
+    pub fn requests(&self, id: &HttpRequestId) -> Remembered {
+        self.shared.requests.find(id)
     }
 
     /// Requests in flight by node.

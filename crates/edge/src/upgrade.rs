@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::Extensions;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
@@ -19,9 +19,9 @@ const BUFFER_BYTES: usize = 16 << 10;
 /// The client's half of a switch, taken from its request before that is consumed.
 pub(crate) type ClientHalf = hyper::upgrade::OnUpgrade;
 
-/// Takes the client's half.
-pub(crate) fn client_half<B>(request: &mut Request<B>) -> ClientHalf {
-    hyper::upgrade::on(request)
+/// Takes the client's half of a request that has one.
+pub(crate) fn client_half(extensions: &mut Extensions) -> Option<ClientHalf> {
+    extensions.remove()
 }
 
 /// Ties the two halves together, once both sides have seen the 101.

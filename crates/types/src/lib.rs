@@ -17,6 +17,7 @@ pub mod placement;
 pub mod priority;
 pub mod quantity;
 pub mod release;
+pub mod request;
 pub mod scale;
 mod schema;
 pub mod secret;
@@ -44,6 +45,7 @@ pub use placement::{Desired, Placement};
 pub use priority::Priority;
 pub use quantity::{ByteSize, CpuMillis};
 pub use release::{RegionalDefinition, RegionalService, Release};
+pub use request::{HttpRequestId, HttpRequestIdError, Remembered, RequestRecord, RequestTry};
 pub use scale::{Scale, ScaleError};
 pub use secret::{
     Revealed, SecretName, SecretNameError, SecretValue, SecretValueError, SecretValues, SecretVersion, SecretVersions,

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
-    AppName, ClusterId, DatacenterName, InstanceId, LabelName, LabelValue, NodeId, NodeName, PortName, RegionName,
-    Revealed, RuntimeName, Scale, SecretName, ServiceName, SnapshotName, TokenId, VolumeName, VolumeRef,
-    definition::SCALE_MAX, name::LABEL_LEN_MAX, secret::SECRET_LEN_MAX,
+    AppName, ClusterId, DatacenterName, HttpRequestId, InstanceId, LabelName, LabelValue, NodeId, NodeName, PortName,
+    RegionName, Revealed, RuntimeName, Scale, SecretName, ServiceName, SnapshotName, TokenId, VolumeName, VolumeRef,
+    definition::SCALE_MAX, name::LABEL_LEN_MAX, request::REQUEST_ID_LEN, secret::SECRET_LEN_MAX,
 };
 
 /// A DNS label in lower case, as a part of other patterns.
@@ -59,6 +59,8 @@ texts! {
     NodeId: "A node's id.", 15, 15, "^n-[0-9a-f][0-9a-hjkmnp-tv-z]{12}$";
     TokenId: "A token's id: the part of it that is no secret.", 15, 15, "^t-[0-9a-f][0-9a-hjkmnp-tv-z]{12}$";
     InstanceId: "An instance's id.", 10, 10, "^i-[0-9a-hjkmnp-tv-z]{8}$";
+    HttpRequestId: "The id of a request to an edge, as X-Request-Id says it.", *REQUEST_ID_LEN.start(),
+        *REQUEST_ID_LEN.end(), "^[A-Za-z0-9._-]+$";
     ClusterId: "The cluster's id.", 16, 16, "^[0-9a-f]{16}$";
     Revealed: "The value of a secret: text without NUL, of at most 16384 bytes.", 1, SECRET_LEN_MAX, "^[^\\x00]+$";
     VolumeRef: "A volume, written app/service/name.slot.", 7, 3 * LABEL_LEN_MAX + 12,

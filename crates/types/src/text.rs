@@ -7,13 +7,17 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Writes `number` with exactly `digits` base-32 digits, most significant first.
 pub fn base32(number: u64, digits: u32) -> String {
-    (0..digits)
-        .rev()
-        .map(|place| {
-            let shifted = number.checked_shr(place * 5).unwrap_or(0);
-            char::from(DIGITS[(shifted & 31) as usize])
-        })
-        .collect()
+    let mut text = vec![0; digits as usize];
+    write_base32(number, &mut text);
+    text.into_iter().map(char::from).collect()
+}
+
+/// The same, with as many digits as there is room for.
+pub fn write_base32(number: u64, out: &mut [u8]) {
+    for (place, digit) in (0..).zip(out.iter_mut().rev()) {
+        let shifted = number.checked_shr(place * 5).unwrap_or(0);
+        *digit = DIGITS[(shifted & 31) as usize];
+    }
 }
 
 /// Reads what [`base32`] wrote. `None` on another character or on overflow of 64 bits.

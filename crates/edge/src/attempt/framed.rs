@@ -23,7 +23,7 @@ impl Shared {
         self: &Arc<Self>,
         target: &RouteTarget,
         chosen: Candidate,
-        pending: &mut Pending,
+        pending: &mut Pending<'_>,
         in_flight: InFlight,
     ) -> Result<Result<Answer, Refusal>, Failure> {
         let (room, is_reused) = self.room(target, chosen, &in_flight).await?;
@@ -39,7 +39,7 @@ impl Shared {
         };
         let rest = pending.take_rest();
         match room.exchange(request, pending.held.clone(), rest, patience).await {
-            Ok((head, answer)) => Ok(self.pass_on_framed(head, answer, pending.is_call, in_flight)),
+            Ok((head, answer)) => Ok(self.pass_on_framed(head, answer, pending, in_flight)),
             Err((broken, rest)) => {
                 pending.take_back(rest);
                 let is_repeatable = is_idempotent(&pending.parts.method);
@@ -77,7 +77,7 @@ impl Shared {
             if !self.is_cut_off_from(in_flight.0.node) {
                 in_flight.0.failed();
             }
-            Failure::NotSent
+            Failure::NotSent { is_its_own: true }
         })?;
         let room = trunk.room().ok_or(Failure::Stale)?;
         in_flight.0.keep_trunk(trunk);
@@ -86,12 +86,13 @@ impl Shared {
 
     /// Makes of an instance's response what the client gets.
     fn pass_on_framed(
-        &self,
+        self: &Arc<Self>,
         mut head: Parts,
         answer: trunk::Answer,
-        is_call: bool,
+        pending: &Pending<'_>,
         in_flight: InFlight,
     ) -> Result<Answer, Refusal> {
+        let Pending { is_call, number, .. } = *pending;
         let now = self.env.clock.now();
         match grpc::outcome(&head.headers).filter(|_| is_call) {
             Some(outcome) => in_flight.0.answered_as(head.status, outcome, now),
@@ -106,14 +107,7 @@ impl Shared {
             return Err(Refusal::new(Cause::BrokenOff, StatusCode::BAD_GATEWAY, text));
         }
         headers::strip_hop_by_hop(&mut head.headers);
-        let body = FromTrunk {
-            answer,
-            is_call,
-            in_flight,
-            status: head.status,
-            clock: self.env.clock.clone(),
-            metrics: Arc::clone(&self.metrics),
-        };
+        let body = FromTrunk { answer, is_call, in_flight, status: head.status, number, edge: Arc::clone(self) };
         let mut response = Response::new(ResponseBody::from_trunk(body));
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
         Ok(response)

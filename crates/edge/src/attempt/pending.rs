@@ -7,14 +7,18 @@ use http::{HeaderValue, Request, Uri, Version, header, request::Parts, uri::Sche
 
 use crate::{
     headers::{self, Origin},
+    request_id::Id,
     upgrade,
     upstream::{Outgoing, Streamed},
 };
 
 /// A request on its way.
-pub(crate) struct Pending {
+pub(crate) struct Pending<'a> {
     /// As the client said it.
-    pub parts: Parts,
+    pub parts: &'a Parts,
+    pub id: Id,
+    /// Counts the requests of the edge.
+    pub number: u64,
     pub client: SocketAddr,
     /// Whether the client's word counts on whom it asks for.
     pub is_trusted: bool,
@@ -43,7 +47,7 @@ pub(crate) enum Rest {
     Gone,
 }
 
-impl Pending {
+impl Pending<'_> {
     /// Whether it can be sent (again).
     pub(crate) fn can_be_sent(&self) -> bool {
         !matches!(self.rest, Rest::Gone)
@@ -95,7 +99,7 @@ impl Pending {
         // The host of an absolute target is the one that counts; instances see it in the header.
         let authority = self.parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = authority.as_ref().or_else(|| self.parts.headers.get(header::HOST));
-        work(&Origin { client: self.client, is_trusted: self.is_trusted, host })
+        work(&Origin { id: &self.id, client: self.client, is_trusted: self.is_trusted, host })
     }
 
     /// The rest, for one try.
