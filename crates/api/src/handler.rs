@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
-    AppDefinition, AppName, ByteSize, DatacenterName, ExecSpec, InstanceId, NodeId, NodeName, ReleaseNumber, RequestId,
-    Revision, Scale, SecretName, SecretValue, ServiceName, ServiceRef, SnapshotName, TokenId, VolumeRef,
+    AppDefinition, AppName, ByteSize, DatacenterName, ExecSpec, HttpRequestId, InstanceId, NodeId, NodeName,
+    ReleaseNumber, RequestId, Revision, Scale, SecretName, SecretValue, ServiceName, ServiceRef, SnapshotName, TokenId,
+    VolumeRef,
 };
 
 use crate::{
@@ -16,9 +17,9 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret,
-        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage, Versioned,
-        Volume, Waiting,
+        Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running,
+        Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage,
+        Versioned, Volume, Waiting,
     },
 };
 
@@ -355,6 +356,10 @@ pub trait Handler: Send + Sync + 'static {
     /// What nodes and instances of this region use now, as those say that are reached; at most `most` instances, of one app or of
     /// all. [`crate::Code::NoSuchApp`].
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage>;
+
+    /// What the edges of this region remember of the requests with an id, as those say that are reached.
+    /// [`crate::Code::NoSuchRequest`] when none remembers one, [`crate::Code::NodeUnreachable`] when none says.
+    async fn request(&self, id: &HttpRequestId) -> Answer<RequestReport>;
 
     /// Nodes of this region.
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>>;

@@ -51,6 +51,8 @@ pub enum Code {
     NoSuchVolume,
     /// There is no such snapshot.
     NoSuchSnapshot,
+    /// No edge remembers the request; `detail` says how far back they do, and which do not say.
+    NoSuchRequest,
     /// Another app owns the host and path.
     RouteTaken,
     /// The app has another release than the caller expected.
@@ -129,6 +131,7 @@ impl Code {
             | Self::NoSuchSecret
             | Self::NoSuchVolume
             | Self::NoSuchRelease
+            | Self::NoSuchRequest
             | Self::NoSuchSnapshot => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RouteTaken
@@ -178,6 +181,7 @@ impl Code {
             Self::NoSuchVolume => "there is no such volume",
             Self::NoSuchRelease => "there is no such release",
             Self::NoSuchSnapshot => "there is no such snapshot",
+            Self::NoSuchRequest => "no edge remembers the request",
             Self::NoSuchToken => "there is no such token",
             Self::RouteTaken => "another app owns the host and path",
             Self::ReleaseChanged => "the app has changed since it was read",

@@ -12,6 +12,7 @@ mod instance;
 mod loss;
 mod number;
 mod release;
+mod request;
 mod route;
 mod secret;
 mod survey;
@@ -41,6 +42,7 @@ pub use release::{
     Deployment, Hook, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome, RestartBody, RollbackBody, Running,
     RunningBody, Steered, Steering, SteeringBody,
 };
+pub use request::{EdgeMemory, HandledRequest, RequestReport, TriedInstance};
 pub use route::Route;
 pub use secret::{Secret, SecretBody, SecretRemoved, SecretSet};
 pub use survey::{PlacementSurvey, Standing, SurveyedNode};

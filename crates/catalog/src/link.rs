@@ -8,7 +8,7 @@ mod listen;
 use std::{collections::BTreeMap, time::Duration};
 
 use insula_env::{Rule, TaskInfo};
-use insula_types::{Incarnation, Revision, Traffic};
+use insula_types::{HttpRequestId, Incarnation, Remembered, Revision, Traffic};
 use serde::{Deserialize, Serialize};
 
 pub use client::{Acknowledged, Link, LinkError};
@@ -19,9 +19,13 @@ use crate::{Catalog, limits};
 /// Greatest frame: one catalog and its envelope.
 const FRAME_MAX: usize = limits::BYTES_MAX + 1024;
 
-/// Among the statistics of a dataplane that knows [`Request::Traffic`]. One of an earlier version would take the question for
+/// Among the statistics of a dataplane: up to which of these questions it knows them. One that does not know a question would take it for
 /// damage, and end the connection.
-const KNOWS_TRAFFIC: &str = "insula_dataplane_knows_traffic";
+const KNOWS: &str = "insula_dataplane_knows_traffic";
+/// It knows [`Request::Traffic`].
+const TRAFFIC: u64 = 1;
+/// It knows [`Request::Requests`], too.
+const REQUESTS: u64 = 2;
 
 /// What the server asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,8 +40,10 @@ enum Request {
     Stats,
     /// What runs there?
     Tasks,
-    /// What have instances made of requests? Only for one that has said [`KNOWS_TRAFFIC`].
+    /// What have instances made of requests? Only for one that has said [`TRAFFIC`].
     Traffic,
+    /// What became of the requests with this id? Only for one that has said [`REQUESTS`].
+    Requests(HttpRequestId),
 }
 
 /// What the dataplane answers.
@@ -59,6 +65,8 @@ enum Reply {
     Tasks(Vec<TaskReport>),
     /// What was counted, by service and release.
     Traffic(Traffic),
+    /// What is remembered of them.
+    Requests(Remembered),
 }
 
 /// A task of the dataplane, as its server asks for it.
@@ -91,5 +99,51 @@ impl From<&TaskInfo> for TaskReport {
             restarts: task.restarts,
             beat_ms: task.beat.map(|beat| (ms(beat.age), ms(beat.limit))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_env::{Env, net};
+
+    use super::*;
+    use crate::frame;
+
+    /// A dataplane of a version before this one gets no question that it would take for damage.
+    #[tokio::test]
+    async fn an_earlier_dataplane_is_asked_what_it_knows_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, env) = (dir.path().join("dataplane.sock"), Env::real("test"));
+        let listener = net::bind_unix(&path).expect("bind");
+        let link = Link::start(path, &env);
+        let (mut stream, _) = listener.accept().await.expect("a server");
+        let knows = |level: Option<u64>| level.map(|level| (KNOWS.to_owned(), level)).into_iter().collect();
+        let stats = [(None, 2), (Some(TRAFFIC), 3)].map(|(level, questions)| (knows(level), questions));
+        env.tasks.spawn("dataplane", async move {
+            for (stats, questions) in stats {
+                for _ in 0..questions {
+                    let asked = frame::read(&mut stream, FRAME_MAX).await.expect("a question");
+                    let reply = match asked {
+                        Request::Stats => Reply::Stats(BTreeMap::clone(&stats)),
+                        // Known to the second of the two.
+                        Request::Traffic if !stats.is_empty() => Reply::Traffic(Traffic::default()),
+                        other => panic!("{other:?} was asked of one that said {stats:?}"),
+                    };
+                    frame::write(&mut stream, &reply, FRAME_MAX).await.expect("an answer");
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+        link.acknowledged().wait_for(|seen| seen.is_connected).await.expect("it lives");
+        let id: HttpRequestId = "a-request".parse().expect("an id");
+        let earlier = |outcome: Result<(), LinkError>| {
+            let why = outcome.expect_err("it does not know").to_string();
+            assert!(why.ends_with("it is of an earlier version"), "{why}");
+        };
+        earlier(link.traffic().await.map(drop));
+        earlier(link.requests(&id).await.map(drop));
+        earlier(link.requests(&id).await.map(drop));
+        link.traffic().await.expect("this one knows");
+        env.tasks.crash();
     }
 }

@@ -19,7 +19,9 @@ use insula_env::{
     memory::MemoryDisk,
     net::bind_unix,
 };
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, RegionName, Revision, ServiceRef, Traffic};
+use insula_types::{
+    ClusterId, HttpRequestId, Incarnation, InstanceId, NodeId, RegionName, Remembered, Revision, ServiceRef, Traffic,
+};
 use tokio::sync::watch;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -180,6 +182,9 @@ impl Dataplane for Fake {
     fn traffic(&self) -> Traffic {
         Traffic { edge: 5, releases: Vec::new() }
     }
+    fn requests(&self, id: &HttpRequestId) -> Remembered {
+        Remembered { more: id.as_str().len() as u64, since_ms: 3, ..Remembered::default() }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,6 +221,8 @@ async fn the_link_survives_either_end() {
 
     assert_eq!(link.stats().await.expect("stats"), BTreeMap::from([("requests".to_owned(), 7)]));
     assert_eq!(link.traffic().await.expect("traffic").edge, 5);
+    let remembered = link.requests(&"a-request".parse().expect("an id")).await.expect("requests");
+    assert_eq!((remembered.more, remembered.since_ms), (9, 3));
     link.reload_identity().await.expect("first reload");
     let error = link.reload_identity().await.expect_err("second reload");
     assert_eq!(error.to_string(), "the dataplane could not reload its identity: no such file");

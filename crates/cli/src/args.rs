@@ -23,7 +23,7 @@ pub use self::{
     },
     cluster::{
         CaCommand, DrainArgs, EventArgs, ExplainCommand, NodeCommand, NodeFindArgs, NodeKeyArgs, NodeRmArgs,
-        PlacementArgs, PlanArgs, RoleArg, TokenArgs, TokenCommand,
+        PlacementArgs, PlanArgs, RequestArgs, RoleArg, TokenArgs, TokenCommand,
     },
     config::{ConfigCheckArgs, ConfigCommand, ConfigShowArgs},
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},

@@ -15,6 +15,7 @@ mod nodes;
 mod placement;
 mod plan;
 mod release;
+mod request;
 mod secrets;
 mod show;
 mod snapshot;
@@ -121,6 +122,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Plan(args) => plan::run(client, &args).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Placement(args)) => placement::explain(client, &args).await,
+        ApiCommand::Explain(ExplainCommand::Request(args)) => request::explain(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Instance(args)) => show::explain(client, args.id, args.json.json).await,
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -38,9 +38,12 @@ fn said(problem: &Problem) -> String {
         | Code::Busy
         | Code::NothingToSteer
         | Code::VolumeNotSmaller => true,
-        Code::NoSuchNode | Code::NoSuchService | Code::NoSuchRelease | Code::NoSuchSnapshot | Code::NoSuchVolume => {
-            problem.detail.contains("no ")
-        }
+        Code::NoSuchRequest
+        | Code::NoSuchNode
+        | Code::NoSuchService
+        | Code::NoSuchRelease
+        | Code::NoSuchSnapshot
+        | Code::NoSuchVolume => problem.detail.contains("no "),
         _ => false,
     };
     if is_sentence && problem.detail.contains(' ') { problem.detail.clone() } else { problem.to_string() }
@@ -147,6 +150,7 @@ const fn exit_of(code: Code) -> Exit {
         | Code::NoSuchSecret
         | Code::NoSuchVolume
         | Code::NoSuchRelease
+        | Code::NoSuchRequest
         | Code::NoSuchSnapshot => Exit::NotFound,
         Code::RouteTaken
         | Code::ReleaseChanged

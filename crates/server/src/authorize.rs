@@ -17,9 +17,9 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose,
-    ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RestoreSnapshot, SendInput,
-    StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
+    AskImages, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse,
+    OpenSecrets, Propose, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
+    RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -81,6 +81,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<RemoveSnapshot>(Who::Member),
     // Numbers that a viewer may see.
     rule::<MeasureUse>(Who::Member),
+    // What a viewer may see who knows the id.
+    rule::<AskRequests>(Who::Member),
     // Of what is placed on the caller.
     rule::<OpenSecrets>(Who::Member),
 ];

@@ -17,17 +17,18 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     authorize::{self, Standing},
+    edge_requests::EdgeRequests,
     exec::Execs,
     group::StateGroup,
     images, lives,
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, Barrier, FetchBlob, Led, ListImages, ListSnapshots, MakeSnapshot,
-        MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay, RelayRequest, RemoveImage,
-        RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse, RestoreSnapshot,
-        SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest, TellAddresses,
-        TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLives, AskRequests, Barrier, FetchBlob, Led, ListImages, ListSnapshots,
+        MakeSnapshot, MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay, RelayRequest,
+        RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse,
+        RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest,
+        TellAddresses, TellAddressesResponse, WatchState,
     },
     secrets::Opener,
     snapshots::Snapshots,
@@ -55,6 +56,8 @@ pub(crate) struct Calls {
     pub snapshots: Snapshots,
     /// Measures this node.
     pub meter: Meter,
+    /// Asks this node's edge.
+    pub edge_requests: EdgeRequests,
     /// Opens secrets.
     pub secrets: Opener,
     pub runtime: NodeRuntime,
@@ -140,6 +143,10 @@ impl Handler for Calls {
             MeasureUse::ID => {
                 let request = decode_request::<MeasureUse>(&body)?;
                 Ok(encode_response::<MeasureUse>(&self.meter.tell(&request).await?))
+            }
+            AskRequests::ID => {
+                let request = decode_request::<AskRequests>(&body)?;
+                Ok(encode_response::<AskRequests>(&self.edge_requests.tell(&request.id).await?))
             }
             MakeSnapshot::ID => {
                 let request = decode_request::<MakeSnapshot>(&body)?;

@@ -8,7 +8,7 @@ use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
 use insula_mesh::{Mesh, PortTransport};
 use insula_rpc::Dispatcher;
-use insula_types::Traffic;
+use insula_types::{HttpRequestId, Remembered, Traffic};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -183,5 +183,9 @@ impl link::Dataplane for Asked {
 
     fn traffic(&self) -> Traffic {
         self.edge.traffic()
+    }
+
+    fn requests(&self, id: &HttpRequestId) -> Remembered {
+        self.edge.requests(id)
     }
 }

@@ -12,6 +12,7 @@ mod instances;
 mod loss;
 mod nodes;
 mod releases;
+mod requests;
 mod secrets;
 mod snapshots;
 mod survey;
@@ -32,8 +33,8 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
         Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
-        Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot,
-        Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
+        Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret, SecretRemoved,
+        SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 use insula_catalog::link::Link;
@@ -43,8 +44,8 @@ use insula_identity::{Material, NodeDirectory};
 use insula_rpc::Peers;
 use insula_state::{Conflict, Domain, GlobalState, ProposeError, RegionState, RejectionCode, Store};
 use insula_types::{
-    AppName, ByteSize, ExecSpec, InstanceId, NodeId, ReleaseNumber, RequestId, SecretName, ServiceRef, SnapshotName,
-    TokenId, VolumeRef,
+    AppName, ByteSize, ExecSpec, HttpRequestId, InstanceId, NodeId, ReleaseNumber, RequestId, SecretName, ServiceRef,
+    SnapshotName, TokenId, VolumeRef,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -92,6 +93,8 @@ pub struct NodeApi {
     pub(crate) snapshots: crate::snapshots::Snapshots,
     /// What nodes and instances use.
     pub(crate) usages: crate::usage::Usages,
+    /// What edges remember of requests.
+    pub(crate) edge_requests: crate::edge_requests::EdgeRequests,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
     /// Its files; on voters with the CA's keys.
@@ -377,6 +380,10 @@ impl Handler for NodeApi {
 
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
         self.show_usage(app, most).await
+    }
+
+    async fn request(&self, id: &HttpRequestId) -> Answer<RequestReport> {
+        self.show_request(id).await
     }
 
     async fn nodes(&self, read: ReadOptions) -> Answer<List<Node>> {

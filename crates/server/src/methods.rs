@@ -6,8 +6,9 @@ use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
-    Addresses, AppName, ByteSize, CpuMillis, ExecInput, ExecOutput, ExecSpec, Granted, Incarnation, InstanceId, NodeId,
-    Renewal, RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName, VolumeRef,
+    Addresses, AppName, ByteSize, CpuMillis, ExecInput, ExecOutput, ExecSpec, Granted, HttpRequestId, Incarnation,
+    InstanceId, NodeId, Remembered, Renewal, RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName,
+    VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -669,4 +670,22 @@ impl Method for OpenSecrets {
     const NAME: &'static str = "open-secrets";
     type Request = OpenSecretsRequest;
     type Response = OpenSecretsResponse;
+}
+
+/// Asks what a node's edge remembers of the requests with an id.
+#[derive(Debug)]
+pub struct AskRequests;
+
+/// Request of [`AskRequests`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskRequestsRequest {
+    /// The id.
+    pub id: HttpRequestId,
+}
+
+impl Method for AskRequests {
+    const ID: u16 = 25;
+    const NAME: &'static str = "ask-requests";
+    type Request = AskRequestsRequest;
+    type Response = Remembered;
 }

@@ -3,20 +3,19 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use insula_catalog::link::Link;
 use insula_container::{Carried, NodeRuntime, Usage};
 use insula_env::{
     Clock,
     clock::{self, Instant},
 };
-use insula_rpc::{Code, Peers, Status};
-use insula_state::{RegionState, Replica};
+use insula_rpc::Status;
 use insula_telemetry::chain;
 use insula_types::{ByteSize, CpuMillis, InstanceId, NodeId, ServiceRef};
 use tokio::sync::Mutex;
 
 use crate::{
+    everyone::Everyone,
     machine_size,
     methods::{Carries, InstanceUse, MeasureUse, MeasureUseRequest, NodeMeasured, ServiceUse},
     metrics::edge,
@@ -26,8 +25,6 @@ use crate::{
 const ASK_LIMIT: Duration = Duration::from_secs(4);
 /// How long the dataplane may take to say what it has counted.
 const DATAPLANE_LIMIT: Duration = Duration::from_secs(1);
-/// Nodes that are asked at the same time.
-const ASKED_MAX: usize = 64;
 /// What was measured is good for so long.
 const FRESH: Duration = Duration::from_secs(1);
 /// Least time between the two looks that a rate is made of, and the greatest.
@@ -39,44 +36,14 @@ pub(crate) const TOLD_MAX: usize = 1000;
 /// What is asked of all nodes.
 #[derive(Clone)]
 pub(crate) struct Usages {
-    pub node: NodeId,
-    pub rpc: Peers,
-    pub region: Arc<Replica<RegionState>>,
+    pub everyone: Everyone,
     pub meter: Meter,
 }
 
-/// What one node answers.
-pub(crate) enum Heard {
-    /// This.
-    Measured(Box<NodeMeasured>),
-    /// Nothing, and why.
-    Silent(String),
-}
-
 impl Usages {
-    /// What each node of the region uses, in no order.
-    pub(crate) async fn ask(&self, request: &MeasureUseRequest) -> Vec<(NodeId, Heard)> {
-        let nodes = self
-            .region
-            .read(|region| region.nodes.values().map(|node| (node.id, node.health.is_up())).collect::<Vec<_>>());
-        let answers = nodes.into_iter().map(async |(node, is_up)| {
-            let measured = match (node == self.node, is_up) {
-                (true, _) => self.meter.tell(request).await,
-                // It would only be waited for.
-                (false, false) => return (node, Heard::Silent("is down".to_owned())),
-                (false, true) => self.rpc.call::<MeasureUse>(node, request, ASK_LIMIT).await,
-            };
-            (node, measured.map_or_else(|status| Heard::Silent(why(&status)), |one| Heard::Measured(Box::new(one))))
-        });
-        stream::iter(answers).buffer_unordered(ASKED_MAX).collect().await
-    }
-}
-
-fn why(status: &Status) -> String {
-    match status.code {
-        Code::UnknownMethod => "runs an earlier version, which does not tell".to_owned(),
-        Code::Internal => status.message.clone(),
-        _ => "does not answer".to_owned(),
+    /// What each node of the region uses, or why it does not tell, in no order.
+    pub(crate) async fn ask(&self, request: &MeasureUseRequest) -> Vec<(NodeId, Result<NodeMeasured, String>)> {
+        self.everyone.ask::<MeasureUse>(request, ASK_LIMIT, self.meter.tell(request)).await
     }
 }
 

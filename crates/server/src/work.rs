@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use crate::{
     Error,
     config::{ClassConfig, NodeConfig},
+    edge_requests::EdgeRequests,
+    everyone::Everyone,
     exec::Execs,
     images::{self, Census, RegionImages, collect},
     init,
@@ -55,6 +57,8 @@ pub(crate) struct Work {
     pub snapshots: Snapshots,
     /// What nodes and instances use.
     pub usages: Usages,
+    /// What edges remember of requests.
+    pub edge_requests: EdgeRequests,
     /// Opens secrets of instances.
     pub secrets: Opener,
     /// How this node's clock differs from the leader's, in milliseconds, as the last renewal told.
@@ -73,7 +77,9 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let census = Census { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), runtime: runtime.clone() };
     let paths = config.paths();
     let meter = Meter::new(runtime.clone(), dataplane.clone(), env.clock.clone(), paths.data());
-    let usages = Usages { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region), meter };
+    let everyone = Everyone { node: node.id, rpc: node.rpc.clone(), region: Arc::clone(&region) };
+    let usages = Usages { everyone: everyone.clone(), meter };
+    let edge_requests = EdgeRequests { everyone, dataplane: dataplane.clone() };
     let snapshots = Snapshots { node: node.id, rpc: node.rpc.clone(), region, runtime: runtime.clone() };
     let labels =
         NodeLabels { name: config.name.clone(), region: config.region.clone(), datacenter: config.datacenter.clone() };
@@ -129,7 +135,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
         env.rng.fork(),
     );
     let logs = NodeLogs { node: node.id, runtime: runtime.clone(), peers: node.rpc.clone() };
-    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, usages, secrets, clock_ahead_ms })
+    Ok(Work { runtime, census, logs: Arc::new(logs), execs, snapshots, usages, edge_requests, secrets, clock_ahead_ms })
 }
 
 fn settings(config: &NodeConfig) -> Result<RuntimeSettings, Error> {

@@ -212,6 +212,12 @@ pub(super) const LIST: &[Shot] = &[
     Look("insula node show n1"),
     Look("insula regions"),
     Look("insula explain placement shop/web"),
+    Look("insula explain request r-00000000000000000000"),
+    Look("insula explain request nothing"),
+    Look(
+        "insula lab exec n1 -- curl -s -i -H 'Host: shop.example' -H 'X-Request-Id: from-a-client' 'http://127.0.0.1/cart?id=7'",
+    ),
+    Look("insula explain request from-a-client"),
     Look("insula explain instance $(insula ps shop | grep -o 'i-[0-9a-z]*' | head -1)"),
     Look("insula logs shop --tail 2"),
     Look("insula logs shop/web --since 1h --timestamps --tail 2"),

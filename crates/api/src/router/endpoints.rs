@@ -392,6 +392,11 @@ pub(super) async fn usage(State(shared): State<Shared>, asked: Asked) -> Respons
     respond::json(answer.await)
 }
 
+pub(super) async fn request(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async { shared.handler.request(&asked.name("request")?).await };
+    respond::json(answer.await)
+}
+
 pub(super) async fn loss(State(shared): State<Shared>, asked: Asked) -> Response {
     let answer = async {
         let wrong = |why: String| Problem::new(Code::InvalidRequest, why);

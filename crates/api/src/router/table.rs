@@ -6,7 +6,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 use insula_types::{
-    AppDefinition, AppName, ExecSpec, InstanceId, SecretName, ServiceName, SnapshotName, TokenId,
+    AppDefinition, AppName, ExecSpec, HttpRequestId, InstanceId, SecretName, ServiceName, SnapshotName, TokenId,
     definition::DEFINITION_LEN_MAX,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -22,9 +22,9 @@ use crate::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List,
         LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
-        Reloaded, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody, ScaleBody, Scaled,
-        Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered, SteeringBody, Token,
-        TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody, Waiting,
+        Reloaded, RequestReport, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody,
+        ScaleBody, Scaled, Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered,
+        SteeringBody, Token, TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody, Waiting,
     },
 };
 
@@ -243,6 +243,7 @@ pub(super) fn parameter(name: &str, generator: &mut SchemaGenerator) -> Option<S
         "release" => {
             json_schema!({ "type": "integer", "description": "The number of a release.", "minimum": 0, "maximum": u64::MAX })
         }
+        "request" => generator.subschema_for::<HttpRequestId>(),
         "snapshot" => generator.subschema_for::<SnapshotName>(),
         "token" => generator.subschema_for::<TokenId>(),
         "node" => json_schema!({
@@ -448,6 +449,13 @@ fn nodes() -> Vec<Row> {
         get("/v1/usage", Viewer, "What nodes and instances of this region use now", endpoints::usage)
             .query::<UsageQuery>()
             .gives::<Usage>(),
+        get(
+            "/v1/requests/{request}",
+            Viewer,
+            "What became of a request to the edges of this region",
+            endpoints::request,
+        )
+        .gives::<RequestReport>(),
         get("/v1/regions", Viewer, "All regions", endpoints::regions).lists::<Region>(),
         get("/v1/events", Viewer, "What happened in this region", endpoints::events)
             .query::<EventQuery>()

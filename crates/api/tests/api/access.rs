@@ -53,6 +53,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/apps/{app}/services/{service}/placement", "viewer"),
     ("GET", "/v1/losses", "viewer"),
     ("GET", "/v1/usage", "viewer"),
+    ("GET", "/v1/requests/{request}", "viewer"),
     ("GET", "/v1/regions", "viewer"),
     ("GET", "/v1/events", "viewer"),
     ("POST", "/v1/tokens/join", "admin"),

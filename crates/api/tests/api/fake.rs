@@ -21,8 +21,9 @@ use insula_api::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret,
-        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
+        Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running,
+        Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned,
+        Volume, Waiting,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -31,8 +32,8 @@ use insula_identity::{
 };
 use insula_types::{
     AppDefinition, AppName, ByteSize, ClusterId, DefinitionProblem, ExecExit, ExecInput, ExecOutput, ExecSpec,
-    InstanceId, NodeId, RegionName, ReleaseNumber, RequestId, Revision, SecretName, ServiceName, ServiceRef,
-    SnapshotName, TokenId, VolumeRef, definition::Format,
+    HttpRequestId, InstanceId, NodeId, RegionName, ReleaseNumber, RequestId, Revision, SecretName, ServiceName,
+    ServiceRef, SnapshotName, TokenId, VolumeRef, definition::Format,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -288,6 +289,10 @@ impl Handler for Fake {
 
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
         Err(Problem::new(Code::NoSuchApp, format!("{app:?} {most}")))
+    }
+
+    async fn request(&self, id: &HttpRequestId) -> Answer<RequestReport> {
+        Err(Problem::new(Code::NoSuchRequest, id.to_string()))
     }
 
     async fn restart(&self, request: RestartRequest) -> Answer<Versioned<DeployAnswer>> {

@@ -7,11 +7,11 @@ use insula_env::{
     clock::{sleep, timeout},
     net::{UnixStream, connect_unix},
 };
-use insula_types::{Incarnation, Revision, Traffic};
+use insula_types::{HttpRequestId, Incarnation, Remembered, Revision, Traffic};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{FRAME_MAX, KNOWS_TRAFFIC, Reply, Request, TaskReport};
+use super::{FRAME_MAX, KNOWS, REQUESTS, Reply, Request, TRAFFIC, TaskReport};
 use crate::{Catalog, frame};
 
 /// How long the dataplane may take to accept a connection.
@@ -111,7 +111,7 @@ impl Link {
         const WHAT: &str = "give its statistics";
         match self.ask(Request::Stats).await? {
             Reply::Stats(mut stats) => {
-                stats.remove(KNOWS_TRAFFIC);
+                stats.remove(KNOWS);
                 Ok(stats)
             }
             _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
@@ -124,13 +124,31 @@ impl Link {
     /// [`LinkError`]; also of a dataplane of an earlier version, which does not count them.
     pub async fn traffic(&self) -> Result<Traffic, LinkError> {
         const WHAT: &str = "say what it has counted of releases";
-        let failed = |why: &str| LinkError::Failed { what: WHAT, why: why.to_owned() };
-        if !matches!(self.ask(Request::Stats).await?, Reply::Stats(stats) if stats.contains_key(KNOWS_TRAFFIC)) {
-            return Err(failed("it is of an earlier version"));
-        }
+        self.check_knows(TRAFFIC, WHAT).await?;
         match self.ask(Request::Traffic).await? {
             Reply::Traffic(traffic) => Ok(traffic),
-            _ => Err(failed("it gave another answer")),
+            _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
+        }
+    }
+
+    /// What the dataplane remembers of the requests with an id.
+    ///
+    /// # Errors
+    /// [`LinkError`]; also of a dataplane of an earlier version, which remembers none.
+    pub async fn requests(&self, id: &HttpRequestId) -> Result<Remembered, LinkError> {
+        const WHAT: &str = "say what it remembers of requests";
+        self.check_knows(REQUESTS, WHAT).await?;
+        match self.ask(Request::Requests(id.clone())).await? {
+            Reply::Requests(remembered) => Ok(remembered),
+            _ => Err(LinkError::Failed { what: WHAT, why: "it gave another answer".to_owned() }),
+        }
+    }
+
+    /// Asks nothing of a dataplane that would not know what it is asked.
+    async fn check_knows(&self, least: u64, what: &'static str) -> Result<(), LinkError> {
+        match self.ask(Request::Stats).await? {
+            Reply::Stats(stats) if stats.get(KNOWS).is_some_and(|known| *known >= least) => Ok(()),
+            _ => Err(LinkError::Failed { what, why: "it is of an earlier version".to_owned() }),
         }
     }
 

@@ -7,11 +7,11 @@ use insula_env::{
     clock::timeout,
     net::{UnixListener, UnixStream},
 };
-use insula_types::Traffic;
+use insula_types::{HttpRequestId, Remembered, Traffic};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::{FRAME_MAX, KNOWS_TRAFFIC, Reply, Request, TaskReport};
+use super::{FRAME_MAX, KNOWS, REQUESTS, Reply, Request, TaskReport};
 use crate::{Catalog, Holder, Offered, frame};
 
 /// Connections at a time: one server, and one that is being replaced; more is somebody else.
@@ -36,6 +36,9 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// What was counted of releases since it began.
     fn traffic(&self) -> Traffic;
+
+    /// What is remembered of the requests with an id.
+    fn requests(&self, id: &HttpRequestId) -> Remembered;
 }
 
 /// Answers on `listener` until the task group stops.
@@ -78,10 +81,11 @@ async fn answer(
             },
             Request::Stats => {
                 let mut stats = dataplane.stats();
-                stats.insert(KNOWS_TRAFFIC.to_owned(), 1);
+                stats.insert(KNOWS.to_owned(), REQUESTS);
                 Reply::Stats(stats)
             }
             Request::Traffic => Reply::Traffic(dataplane.traffic()),
+            Request::Requests(id) => Reply::Requests(dataplane.requests(&id)),
             Request::Tasks => Reply::Tasks(tasks.list().iter().map(TaskReport::from).collect()),
         };
         timeout(WRITE_LIMIT, frame::write(&mut stream, &reply, FRAME_MAX)).await??;

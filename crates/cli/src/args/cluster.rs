@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use insula_types::{InstanceId, RegionName, ServiceRef, TokenId};
+use insula_types::{HttpRequestId, InstanceId, RegionName, ServiceRef, TokenId};
 
 use super::{JsonArgs, app::parse_service, node::parse_node_address, parse_span};
 
@@ -173,6 +173,8 @@ pub struct EventArgs {
 pub enum ExplainCommand {
     /// Why an instance is where it is, and how it is
     Instance(InstanceArgs),
+    /// What became of a request: who was tried, what was answered, and why
+    Request(RequestArgs),
     /// Where the next instance of a service would go, and what speaks against other nodes
     Placement(PlacementArgs),
 }
@@ -182,6 +184,14 @@ pub struct PlacementArgs {
     /// The service
     #[arg(value_name = "APP/SERVICE", value_parser = parse_service)]
     pub service: ServiceRef,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// Its id, as the answer has it in X-Request-Id
+    pub id: HttpRequestId,
     #[command(flatten)]
     pub json: JsonArgs,
 }

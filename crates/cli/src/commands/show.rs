@@ -347,7 +347,7 @@ fn instance_text(instance: &Instance, now_ms: u64, width: Option<usize>) -> Stri
 }
 
 /// Facts under each other; those without a value are left out.
-fn facts(facts: &[(&str, String)]) -> String {
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let known = || facts.iter().filter(|(_, value)| !value.is_empty());
     let longest = known().map(|(name, _)| name.len()).max().unwrap_or(0);
     known().map(|(name, value)| format!("{name:<longest$}  {}\n", clean(value))).collect()

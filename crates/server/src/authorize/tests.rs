@@ -51,6 +51,7 @@ const TABLE: &[(u16, &str)] = &[
     (RestoreSnapshot::ID, "yyrnnnr"),
     (RemoveSnapshot::ID, "yyrnnnr"),
     (MeasureUse::ID, "yyrnnnr"),
+    (AskRequests::ID, "yyrnnnr"),
     (OpenSecrets::ID, "yyrnnnr"),
 ];
 

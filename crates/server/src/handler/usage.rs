@@ -11,7 +11,7 @@ use insula_types::{AppName, ServiceRef};
 use super::{NodeApi, apps::no_such_app};
 use crate::{
     methods::{InstanceUse, MeasureUseRequest, NodeMeasured, ServiceUse},
-    usage::{Heard, TOLD_MAX},
+    usage::TOLD_MAX,
 };
 
 impl NodeApi {
@@ -28,8 +28,8 @@ impl NodeApi {
                 // It may have been removed meanwhile.
                 let Some(node) = region.nodes.get(&id) else { continue };
                 let measured = match heard {
-                    Heard::Measured(measured) => *measured,
-                    Heard::Silent(why) => {
+                    Ok(measured) => measured,
+                    Err(why) => {
                         all.silent.push(SilentNode { node: id, name: node.name.clone(), why });
                         continue;
                     }

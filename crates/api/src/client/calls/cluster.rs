@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use insula_types::{AppName, Revision, TokenId};
+use insula_types::{AppName, HttpRequestId, Revision, TokenId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CALL_LIMIT, Client, ClientError, EventReader, LogReader, expecting};
@@ -14,7 +14,7 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, CaStatus, Doctor, DutyBody, EventCursor, FindBody, Found, JoinTokenBody,
         JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded,
-        RootAdded, RootBody, RootChanged, Token, TokenRemoved, Usage, Versioned,
+        RequestReport, RootAdded, RootBody, RootChanged, Token, TokenRemoved, Usage, Versioned,
     },
 };
 
@@ -45,6 +45,14 @@ impl Client {
     pub async fn usage(&self, app: Option<&AppName>, most: u32) -> Result<Usage, ClientError> {
         let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
         self.get(format!("/v1/usage?limit={most}{app}")).await
+    }
+
+    /// What the edges of the region remember of the requests with an id.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn request(&self, id: &HttpRequestId) -> Result<RequestReport, ClientError> {
+        self.get(format!("/v1/requests/{id}")).await
     }
 
     /// One node by its exact id or name.

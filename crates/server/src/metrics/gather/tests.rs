@@ -4,8 +4,8 @@ use insula_catalog::{Holder, link};
 use insula_env::{Env, beat, net};
 use insula_state::region::{RegionKey, RegionObject};
 use insula_types::{
-    ByteSize, ClusterId, CpuMillis, InstanceId, InstanceStatus, Node, Placement, RegionalService, ReleaseNumber,
-    Resources, Revision, ServiceSpec, Traffic, Volume, VolumeRef,
+    ByteSize, ClusterId, CpuMillis, HttpRequestId, InstanceId, InstanceStatus, Node, Placement, RegionalService,
+    ReleaseNumber, Remembered, Resources, Revision, ServiceSpec, Traffic, Volume, VolumeRef,
 };
 
 use super::*;
@@ -146,6 +146,9 @@ impl link::Dataplane for Told {
     }
     fn traffic(&self) -> Traffic {
         Traffic::default()
+    }
+    fn requests(&self, _: &HttpRequestId) -> Remembered {
+        Remembered::default()
     }
 }
 
