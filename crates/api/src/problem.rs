@@ -63,6 +63,8 @@ pub enum Code {
     SecretsNotReady,
     /// The deployment is over, or past what is asked for.
     NothingToSteer,
+    /// There is a region of that name, or one is being added.
+    RegionExists,
     /// There is a volume of that name.
     VolumeExists,
     /// Other volumes of the same instance are on another node.
@@ -138,6 +140,7 @@ impl Code {
             | Self::SecretInUse
             | Self::SecretsNotReady
             | Self::NothingToSteer
+            | Self::RegionExists
             | Self::VolumeExists
             | Self::VolumeElsewhere
             | Self::VolumeNotSmaller
@@ -188,6 +191,7 @@ impl Code {
             Self::SecretInUse => "a release needs the secret",
             Self::SecretsNotReady => "secrets cannot be taken yet",
             Self::NothingToSteer => "there is nothing to steer",
+            Self::RegionExists => "there is such a region already",
             Self::VolumeExists => "there is such a volume already",
             Self::VolumeElsewhere => "the instance's other volumes are on another node",
             Self::VolumeNotSmaller => "a volume is never made smaller",

@@ -157,6 +157,7 @@ const fn exit_of(code: Code) -> Exit {
         | Code::SecretInUse
         | Code::SecretsNotReady
         | Code::NothingToSteer
+        | Code::RegionExists
         | Code::VolumeExists
         | Code::VolumeElsewhere
         | Code::VolumeNotSmaller

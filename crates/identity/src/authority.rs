@@ -18,8 +18,9 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, NodeIdentity, RecoveryKey, RegionCaIdentity, RootHash,
+    Error, NodeIdentity, RecoveryKey, RegionCaIdentity, RootHash, Secret,
     credentials::SigningKey,
+    envelope::Envelope,
     pem, root_hash, root_uri,
     sealing::{OpeningKey, Purpose},
     spiffe::parse_root_uri,
@@ -27,6 +28,9 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How the key of a region's CA is sealed to a token.
+const INVITED: Envelope = Envelope { magic: b"insula-region-1\n", info: b"insula region key v1" };
 
 /// Longest certificate request that is looked at, in bytes; ours have about 250.
 const REQUEST_LEN_MAX: usize = 8 * 1024;
@@ -299,6 +303,29 @@ impl RegionAuthority {
         self.inner.to_pem()
     }
 
+    /// The same, sealed to the secret of the token with which the region's first machine comes. Opens for this cluster and
+    /// region only.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] when the system gives no randomness.
+    pub fn seal(&self, secret: &Secret) -> Result<Vec<u8>, Error> {
+        let plain = Zeroizing::new(self.export().as_bytes().to_vec());
+        INVITED.seal(secret.as_bytes(), self.identity.to_string().as_bytes(), plain)
+    }
+
+    /// Opens what [`seal`](Self::seal) made, for a region.
+    ///
+    /// # Errors
+    /// [`Error::OpenRegion`] with another secret or for another region; [`Error::Damaged`].
+    pub fn unseal(sealed: &[u8], secret: &Secret, identity: &RegionCaIdentity) -> Result<Self, Error> {
+        let opened = INVITED.unseal(secret.as_bytes(), identity.to_string().as_bytes(), sealed);
+        let opened = Self::import(&opened.ok_or_else(|| Error::OpenRegion { region: identity.region.clone() })?)?;
+        if opened.identity == *identity {
+            return Ok(opened);
+        }
+        Err(Error::damaged("the key of a region's CA", format!("it is that of {}", opened.identity)))
+    }
+
     /// Reads what [`export`](Self::export) wrote.
     ///
     /// # Errors
@@ -397,6 +424,27 @@ mod tests {
 
     fn region(name: &str) -> RegionAuthority {
         root().issue_region(&name.parse().expect("name"), &Lifetimes::default(), now()).expect("region CA")
+    }
+
+    #[test]
+    fn a_key_that_is_sealed_to_a_token_opens_with_that_token_for_that_region_only() {
+        let (authority, rng) = (region("nrt"), Rng::from_seed(1));
+        let (secret, other) = (Secret::random(&rng), Secret::random(&rng));
+        let sealed = authority.seal(&secret).expect("sealed");
+        assert!(!String::from_utf8_lossy(&sealed).contains("PRIVATE KEY"));
+        let opened = RegionAuthority::unseal(&sealed, &secret, authority.identity()).expect("opens");
+        assert_eq!(opened.export(), authority.export());
+        let open = |sealed: &[u8], secret, identity| RegionAuthority::unseal(sealed, secret, identity).is_ok();
+        assert!(!open(&sealed, &other, authority.identity()), "another token");
+        let elsewhere = RegionCaIdentity { region: "was".parse().expect("name"), ..authority.identity().clone() };
+        assert!(!open(&sealed, &secret, &elsewhere), "another region");
+        let foreign = RegionCaIdentity { cluster: ClusterId::new(8), ..authority.identity().clone() };
+        assert!(!open(&sealed, &secret, &foreign), "another cluster");
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert!(!open(&damaged, &secret, authority.identity()), "byte {at}");
+        }
     }
 
     #[test]

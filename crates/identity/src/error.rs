@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use insula_types::RegionName;
+
 /// An attempt of this crate that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,6 +68,12 @@ pub enum Error {
     /// The sealed root key does not open.
     #[error("unseal the root key: the recovery key is not the one it was sealed with, or the file is damaged")]
     Unseal,
+    /// The key of a region's CA does not open with the secret of a token.
+    #[error("open the key of region {region}: the token is not the one that it was sealed to, or it is damaged")]
+    OpenRegion {
+        /// Which region.
+        region: RegionName,
+    },
     /// A sealed secret does not open.
     #[error("open the secret {name}: {why}")]
     Open {

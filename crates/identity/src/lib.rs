@@ -8,6 +8,7 @@
 mod authority;
 mod credentials;
 mod directory;
+mod envelope;
 mod error;
 mod expiry;
 mod material;

@@ -1,16 +1,12 @@
-//! The recovery key: printed once at `init`, needed to use the root key again. Sealing is AES-256-GCM under a key that
-//! HKDF-SHA-256 (RFC 5869) derives from it; the key is random, so no slow password hash is needed.
+//! The recovery key: printed once at `init`, needed to use the root key again.
 
 use std::fmt;
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    digest, hkdf,
-};
+use aws_lc_rs::digest;
 use insula_env::Rng;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::Error;
+use crate::{Error, envelope::Envelope};
 
 /// Bits of 5: 160 bits of key, 20 bits of checksum.
 const KEY_LEN: usize = 20;
@@ -19,10 +15,8 @@ const GROUP: usize = 6;
 /// Crockford's base 32: no i, l, o, u, so that what is read aloud is typed right.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// First bytes of a sealed file, with its version.
-const MAGIC: &[u8] = b"insula-sealed-1\n";
-const SALT_LEN: usize = 16;
-const INFO: &[u8] = b"insula root key v1";
+/// How the root's key is sealed.
+const ROOT: Envelope = Envelope { magic: b"insula-sealed-1\n", info: b"insula root key v1" };
 
 /// The key that opens the sealed root key. Shown as six groups of six characters, the last four a checksum.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,41 +102,14 @@ impl RecoveryKey {
         }
     }
 
-    fn derive(&self, salt: &[u8]) -> Result<RandomizedNonceKey, Error> {
-        let refused = |_| Error::Crypto { attempt: "derive the sealing key" };
-        let mut key = Zeroizing::new([0; 32]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
-            .extract(&self.0)
-            .expand(&[INFO], hkdf::HKDF_SHA256)
-            .and_then(|okm| okm.fill(&mut *key))
-            .map_err(refused)?;
-        RandomizedNonceKey::new(&AES_256_GCM, &*key).map_err(refused)
-    }
-
     /// Encrypts `plain`.
-    pub(crate) fn seal(&self, mut plain: Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
-        let mut salt = [0; SALT_LEN];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_| Error::Crypto { attempt: "draw a salt" })?;
-        // In place: the tag must fit without growing, or a plain copy stays behind in freed memory.
-        plain.reserve_exact(AES_256_GCM.tag_len());
-        let nonce = self
-            .derive(&salt)?
-            .seal_in_place_append_tag(Aad::from(MAGIC), &mut *plain)
-            .map_err(|_| Error::Crypto { attempt: "seal the root key" })?;
-        Ok([MAGIC, &salt, nonce.as_ref(), &plain].concat())
+    pub(crate) fn seal(&self, plain: Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
+        ROOT.seal(&self.0, b"", plain)
     }
 
     /// Decrypts what [`seal`](Self::seal) made.
     pub(crate) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let rest = sealed.strip_prefix(MAGIC).ok_or(Error::Unseal)?;
-        let (salt, rest) = rest.split_at_checked(SALT_LEN).ok_or(Error::Unseal)?;
-        let (nonce, rest) = rest.split_at_checked(NONCE_LEN).ok_or(Error::Unseal)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Error::Unseal)?;
-        let mut bytes = Zeroizing::new(rest.to_vec());
-        let len =
-            self.derive(salt)?.open_in_place(nonce, Aad::from(MAGIC), &mut bytes).map_err(|_| Error::Unseal)?.len();
-        bytes.truncate(len);
-        Ok(bytes)
+        ROOT.unseal(&self.0, b"", sealed).ok_or(Error::Unseal)
     }
 }
 

@@ -227,15 +227,18 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
         | C::RemoveSecret { .. }
         | C::PutApiToken(_)
         | C::RemoveApiToken { .. }
+        | C::RemoveInvitation { .. }
         | C::RetireRoot { .. } => Proposer::Member,
         // Only voters hold the keys with which roots are made and used.
         C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } | C::SetSealingKey { .. } => {
             Proposer::Voter
         }
+        // The same: the root signs a region's CA, and who takes a machine in has checked its token.
+        C::InviteRegion { .. } | C::ClaimRegion { .. } => Proposer::Voter,
         // By the region's leader.
         C::SetRegionLevel { .. } => Proposer::Voter,
         // The same; a leader need not vote in the global group, whose other voters know it as a member.
-        C::ReportOutcome { .. } => Proposer::Member,
+        C::ReportOutcome { .. } | C::SetGateways { .. } => Proposer::Member,
     }
 }
 

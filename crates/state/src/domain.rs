@@ -165,6 +165,8 @@ pub enum Conflict {
     NodeIsUp,
     /// Roots are replaced step by step, and this is not the next step.
     RootOutOfTurn,
+    /// There is a region of that name, or one is being added.
+    RegionExists,
     /// What only nodes ask for; their callers tell it apart by what they have asked.
     Ours,
 }

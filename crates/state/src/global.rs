@@ -2,6 +2,7 @@
 
 mod apply;
 mod command;
+mod region;
 mod root;
 mod secret;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 pub use command::{GlobalCommand, GlobalReply};
+pub use region::{Founder, GATEWAYS_MAX, Gateway, Invitation, Phase, REGIONS_MAX, Region, founded};
 pub use root::{RootState, TrustedRoot};
 pub use secret::{SEALED_LEN_MAX, SECRETS_OF_APP_MAX, SealedValue, Secret};
 
@@ -29,25 +31,6 @@ pub struct ClusterMeta {
     pub incarnation: Incarnation,
     /// When it was founded, milliseconds since 1970.
     pub created_ms: u64,
-}
-
-/// A region of the world.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Region {
-    /// Its name.
-    pub name: RegionName,
-    /// When it was added, milliseconds since 1970.
-    pub created_ms: u64,
-    /// What the programs of its nodes have agreed on; none while it is the first level.
-    #[serde(default)]
-    pub agreed: Option<Agreed>,
-}
-
-impl Region {
-    /// The level that its nodes have agreed on.
-    pub fn level(&self) -> Level {
-        self.agreed.as_ref().map_or(Level::FIRST, |agreed| agreed.level)
-    }
 }
 
 /// An app: the release that shall run, and how many instances of each service.
@@ -133,6 +116,8 @@ pub struct GlobalState {
     pub meta: Option<ClusterMeta>,
     /// Its regions.
     pub regions: Table<RegionName, Region>,
+    /// What lets machines found those that join.
+    pub invitations: Table<RegionName, Invitation>,
     /// Its apps.
     pub apps: Table<AppName, App>,
     /// Releases, by app and number; the last few of each app.
@@ -171,6 +156,12 @@ impl GlobalState {
     pub fn current_release(&self, app: &AppName) -> Option<&Release> {
         let number = self.apps.get(app)?.release;
         self.releases.get(&(app.clone(), number))
+    }
+
+    /// The regions that have nodes, or soon will: one that nobody has founded has no programs that could know too little.
+    pub fn founded(&self) -> impl Iterator<Item = &Region> {
+        let is_awaited = |region: &Region| self.invitations.get(&region.name).is_some_and(|one| one.founder.is_none());
+        self.regions.values().filter(move |region| !is_awaited(region))
     }
 
     /// The numbers of the releases that are kept of an app.
@@ -233,6 +224,8 @@ pub enum GlobalKey {
     Secret((AppName, SecretName)),
     /// The key of a region that secrets are sealed to.
     SealingKey(RegionName),
+    /// What lets a machine found a region.
+    Invitation(RegionName),
 }
 
 /// An object of the world.
@@ -264,6 +257,8 @@ pub enum GlobalObject {
     Secret(Secret),
     /// A public key.
     SealingKey(ByteBuf),
+    /// What lets a machine found a region.
+    Invitation(Invitation),
 }
 
 impl Domain for GlobalState {
@@ -318,6 +313,7 @@ impl Domain for GlobalState {
             Key::Content(id) => set!(contents, id, Content),
             Key::Secret(id) => set!(secrets, id, Secret),
             Key::SealingKey(region) => set!(sealing_keys, region, SealingKey),
+            Key::Invitation(region) => set!(invitations, region, Invitation),
         }
     }
 
@@ -345,6 +341,7 @@ impl Domain for GlobalState {
         add!(contents, Content);
         add!(secrets, Secret);
         add!(sealing_keys, SealingKey);
+        add!(invitations, Invitation);
         all
     }
 
@@ -363,6 +360,7 @@ impl Domain for GlobalState {
             GlobalKey::Content(_) => "contents of files",
             GlobalKey::Secret(_) => "secrets, sealed",
             GlobalKey::SealingKey(_) => "keys that secrets are sealed to",
+            GlobalKey::Invitation(_) => "invitations of regions",
         }
     }
 
@@ -387,7 +385,7 @@ impl Domain for GlobalState {
             GlobalCommand::SetRegionLevel { region, .. } => Some(region),
             _ => None,
         };
-        let behind = self.regions.values().filter(|region| region.level() < needed && Some(&region.name) != own);
+        let behind = self.founded().filter(|region| region.level() < needed && Some(&region.name) != own);
         let behind: Vec<String> = behind.map(|region| format!("the nodes of region {}", region.name)).collect();
         if needed <= self.level() || own.is_some() && behind.is_empty() {
             return Ok(());

@@ -27,7 +27,7 @@ pub mod status;
 pub mod text;
 pub mod traffic;
 
-pub use address::{AddressError, Addresses, NodeAddress, Scope};
+pub use address::{ADDRESSES_MAX, AddressError, Addresses, NodeAddress, Scope};
 pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
 pub use deployment::{Deployment, DeploymentState, HookRun, HookState};
 pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
@@ -37,8 +37,8 @@ pub use label::{LabelValue, LabelValueError, Labels, labels_text};
 pub use lease::{Granted, Load, Renewal};
 pub use level::{Agreed, Level};
 pub use name::{
-    AppName, DatacenterName, LabelName, NameError, NodeName, PortName, RegionName, RuntimeName, ServiceName,
-    ServiceRef, SnapshotName, VolumeName,
+    AppName, ContinentName, DatacenterName, LabelName, NameError, NodeName, PortName, RegionName, RuntimeName,
+    ServiceName, ServiceRef, SnapshotName, VolumeName,
 };
 pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};

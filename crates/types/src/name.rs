@@ -110,6 +110,10 @@ label!(
     RegionName, "region"
 );
 label!(
+    /// A continent: a label of regions, for the order of roll-outs and for fail-over.
+    ContinentName, "continent"
+);
+label!(
     /// A data centre: a failure domain inside a region.
     DatacenterName, "datacenter"
 );

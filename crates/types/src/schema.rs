@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
-    AppName, ClusterId, DatacenterName, HttpRequestId, InstanceId, LabelName, LabelValue, NodeId, NodeName, PortName,
-    RegionName, Revealed, RuntimeName, Scale, SecretName, ServiceName, SnapshotName, TokenId, VolumeName, VolumeRef,
-    definition::SCALE_MAX, name::LABEL_LEN_MAX, request::REQUEST_ID_LEN, secret::SECRET_LEN_MAX,
+    AppName, ClusterId, ContinentName, DatacenterName, HttpRequestId, InstanceId, LabelName, LabelValue, NodeId,
+    NodeName, PortName, RegionName, Revealed, RuntimeName, Scale, SecretName, ServiceName, SnapshotName, TokenId,
+    VolumeName, VolumeRef, definition::SCALE_MAX, name::LABEL_LEN_MAX, request::REQUEST_ID_LEN, secret::SECRET_LEN_MAX,
 };
 
 /// A DNS label in lower case, as a part of other patterns.
@@ -45,6 +45,7 @@ texts! {
     AppName: "The name of an app.", 1, LABEL_LEN_MAX, LABEL;
     ServiceName: "The name of a service within its app.", 1, LABEL_LEN_MAX, LABEL;
     RegionName: "The name of a region.", 1, LABEL_LEN_MAX, LABEL;
+    ContinentName: "The name of a continent.", 1, LABEL_LEN_MAX, LABEL;
     DatacenterName: "The name of a data centre.", 1, LABEL_LEN_MAX, LABEL;
     NodeName: "The name of a node; unique in its region.", 1, LABEL_LEN_MAX, LABEL;
     PortName: "The name of a port of a service.", 1, LABEL_LEN_MAX, LABEL;

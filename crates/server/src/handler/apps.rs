@@ -472,7 +472,7 @@ mod tests {
     fn regions_have_to_exist() {
         let found = |world: &mut GlobalState, name: &str| {
             let name: RegionName = name.parse().expect("a name");
-            let region = Region { name: name.clone(), created_ms: 0, agreed: None };
+            let region = Region::new(name.clone(), 0, None);
             world.absorb(Revision(1), GlobalKey::Region(name), Some(GlobalObject::Region(region)));
         };
         let mut world = GlobalState::default();

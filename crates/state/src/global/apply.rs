@@ -10,7 +10,7 @@ use insula_types::{
 
 use super::{
     ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region,
-    ReleaseOutcome, root, secret,
+    ReleaseOutcome, region, root, secret,
 };
 use crate::{Changes, Conflict, Domain, Rejection};
 
@@ -64,6 +64,9 @@ impl<'a> Apply<'a> {
             C::AddRoot { .. } | C::ActivateRoot { .. } | C::RetireRoot { .. } | C::SetRegionAuthority { .. } => {
                 root::decide(self.state, self.at_ms, command, self.out)
             }
+            C::InviteRegion { .. } | C::ClaimRegion { .. } | C::RemoveInvitation { .. } | C::SetGateways { .. } => {
+                region::decide(self.state, self.at_ms, command, self.out)
+            }
         }
     }
 
@@ -75,7 +78,7 @@ impl<'a> Apply<'a> {
             ));
         }
         self.out.put(GlobalKey::Meta, GlobalObject::Meta(meta.clone()));
-        let first = Region { name: region.clone(), created_ms: self.at_ms, agreed: agreed.cloned() };
+        let first = Region::new(region.clone(), self.at_ms, agreed.cloned());
         self.out.put(GlobalKey::Region(region.clone()), GlobalObject::Region(first));
         if let Some(agreed) = agreed {
             self.out.put(GlobalKey::Level, GlobalObject::Level(agreed.clone()));
@@ -92,7 +95,7 @@ impl<'a> Apply<'a> {
         }
         let region = Region { agreed: Some(agreed.clone()), ..present.clone() };
         self.out.put(GlobalKey::Region(name.clone()), GlobalObject::Region(region));
-        let others = self.state.regions.values().filter(|other| other.name != *name);
+        let others = self.state.founded().filter(|other| other.name != *name);
         // A region that is at the first level has agreed on nothing, and so has the world.
         let all: Option<Vec<&Agreed>> = others.map(|other| other.agreed.as_ref()).chain([Some(agreed)]).collect();
         let least = all.into_iter().flatten().min_by_key(|agreed| agreed.level);

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, AppName, ContentHash, Level, Priority, RegionName, RegionSet, ReleaseNumber, Scale, SecretName,
-    SecretVersion, ServiceName, ServiceSpec, UpdateSpec,
+    Agreed, AppName, ContentHash, ContinentName, Level, Priority, RegionName, RegionSet, ReleaseNumber, Scale,
+    SecretName, SecretVersion, ServiceName, ServiceSpec, UpdateSpec,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{ApiToken, ClusterMeta, ReleaseOutcome, TrustedRoot};
+use super::{ApiToken, ClusterMeta, Founder, Gateway, Invitation, ReleaseOutcome, TrustedRoot};
 
 /// A change of the global state. Variants are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +169,45 @@ pub enum GlobalCommand {
         /// Whether they are stopped.
         is_stopped: bool,
     },
+    /// Adds a region that one machine may found, and the certificate that the active root gave its CA. Invitations that nobody
+    /// has used in time go, and their regions with them.
+    InviteRegion {
+        /// Its name.
+        region: RegionName,
+        /// On which continent it is.
+        continent: Option<ContinentName>,
+        /// The active root.
+        root: String,
+        /// The certificate of the region's CA in DER.
+        certificate: ByteBuf,
+        /// What its machine needs.
+        invitation: Box<Invitation>,
+    },
+    /// Lets a machine found the region of a token: the first one that asks, as often as it asks.
+    ClaimRegion {
+        /// Id of the token.
+        token: String,
+        /// SHA-256 of its secret, in hexadecimal digits.
+        secret_hash: String,
+        /// The machine.
+        founder: Founder,
+        /// What its program knows.
+        agreed: Agreed,
+    },
+    /// Ends a token with which a region is founded, and the region with it, which does not serve yet.
+    RemoveInvitation {
+        /// Id of the token.
+        token: String,
+    },
+    /// Says by which nodes other regions reach a region. One that joins serves from then on.
+    SetGateways {
+        /// The region.
+        region: RegionName,
+        /// Its gateways, the best first.
+        gateways: Vec<Gateway>,
+        /// How many nodes it has.
+        nodes: u32,
+    },
 }
 
 impl GlobalCommand {
@@ -193,6 +232,10 @@ impl GlobalCommand {
             Self::Rollback { .. } | Self::ReportOutcome { .. } => Level(6),
             Self::SetSecret { .. } | Self::RemoveSecret { .. } | Self::SetSealingKey { .. } => Level(6),
             Self::Restart { .. } | Self::SetStopped { .. } => Level(6),
+            Self::InviteRegion { .. }
+            | Self::ClaimRegion { .. }
+            | Self::RemoveInvitation { .. }
+            | Self::SetGateways { .. } => Level(6),
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn decide(
     }
 }
 
-fn check(certificate: &ByteBuf) -> Result<(), Rejection> {
+pub(super) fn check(certificate: &ByteBuf) -> Result<(), Rejection> {
     if (1..=CERTIFICATE_LEN_MAX).contains(&certificate.len()) {
         return Ok(());
     }

@@ -10,10 +10,14 @@ use serde_bytes::ByteBuf;
 use super::*;
 use crate::{Machine, Outcome, RejectionCode, Replica, seal};
 
+mod regions;
+
 struct World {
     replica: Arc<Replica<GlobalState>>,
     machine: Machine<GlobalState>,
     requests: u64,
+    /// What the leader's clock says.
+    at_ms: u64,
 }
 
 fn name(text: &str) -> AppName {
@@ -47,12 +51,12 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
 impl World {
     fn new() -> Self {
         let replica = Replica::new();
-        Self { machine: Machine::new(Arc::clone(&replica)), replica, requests: 0 }
+        Self { machine: Machine::new(Arc::clone(&replica)), replica, requests: 0, at_ms: 0 }
     }
 
     fn run(&mut self, command: &GlobalCommand) -> Result<GlobalReply, Rejection> {
         self.requests += 1;
-        let sealed = seal(RequestId(self.requests, 0), 0, codec::encode(command));
+        let sealed = seal(RequestId(self.requests, 0), self.at_ms, codec::encode(command));
         let outcome: Outcome<GlobalReply> =
             codec::decode(&self.machine.apply(&sealed).expect("decodes").replies[0]).expect("an outcome");
         outcome.result
@@ -156,7 +160,7 @@ fn an_app_reads_in_both_directions_across_a_new_field() {
     struct Later {
         name: insula_types::AppName,
         release: ReleaseNumber,
-        scale: std::collections::BTreeMap<insula_types::ServiceName, u32>,
+        scale: BTreeMap<insula_types::ServiceName, u32>,
         #[serde(default)]
         deployed_ms: u64,
         #[serde(default)]

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, ClusterId, DeploymentState, Incarnation, Level, Priority, RegionName, RegionSet, Release, ReleaseNumber,
-    Revision, RouteSpec, Scale, ServiceName, UpdateSpec,
+    Agreed, ClusterId, DeploymentState, Incarnation, Level, NodeId, Priority, RegionName, RegionSet, Release,
+    ReleaseNumber, Revision, RouteSpec, Scale, ServiceName, UpdateSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -14,8 +14,8 @@ use super::{
 use crate::{
     GlobalState,
     global::{
-        ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, Region, ReleaseOutcome, Role,
-        RootState, SealedValue, Secret, TrustedRoot,
+        ApiToken, App, ClusterMeta, Founder, Gateway, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, Invitation,
+        Phase, Region, ReleaseOutcome, Role, RootState, SealedValue, Secret, TrustedRoot,
     },
 };
 
@@ -23,10 +23,17 @@ const FILE: File = File(include_str!("global.txt"));
 
 variants!(command_name, COMMANDS, GlobalCommand:
     Init, Deploy, Scale, RemoveApp, PutApiToken, RemoveApiToken, AddRoot, ActivateRoot, RetireRoot, SetRegionAuthority,
-    SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey, Restart, SetStopped,
+    SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey, Restart, SetStopped, InviteRegion, ClaimRegion,
+    RemoveInvitation, SetGateways,
 );
-variants!(key_name, KEYS, GlobalKey: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
-variants!(object_name, OBJECTS, GlobalObject: Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey);
+variants!(key_name, KEYS, GlobalKey:
+    Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey,
+    Invitation,
+);
+variants!(object_name, OBJECTS, GlobalObject:
+    Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey,
+    Invitation,
+);
 
 const RELEASE: ReleaseNumber = ReleaseNumber(4);
 
@@ -57,6 +64,20 @@ fn sealed() -> BTreeMap<RegionName, ByteBuf> {
 fn root(state: RootState) -> TrustedRoot {
     let regions = BTreeMap::from([(region(), ByteBuf::from([1, 2]))]);
     TrustedRoot { certificate: ByteBuf::from([3, 4]), state, regions, added_ms: 5 }
+}
+
+fn invitation(founder: Option<Founder>) -> Invitation {
+    let (token, secret_hash) = ("t".to_owned(), "7f".to_owned());
+    let (sealed, incarnation) = (ByteBuf::from([5, 6]), Incarnation(7));
+    Invitation { token, secret_hash, expires_ms: 1000, sealed, incarnation, founder }
+}
+
+fn founder() -> Founder {
+    Founder { node: NodeId::new(3), key_sha256: "9a".into() }
+}
+
+fn gateways() -> Vec<Gateway> {
+    vec![Gateway { node: NodeId::new(3), addresses: vec![([192, 0, 2, 7], 7443).into()] }]
 }
 
 const ROLES: [Role; 3] = [Role::Viewer, Role::Deployer, Role::Admin];
@@ -179,6 +200,19 @@ fn later_commands() -> Vec<GlobalCommand> {
         C::SetSealingKey { region: region(), key: ByteBuf::from([3]) },
     ]);
     all.extend(ROOTS.map(|state| C::AddRoot { hash: hash(), root: root(state) }));
+    let continent = |text: &str| text.parse().ok();
+    all.extend([None, continent("asia")].map(|continent| C::InviteRegion {
+        region: region(),
+        continent,
+        root: hash(),
+        certificate: ByteBuf::from([1, 2]),
+        invitation: Box::new(invitation(None)),
+    }));
+    all.extend([
+        C::ClaimRegion { token: "t".into(), secret_hash: "7f".into(), founder: founder(), agreed: agreed() },
+        C::RemoveInvitation { token: "t".into() },
+        C::SetGateways { region: region(), gateways: gateways(), nodes: 2 },
+    ]);
     let service = || "web".parse().expect("a name");
     all.extend([
         C::Restart { app: app(), service: Some(service()), from: RELEASE },
@@ -223,7 +257,7 @@ fn first_rows() -> Vec<Row> {
     let release = Release { number: RELEASE, services, created_ms: 6, ..Release::default() };
     let mut all = vec![
         (K::Meta, O::Meta(meta())),
-        (K::Region(region()), O::Region(Region { name: region(), created_ms: 3, agreed: None })),
+        (K::Region(region()), O::Region(Region::new(region(), 3, None))),
         (K::App(app()), O::App(App::new(app(), RELEASE, BTreeMap::from([(web(), 3.into())])))),
         (K::Release((app(), RELEASE)), O::Release(release)),
         (K::Removed(app()), O::Removed(RELEASE)),
@@ -240,7 +274,7 @@ fn tags() -> BTreeMap<ServiceName, String> {
 fn later_rows() -> Vec<Row> {
     use GlobalKey as K;
     use GlobalObject as O;
-    let at_level = Region { name: region(), created_ms: 3, agreed: Some(agreed()) };
+    let at_level = Region::new(region(), 3, Some(agreed()));
     let mut all = vec![(K::Region(region()), O::Region(at_level)), (K::Level, O::Level(agreed()))];
     let (app, scale) =
         (|| "shop".parse().expect("a name"), BTreeMap::from([("web".parse().expect("a name"), Scale::EachNode)]));
@@ -275,6 +309,13 @@ fn later_rows() -> Vec<Row> {
     let key = |hash| K::Content(("shop".parse().expect("a name"), hash));
     all.extend(contents().into_iter().map(|(hash, content)| (key(hash), O::Content(content))));
     all.extend(ROOTS.map(|state| (K::Root("aa".into()), O::Root(root(state)))));
+    all.extend([None, Some(founder())].map(|founder| (K::Invitation(region()), O::Invitation(invitation(founder)))));
+    all.extend([Phase::Joining, Phase::Serving, Phase::Leaving].map(|phase| {
+        let continent = "asia".parse().ok();
+        let region =
+            Region { phase, continent, gateways: gateways(), nodes: Some(2), ..Region::new(region(), 3, None) };
+        (K::Region(region.name.clone()), O::Region(region))
+    }));
     let stopped = App::new(app(), RELEASE, BTreeMap::from([("web".parse().expect("a name"), 2.into())]));
     let stopped = App { stopped: ["web".parse().expect("a name")].into(), ..stopped };
     all.push((K::App(app()), O::App(stopped)));

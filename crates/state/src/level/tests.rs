@@ -260,7 +260,7 @@ fn the_least_region_decides() {
     let mut world = GlobalState::default();
     for other in ["fra", "was"] {
         let region: RegionName = other.parse().expect("a name");
-        let object = GlobalObject::Region(Region { name: region.clone(), created_ms: 0, agreed: None });
+        let object = GlobalObject::Region(Region::new(region.clone(), 0, None));
         world.absorb(Revision(1), GlobalKey::Region(region), Some(object));
     }
     let mut levels = Vec::new();
@@ -278,7 +278,7 @@ fn the_least_region_decides() {
     let mut world = GlobalState::default();
     for other in ["fra", "was"] {
         let region: RegionName = other.parse().expect("a name");
-        let object = GlobalObject::Region(Region { name: region.clone(), created_ms: 0, agreed: None });
+        let object = GlobalObject::Region(Region::new(region.clone(), 0, None));
         world.absorb(Revision(1), GlobalKey::Region(region), Some(object));
     }
     let command = GlobalCommand::SetRegionLevel { region: name(), agreed: agreed(2) };
