@@ -31,7 +31,7 @@ pub use app::{
 pub use authority::{CaNode, CaRoot, CaRootState, CaStatus, RecoveryBody, RootAdded, RootBody, RootChanged};
 pub use cluster::{
     ApiTokenBody, ApiTokenCreated, DutyBody, FindBody, Found, GroupStatus, JoinTokenBody, JoinTokenCreated, Leader,
-    Node, NodeAddress, NodeDuty, NodeRemoved, NodeState, NodeStatus, NodeUse, Region, Reloaded, TokenRole,
+    Node, NodeAddress, NodeDuty, NodeRemoved, NodeState, NodeStatus, NodeUse, Region, RegionState, Reloaded, TokenRole,
 };
 pub(crate) use cluster::{TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX};
 pub use doctor::{Check, Doctor, Grade, Task};

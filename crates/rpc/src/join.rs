@@ -47,6 +47,12 @@ pub struct JoinRequest {
     pub capacity: Capacity,
     /// Version of its program.
     pub version: String,
+    /// The region of the token; none: of a program that founds no regions.
+    #[serde(default)]
+    pub region: Option<RegionName>,
+    /// What its clock says, milliseconds since 1970.
+    #[serde(default)]
+    pub clock_ms: Option<u64>,
 }
 
 impl JoinRequest {
@@ -72,6 +78,8 @@ impl JoinRequest {
             advertise,
             capacity,
             version: crate::PROGRAM_VERSION.to_owned(),
+            region: Some(token.region.clone()),
+            clock_ms: None,
         })
     }
 
@@ -90,7 +98,7 @@ impl std::fmt::Debug for JoinRequest {
 /// What it gets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinResponse {
-    /// Node certificate, then region CA, in DER.
+    /// Node certificate, then region CA, in DER. Empty for a machine that founds its region, and signs for itself.
     pub chain: Vec<ByteBuf>,
     /// Trusted roots in DER.
     pub roots: Vec<ByteBuf>,

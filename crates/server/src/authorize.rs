@@ -7,7 +7,9 @@
 //! | `raft`, `bulk` | members of the region ([`admits`]): a leader knows of a new voter before others do |
 //! | `rpc`, streams of `bulk` | as [`RULES`] says, and for `propose` as [`may_propose`] says of each command |
 //!
-//! Nodes of other regions and removed nodes may ask nothing. Everything that is decided for users, whose roles the API of
+//! Removed nodes may ask nothing. Nodes of other regions that the global state lists may ask what concerns the global state and
+//! their own region: which of their nodes were removed is not known here, so it is their region's CA that decides who is a
+//! node. Everything that is decided for users, whose roles the API of
 //! the asking node has checked, may come from every member: a node is trusted with the roles of its users. What only
 //! controllers decide comes from voters, which alone can lead; a node reports only of itself.
 
@@ -19,7 +21,7 @@ use insula_types::{NodeId, RegionName};
 use crate::methods::{
     AskImages, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse,
     OpenSecrets, Propose, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
-    RestoreSnapshot, SendInput, StartExec, StartOneOff, TakeAuthority, TellAddresses, WatchState,
+    RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -37,29 +39,35 @@ pub(crate) struct Rule {
     pub id: u16,
     pub name: &'static str,
     pub who: Who,
+    /// Nodes of other regions may call it too, about the global state.
+    pub is_for_world: bool,
 }
 
 const fn rule<M: Method>(who: Who) -> Rule {
-    Rule { id: M::ID, name: M::NAME, who }
+    Rule { id: M::ID, name: M::NAME, who, is_for_world: false }
+}
+
+const fn world<M: Method>() -> Rule {
+    Rule { id: M::ID, name: M::NAME, who: Who::Member, is_for_world: true }
 }
 
 /// Every method of the `rpc` protocol.
 pub(crate) const RULES: &[Rule] = &[
-    // Further limited by the command: see `may_propose`.
-    rule::<Propose>(Who::Member),
-    rule::<Barrier>(Who::Member),
-    rule::<Recall>(Who::Member),
+    // Further limited by the state and by the command: see `may_ask_of` and `may_propose`.
+    world::<Propose>(),
+    world::<Barrier>(),
+    world::<Recall>(),
     // Of these three only. For another node only from voters: see `may_relay`.
-    rule::<Relay>(Who::Member),
+    world::<Relay>(),
     // Of its own lease: the node is the caller.
     rule::<Renew>(Who::Member),
-    rule::<WatchState>(Who::Member),
+    world::<WatchState>(),
     rule::<TakeAuthority>(Who::KeyHolder),
     rule::<ReadLogs>(Who::Member),
     // For the identity that the caller has proven.
     rule::<RenewCertificate>(Who::Member),
     // Tells only which life is led.
-    rule::<AskLives>(Who::Member),
+    world::<AskLives>(),
     // A wrong word costs a connection: who answers at an address must prove to be the node.
     rule::<TellAddresses>(Who::Member),
     // Every member may have to run any image of the region. Also over `bulk`.
@@ -92,6 +100,8 @@ pub(crate) const RULES: &[Rule] = &[
 pub(crate) struct Standing {
     /// Its certificate is of this node's region.
     pub is_of_region: bool,
+    /// The global state lists its region; none before this node has that.
+    pub is_of_world: Option<bool>,
     /// It was removed.
     pub is_removed: bool,
     /// The region's state lists it; none before this node has a state.
@@ -108,7 +118,18 @@ pub(crate) fn may_call(method: u16, caller: &NodeIdentity, own: &RegionName, sta
     let rule = RULES.iter().find(|rule| rule.id == method).ok_or_else(|| Status::unknown_method(method))?;
     let node = caller.node;
     if !standing.is_of_region {
-        return Err(Status::permission_denied(format!("region {} may not call region {own}", caller.region)));
+        let (theirs, name) = (&caller.region, rule.name);
+        return match (rule.is_for_world, standing.is_of_world) {
+            (true, Some(true)) => Ok(()),
+            // It may have been added a moment ago, and this node lag behind.
+            (true, _) => Err(Status::retryable(
+                Code::PermissionDenied,
+                format!("region {theirs} is not known as one of this cluster here"),
+            )),
+            (false, _) => {
+                Err(Status::permission_denied(format!("region {theirs} may not call {name} of region {own}")))
+            }
+        };
     }
     if standing.is_removed {
         return Err(Status::permission_denied(format!("{node} was removed from region {own}")));
@@ -127,6 +148,24 @@ pub(crate) fn may_call(method: u16, caller: &NodeIdentity, own: &RegionName, sta
             Err(Status::retryable(Code::FailedPrecondition, "this node does not know its region's members yet"))
         }
     }
+}
+
+/// Who asks for something about a state: a node, and of which region it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asking {
+    pub node: NodeId,
+    pub region: RegionName,
+}
+
+/// Whether a caller may ask anything about a state of this node: other regions only about the global one.
+///
+/// # Errors
+/// [`Status`] for others.
+pub(crate) fn may_ask_of(state: StateName, asking: &Asking, own: &RegionName) -> Result<(), Status> {
+    if state == StateName::Global || asking.region == *own {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!("region {} may not ask of the state of region {own}", asking.region)))
 }
 
 /// Whether a node may send messages of Raft groups; it has shown a certificate of the cluster.
@@ -159,6 +198,10 @@ enum Proposer {
     Member,
     /// The node that the command is about.
     Only(NodeId),
+    /// A member of the region of those that vote; of another one none.
+    MemberHere,
+    /// A voter; in another region, whose voters are not known here, any node.
+    VoterThere,
     /// A voter.
     Voter,
     /// A voter, or the node that the command is about.
@@ -227,16 +270,15 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
         | C::RemoveSecret { .. }
         | C::PutApiToken(_)
         | C::RemoveApiToken { .. }
-        | C::RemoveInvitation { .. }
-        | C::RetireRoot { .. } => Proposer::Member,
+        | C::RemoveInvitation { .. } => Proposer::Member,
+        // Refused by the API while a member lags behind: which it sees of its own region.
+        C::RetireRoot { .. } => Proposer::MemberHere,
         // Only voters hold the keys with which roots are made and used.
-        C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } | C::SetSealingKey { .. } => {
-            Proposer::Voter
-        }
+        C::AddRoot { .. } | C::SetRegionAuthority { .. } | C::ActivateRoot { .. } => Proposer::Voter,
         // The same: the root signs a region's CA, and who takes a machine in has checked its token.
         C::InviteRegion { .. } | C::ClaimRegion { .. } => Proposer::Voter,
-        // By the region's leader.
-        C::SetRegionLevel { .. } => Proposer::Voter,
+        // By the region's leader, and by a node with the key of its CA.
+        C::SetRegionLevel { .. } | C::SetSealingKey { .. } => Proposer::VoterThere,
         // The same; a leader need not vote in the global group, whose other voters know it as a member.
         C::ReportOutcome { .. } | C::SetGateways { .. } => Proposer::Member,
     }
@@ -250,23 +292,53 @@ pub(crate) fn may_propose_region(node: NodeId, is_voter: bool, command: &RegionC
     may_propose(node, is_voter, proposer_of_region(command))
 }
 
-/// The same for a global command. `is_voter`: whether it votes in the global group.
+/// The region that a global command is about, when it is what the region says of itself.
+fn region_of(command: &GlobalCommand) -> Option<&RegionName> {
+    use GlobalCommand as C;
+    match command {
+        C::SetRegionLevel { region, .. }
+        | C::ReportOutcome { region, .. }
+        | C::SetSealingKey { region, .. }
+        | C::SetGateways { region, .. } => Some(region),
+        _ => None,
+    }
+}
+
+/// The same for a global command, which may come from another region than this node's `own`. `is_voter`: whether the node
+/// votes in the global group.
 ///
 /// # Errors
 /// [`Status`], saying who may.
-pub(crate) fn may_propose_global(node: NodeId, is_voter: bool, command: &GlobalCommand) -> Result<(), Status> {
-    may_propose(node, is_voter, proposer_of_global(command))
+pub(crate) fn may_propose_global(
+    asking: &Asking,
+    own: &RegionName,
+    is_voter: bool,
+    command: &GlobalCommand,
+) -> Result<(), Status> {
+    if let Some(about) = region_of(command).filter(|about| **about != asking.region) {
+        let Asking { node, region } = asking;
+        return Err(Status::permission_denied(format!("{node} of region {region} may not speak for region {about}")));
+    }
+    let proposer = match proposer_of_global(command) {
+        Proposer::VoterThere if asking.region != *own => Proposer::Member,
+        Proposer::VoterThere => Proposer::Voter,
+        Proposer::MemberHere if asking.region == *own => Proposer::Member,
+        Proposer::MemberHere => Proposer::Voter,
+        other => other,
+    };
+    may_propose(asking.node, is_voter, proposer)
 }
 
 /// For whom a caller asks a leader: itself, or another whose request it brings, which is for voters.
 ///
 /// # Errors
 /// [`Status`] for others.
-pub(crate) fn may_relay(caller: NodeId, is_voter: bool, asking: Option<NodeId>) -> Result<NodeId, Status> {
+pub(crate) fn may_relay(caller: Asking, is_voter: bool, asking: Option<Asking>) -> Result<Asking, Status> {
     match asking {
-        Some(other) if other != caller && !is_voter => {
-            Err(Status::permission_denied(format!("{caller} does not vote and may not bring what {other} asks")))
-        }
+        Some(other) if other != caller && !is_voter => Err(Status::permission_denied(format!(
+            "{} does not vote and may not bring what {} asks",
+            caller.node, other.node
+        ))),
         other => Ok(other.unwrap_or(caller)),
     }
 }
@@ -279,8 +351,12 @@ fn may_propose(node: NodeId, is_voter: bool, proposer: Proposer) -> Result<(), S
         }
         Proposer::Only(_) => Ok(()),
         Proposer::VoterOr(about) if is_voter || about == node => Ok(()),
-        Proposer::Voter | Proposer::VoterOnly(_) if is_voter => Ok(()),
-        Proposer::Voter | Proposer::VoterOnly(_) | Proposer::VoterOr(_) => {
+        Proposer::Voter | Proposer::VoterThere | Proposer::MemberHere | Proposer::VoterOnly(_) if is_voter => Ok(()),
+        Proposer::Voter
+        | Proposer::VoterThere
+        | Proposer::MemberHere
+        | Proposer::VoterOnly(_)
+        | Proposer::VoterOr(_) => {
             Err(Status::retryable(Code::PermissionDenied, format!("this is for voters to decide, and {node} is none")))
         }
         Proposer::Nobody => Err(Status::permission_denied("only a founding node proposes this, to itself")),

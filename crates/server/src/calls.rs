@@ -16,9 +16,10 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 use crate::{
-    authorize::{self, Standing},
+    authorize::{self, Asking, Standing},
     edge_requests::EdgeRequests,
     exec::Execs,
+    follow::{self, Feed, Gives},
     group::StateGroup,
     images, lives,
     logs::{LOG_BYTES_MAX, Logs},
@@ -39,6 +40,8 @@ use crate::{
 const PART_LOOK: Duration = Duration::from_secs(1);
 /// How long a connection to the leader may take on whose other side a request is brought: the asking node may know another way.
 const RELAY_CONNECT_LIMIT: Duration = Duration::from_millis(500);
+/// How long a copy that is all there may be is looked at for something that the caller lacks.
+const PRESENT_LOOK: Duration = Duration::from_millis(50);
 /// Longest that a caller may make this node try.
 const LIMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,8 @@ pub(crate) struct Calls {
     pub node: NodeId,
     pub region: Arc<StateGroup<RegionState>>,
     pub global: Arc<StateGroup<GlobalState>>,
+    /// Whether this node hears of the global state from another region.
+    pub feed: Feed,
     pub control: Arc<Control>,
     pub members: Members,
     pub directory: NodeDirectory,
@@ -73,10 +78,10 @@ impl Handler for Calls {
     async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
         self.check(caller, method)?;
         match method {
-            Propose::ID | Barrier::ID | Recall::ID => self.answer_as_leader(caller.identity.node, method, &body).await,
+            Propose::ID | Barrier::ID | Recall::ID => self.answer_as_leader(&asking(caller), method, &body).await,
             Relay::ID => {
                 let request = decode_request::<Relay>(&body)?;
-                Ok(encode_response::<Relay>(&self.relay(caller.identity.node, request).await?))
+                Ok(encode_response::<Relay>(&self.relay(asking(caller), request).await?))
             }
             Renew::ID => {
                 let renewal = decode_request::<Renew>(&body)?;
@@ -170,9 +175,15 @@ impl Handler for Calls {
         match method {
             WatchState::ID => {
                 let request = decode_request::<WatchState>(&body)?;
+                authorize::may_ask_of(request.state, &asking(caller), &self.material.identity().region)?;
                 match request.state {
-                    StateName::Region => stream_updates(&self.region, request.from, sink).await,
-                    StateName::Global => stream_updates(&self.global, request.from, sink).await,
+                    StateName::Region => {
+                        let gives = || Gives::of_log(self.region.raft().takes_part());
+                        stream_updates(&self.region, request.from, sink, gives).await
+                    }
+                    StateName::Global => {
+                        stream_updates(&self.global, request.from, sink, || self.gives_global(caller)).await
+                    }
                 }
             }
             FetchBlob::ID => {
@@ -203,18 +214,35 @@ impl Calls {
         let voters = self.region.raft().voters();
         let is_voter = (!voters.is_empty()).then(|| voters.contains(&node));
         let is_of_region = caller.identity.region == own;
-        authorize::may_call(method, &caller.identity, &own, Standing { is_of_region, is_removed, is_member, is_voter })
+        let is_of_world = self.global.replica().read(|global| {
+            let is_listed = global.regions.contains(&caller.identity.region);
+            global.meta.as_ref().map(|_| is_listed)
+        });
+        let standing = Standing { is_of_region, is_of_world, is_removed, is_member, is_voter };
+        authorize::may_call(method, &caller.identity, &own, standing)
+    }
+
+    /// What a caller gets of this node's copy of the global state.
+    fn gives_global(&self, caller: &Caller) -> Gives {
+        let is_of_region = caller.identity.region == self.material.identity().region;
+        let votes = |node| self.region.raft().voters().contains(&node);
+        let is_voter = self.region.raft().takes_part() && votes(self.node);
+        let takes_part = self.global.raft().takes_part();
+        follow::gives_global(takes_part, is_voter, self.feed.is_fed(), is_of_region, votes(caller.identity.node))
     }
 
     /// What only a leader answers, to a node.
-    async fn answer_as_leader(&self, node: NodeId, method: u16, body: &[u8]) -> Result<Bytes, Status> {
+    async fn answer_as_leader(&self, node: &Asking, method: u16, body: &[u8]) -> Result<Bytes, Status> {
+        let own = self.material.identity().region;
         match method {
             Propose::ID => {
                 let request = decode_request::<Propose>(body)?;
+                authorize::may_ask_of(request.state, node, &own)?;
                 Ok(encode_response::<Propose>(&self.propose(node, request).await?))
             }
             Barrier::ID => {
                 let request = decode_request::<Barrier>(body)?;
+                authorize::may_ask_of(request.state, node, &own)?;
                 let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
                 let answer = match request.state {
                     StateName::Region => self.region.barrier(limit).await,
@@ -224,6 +252,7 @@ impl Calls {
             }
             Recall::ID => {
                 let request = decode_request::<Recall>(body)?;
+                authorize::may_ask_of(request.state, node, &own)?;
                 let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
                 let answer = match request.state {
                     StateName::Region => self.region.recall(request.request, limit).await,
@@ -236,15 +265,19 @@ impl Calls {
     }
 
     /// Brings a node's request to the leader; as the leader, answers what a voter brings.
-    async fn relay(&self, caller: NodeId, request: RelayRequest) -> Result<Led<ByteBuf>, Status> {
+    async fn relay(&self, caller: Asking, request: RelayRequest) -> Result<Led<ByteBuf>, Status> {
+        let own = self.material.identity().region;
+        authorize::may_ask_of(request.state, &caller, &own)?;
         let raft = match request.state {
             StateName::Region => self.region.raft(),
             StateName::Global => self.global.raft(),
         };
-        let asking = authorize::may_relay(caller, raft.voters().contains(&caller), request.asking)?;
+        let is_voter = raft.voters().contains(&caller.node);
+        let brought = request.asking.map(|node| Asking { node, region: request.region.clone().unwrap_or(own) });
+        let asking = authorize::may_relay(caller, is_voter, brought)?;
         let leadership = *raft.leadership().borrow();
         if leadership.is_me {
-            let answer = self.answer_as_leader(asking, request.method, &request.body).await?;
+            let answer = self.answer_as_leader(&asking, request.method, &request.body).await?;
             return Ok(Led::Done(ByteBuf::from(answer)));
         }
         // What was brought once is not brought on.
@@ -255,7 +288,7 @@ impl Calls {
             return Ok(Led::Elsewhere(Some(leader)));
         }
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
-        let brought = RelayRequest { asking: Some(asking), ..request };
+        let brought = RelayRequest { asking: Some(asking.node), region: Some(asking.region), ..request };
         let mut leaderships = raft.leadership();
         let follows_another = leaderships.wait_for(|now| now.leader != Some(leader));
         tokio::select! {
@@ -266,23 +299,23 @@ impl Calls {
         }
     }
 
-    async fn propose(&self, node: NodeId, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
+    async fn propose(&self, asking: &Asking, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
         let command = request.command.into_vec();
         match request.state {
             StateName::Region => {
-                let is_voter = self.region.raft().voters().contains(&node);
+                let is_voter = self.region.raft().voters().contains(&asking.node);
                 let decoded = decode(&command)?;
-                authorize::may_propose_region(node, is_voter, &decoded)?;
+                authorize::may_propose_region(asking.node, is_voter, &decoded)?;
                 match self.region.too_early(&decoded) {
                     Some(refused) => Ok(refused),
                     None => Ok(self.region.propose(request.request, command, limit).await),
                 }
             }
             StateName::Global => {
-                let is_voter = self.global.raft().voters().contains(&node);
+                let is_voter = self.global.raft().voters().contains(&asking.node);
                 let decoded = decode(&command)?;
-                authorize::may_propose_global(node, is_voter, &decoded)?;
+                authorize::may_propose_global(asking, &self.material.identity().region, is_voter, &decoded)?;
                 match self.global.too_early(&decoded) {
                     Some(refused) => Ok(refused),
                     None => Ok(self.global.propose(request.request, command, limit).await),
@@ -300,7 +333,9 @@ impl Calls {
         authorize::is_own_authority(&self.material.identity(), own_ca, &authority)?;
         let keep = || -> Result<(), insula_identity::Error> {
             self.directory.save_region_authority(&authority)?;
-            self.directory.save_sealed_root(&request.sealed_root)?;
+            if !request.sealed_root.is_empty() {
+                self.directory.save_sealed_root(&request.sealed_root)?;
+            }
             request.next_root.as_ref().map_or(Ok(()), |next| self.directory.save_next_root(next))
         };
         keep().map_err(|error| Status::internal(chain(&error)))
@@ -336,20 +371,34 @@ fn decode<T: DeserializeOwned>(command: &[u8]) -> Result<T, Status> {
     codec::decode(command).map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))
 }
 
-/// Sends updates for as long as the group's log brings this node up to date: two nodes that follow each other would both
-/// stand still.
+/// A caller, as one that asks for something about a state.
+fn asking(caller: &Caller) -> Asking {
+    Asking { node: caller.identity.node, region: caller.identity.region.clone() }
+}
+
+/// Sends updates for as long as this node's copy is one to give; see [`crate::follow`].
 async fn stream_updates<D: Domain>(
     group: &StateGroup<D>,
     from: Option<Revision>,
     sink: StreamSink,
+    gives: impl Fn() -> Gives,
 ) -> Result<(), Status> {
     let mut watch = group.replica().watch(from);
+    let mut is_first = true;
     loop {
-        if !group.raft().takes_part() {
-            return Err(Status::retryable(Code::FailedPrecondition, "this node follows others itself, ask a voter"));
+        let (look, why) = match gives() {
+            Gives::All => (PART_LOOK, None),
+            Gives::Present => {
+                (PRESENT_LOOK, (!is_first).then_some("nobody tells this node what is new either: ask another one"))
+            }
+            Gives::Nothing => (PART_LOOK, Some("this node follows others itself, ask a voter")),
+        };
+        if let Some(why) = why {
+            return Err(Status::retryable(Code::FailedPrecondition, why));
         }
+        is_first = false;
         // A look now and then, should nothing change for long.
-        let Ok(update) = clock::timeout(PART_LOOK, watch.next()).await else { continue };
+        let Ok(update) = clock::timeout(look, watch.next()).await else { continue };
         sink.send_item::<WatchState>(&ByteBuf::from(codec::encode(&update))).await?;
     }
 }

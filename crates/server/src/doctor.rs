@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insula_api::wire::{Check, Grade, GroupStatus};
-use insula_types::{Level, Revision};
+use insula_types::{Level, Revision, text::utc};
 
 /// Free shares of the disk, in percent: below the first somebody should look, below the second writes will fail soon.
 /// Images and logs of one deploy may take some percent.
@@ -97,6 +97,18 @@ pub(crate) fn ports(found: &[(String, Option<String>)]) -> Check {
     }
     let advice = "see the log of insula dataplane: another program may have the port, or the configuration another one";
     Check::not_ok(SUBJECT, Grade::Bad, closed.join("; "), advice)
+}
+
+/// The global state on a node that does not vote on it: since when nobody tells what is new, and what is known.
+pub(crate) fn told(alone_since_ms: Option<u64>, known: Revision) -> Check {
+    const SUBJECT: &str = "global state";
+    let Some(since_ms) = alone_since_ms else {
+        return Check::ok(SUBJECT, format!("told by another node, revision {known}"));
+    };
+    let found = format!("nobody tells of it since {} UTC; revision {known} is known", utc(since_ms));
+    let advice =
+        "see that a region with voters of the global group is reached (`insula regions`); this region goes on alone";
+    Check::not_ok(SUBJECT, Grade::Warn, found, advice)
 }
 
 /// A replicated group as this node sees it, with the number of its voters whose lease holds.

@@ -1,5 +1,5 @@
-//! The first start of the first node: makes both groups and commits what `insula init` left. Each step may be cut off
-//! and is done again by the next start.
+//! The first start of a region's first node: makes the region's group, of a cluster that begins the global one too, and commits
+//! what `insula init` or `insula join` left. Each step may be cut off and is done again by the next start.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,11 +35,11 @@ pub(crate) fn start(
     let Some(founding) = file.load::<Founding>()? else { return Ok(()) };
     env.tasks.spawn("founding", async move {
         while let Err(why) = found(&founding, &groups, &stores, (&material, &key_sha256)).await {
-            warn!(why, "founding the cluster failed, trying again");
+            warn!(why, "founding the region failed, trying again");
             clock::sleep(RETRY_WAIT).await;
         }
         match file.remove() {
-            Ok(()) => info!(cluster = %founding.cluster.cluster, region = %founding.region.region, "cluster founded"),
+            Ok(()) => info!(cluster = %founding.region.cluster, region = %founding.region.region, "region founded"),
             Err(error) => warn!(error = %chain(&error), "the founding file stays; founding again does no harm"),
         }
     });
@@ -53,17 +53,22 @@ async fn found(
     (material, key_sha256): (&Material, &str),
 ) -> Result<(), String> {
     region_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
-    global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
-    let meta = founding.cluster.clone();
-    let region_name = founding.region.region.clone();
-    commit(global, &GlobalCommand::Init { meta, region: region_name, agreed: level::first() }).await?;
+    if let Some(meta) = founding.cluster.clone() {
+        global_group.raft().initialize_single().await.map_err(|error| chain(&error))?;
+        let region = founding.region.region.clone();
+        commit(global, &GlobalCommand::Init { meta, region, agreed: level::first() }).await?;
+    }
     // The file may have been left by an older program.
     let node = Box::new(Node { version: level::version(), ..founding.node.clone() });
     commit(region, &RegionCommand::Init { meta: founding.region.clone(), node }).await?;
     // With the token, callers come: they find a region.
-    commit(global, &GlobalCommand::PutApiToken(founding.token.clone())).await?;
+    if let Some(token) = founding.token.clone() {
+        commit(global, &GlobalCommand::PutApiToken(token)).await?;
+    }
     // These two wait for the level, should an older program have begun.
-    commit(global, &first_root(material)?).await?;
+    if founding.cluster.is_some() {
+        commit(global, &first_root(material)?).await?;
+    }
     commit(region, &RegionCommand::BindKey { node: founding.node.id, key_sha256: key_sha256.to_owned() }).await
 }
 

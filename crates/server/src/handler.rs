@@ -60,6 +60,8 @@ use crate::{
 
 /// How long a change may wait for its leader. Shorter than a client's patience, longer than an election.
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
+/// How long a node may take to be told of the global state, before changes of it are refused there.
+const TOLD_LIMIT: Duration = Duration::from_secs(3);
 /// How long a linearizable read may wait for the leader's word.
 const READ_LIMIT: Duration = Duration::from_secs(4);
 
@@ -81,6 +83,8 @@ pub struct NodeApi {
     pub region_group: Arc<StateGroup<RegionState>>,
     /// This node's part of the global group.
     pub global_group: Arc<StateGroup<GlobalState>>,
+    /// How it hears of the global state, where it does not vote on it.
+    pub(crate) feed: crate::follow::Feed,
     /// Reads logs, here or on other nodes.
     pub logs: Arc<dyn Logs>,
     /// Runs commands in instances, here or on other nodes.
@@ -147,6 +151,18 @@ impl NodeApi {
         Err(Problem::new(Code::NoLeader, "this node does not know the state of its region yet: try again in a moment"))
     }
 
+    /// Refuses changes of the world on a node that nobody tells of it: they would wait for a leader that is not reached.
+    async fn refuse_cut_off<D: Domain>(&self) -> Answer<()> {
+        if D::NAME != GlobalState::NAME || !self.global_group.raft().voters().is_empty() {
+            return Ok(());
+        }
+        if clock::timeout(TOLD_LIMIT, self.feed.wait()).await.is_ok() {
+            return Ok(());
+        }
+        let since_ms = self.feed.alone_since_ms().unwrap_or_else(|| self.clock.wall_ms());
+        Err(Problem::new(Code::NoLeader, cluster::cut_off(&self.config.region, since_ms)))
+    }
+
     /// Commits a command, under the caller's request id when it gave one, and waits until this node shows it.
     async fn change<D: Domain>(
         &self,
@@ -155,6 +171,7 @@ impl NodeApi {
         command: &D::Command,
     ) -> Answer<insula_state::Committed<D::Reply>> {
         self.refuse_unfounded()?;
+        self.refuse_cut_off::<D>().await?;
         let request = request.unwrap_or_else(|| RequestId(self.rng.next(), self.rng.next()));
         let committed = store.propose_as(request, command, CHANGE_LIMIT).await.map_err(|error| problem(&error))?;
         // Who writes and then reads here shall see it; a copy that lags shows it soon.
@@ -412,7 +429,7 @@ impl Handler for NodeApi {
 
     async fn regions(&self, read: ReadOptions) -> Answer<List<Region>> {
         self.prepare(&self.global, read).await?;
-        Ok(self.list_regions())
+        Ok(self.list_regions().await)
     }
 
     async fn events(&self, events: Events) -> Answer<EventStream> {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use insula_env::Disk;
+use insula_state::global::Gateway;
 use insula_types::{Addresses, ClusterId, Incarnation, NodeId, RegionName, codec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -34,6 +35,9 @@ pub struct Home {
     /// All that is known of where the others are reached.
     #[serde(default)]
     pub known: BTreeMap<NodeId, Addresses>,
+    /// How the machine that founded the region reached other regions, until the global state tells.
+    #[serde(default)]
+    pub gateways: Vec<Gateway>,
 }
 
 impl Home {
@@ -81,6 +85,7 @@ impl Home {
             peers: BTreeMap::new(),
             own: None,
             known: BTreeMap::new(),
+            gateways: Vec::new(),
         }
     }
 }

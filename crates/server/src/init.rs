@@ -25,10 +25,14 @@ const FIRST_TOKEN_MS: u64 = 365 * 24 * 3600 * 1000;
 /// What the first start commits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Founding {
-    pub cluster: ClusterMeta,
     pub region: RegionMeta,
     pub node: Node,
-    pub token: StoredToken,
+    /// The cluster that begins with the region; none: there is one, which the region joins.
+    #[serde(default)]
+    pub cluster: Option<ClusterMeta>,
+    /// The first API token, of a cluster that begins.
+    #[serde(default)]
+    pub token: Option<StoredToken>,
 }
 
 /// What the person at the terminal needs to know; shown once.
@@ -77,19 +81,20 @@ pub fn init(config: &NodeConfig, env: &Env) -> Result<Initialized, Error> {
         peers: std::collections::BTreeMap::new(),
         own: None,
         known: Default::default(),
+        gateways: Vec::new(),
     };
     let created_ms = env.clock.wall_ms();
     let founding = Founding {
-        cluster: ClusterMeta { cluster: cluster.clone(), incarnation, created_ms },
+        cluster: Some(ClusterMeta { cluster: cluster.clone(), incarnation, created_ms }),
         region: RegionMeta { cluster: cluster.clone(), region: config.region.clone(), incarnation },
         node: describe(config, key.id()),
-        token: StoredToken {
+        token: Some(StoredToken {
             id: api_token.id.to_string(),
             name: "founder".to_owned(),
             role: Role::Admin,
             secret_hash: api_token.secret_hash(),
             expires_ms: created_ms + FIRST_TOKEN_MS,
-        },
+        }),
     };
     directory.save_sealed_root(&root.seal(&recovery_key)?)?;
     directory.save_region_authority(&authority)?;

@@ -1,17 +1,21 @@
 //! Taking machines in: `insula join` on the new machine, and what the region answers.
 
+mod first;
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use insula_env::Env;
 use insula_identity::{CertificateDer, JoinToken, Lifetimes, Material, NodeDirectory};
+use insula_raft::Group;
 use insula_rpc::{Code, JoinHandler, JoinRequest, JoinResponse, Status, join_client};
-use insula_state::{ProposeError, RegionCommand, RegionState, RejectionCode, Store};
+use insula_state::{GlobalState, ProposeError, RegionCommand, RegionState, RejectionCode, Store};
 use insula_telemetry::chain;
 use insula_types::{Incarnation, Node, NodeHealth, NodeId, codec};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use self::first::Founds;
 use crate::{
     Error,
     config::NodeConfig,
@@ -43,6 +47,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         capacity(config),
     )?;
     request.version = level::version();
+    request.clock_ms = Some(env.clock.wall_ms());
     let response = join_client(token, &request, &env.clock)
         .await
         .map_err(|error| Error::Join { region: token.region.to_string(), why: chain(&error) })?;
@@ -50,6 +55,10 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         region: token.region.to_string(),
         why: format!("the answer cannot be read: is this program older than the region's? ({error})"),
     })?;
+    if let Some(founds) = &extra.founds {
+        first::found(config, (token, &key), (&response, &extra, founds), env)?;
+        return Ok(key.id());
+    }
     let home = Home {
         cluster: token.cluster.clone(),
         region: token.region.clone(),
@@ -60,6 +69,7 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
         peers: response.peers.iter().copied().collect(),
         own: None,
         known: Default::default(),
+        gateways: Vec::new(),
     };
     ValueFile::new(paths.home(), env.disk.clone()).save(&home)?;
     directory.save_certificates(&response.chain(), &response.roots())?;
@@ -71,13 +81,20 @@ pub async fn join(config: &NodeConfig, token: &JoinToken, env: &Env) -> Result<N
 struct Extra {
     region_incarnation: Incarnation,
     global_incarnation: Incarnation,
+    /// For the first machine of a region.
+    #[serde(default)]
+    founds: Option<Founds>,
 }
 
 /// Answers the `join` protocol on a node that holds the region CA's key.
 pub(crate) struct Joins {
+    pub node: NodeId,
     pub home: Home,
     pub directory: NodeDirectory,
     pub region: Store<RegionState>,
+    pub global: Store<GlobalState>,
+    /// The groups, for who votes in them: the region's, then the global one.
+    pub groups: (Group, Group),
     pub material: Material,
     pub lifetimes: Lifetimes,
     pub clock: insula_env::Clock,
@@ -86,6 +103,9 @@ pub(crate) struct Joins {
 #[async_trait]
 impl JoinHandler for Joins {
     async fn join(&self, _from: SocketAddr, request: JoinRequest) -> Result<JoinResponse, Status> {
+        if request.region.as_ref().is_some_and(|region| *region != self.home.region) {
+            return self.invited(&request).await;
+        }
         let internal = |error: insula_identity::Error| Status::internal(chain(&error));
         let Some(authority) = self.directory.load_region_authority().map_err(internal)? else {
             return Err(Status::retryable(Code::FailedPrecondition, "this node takes in nobody: it does not vote"));
@@ -114,6 +134,7 @@ impl JoinHandler for Joins {
         let key_sha256 = insula_identity::request_key_hash(&request.certificate_request)
             .map_err(|error| Status::new(Code::InvalidArgument, chain(&error)))?;
         let bind = RegionCommand::BindKey { node: node.id, key_sha256 };
+        self.refuse_founder(&command)?;
         self.region.read(|region| region.takes_in(&node.version)).map_err(|why| refused(why.into()))?;
         // While there are programs that do not know of it, there would be a member without a key.
         self.region.admit(&bind, COMMIT_LIMIT).await.map_err(refused)?;
@@ -132,6 +153,7 @@ impl JoinHandler for Joins {
         let extra = Extra {
             region_incarnation: self.home.region_incarnation,
             global_incarnation: self.home.global_incarnation,
+            founds: None,
         };
         let der = |certificates: &[CertificateDer<'_>]| {
             certificates.iter().map(|certificate| ByteBuf::from(certificate.to_vec())).collect()

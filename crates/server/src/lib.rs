@@ -7,6 +7,7 @@
 mod authorize;
 mod calls;
 pub mod config;
+mod copy;
 pub mod dataplane;
 pub mod dev;
 mod doctor;
@@ -17,6 +18,7 @@ mod exec;
 mod expiry;
 mod follow;
 mod founding;
+mod gateways;
 mod group;
 mod handler;
 mod home;

@@ -37,6 +37,8 @@ const WAIT_FOR: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// Nodes asked at a time; the next ones the next time.
 const ASKED_MAX: usize = 8;
+/// Looks between two questions to a node of another region.
+const FAR_EVERY: usize = 8;
 
 /// The lives that this node shall go on in, where it is another.
 pub(crate) type Adopted = BTreeMap<StateName, Incarnation>;
@@ -59,6 +61,14 @@ impl Census {
         let asked = others.iter().cycle().skip(first).take(others.len().min(ASKED_MAX));
         let answers = asked.map(|other| self.peers.call::<AskLives>(*other, &AskLivesRequest {}, ASK_LIMIT));
         join_all(answers).await.into_iter().flatten().collect()
+    }
+
+    /// What one of another region says, every now and then, of the global group: their regions' lives are their own.
+    async fn ask_far(&self, turn: usize) -> Option<Life> {
+        let far = self.book.gateways();
+        let asked = far.get(turn / FAR_EVERY % far.len().max(1)).filter(|_| turn.is_multiple_of(FAR_EVERY))?;
+        let answer = self.peers.call::<AskLives>(*asked, &AskLivesRequest {}, ASK_LIMIT).await;
+        answer.ok().map(|lives| lives.of(StateName::Global))
     }
 
     /// For a node whose files of a state are gone: the greater life that others live in, once there is one.
@@ -116,9 +126,11 @@ async fn look_out(census: Census, groups: [Group; 2], tell: watch::Sender<Adopte
         let states = [StateName::Region, StateName::Global];
         // Who has a leader asks nobody.
         let answers = if own.region.has_leader && own.global.has_leader { Vec::new() } else { census.ask(turn).await };
+        let far = if own.global.has_leader { None } else { census.ask_far(turn).await };
         let mut adopted = Adopted::new();
         for (state, since) in states.into_iter().zip(&mut alone_since) {
-            let (own, others) = (own.of(state), answers.iter().map(|lives| lives.of(state)).collect::<Vec<_>>());
+            let (own, mut others) = (own.of(state), answers.iter().map(|lives| lives.of(state)).collect::<Vec<_>>());
+            others.extend(far.filter(|_| state == StateName::Global));
             let is_led = |life: &Life| life.has_leader && life.incarnation == own.incarnation;
             if own.has_leader || others.iter().any(is_led) {
                 *since = now;

@@ -40,12 +40,12 @@ pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Gives a voter, or one that is about to be one, the keys that this node holds.
 pub(crate) async fn give_authority(directory: &NodeDirectory, peers: &Peers, node: NodeId) -> Result<(), Cause> {
-    let (Some(authority), Some(sealed)) = (directory.load_region_authority()?, directory.load_sealed_root()?) else {
+    let Some(authority) = directory.load_region_authority()? else {
         return Err("this node leads but holds no region key: restore keys/ from another voter".into());
     };
     let request = TakeAuthorityRequest {
         region_authority: ByteBuf::from(authority.export().as_bytes()),
-        sealed_root: ByteBuf::from(sealed),
+        sealed_root: ByteBuf::from(directory.load_sealed_root()?.unwrap_or_default()),
         next_root: directory.load_next_root()?,
     };
     Ok(peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)

@@ -7,8 +7,8 @@ use insula_rpc::Method;
 use insula_state::NotYet;
 use insula_types::{
     Addresses, AppName, ByteSize, CpuMillis, ExecInput, ExecOutput, ExecSpec, Granted, HttpRequestId, Incarnation,
-    InstanceId, NodeId, Remembered, Renewal, RequestId, Revision, SecretName, SecretVersions, ServiceRef, SnapshotName,
-    VolumeRef,
+    InstanceId, NodeId, RegionName, Remembered, Renewal, RequestId, Revision, SecretName, SecretVersions, ServiceRef,
+    SnapshotName, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -104,6 +104,9 @@ pub struct RelayRequest {
     pub state: StateName,
     /// Who asks, where a voter brings it to the leader; none where the caller asks for itself.
     pub asking: Option<NodeId>,
+    /// The region of that one, where it is another than the leader's.
+    #[serde(default)]
+    pub region: Option<RegionName>,
     /// [`Propose`], [`Barrier`] or [`Recall`].
     pub method: u16,
     /// Its encoded request.
@@ -160,7 +163,7 @@ pub struct TakeAuthority;
 pub struct TakeAuthorityRequest {
     /// The key and certificate of the region CA, as `identity` exports them.
     pub region_authority: ByteBuf,
-    /// The cluster's root key, sealed.
+    /// The cluster's root key, sealed; empty in a region without voters of the global group.
     pub sealed_root: ByteBuf,
     /// The key of the root that shall follow it, sealed.
     #[serde(default)]

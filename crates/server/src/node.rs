@@ -25,7 +25,10 @@ use crate::{
     Error, authorize,
     calls::Calls,
     config::{MetricsListener, NodeConfig, Paths},
-    exec, expiry, follow, founding,
+    copy::Copy,
+    exec, expiry,
+    follow::{self, Feed, Sources},
+    founding, gateways,
     group::StateGroup,
     handler::NodeApi,
     home::{Home, ValueFile},
@@ -130,6 +133,9 @@ pub(crate) struct Node {
     all_peers: Vec<Peers>,
     region_group: Arc<StateGroup<RegionState>>,
     global_group: Arc<StateGroup<GlobalState>>,
+    /// How this node hears of the global state, where it does not vote on it.
+    feed: Feed,
+    copy: Copy,
     pub(crate) route: Arc<Route<RegionState>>,
     pub(crate) region: Store<RegionState>,
     pub(crate) global: Store<GlobalState>,
@@ -183,6 +189,9 @@ impl Node {
         let global_group = Arc::new(opening.open(StateName::Global, global, Replica::new()).await?);
         // Waiting for a restored state may have brought another life.
         home = home_file.load()?.unwrap_or(home);
+        let copy = Copy::new(&paths, Arc::clone(&env.disk), &home);
+        copy.load(global_group.replica());
+        global_group.replica().read(|global| gateways::note(global, &home.region, &home.gateways, &book));
         if !home.has_state || !home.new.is_empty() {
             home.has_state = true;
             home.new.clear();
@@ -214,6 +223,8 @@ impl Node {
             all_peers,
             region_group,
             global_group,
+            feed: Feed::new(time()),
+            copy,
             route,
             region,
             global,
@@ -310,8 +321,7 @@ impl Node {
         self.serve_api(&work, &dataplane, &requests).await?;
         self.serve_metrics(&work, &dataplane, requests);
 
-        follow::start(env, self.id, &self.region_group, StateName::Region, self.rpc.clone(), self.book.clone());
-        follow::start(env, self.id, &self.global_group, StateName::Global, self.rpc.clone(), self.book.clone());
+        self.follow_states();
         self.keep_voters();
         start_levels(env, self.region.clone(), self.global.clone(), BAKE);
         self.push_catalogs(&dataplane);
@@ -336,6 +346,21 @@ impl Node {
         Ok(())
     }
 
+    /// Keeps up with the states where this node's logs do not, and with where other regions are.
+    fn follow_states(&self) {
+        let (env, votes) = (&self.env, self.region_group.raft().clone());
+        let sources = |may_ask_far, feed| Sources { node: self.id, book: self.book.clone(), may_ask_far, feed };
+        let of_region = sources(Box::new(|| false), Feed::new(env.clock.clone()));
+        follow::start(env, &self.region_group, StateName::Region, self.rpc.clone(), of_region);
+        let of_world = sources(Box::new(move || votes.takes_part()), self.feed.clone());
+        follow::start(env, &self.global_group, StateName::Global, self.rpc.clone(), of_world);
+        self.copy.clone().keep(env, &self.global_group);
+        let others = (self.config.region.clone(), self.home.gateways.clone());
+        gateways::follow(env, self.global.clone(), others, (self.book.clone(), self.all_peers.clone()));
+        let groups = (self.region_group.raft().clone(), self.global_group.raft().clone());
+        gateways::tell(env, (self.region.clone(), self.global.clone()), groups);
+    }
+
     /// Serves the connections that the dataplane hands over.
     async fn serve_nodes(&self, control: &Arc<Control>, work: &work::Work) -> Result<(), Error> {
         let (region, global) = (self.region_group.clone(), self.global_group.clone());
@@ -347,6 +372,7 @@ impl Node {
             node: self.id,
             region,
             global,
+            feed: self.feed.clone(),
             control: Arc::clone(control),
             members: self.members.clone(),
             directory: self.directory.clone(),
@@ -366,9 +392,12 @@ impl Node {
         let calls = Arc::new(calls);
         let bulk = Bulk { groups: Arc::clone(&groups), calls: Arc::clone(&calls) };
         let joins = Joins {
+            node: self.id,
             home: self.home.clone(),
             directory: self.directory.clone(),
             region: self.region.clone(),
+            global: self.global.clone(),
+            groups: (self.region_group.raft().clone(), self.global_group.raft().clone()),
             material: self.material.clone(),
             lifetimes: self.config.lifetimes(),
             clock: self.env.clock.clone(),
@@ -407,6 +436,7 @@ impl Node {
             global: self.global.clone(),
             region_group: self.region_group.clone(),
             global_group: self.global_group.clone(),
+            feed: self.feed.clone(),
             logs: Arc::clone(&work.logs),
             execs: work.execs.clone(),
             census: work.census.clone(),

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     group::StateGroup,
-    methods::{Barrier, BarrierRequest, Led, Propose, ProposeRequest, Recall, RecallRequest, Relay, RelayRequest},
+    methods::{
+        Barrier, BarrierRequest, Led, Propose, ProposeRequest, Recall, RecallRequest, Relay, RelayRequest, StateName,
+    },
 };
 
 /// How long one node may take to say that it leads, or to commit; then another is asked.
@@ -131,7 +133,8 @@ impl<D: Domain> Route<D> {
     {
         let body = ByteBuf::from(codec::encode(request));
         let deadline_ms = left.as_millis() as u64;
-        let relay = RelayRequest { state: self.group.name(), asking: None, method: M::ID, body, deadline_ms };
+        let relay =
+            RelayRequest { state: self.group.name(), asking: None, region: None, method: M::ID, body, deadline_ms };
         Ok(match self.peers.call::<Relay>(voter, &relay, left).await? {
             Led::Done(answer) => decode_response::<M>(&answer)?,
             Led::Elsewhere(leader) => Led::Elsewhere(leader),
@@ -146,7 +149,7 @@ impl<D: Domain> Route<D> {
         if !self.is_lost(leader) {
             return None;
         }
-        let voters = self.group.raft().voters().into_iter();
+        let voters = self.group.raft().voters().into_iter().chain(self.far());
         next_of(voters.filter(|voter| ![self.node, leader].contains(voter)), relays, &self.silent.lock())
     }
 
@@ -158,7 +161,16 @@ impl<D: Domain> Route<D> {
     /// A node that may know the leader and was not asked yet.
     fn another(&self, asked: &[NodeId]) -> Option<NodeId> {
         let voters = self.group.raft().voters().into_iter();
-        next_of(voters.chain([self.node]).chain(self.book.nodes()), asked, &self.silent.lock())
+        let others = in_turns(self.book.nodes(), self.far());
+        next_of(voters.chain([self.node]).chain(others), asked, &self.silent.lock())
+    }
+
+    /// Nodes of other regions, which may vote in the global group.
+    fn far(&self) -> Vec<NodeId> {
+        match self.group.name() {
+            StateName::Region => Vec::new(),
+            StateName::Global => self.book.gateways(),
+        }
     }
 
     fn note(&self, node: NodeId, is_silent: bool) {
@@ -249,6 +261,17 @@ fn next_of(known: impl Iterator<Item = NodeId>, asked: &[NodeId], silent: &[Node
     known.filter(|node| !asked.contains(node)).min_by_key(rank)
 }
 
+/// One of these, one of those, and so on: which of them know the leader depends on where its voters are.
+fn in_turns(near: Vec<NodeId>, far: Vec<NodeId>) -> impl Iterator<Item = NodeId> {
+    let (mut near, mut far) = (near.into_iter().fuse(), far.into_iter().fuse());
+    std::iter::from_fn(move || {
+        let pair = [near.next(), far.next()];
+        pair.iter().any(Option::is_some).then_some(pair)
+    })
+    .flatten()
+    .flatten()
+}
+
 /// Raft's word on who leads, in the words of `state`.
 fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> watch::Receiver<Leadership> {
     let convert = |now: &insula_raft::Leadership| Leadership { leader: now.leader, term: now.term, is_me: now.is_me };
@@ -268,6 +291,17 @@ fn follow_leadership<D: Domain>(group: &StateGroup<D>, tasks: &TaskGroup) -> wat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_here_and_elsewhere_are_asked_in_turns() {
+        let turns = |near: &[u64], far: &[u64]| {
+            let of = |ids: &[u64]| ids.iter().copied().map(NodeId::new).collect::<Vec<_>>();
+            in_turns(of(near), of(far)).map(NodeId::get).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(&[1, 2, 3], &[7]), [1, 7, 2, 3]);
+        assert_eq!(turns(&[1], &[7, 8, 9]), [1, 7, 8, 9]);
+        assert_eq!(turns(&[1, 2], &[]), [1, 2]);
+    }
 
     #[test]
     fn who_does_not_answer_is_asked_last() {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use insula_types::{
-    ByteSize, ClusterId, CpuMillis, DatacenterName, Labels, NodeId, NodeName, RegionName, Revision, RuntimeName, Scope,
-    Term,
+    ByteSize, ClusterId, ContinentName, CpuMillis, DatacenterName, Labels, NodeId, NodeName, RegionName, Revision,
+    RuntimeName, Scope, Term,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -160,12 +160,46 @@ pub struct Region {
     pub name: RegionName,
     /// When it was added.
     pub created_ms: u64,
-    /// Its nodes, as far as the node that answers knows them: none for a region that is not its own.
+    /// On which continent it is, where somebody has said so.
+    #[serde(default)]
+    pub continent: Option<ContinentName>,
+    /// How far it is in its life.
+    #[serde(default)]
+    pub state: RegionState,
+    /// Whether it is the region of the node that answers.
+    #[serde(default)]
+    pub is_own: bool,
+    /// Whether the node that answers reaches it; none for its own, and for one without nodes that other regions reach.
+    #[serde(default)]
+    pub is_reached: Option<bool>,
+    /// The level of commands that its programs have agreed on.
+    #[serde(default)]
+    pub level: u32,
+    /// By which of its nodes other regions reach it.
+    #[serde(default)]
+    pub gateways: Vec<NodeId>,
+    /// Its nodes; for a region that is not that of the node that answers, as it said last.
     pub nodes: Option<u32>,
-    /// How many of them have a lease.
+    /// How many of them have a lease; only of the region of the node that answers.
     pub nodes_up: Option<u32>,
-    /// Its data centres.
+    /// Its data centres; only of the region of the node that answers.
     pub datacenters: Vec<DatacenterName>,
+}
+
+/// How far a region is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RegionState {
+    /// Its first machine has not come yet.
+    Joining,
+    /// It runs what it is told to.
+    #[default]
+    Serving,
+    /// It gives up what it runs.
+    Leaving,
+    /// A state of a later version.
+    #[serde(other)]
+    Other,
 }
 
 /// How the node that answers is, and how it sees the groups. Answered without any other node (rule R12).
@@ -229,12 +263,19 @@ pub(crate) const TOKEN_USES_MAX: u32 = 1000;
 pub(crate) const TOKEN_NAME_LEN_MAX: usize = 128;
 
 /// Asks for a token with which machines join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinTokenBody {
-    /// The region to join; none: that of the node that answers.
+    /// The region to join; none: that of the node that answers. One that there is not yet is founded by the machine that comes
+    /// with the token.
     #[serde(default)]
     pub region: Option<RegionName>,
+    /// On which continent a new region is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continent: Option<ContinentName>,
+    /// Of a new region: the recovery key, with which the root signs the region's CA. Six groups of six characters; a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<String>,
     /// How long it is good for.
     #[schemars(range(min = 1, max = TOKEN_TTL_MS_MAX))]
     #[serde(deserialize_with = "number::whole")]
@@ -311,3 +352,9 @@ macro_rules! hide {
     )*};
 }
 hide!(JoinTokenCreated, ApiTokenCreated);
+
+impl std::fmt::Debug for JoinTokenBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JoinTokenBody({:?}, {} uses, …)", self.region, self.uses)
+    }
+}

@@ -1,5 +1,6 @@
 //! Tokens as lists show them: never their secrets.
 
+use insula_types::RegionName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub struct Token {
     pub role: Option<TokenRole>,
     /// How many machines may still use it; only of those to join with.
     pub uses_left: Option<u32>,
+    /// The region that is founded with it; only of those.
+    #[serde(default)]
+    pub region: Option<RegionName>,
     /// When it ends, milliseconds since 1970. One that has ended is listed until the next is made.
     pub expires_ms: u64,
 }

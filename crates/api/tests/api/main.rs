@@ -77,7 +77,7 @@ async fn tokens_decide_what_a_caller_may_do() {
     viewer.plan(&definition()).await.expect("a viewer may see what would change");
     assert_eq!(code(viewer.deploy(&definition(), None).await), Code::Forbidden);
     assert_eq!(code(viewer.delete_app(&shop(), None).await), Code::Forbidden);
-    let body = JoinTokenBody { region: None, ttl_ms: 1000, uses: 1 };
+    let body = JoinTokenBody { region: None, continent: None, recovery_key: None, ttl_ms: 1000, uses: 1 };
     assert_eq!(code(world.client("deployer-token").create_join_token(&body).await), Code::Forbidden);
     world.client("admin-token").create_join_token(&body).await.expect("an admin may");
     assert_eq!(world.requests.read(), [("1xx", 0), ("2xx", 3), ("3xx", 0), ("4xx", 4), ("5xx", 0)]);
@@ -119,7 +119,7 @@ async fn a_change_is_repeated_under_one_key_until_there_is_a_leader() {
 #[tokio::test]
 async fn a_token_whose_answer_was_lost_is_made_again_under_another_key() {
     let world = World::start(Fake { made_before: 2.into(), ..Fake::default() }).await;
-    let body = JoinTokenBody { region: None, ttl_ms: 60_000, uses: 1 };
+    let body = JoinTokenBody { region: None, continent: None, recovery_key: None, ttl_ms: 60_000, uses: 1 };
     world.local().create_join_token(&body).await.expect("made in the end");
     let requests = world.fake.requests.lock().clone();
     assert_eq!(requests.iter().collect::<BTreeSet<_>>().len(), 3, "{requests:?}");

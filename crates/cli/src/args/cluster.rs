@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use insula_types::{HttpRequestId, InstanceId, RegionName, ServiceRef, TokenId};
+use insula_types::{ContinentName, HttpRequestId, InstanceId, RegionName, ServiceRef, TokenId};
 
 use super::{JsonArgs, app::parse_service, node::parse_node_address, parse_span};
 
@@ -52,9 +52,15 @@ pub struct TokenRmArgs {
 
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// The region to join [default: that of the node that answers]
+    /// The region to join [default: that of the node that answers]; a new one is founded by the machine that comes with the token
     #[arg(long, conflicts_with = "api")]
     pub region: Option<RegionName>,
+    /// On which continent a new region is
+    #[arg(long, requires = "region")]
+    pub continent: Option<ContinentName>,
+    /// For a new region: a file with the recovery key
+    #[arg(long, value_name = "FILE", requires = "region")]
+    pub recovery_key_file: Option<PathBuf>,
     /// How long it is good for [default: 1h, 90 days with --api]
     #[arg(long, value_parser = parse_span)]
     pub ttl: Option<Duration>,

@@ -35,7 +35,7 @@ pub async fn run(client: &Client, command: CaCommand) -> Result<(), Failure> {
     }
 }
 
-fn read_key(path: &Path) -> Result<RecoveryBody, Failure> {
+pub(super) fn read_key(path: &Path) -> Result<RecoveryBody, Failure> {
     let unread = |why: String| Failure::usage(format!("read the recovery key in {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| unread(error.to_string()))?;
     if text.len() > KEY_LEN_MAX {

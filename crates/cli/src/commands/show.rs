@@ -3,8 +3,8 @@
 use insula_api::{
     Client, ClientError, Code,
     wire::{
-        App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Route, Versioned,
-        Waiting,
+        App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Region, RegionState,
+        Route, Versioned, Waiting,
     },
 };
 use insula_types::{AppName, ImageName, InstanceId, Protocol, RuntimeName, Term, labels_text, text::utc};
@@ -307,16 +307,41 @@ pub async fn regions(client: &Client, json: bool) -> Result<(), Failure> {
     if json {
         return say_json(&list);
     }
-    let mut table = Table::new(&["REGION", "NODES UP", "DATACENTERS"]);
-    for region in &list.items {
+    say(&region_table(&list.items).render(width()))
+}
+
+fn region_table(regions: &[Region]) -> Table {
+    let mut table = Table::new(&["REGION", "CONTINENT", "STATE", "NODES UP", "REACHED", "LEVEL", "DATACENTERS"]);
+    for region in regions {
+        let state = match region.state {
+            RegionState::Joining => "joining",
+            RegionState::Serving => "serving",
+            RegionState::Leaving => "leaving",
+            RegionState::Other => "other",
+        };
         let nodes = match (region.nodes_up, region.nodes) {
             (Some(up), Some(all)) => format!("{up}/{all}"),
-            _ => "not seen from here".to_owned(),
+            (None, Some(all)) => format!("?/{all}"),
+            _ => String::new(),
+        };
+        let reached = match region.is_reached {
+            _ if region.is_own => "this one",
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "",
         };
         let datacenters: Vec<_> = region.datacenters.iter().map(ToString::to_string).collect();
-        table.row([region.name.to_string(), nodes, datacenters.join(" ")]);
+        table.row([
+            region.name.to_string(),
+            region.continent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            state.to_owned(),
+            nodes,
+            reached.to_owned(),
+            region.level.to_string(),
+            datacenters.join(" "),
+        ]);
     }
-    say(&table.render(width()))
+    table
 }
 
 pub async fn explain(client: &Client, id: InstanceId, json: bool) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use insula_types::TokenId;
 use crate::{
     Failure,
     args::{RoleArg, TokenArgs},
+    commands::ca::read_key,
     output::{age, say, say_json, width},
     table::Table,
 };
@@ -32,7 +33,10 @@ pub async fn create(client: &Client, args: TokenArgs) -> Result<(), Failure> {
         let created = client.create_api_token(&ApiTokenBody { name: args.name, role, ttl_ms }).await?;
         return if args.json.json { say_json(&created) } else { say(&format!("{}\n", created.value.context)) };
     }
-    let body = JoinTokenBody { region: args.region, ttl_ms, uses: args.uses };
+    let recovery_key =
+        args.recovery_key_file.map(|file| Ok::<_, Failure>(read_key(&file)?.recovery_key)).transpose()?;
+    let (region, continent) = (args.region, args.continent);
+    let body = JoinTokenBody { region, continent, recovery_key, ttl_ms, uses: args.uses };
     let created = client.create_join_token(&body).await?;
     if args.json.json { say_json(&created) } else { say(&format!("{}\n", created.value.token)) }
 }
@@ -45,15 +49,16 @@ pub async fn list(client: &Client, json: bool) -> Result<(), Failure> {
 fn token_table(tokens: &[Token], now_ms: u64) -> Table {
     let mut table = Table::new(&["TOKEN", "FOR", "NAME", "USES LEFT", "ENDS IN"]);
     for token in tokens {
-        let purpose = match (token.kind, token.role) {
-            (TokenKind::Join, _) => "join",
-            (TokenKind::Api, Some(TokenRole::Admin)) => "api, admin",
-            (TokenKind::Api, Some(TokenRole::Deployer)) => "api, deployer",
-            (TokenKind::Api, _) => "api, viewer",
+        let purpose = match (token.kind, token.role, &token.region) {
+            (TokenKind::Join, _, Some(region)) => format!("found {region}"),
+            (TokenKind::Join, ..) => "join".to_owned(),
+            (TokenKind::Api, Some(TokenRole::Admin), _) => "api, admin".to_owned(),
+            (TokenKind::Api, Some(TokenRole::Deployer), _) => "api, deployer".to_owned(),
+            (TokenKind::Api, ..) => "api, viewer".to_owned(),
         };
         let ends = if token.expires_ms <= now_ms { "has ended".to_owned() } else { age(token.expires_ms, now_ms) };
         let uses = token.uses_left.map_or_else(String::new, |uses| uses.to_string());
-        table.row([token.id.clone(), purpose.to_owned(), token.name.clone().unwrap_or_default(), uses, ends]);
+        table.row([token.id.clone(), purpose, token.name.clone().unwrap_or_default(), uses, ends]);
     }
     table
 }
@@ -79,13 +84,22 @@ mod tests {
             name: Some("ci".into()),
             role: Some(TokenRole::Deployer),
             uses_left: None,
+            region: None,
             expires_ms: 7_200_000,
         };
-        let join =
-            Token { id: "b2".into(), kind: TokenKind::Join, name: None, role: None, uses_left: Some(3), expires_ms: 1 };
-        let text = token_table(&[api, join], 3_600_000).render(None);
+        let (kind, name, role, uses_left) = (TokenKind::Join, None, None, Some(3));
+        let join = Token { id: "b2".into(), kind, name, role, uses_left, region: None, expires_ms: 1 };
+        let founding = Token {
+            id: "c3".into(),
+            uses_left: Some(1),
+            region: "nrt".parse().ok(),
+            expires_ms: 7_200_000,
+            ..join.clone()
+        };
+        let text = token_table(&[api, founding, join], 3_600_000).render(None);
         let expected = "TOKEN  FOR            NAME  USES LEFT  ENDS IN\n\
                         a1     api, deployer  ci               60m\n\
+                        c3     found nrt            1          60m\n\
                         b2     join                 3          has ended\n";
         assert_eq!(text, expected);
     }

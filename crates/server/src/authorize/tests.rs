@@ -6,13 +6,20 @@ use super::*;
 
 const ME: u64 = 1;
 
+fn asking(region: &str, node: u64) -> Asking {
+    Asking { node: NodeId::new(node), region: region.parse().expect("name") }
+}
+
 fn identity(region: &str, node: u64) -> NodeIdentity {
     NodeIdentity { cluster: ClusterId::new(1), region: region.parse().expect("name"), node: NodeId::new(node) }
 }
 
 /// Kinds of callers, in the order of the table below.
-fn callers() -> [(&'static str, NodeIdentity, Standing); 7] {
-    let member = Standing { is_of_region: true, is_removed: false, is_member: Some(true), is_voter: Some(false) };
+fn callers() -> [(&'static str, NodeIdentity, Standing); 9] {
+    let (is_of_region, is_of_world) = (true, Some(true));
+    let member =
+        Standing { is_of_region, is_of_world, is_removed: false, is_member: Some(true), is_voter: Some(false) };
+    let far = Standing { is_of_region: false, is_member: Some(false), ..member };
     let voter = Standing { is_voter: Some(true), ..member };
     [
         ("voter", identity("fra", 2), voter),
@@ -20,39 +27,41 @@ fn callers() -> [(&'static str, NodeIdentity, Standing); 7] {
         ("stranger", identity("fra", 4), Standing { is_member: Some(false), ..member }),
         ("removed", identity("fra", 5), Standing { is_removed: true, is_member: Some(false), ..member }),
         ("removed voter", identity("fra", 5), Standing { is_removed: true, ..voter }),
-        ("other region", identity("was", 6), Standing { is_of_region: false, ..member }),
+        ("other region", identity("was", 6), far),
+        ("unlisted region", identity("nrt", 6), Standing { is_of_world: Some(false), ..far }),
+        ("unknown region", identity("nrt", 6), Standing { is_of_world: None, ..far }),
         ("unknown", identity("fra", 7), Standing { is_member: None, is_voter: None, ..member }),
     ]
 }
 
 /// Who is allowed: y, or why not: n for good, r for now.
 const TABLE: &[(u16, &str)] = &[
-    // method, voter member stranger removed removed-voter other-region unknown
-    (Propose::ID, "yyrnnnr"),
-    (Barrier::ID, "yyrnnnr"),
-    (Recall::ID, "yyrnnnr"),
-    (Relay::ID, "yyrnnnr"),
-    (Renew::ID, "yyrnnnr"),
-    (WatchState::ID, "yyrnnnr"),
-    (TakeAuthority::ID, "ynnnnny"),
-    (ReadLogs::ID, "yyrnnnr"),
-    (RenewCertificate::ID, "yyrnnnr"),
-    (AskLives::ID, "yyrnnnr"),
-    (TellAddresses::ID, "yyrnnnr"),
-    (FetchBlob::ID, "yyrnnnr"),
-    (AskImages::ID, "yyrnnnr"),
-    (ListImages::ID, "yyrnnnr"),
-    (RemoveImage::ID, "yyrnnnr"),
-    (StartExec::ID, "yyrnnnr"),
-    (StartOneOff::ID, "yyrnnnr"),
-    (SendInput::ID, "yyrnnnr"),
-    (ListSnapshots::ID, "yyrnnnr"),
-    (MakeSnapshot::ID, "yyrnnnr"),
-    (RestoreSnapshot::ID, "yyrnnnr"),
-    (RemoveSnapshot::ID, "yyrnnnr"),
-    (MeasureUse::ID, "yyrnnnr"),
-    (AskRequests::ID, "yyrnnnr"),
-    (OpenSecrets::ID, "yyrnnnr"),
+    // method, voter member stranger removed removed-voter other-region unlisted-region unknown-region unknown
+    (Propose::ID, "yyrnnyrrr"),
+    (Barrier::ID, "yyrnnyrrr"),
+    (Recall::ID, "yyrnnyrrr"),
+    (Relay::ID, "yyrnnyrrr"),
+    (Renew::ID, "yyrnnnnnr"),
+    (WatchState::ID, "yyrnnyrrr"),
+    (TakeAuthority::ID, "ynnnnnnny"),
+    (ReadLogs::ID, "yyrnnnnnr"),
+    (RenewCertificate::ID, "yyrnnnnnr"),
+    (AskLives::ID, "yyrnnyrrr"),
+    (TellAddresses::ID, "yyrnnnnnr"),
+    (FetchBlob::ID, "yyrnnnnnr"),
+    (AskImages::ID, "yyrnnnnnr"),
+    (ListImages::ID, "yyrnnnnnr"),
+    (RemoveImage::ID, "yyrnnnnnr"),
+    (StartExec::ID, "yyrnnnnnr"),
+    (StartOneOff::ID, "yyrnnnnnr"),
+    (SendInput::ID, "yyrnnnnnr"),
+    (ListSnapshots::ID, "yyrnnnnnr"),
+    (MakeSnapshot::ID, "yyrnnnnnr"),
+    (RestoreSnapshot::ID, "yyrnnnnnr"),
+    (RemoveSnapshot::ID, "yyrnnnnnr"),
+    (MeasureUse::ID, "yyrnnnnnr"),
+    (AskRequests::ID, "yyrnnnnnr"),
+    (OpenSecrets::ID, "yyrnnnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {
@@ -82,11 +91,14 @@ fn each_method_is_for_whom_the_table_says() {
 
 #[test]
 fn only_voters_bring_what_others_ask() {
-    let [me, other] = [1, 2].map(NodeId::new);
-    let allowed = |is_voter, asking| may_relay(me, is_voter, asking).ok();
-    assert_eq!([allowed(false, None), allowed(true, None)], [Some(me); 2]);
-    assert_eq!([allowed(false, Some(me)), allowed(false, Some(other))], [Some(me), None]);
-    assert_eq!(allowed(true, Some(other)), Some(other));
+    let [me, other] = [1, 2].map(|node| asking("fra", node));
+    let far = asking("was", 1);
+    let allowed = |is_voter, asking| may_relay(me.clone(), is_voter, asking).ok();
+    assert_eq!([allowed(false, None), allowed(true, None)], [Some(me.clone()), Some(me.clone())]);
+    assert_eq!([allowed(false, Some(me.clone())), allowed(false, Some(other.clone()))], [Some(me.clone()), None]);
+    assert_eq!(allowed(true, Some(other.clone())), Some(other));
+    assert_eq!(allowed(false, Some(far.clone())), None, "nobody says that it is of another region");
+    assert_eq!(allowed(true, Some(far.clone())), Some(far));
 }
 
 #[test]
@@ -141,17 +153,84 @@ fn each_command_is_proposed_by_whom_the_table_says() {
             [true, false].map(|is_voter| told(may_propose_region(me, is_voter, &command))).into_iter().collect();
         assert_eq!(found, expected, "{command:?}");
     }
-    let remove = GlobalCommand::RemoveApiToken { id: "t".into() };
-    assert_eq!(told(may_propose_global(me, false, &remove)), 'y');
-    let activate = GlobalCommand::ActivateRoot { hash: "a".into() };
-    assert_eq!([true, false].map(|is_voter| told(may_propose_global(me, is_voter, &activate))), ['y', 'r']);
-    let meta = insula_state::global::ClusterMeta {
-        cluster: ClusterId::new(1),
+}
+
+#[test]
+fn each_global_command_is_proposed_by_whom_the_table_says() {
+    use GlobalCommand as C;
+    use insula_state::global::{ApiToken, ClusterMeta, Founder, Invitation, ReleaseOutcome, Role};
+    let own: RegionName = "fra".parse().expect("name");
+    let app = || "shop".parse().expect("name");
+    let agreed = || insula_types::Agreed { level: insula_types::Level(6), version: "1".into() };
+    let invitation = Invitation {
+        token: "t".into(),
+        secret_hash: String::new(),
+        expires_ms: 1,
+        sealed: Default::default(),
         incarnation: insula_types::Incarnation(1),
-        created_ms: 0,
+        founder: None,
     };
-    let found = GlobalCommand::Init { meta, region: "fra".parse().expect("name"), agreed: None };
-    assert_eq!(told(may_propose_global(me, true, &found)), 'n');
+    let token =
+        ApiToken { id: "t".into(), name: "ci".into(), role: Role::Viewer, secret_hash: String::new(), expires_ms: 1 };
+    let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: insula_types::Incarnation(1), created_ms: 0 };
+    let outcome = || ReleaseOutcome { state: insula_types::DeploymentState::Done, why: String::new(), at_ms: 0 };
+    let of = |name: &str| -> Vec<C> {
+        let region = || -> RegionName { name.parse().expect("name") };
+        vec![
+            C::SetRegionLevel { region: region(), agreed: agreed() },
+            C::SetSealingKey { region: region(), key: Default::default() },
+            C::ReportOutcome {
+                app: app(),
+                release: insula_types::ReleaseNumber(1),
+                region: region(),
+                outcome: outcome(),
+            },
+            C::SetGateways { region: region(), gateways: Vec::new(), nodes: 1 },
+        ]
+    };
+    let founder = Founder { node: NodeId::new(ME), key_sha256: String::new() };
+    // By a voter of the global group and by another member, both of fra; by a node of was, and one of nrt.
+    let mut table: Vec<(C, &str)> = vec![
+        (C::RemoveApp { app: app() }, "yyyy"),
+        (C::Scale { app: app(), service: "web".parse().expect("name"), scale: 1.into() }, "yyyy"),
+        (C::SetStopped { app: app(), service: None, is_stopped: true }, "yyyy"),
+        (C::RemoveSecret { app: app(), name: "KEY".parse().expect("name") }, "yyyy"),
+        (C::PutApiToken(token), "yyyy"),
+        (C::RemoveApiToken { id: "t".into() }, "yyyy"),
+        (C::RemoveInvitation { token: "t".into() }, "yyyy"),
+        (C::ActivateRoot { hash: "a".into() }, "yrrr"),
+        (C::RetireRoot { hash: "a".into() }, "yyrr"),
+        (
+            C::InviteRegion {
+                region: "sin".parse().expect("name"),
+                continent: None,
+                root: "a".into(),
+                certificate: Default::default(),
+                invitation: Box::new(invitation),
+            },
+            "yrrr",
+        ),
+        (C::ClaimRegion { token: "t".into(), secret_hash: String::new(), founder, agreed: agreed() }, "yrrr"),
+        (C::Init { meta, region: own.clone(), agreed: None }, "nnnn"),
+    ];
+    table.extend(of("fra").into_iter().zip(["yrnn", "yrnn", "yynn", "yynn"]));
+    table.extend(of("was").into_iter().zip(["nnyn"; 4]));
+    for (command, expected) in table {
+        let callers = [("fra", true), ("fra", false), ("was", false), ("nrt", false)];
+        let found: String = callers
+            .iter()
+            .map(|(region, is_voter)| told(may_propose_global(&asking(region, ME), &own, *is_voter, &command)))
+            .collect();
+        assert_eq!(found, expected, "{command:?}");
+    }
+}
+
+#[test]
+fn other_regions_ask_of_the_global_state_alone() {
+    let own: RegionName = "fra".parse().expect("name");
+    let told = |region, state| told(may_ask_of(state, &asking(region, ME), &own));
+    assert_eq!([told("fra", StateName::Region), told("fra", StateName::Global)], ['y', 'y']);
+    assert_eq!([told("was", StateName::Region), told("was", StateName::Global)], ['n', 'y']);
 }
 
 #[test]

@@ -53,22 +53,35 @@ impl NodeApi {
 
     /// The region CA's key, and the root's, which `recovery_key` opens.
     fn open_keys(&self, recovery_key: &str) -> Answer<(RegionAuthority, RootAuthority)> {
-        let voters = || {
-            let voters = self.region_group.raft().voters();
-            let name = |node| self.region.read(|region| region.nodes.get(node).map(|node| node.name.to_string()));
-            voters.iter().filter_map(name).collect::<Vec<_>>().join(", ")
-        };
+        let root = self.open_root(recovery_key)?;
         let authority = self.directory.load_region_authority().map_err(internal)?;
-        let sealed = self.directory.load_sealed_root().map_err(internal)?;
-        let (Some(authority), Some(sealed)) = (authority, sealed) else {
-            let text = format!("{} keeps no keys: ask a node that votes: {}", self.config.name, voters());
-            return Err(conflict(text));
-        };
+        Ok((authority.ok_or_else(|| self.keeps_no_keys())?, root))
+    }
+
+    /// The root's key, which `recovery_key` opens.
+    pub(super) fn open_root(&self, recovery_key: &str) -> Answer<RootAuthority> {
+        let sealed = self.directory.load_sealed_root().map_err(internal)?.ok_or_else(|| self.keeps_no_keys())?;
         let key =
             RecoveryKey::parse(recovery_key).map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))?;
-        let root =
-            RootAuthority::unseal(&sealed, &key).map_err(|error| Problem::new(Code::Forbidden, error.to_string()))?;
-        Ok((authority, root))
+        RootAuthority::unseal(&sealed, &key).map_err(|error| Problem::new(Code::Forbidden, error.to_string()))
+    }
+
+    fn keeps_no_keys(&self) -> Problem {
+        let own = &self.config.name;
+        let voters = self.global_group.raft().voters();
+        let name = |node| self.region.read(|region| region.nodes.get(node).map(|node| node.name.to_string()));
+        let names = voters.iter().filter_map(name).collect::<Vec<_>>();
+        if !names.is_empty() {
+            return conflict(format!("{own} keeps no keys: ask a node that votes: {}", names.join(", ")));
+        }
+        let first = self.global.read(|global| {
+            let oldest = global.regions.values().min_by_key(|region| region.created_ms);
+            oldest.map_or_else(|| self.config.region.clone(), |region| region.name.clone())
+        });
+        conflict(format!(
+            "{own} keeps no root key, since it does not vote in the global group: ask a node of region {first} that does \
+             (`insula status` says so there)"
+        ))
     }
 
     /// Commits a step.
@@ -77,7 +90,7 @@ impl NodeApi {
     }
 
     /// A cluster of an earlier version has no root in its state: then this node's is the first.
-    async fn ensure_first_root(&self) -> Answer<()> {
+    pub(super) async fn ensure_first_root(&self) -> Answer<()> {
         if self.global.read(|global| global.roots.is_empty()) {
             let first = first_root(&self.material).map_err(|why| Problem::new(Code::Internal, why))?;
             self.step(&first).await?;

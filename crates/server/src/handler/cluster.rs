@@ -1,15 +1,24 @@
 //! Nodes, regions, and how this node sees them.
 
+use std::time::Duration;
+
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use insula_api::{
     Answer, Code, Problem,
     handler::NodeKey,
-    wire::{GroupStatus, Leader, List, Node, NodeAddress, NodeState, NodeStatus, NodeUse, Region, Versioned},
+    wire::{self, GroupStatus, Leader, List, Node, NodeAddress, NodeState, NodeStatus, NodeUse, Region, Versioned},
 };
 use insula_raft::{Group, GroupState};
-use insula_state::RegionState;
-use insula_types::{Addresses, ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, Revision};
+use insula_state::{RegionState, global::Phase};
+use insula_types::{Addresses, ByteSize, Capacity, CpuMillis, NodeHealth, NodeId, RegionName, Revision, text::utc};
 
 use super::NodeApi;
+use crate::methods::{AskLives, AskLivesRequest};
+
+/// Nodes of another region that are asked whether it is there, at once.
+const ASKED_MAX: usize = 3;
+/// How long they may take.
+const REACH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The node with exactly that id or name.
 pub(super) fn find_node<'a>(region: &'a RegionState, key: &NodeKey) -> Answer<&'a insula_types::Node> {
@@ -20,8 +29,16 @@ pub(super) fn find_node<'a>(region: &'a RegionState, key: &NodeKey) -> Answer<&'
     found.ok_or_else(|| Problem::new(Code::NoSuchNode, format!("{said}: `insula nodes` lists those there are")))
 }
 
+/// What is said of a region whose nodes nobody tells of the global state.
+pub(super) fn cut_off(region: &RegionName, since_ms: u64) -> String {
+    format!(
+        "nobody tells region {region} of the global state since {} UTC: what the world changes waits, the region goes on",
+        utc(since_ms)
+    )
+}
+
 /// Addresses for callers of the API.
-pub(super) fn wire(addresses: &Addresses) -> Vec<NodeAddress> {
+pub(super) fn shown(addresses: &Addresses) -> Vec<NodeAddress> {
     addresses.list().iter().map(|known| NodeAddress { scope: known.scope, address: known.at }).collect()
 }
 
@@ -57,7 +74,7 @@ impl NodeApi {
             region: node.region.clone(),
             datacenter: node.datacenter.clone(),
             address: node.address,
-            addresses: wire(&region.addresses_of(node)),
+            addresses: shown(&region.addresses_of(node)),
             state: if node.health.is_up() { NodeState::Up } else { NodeState::Down },
             down_since_ms: match node.health {
                 NodeHealth::Up => None,
@@ -79,7 +96,29 @@ impl NodeApi {
         }
     }
 
-    pub(super) fn list_regions(&self) -> List<Region> {
+    /// All regions; those that this node could ask are asked whether they are there.
+    pub(super) async fn list_regions(&self) -> List<Region> {
+        let mut list = self.known_regions();
+        let others = list.items.iter_mut().filter(|region| !region.is_own && !region.gateways.is_empty());
+        join_all(others.map(async |region| region.is_reached = Some(self.reaches(&region.gateways).await))).await;
+        list
+    }
+
+    /// Whether one of the first of these nodes answers.
+    async fn reaches(&self, gateways: &[NodeId]) -> bool {
+        let asked = gateways.iter().take(ASKED_MAX).map(async |gateway| {
+            self.rpc.call::<AskLives>(*gateway, &AskLivesRequest {}, REACH_LIMIT).await.ok().map(drop)
+        });
+        let mut asked = asked.collect::<FuturesUnordered<_>>();
+        while let Some(answer) = asked.next().await {
+            if answer.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn known_regions(&self) -> List<Region> {
         let (own, total, up, datacenters) = self.region.read(|region| {
             let mut datacenters: Vec<_> = region.nodes.values().map(|node| node.datacenter.clone()).collect();
             datacenters.sort();
@@ -93,7 +132,17 @@ impl NodeApi {
                 Region {
                     name: region.name.clone(),
                     created_ms: region.created_ms,
-                    nodes: is_own.then_some(total),
+                    continent: region.continent.clone(),
+                    state: match region.phase {
+                        Phase::Joining => wire::RegionState::Joining,
+                        Phase::Serving => wire::RegionState::Serving,
+                        Phase::Leaving => wire::RegionState::Leaving,
+                    },
+                    is_own,
+                    is_reached: None,
+                    level: region.level().0,
+                    gateways: region.gateways.iter().map(|gateway| gateway.node).collect(),
+                    nodes: if is_own { Some(total) } else { region.nodes },
                     nodes_up: is_own.then_some(up),
                     datacenters: if is_own { datacenters.clone() } else { Vec::new() },
                 }
@@ -116,7 +165,11 @@ impl NodeApi {
             }
         }
         for group in &groups {
-            if group.leader.is_none() {
+            if group.group == "global" && group.voters.is_empty() {
+                if let Some(since_ms) = self.feed.alone_since_ms() {
+                    problems.push(cut_off(&self.config.region, since_ms));
+                }
+            } else if group.leader.is_none() {
                 problems.push(format!("the {} group has no leader: changes wait, traffic goes on", group.group));
             }
         }

@@ -11,7 +11,7 @@ use insula_types::RequestId;
 
 use super::{
     NodeApi,
-    cluster::{find_node, wire},
+    cluster::{find_node, shown},
 };
 use crate::{Error, config::NodeConfig, whereabouts::FindError};
 
@@ -55,7 +55,7 @@ impl NodeApi {
         let now = NodeConfig::read(&self.config_path).map_err(|error| refused(&error))?;
         let addresses = now.advertise.addresses();
         let is_moved = self.whereabouts.members.move_to(addresses.list()).map_err(|error| refused(&error))?;
-        Ok(Reloaded { addresses: wire(addresses), is_moved, needs_restart: self.config.differs_for_good(&now) })
+        Ok(Reloaded { addresses: shown(addresses), is_moved, needs_restart: self.config.differs_for_good(&now) })
     }
 
     pub(super) async fn find_other(&self, body: FindBody) -> Answer<Found> {

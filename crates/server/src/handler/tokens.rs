@@ -1,4 +1,6 @@
-//! Tokens: with which machines join, and with which callers prove themselves.
+//! Tokens: with which machines join or found a region, and with which callers prove themselves.
+
+use std::net::SocketAddr;
 
 use insula_api::{
     Answer, Code, Problem, Role,
@@ -8,8 +10,14 @@ use insula_api::{
     },
 };
 use insula_identity::{ApiToken, JoinToken, root_hash};
-use insula_state::{Domain, GlobalCommand, RegionCommand, Replica, global, region};
-use insula_types::{RequestId, Revision, TokenId};
+use insula_state::{
+    Domain, GlobalCommand, GlobalState, RegionCommand, RegionState, Replica, global,
+    global::{Invitation, Phase},
+    region,
+};
+use insula_telemetry::chain;
+use insula_types::{Incarnation, Node, RegionName, RequestId, Revision, TokenId};
+use serde_bytes::ByteBuf;
 
 use super::NodeApi;
 use crate::trust;
@@ -48,19 +56,15 @@ impl NodeApi {
         request: Option<RequestId>,
     ) -> Answer<Versioned<JoinTokenCreated>> {
         let own = &self.config.region;
-        if let Some(other) = body.region.as_ref().filter(|asked| *asked != own) {
-            let detail = format!("a token for region {other}: further regions cannot be added yet; this one is {own}");
-            return Err(Problem::new(Code::NoSuchRegion, detail));
+        if let Some(other) = body.region.clone().filter(|asked| asked != own) {
+            return self.invite_region(other, body, request).await;
         }
-        let addresses = self.region.read(|region| {
-            let own = region.nodes.get(&self.node).map(|node| node.address).unwrap_or(self.config.advertise.widest());
-            let others = region.nodes.values().filter(|node| node.health.is_up()).map(|node| node.address);
-            let others = others.filter(|address| *address != own);
-            std::iter::once(own).chain(others).take(ADDRESSES_MAX).collect::<Vec<_>>()
-        });
-        let cluster = self.material.identity().cluster;
-        let token = JoinToken::new(own.clone(), cluster, self.root()?, addresses, &self.rng)
-            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        if body.continent.is_some() || body.recovery_key.is_some() {
+            let detail = format!("region {own} is there already: a continent and a recovery key are for a new region");
+            return Err(Problem::new(Code::InvalidRequest, detail));
+        }
+        let addresses = self.region.read(|region| self.addresses_of(region, |node| node.health.is_up()));
+        let token = self.new_join_token(own, addresses)?;
         let expires_ms = self.clock.wall_ms().saturating_add(body.ttl_ms);
         let stored = region::JoinToken {
             id: token.id.to_string(),
@@ -81,12 +85,89 @@ impl NodeApi {
         Ok(Versioned { revision: committed.revision, value })
     }
 
-    /// Those of the API first; each kind in the order of ids.
+    fn new_join_token(&self, region: &RegionName, addresses: Vec<SocketAddr>) -> Answer<JoinToken> {
+        let cluster = self.material.identity().cluster;
+        JoinToken::new(region.clone(), cluster, self.root()?, addresses, &self.rng)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    }
+
+    /// Where a machine that joins may ask: this node first.
+    fn addresses_of(&self, region: &RegionState, is_meant: impl Fn(&Node) -> bool) -> Vec<SocketAddr> {
+        let own = region.nodes.get(&self.node).map(|node| node.address).unwrap_or(self.config.advertise.widest());
+        let others = region.nodes.values().filter(|node| is_meant(node)).map(|node| node.address);
+        std::iter::once(own).chain(others.filter(|address| *address != own)).take(ADDRESSES_MAX).collect()
+    }
+
+    /// Adds a region, and makes the token with which its first machine founds it: the root signs the region's CA, whose key only
+    /// the token opens.
+    async fn invite_region(
+        &self,
+        region: RegionName,
+        body: JoinTokenBody,
+        request: Option<RequestId>,
+    ) -> Answer<Versioned<JoinTokenCreated>> {
+        let invalid = |detail: String| Problem::new(Code::InvalidRequest, detail);
+        if body.uses != 1 {
+            return Err(invalid(format!("one machine founds region {region}: its token has one use")));
+        }
+        self.refuse_unfounded()?;
+        let _alone = self.authority.lock().await;
+        let Some(recovery_key) = &body.recovery_key else {
+            // What stands against it anyhow is said first.
+            let phase = self.global.read(|global| global.regions.get(&region).map(|region| region.phase));
+            return Err(match phase {
+                Some(Phase::Serving | Phase::Leaving) => Problem::new(
+                    Code::RegionExists,
+                    format!(
+                        "a further machine joins region {region} with a token that is made on a node of it (`insula token \
+                         create`)"
+                    ),
+                ),
+                _ => invalid(format!(
+                    "region {region} is new: the root signs its CA, which takes the recovery key (--recovery-key-file FILE)"
+                )),
+            });
+        };
+        let root = self.open_root(recovery_key)?;
+        self.ensure_first_root().await?;
+        let lifetimes = self.config.lifetimes();
+        let internal = |error: insula_identity::Error| Problem::new(Code::Internal, chain(&error));
+        let authority = root.issue_region(&region, &lifetimes, self.clock.wall()).map_err(internal)?;
+        // Those who may answer, and this node, which says at once that it cannot where it cannot.
+        let voters = self.global_group.raft().voters();
+        let addresses = self.region.read(|region| self.addresses_of(region, |node| voters.contains(&node.id)));
+        let token = self.new_join_token(&region, addresses)?;
+        let expires_ms = self.clock.wall_ms().saturating_add(body.ttl_ms);
+        let id = token.id.to_string();
+        let invitation = Invitation {
+            token: id.clone(),
+            secret_hash: token.secret_hash(),
+            expires_ms,
+            sealed: ByteBuf::from(authority.seal(&token.secret).map_err(internal)?),
+            incarnation: Incarnation(self.rng.next()),
+            founder: None,
+        };
+        let command = GlobalCommand::InviteRegion {
+            region: region.clone(),
+            continent: body.continent,
+            root: root.hash().to_string(),
+            certificate: ByteBuf::from(authority.certificate().to_vec()),
+            invitation: Box::new(invitation),
+        };
+        let committed = self.change(&self.global, request, &command).await?;
+        let is_stored = |global: &GlobalState| global.invitations.get(&region).is_some_and(|known| known.token == id);
+        shall_show(self.global.replica(), committed.revision, is_stored)?;
+        let value = JoinTokenCreated { token: token.reveal(), id, region, expires_ms, uses: 1 };
+        Ok(Versioned { revision: committed.revision, value })
+    }
+
+    /// Those of the API first, then those that found regions; each kind in the order of ids.
     pub(super) fn list_tokens(&self) -> List<Token> {
         let join: Vec<_> = self.region.read(|region| region.join_tokens.values().map(join_token).collect());
-        self.global.replica().read_at(|global, revision| List {
-            revision,
-            items: global.api_tokens.values().map(api_token).chain(join).collect(),
+        self.global.replica().read_at(|global, revision| {
+            let mut founding: Vec<_> = global.invitations.iter().map(founding_token).collect();
+            founding.sort_by(|a, b| a.id.cmp(&b.id));
+            List { revision, items: global.api_tokens.values().map(api_token).chain(founding).chain(join).collect() }
         })
     }
 
@@ -96,7 +177,10 @@ impl NodeApi {
         let id = id.to_string();
         let is_missing = |problem: &Problem| problem.code == Code::NoSuchApp;
         let mut ended = Err(Problem::new(Code::NoSuchApp, ""));
-        if !self.region.read(|region| region.join_tokens.contains(&id)) {
+        if self.global.read(|global| global.invitations.values().any(|invitation| invitation.token == id)) {
+            let command = GlobalCommand::RemoveInvitation { token: id.clone() };
+            ended = self.change(&self.global, request, &command).await.map(|done| (TokenKind::Join, done.revision));
+        } else if !self.region.read(|region| region.join_tokens.contains(&id)) {
             let command = GlobalCommand::RemoveApiToken { id: id.clone() };
             ended = self.change(&self.global, request, &command).await.map(|done| (TokenKind::Api, done.revision));
         }
@@ -169,6 +253,7 @@ fn api_token(token: &global::ApiToken) -> Token {
         name: Some(token.name.clone()),
         role: Some(role),
         uses_left: None,
+        region: None,
         expires_ms: token.expires_ms,
     }
 }
@@ -180,13 +265,26 @@ fn join_token(token: &region::JoinToken) -> Token {
         name: None,
         role: None,
         uses_left: Some(token.uses_left),
+        region: None,
         expires_ms: token.expires_ms,
+    }
+}
+
+fn founding_token((region, invitation): (&RegionName, &Invitation)) -> Token {
+    Token {
+        id: invitation.token.clone(),
+        kind: TokenKind::Join,
+        name: None,
+        role: None,
+        uses_left: Some(invitation.founder.is_none().into()),
+        region: Some(region.clone()),
+        expires_ms: invitation.expires_ms,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use insula_state::{RegionState, Update};
+    use insula_state::Update;
 
     use super::*;
 

@@ -162,3 +162,34 @@ fn the_node_that_answers_is_shown() {
     "#]]
     .assert_eq(&node_status_text(&status, NOW, None));
 }
+
+#[test]
+fn regions_are_shown_with_how_they_are_reached() {
+    let region = |name: &str| Region {
+        name: RegionName::new(name).expect("a label"),
+        created_ms: NOW,
+        continent: None,
+        state: RegionState::Serving,
+        is_own: false,
+        is_reached: None,
+        level: 6,
+        gateways: Vec::new(),
+        nodes: None,
+        nodes_up: None,
+        datacenters: Vec::new(),
+    };
+    let regions = [
+        Region { is_own: true, nodes: Some(3), nodes_up: Some(2), datacenters: vec![datacenter()], ..region("fra") },
+        Region { continent: "asia".parse().ok(), is_reached: Some(true), nodes: Some(2), ..region("nrt") },
+        Region { is_reached: Some(false), nodes: Some(1), ..region("was") },
+        Region { state: RegionState::Joining, ..region("sin") },
+    ];
+    expect![[r#"
+        REGION  CONTINENT  STATE    NODES UP  REACHED   LEVEL  DATACENTERS
+        fra                serving  2/3       this one  6      fra1
+        nrt     asia       serving  ?/2       yes       6
+        was                serving  ?/1       no        6
+        sin                joining                      6
+    "#]]
+    .assert_eq(&region_table(&regions).render(None));
+}
