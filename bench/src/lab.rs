@@ -88,7 +88,7 @@ const LABS: &str = "/var/lib/insula-lab";
 /// Lines of a console that are shown of a node that is not well.
 const LAST_LINES: usize = 30;
 
-/// A lab of one region; taken down when dropped, unless it was [kept](Lab::keep).
+/// A lab; taken down when dropped, unless it was [kept](Lab::keep).
 #[derive(Debug)]
 pub struct Lab {
     programs: Programs,
@@ -103,11 +103,19 @@ impl Lab {
     /// # Errors
     /// As `insula lab up` says.
     pub fn up(programs: &Programs, name: &str, nodes: usize, certificates: Option<&str>) -> Result<Self> {
-        let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
-        lab.down()?;
         let lives = certificates.map_or_else(Vec::new, |lives| vec!["--certificates", lives]);
         let regions = format!("fra:{nodes}");
-        lab.run(&[&["up", "--regions", &regions][..], &lives].concat())?;
+        Self::up_as(programs, name, &[&["--regions", &regions][..], &lives].concat())
+    }
+
+    /// The same with what `insula lab up` is told.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn up_as(programs: &Programs, name: &str, arguments: &[&str]) -> Result<Self> {
+        let lab = Self { programs: programs.clone(), name: name.to_owned(), is_kept: false };
+        lab.down()?;
+        lab.run(&[&["up"][..], arguments].concat())?;
         Ok(lab)
     }
 

@@ -21,6 +21,7 @@ mod storm;
 mod successions;
 mod upgrade;
 mod volume;
+mod worlds;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -71,6 +72,8 @@ pub enum Story {
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root
     Certificates,
+    /// A second region is founded 266 ms away, gets apps, releases one, is cut off, loses its power, starts alone, and catches up
+    Worlds,
     /// One node as an ordinary user, instances as processes: kill -9 of each part
     OneNode,
 }
@@ -131,6 +134,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {
             certificates::tell(stage, interrupt)
         }),
+        Story::Worlds => worlds::tell(programs, telling, interrupt),
         Story::OneNode => alone::tell(programs, telling, interrupt),
     }
 }

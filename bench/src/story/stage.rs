@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What is deployed; IMAGE becomes the reference, by digest, of the image that was made and pushed.
-const DEFINITION: &str = include_str!("../../../demo/shop.toml");
+pub(super) const DEFINITION: &str = include_str!("../../../demo/shop.toml");
 /// How long the app may take until every edge has answered from every instance.
 pub(super) const SERVING_WITHIN: Duration = Duration::from_secs(90);
 /// How long a node may take until its parts are back; a story says what it took.
@@ -160,7 +160,7 @@ impl Stage {
     }
 }
 
-fn say_took(begun_ms: u64) {
+pub(super) fn say_took(begun_ms: u64) {
     println!("   {:.1} s", now_ms().saturating_sub(begun_ms) as f64 / 1000.0);
 }
 

@@ -33,7 +33,7 @@ pub struct LabCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a lab and form its region
+    /// Make a lab and form its regions
     Up {
         /// Regions and their nodes: fra:3 (over two data centres) or fra:2+1
         #[arg(long, default_value = "fra:3", value_delimiter = ',')]
@@ -47,8 +47,19 @@ enum Verb {
         /// Leave the nodes without configuration
         #[arg(long)]
         bare: bool,
+        /// Leave the nodes of these regions without configuration; `form` makes them one later
+        #[arg(long, value_delimiter = ',', value_name = "REGION", conflicts_with = "bare")]
+        leave: Vec<String>,
         /// How long certificates live, as `insula init` takes it
         #[arg(long, value_name = "node=SPAN,…", conflicts_with = "bare")]
+        certificates: Option<String>,
+    },
+    /// Form a region that was left out
+    Form {
+        /// Which
+        region: String,
+        /// How long certificates live, as `insula join` takes it
+        #[arg(long, value_name = "node=SPAN,…")]
         certificates: Option<String>,
     },
     /// Remove a lab and everything it made, also after a crash
@@ -246,12 +257,13 @@ impl LabCommand {
         let dir = self.dir.unwrap_or_else(|| dir_of(&self.name));
         let open = || Lab::open(&dir);
         match self.verb {
-            Verb::Up { regions, rtt, program, bare, certificates } => {
+            Verb::Up { regions, rtt, program, bare, leave, certificates } => {
                 let own = || std::env::current_exe().attempt(|| "find this program".to_owned());
                 let program = program.map_or_else(own, Ok)?;
                 let config = LabConfig { name: self.name.clone(), regions, program, dir: dir.clone() };
-                up(&config, &rtt, bare, certificates.as_deref())
+                up(&config, &rtt, (!bare).then_some(&leave), certificates.as_deref())
             }
+            Verb::Form { region, certificates } => cluster::form_region(&open()?, &region, certificates.as_deref()),
             Verb::Down => {
                 let is_found = Lab::down(&self.name, &dir)?;
                 say(&format!("lab {} {}", self.name, if is_found { "is gone" } else { "is not there" }))
@@ -290,19 +302,21 @@ impl LabCommand {
     }
 }
 
-/// Makes a lab, with round-trip times between its regions; forms its region unless it shall be bare.
-fn up(config: &LabConfig, rtt: &[RoundTrip], bare: bool, certificates: Option<&str>) -> Result<(), Error> {
-    if config.regions.len() > 1 && !bare {
-        return Err(Error::NotYet("a lab of more than one region, unless it is --bare"));
-    }
+/// Makes a lab, with round-trip times between its regions; forms these but for those `left`, or none of them.
+fn up(
+    config: &LabConfig,
+    rtt: &[RoundTrip],
+    left: Option<&Vec<String>>,
+    certificates: Option<&str>,
+) -> Result<(), Error> {
     let regions: Vec<&str> = config.regions.iter().map(|region| region.name.as_str()).collect();
     let links: Vec<_> = rtt.iter().map(|rtt| rtt.between(&regions)).collect::<Result<_, _>>()?;
     let lab = Lab::up(config)?;
     for (a, b, rtt) in links {
         lab.link(a, b, LinkShape { rtt: Some(rtt), ..LinkShape::default() }, false)?;
     }
-    if !bare {
-        cluster::form(&lab, certificates)?;
+    if let Some(left) = left {
+        cluster::form(&lab, certificates, left)?;
     }
     status(&lab, false)?;
     say(&format!(
