@@ -18,6 +18,10 @@ pub fn reconcile(global: &GlobalState, region: &RegionState) -> Vec<RegionComman
         return Vec::new();
     }
     let own = region.meta.as_ref().map(|meta| &meta.region);
+    if own.is_some_and(|own| !global.regions.contains(own)) {
+        // A world in which this region is not says nothing of it (rule R10).
+        return Vec::new();
+    }
     let gone = region.definitions.iter().map(|(app, _)| app).filter(|app| !global.apps.contains(app));
     let mut commands: Vec<_> = gone.map(|app| RegionCommand::RemoveDefinition { app: app.clone() }).collect();
     for (app, _) in global.apps.iter() {
@@ -70,7 +74,7 @@ fn definition(global: &GlobalState, own: Option<&RegionName>, app: &AppName) -> 
         .iter()
         .filter(|(name, _)| {
             let regions = release.regions_of(name);
-            own.map_or_else(|| regions.names().next().is_none(), |own| regions.has(own))
+            own.map_or_else(|| regions.names().next().is_none(), |own| global.regions_for(&regions).contains(own))
         })
         .map(|(name, spec)| {
             let scale = present.running_scale(name).unwrap_or(SCALE_DEFAULT);

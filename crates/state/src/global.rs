@@ -3,6 +3,7 @@
 mod apply;
 mod command;
 mod region;
+pub mod regions;
 mod root;
 mod secret;
 

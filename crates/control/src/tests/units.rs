@@ -8,12 +8,12 @@ use std::{
 use insula_env::Clock;
 use insula_state::{
     Domain, GlobalState, RegionCommand, RegionState,
-    global::{App, ClusterMeta, GlobalKey, GlobalObject, SealedValue, Secret},
+    global::{App, ClusterMeta, GlobalKey, GlobalObject, Region, SealedValue, Secret},
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, RegionSet, Release, ReleaseNumber,
-    Renewal, Revision, SecretName,
+    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, RegionName, RegionSet, Release,
+    ReleaseNumber, Renewal, Revision, SecretName,
 };
 use serde_bytes::ByteBuf;
 
@@ -61,6 +61,11 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
     let mut state = GlobalState::default();
     let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
     state.absorb(Revision(1), GlobalKey::Meta, Some(GlobalObject::Meta(meta)));
+    for (at, region) in ["fra", "was"].into_iter().enumerate() {
+        let name: RegionName = region.parse().expect("a name");
+        let region = Region::new(name.clone(), at as u64);
+        state.absorb(Revision(1), GlobalKey::Region(name), Some(GlobalObject::Region(region)));
+    }
     for (name, release, scale) in apps {
         let app: AppName = name.parse().expect("a name");
         let services = BTreeMap::from([("web".parse().expect("a name"), spec(*release))]);
@@ -73,6 +78,14 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
         state.absorb(Revision(1), GlobalKey::App(app), Some(GlobalObject::App(object)));
     }
     state
+}
+
+fn in_region(name: &str) -> RegionState {
+    let mut region = RegionState::default();
+    let own = name.parse().expect("a name");
+    let meta = RegionMeta { cluster: ClusterId::new(1), region: own, incarnation: Incarnation(1) };
+    region.absorb(Revision(1), RegionKey::Meta, Some(RegionObject::Meta(meta)));
+    region
 }
 
 #[test]
@@ -98,10 +111,7 @@ fn definitions_follow_the_world() {
 
 #[test]
 fn what_runs_in_other_regions_is_not_derived() {
-    let mut region = RegionState::default();
-    let own = "fra".parse().expect("a name");
-    let meta = RegionMeta { cluster: ClusterId::new(1), region: own, incarnation: Incarnation(1) };
-    region.absorb(Revision(1), RegionKey::Meta, Some(RegionObject::Meta(meta)));
+    let mut region = in_region("fra");
     let shop = definition(1, 3);
     let named = |set: &[(&str, RegionSet)]| {
         let mut global = global(&[("shop", 1, 3)]);
@@ -139,6 +149,23 @@ fn what_runs_in_other_regions_is_not_derived() {
     let newer = definition(2, 3);
     region.absorb(Revision(3), RegionKey::Definition(shop.app.clone()), Some(RegionObject::Definition(newer)));
     assert_eq!(derive::reconcile(&global, &region), [], "this copy is older than what was derived");
+}
+
+/// What names no regions runs in the defaults alone; a world that does not know a region takes nothing from it.
+#[test]
+fn what_names_no_regions_runs_in_the_defaults() {
+    let mut region = in_region("was");
+    let shop = definition(1, 3);
+    let mut world = global(&[("shop", 1, 3)]);
+    assert_eq!(derive::reconcile(&world, &region), [], "another region was founded first");
+    let was: RegionName = "was".parse().expect("a name");
+    let marked = Region { is_default: true, ..Region::new(was.clone(), 9) };
+    world.absorb(Revision(2), GlobalKey::Region(was.clone()), Some(GlobalObject::Region(marked)));
+    assert_eq!(derive::reconcile(&world, &region), [RegionCommand::SetDefinition(shop.clone())]);
+    assert_eq!(derive::reconcile(&world, &in_region("fra")), [], "it is no default any more");
+    region.absorb(Revision(2), RegionKey::Definition(shop.app.clone()), Some(RegionObject::Definition(shop)));
+    world.absorb(Revision(3), GlobalKey::Region(was), None);
+    assert_eq!(derive::reconcile(&world, &region), []);
 }
 
 #[test]

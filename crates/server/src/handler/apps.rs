@@ -19,7 +19,7 @@ use insula_state::{
     global::{GlobalReply, Region},
 };
 use insula_types::{
-    AppDefinition, AppName, DefinitionProblem, Desired, HookState, Level, Phase, Placement, RegionName,
+    AppDefinition, AppName, DefinitionProblem, Desired, HookState, Level, Phase, Placement, RegionName, RegionSet,
     RegionalDefinition, RegionalService, ReleaseNumber, RequestId, Scale, SecretVersion, ServiceDefinition,
     ServiceName, ServiceRef, ServiceSpec,
     definition::{nearest, refuse_each_node},
@@ -229,6 +229,11 @@ impl NodeApi {
         self.hooks(&wanted, &BTreeMap::new())
     }
 
+    /// Whether this region is one of those that run what asks for these.
+    fn runs_here(&self, wanted: &RegionSet) -> bool {
+        self.global.read(|global| global.regions_for(wanted).contains(&self.config.region))
+    }
+
     /// What this region would have to run, were it deployed.
     fn coming(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> RegionalDefinition {
         let app = self.global.read(|global| global.apps.get(&wanted.app).cloned());
@@ -242,8 +247,8 @@ impl NodeApi {
             let (update, priority) = (service.update.clone(), service.priority);
             (name.clone(), RegionalService { spec, scale, update, priority })
         };
-        let own = &self.config.region;
-        let services = wanted.services.iter().filter(|(_, service)| service.regions.has(own)).map(service).collect();
+        let is_here = |(_, one): &(&ServiceName, &ServiceDefinition)| self.runs_here(&one.regions);
+        let services = wanted.services.iter().filter(is_here).map(service).collect();
         let (release, again_of) = (ReleaseNumber(0), None);
         RegionalDefinition { app: wanted.app.clone(), release, services, again_of }
     }
@@ -308,8 +313,9 @@ impl NodeApi {
         let app = self.global.read(|global| global.apps.get(name).cloned()).ok_or_else(|| no_such_app(name))?;
         let elsewhere = self.global.read(|global| {
             let release = global.current_release(name)?;
-            let others = app.scale.keys().filter(|service| !release.regions_of(service).has(&self.config.region));
-            Some(others.cloned().collect::<BTreeSet<_>>())
+            let is_here =
+                |service: &&ServiceName| global.regions_for(&release.regions_of(service)).contains(&self.config.region);
+            Some(app.scale.keys().filter(|service| !is_here(service)).cloned().collect::<BTreeSet<_>>())
         });
         let is_here = |service: &ServiceName| !elsewhere.as_ref().is_some_and(|names| names.contains(service));
         let images = self.region.read(|region| {

@@ -45,12 +45,24 @@ pub struct Region {
     /// How many nodes it has, as it said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u32>,
+    /// Whether it runs services that name no regions. While no region does, the first one runs them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_default: bool,
 }
 
 impl Region {
     /// A region that serves.
     pub const fn new(name: RegionName, created_ms: u64, agreed: Option<Agreed>) -> Self {
-        Self { name, created_ms, agreed, continent: None, phase: Phase::Serving, gateways: Vec::new(), nodes: None }
+        Self {
+            name,
+            created_ms,
+            agreed,
+            continent: None,
+            phase: Phase::Serving,
+            gateways: Vec::new(),
+            nodes: None,
+            is_default: false,
+        }
     }
 
     /// The level that its nodes have agreed on.

@@ -276,6 +276,7 @@ fn later_rows() -> Vec<Row> {
     use GlobalObject as O;
     let at_level = Region::new(region(), 3, Some(agreed()));
     let mut all = vec![(K::Region(region()), O::Region(at_level)), (K::Level, O::Level(agreed()))];
+    all.push((K::Region(region()), O::Region(Region { is_default: true, ..Region::new(region(), 3, None) })));
     let (app, scale) =
         (|| "shop".parse().expect("a name"), BTreeMap::from([("web".parse().expect("a name"), Scale::EachNode)]));
     all.push((K::App(app()), O::App(App::new(app(), RELEASE, scale))));
@@ -292,9 +293,7 @@ fn later_rows() -> Vec<Row> {
         updates: BTreeMap::from([("web".parse().expect("a name"), update)]),
         again_of: Some(ReleaseNumber(2)),
         why: "it failed".into(),
-        tags: BTreeMap::new(),
-        regions: BTreeMap::new(),
-        priorities: BTreeMap::new(),
+        ..Release::default()
     };
     all.push((K::Release(id()), O::Release(again.clone())));
     all.push((K::Release(id()), O::Release(Release { tags: tags(), ..again.clone() })));

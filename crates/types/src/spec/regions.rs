@@ -10,7 +10,7 @@ use crate::RegionName;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RegionSet {
-    /// Nobody says: all that take what says nothing, which is every region as long as no region says otherwise.
+    /// Nobody says: those that take what says nothing, which the world knows.
     #[default]
     Usual,
     /// Every region, also those that come later.
@@ -28,7 +28,7 @@ impl RegionSet {
         *self == Self::Usual
     }
 
-    /// Whether a region is one of them.
+    /// Whether a region can be one of them. Which are, the world knows.
     pub fn has(&self, region: &RegionName) -> bool {
         match self {
             Self::Usual | Self::All => true,
