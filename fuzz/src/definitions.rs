@@ -1,5 +1,7 @@
 //! Definitions as people write them: in TOML, in JSON, as Compose files.
 
+use std::collections::BTreeSet;
+
 use insula_container::ImageTag;
 use insula_env::Rng;
 use insula_types::{
@@ -44,7 +46,7 @@ services:
     secrets: [password]
     ulimits: { nofile: { soft: 1000, hard: 2000 }, nproc: 3 }
     depends_on: { db: { condition: service_healthy } }
-    x-insula: { routes: [{ host: "${HOST:?which}" }], scale: 4 }
+    x-insula: { routes: [{ host: "${HOST:?which}" }], scale: 4, region: { was: { scale: 2, env: { LOG: debug }, routes: [] } } }
   db:
     image: r.example/db@DIGEST
     environment: ["A=${A:+${B-c}}", "B=$$x $B", C]
@@ -77,6 +79,21 @@ tmpfs = [{ path = "/run", size = "16MiB" }]
 update = { strategy = "canary", weight = "5%", max_errors = "0.5%", promote = "manual", bake = "1s" }
 stop = { signal = "SIGINT", grace = "1m" }
 restart = { policy = "on-failure", backoff = "1s..60s" }
+regions = ["fra", "was"]
+[services.web.region.was]
+scale = 5
+command = ["./other"]
+env = { LOG = "debug", REGION = "was" }
+resources.memory = "512MiB"
+routes = [{ host = "was.shop.example" }]
+health = { exec = ["ask"] }
+update = { strategy = "rolling", max_surge = 2 }
+placement = { require = { gen = "9" } }
+files = []
+priority = 70
+[services.web.region.fra]
+restart = { policy = "always" }
+read_only = true
 [services.tagged]
 image = "r.example:5000/team/shop:1.2_x-Y"
 [services.worker]
@@ -160,12 +177,30 @@ fn images(definition: &AppDefinition) -> Result<(), String> {
     Ok(())
 }
 
+/// What a region has of it is a definition, too.
+fn regions(definition: &AppDefinition) -> Result<(), String> {
+    let regions: BTreeSet<_> = definition.services.values().flat_map(|service| service.overrides.keys()).collect();
+    for region in regions {
+        let own = definition.in_region(region, |service| service.regions.has(region));
+        if own.services.is_empty() {
+            continue;
+        }
+        match AppDefinition::parse(&own.to_toml(), Format::Toml) {
+            Ok(again) if again.services == own.services => {}
+            other => return Err(format!("{region} has {own:?}, which is read as {other:?}")),
+        }
+    }
+    Ok(())
+}
+
 fn judge(read: &Result<AppDefinition, DefinitionError>) -> Result<String, String> {
     match read {
         Ok(definition) => {
             let again = AppDefinition::parse(&definition.to_json().to_string(), Format::Json);
             match again {
-                Ok(again) if again == *definition => images(definition).map(|()| "taken".to_owned()),
+                Ok(again) if again == *definition => {
+                    images(definition).and_then(|()| regions(definition)).map(|()| "taken".to_owned())
+                }
                 other => Err(format!("{definition:?} is read as {other:?}")),
             }
         }

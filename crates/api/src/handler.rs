@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use insula_types::{
     AppDefinition, AppName, ByteSize, DatacenterName, ExecSpec, HttpRequestId, InstanceId, NodeId, NodeName,
-    ReleaseNumber, RequestId, Revision, Scale, SecretName, SecretValue, ServiceName, ServiceRef, SnapshotName, TokenId,
-    VolumeRef,
+    RegionName, ReleaseNumber, RequestId, Revision, Scale, SecretName, SecretValue, ServiceName, ServiceRef,
+    SnapshotName, TokenId, VolumeRef,
 };
 
 use crate::{
@@ -177,6 +177,8 @@ pub struct ScaleRequest {
     pub service: ServiceRef,
     /// Instances per region; at most [`insula_types::definition::SCALE_MAX`].
     pub scale: Scale,
+    /// The one region that it is for; none: all of them.
+    pub region: Option<RegionName>,
     /// Names the request, when the caller did.
     pub request: Option<RequestId>,
 }

@@ -21,7 +21,7 @@ pub use handler::{
     ReadOptions, RemoveNodeRequest, RestartRequest, Role, RollbackRequest, RunningRequest, ScaleRequest,
     SetSecretRequest, SteerRequest,
 };
-pub use plan::changes;
+pub use plan::{changes, regional_changes};
 pub use problem::{Code, Problem};
 pub use router::{Access, router};
 pub use serve::{Requests, serve_tls, serve_unix};

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub use app::{
     App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, Image, ImageCopies, ImageImported,
-    ImageOnNode, ImageRelease, ImageRemoved, ResolvedImage, ScaleBody, Scaled, ServiceStatus,
+    ImageOnNode, ImageRelease, ImageRemoved, RegionChanges, RegionalScale, ResolvedImage, ScaleBody, Scaled,
+    ServiceStatus,
 };
 pub use authority::{CaNode, CaRoot, CaRootState, CaStatus, RecoveryBody, RootAdded, RootBody, RootChanged};
 pub use cluster::{

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_state::{GlobalState, RegionCommand, RegionState};
-use insula_types::{
-    AppName, RegionName, RegionalDefinition, RegionalService, Scale, SecretName, SecretVersion, ServiceSpec,
-};
+use insula_types::{AppName, RegionName, RegionalDefinition, Scale, SecretName, SecretVersion, ServiceSpec};
 
 /// Instances of a service that nobody gave a scale.
 const SCALE_DEFAULT: Scale = Scale::Count(1);
@@ -76,10 +74,9 @@ fn definition(global: &GlobalState, own: Option<&RegionName>, app: &AppName) -> 
             let regions = release.regions_of(name);
             own.map_or_else(|| regions.names().next().is_none(), |own| global.regions_for(&regions).contains(own))
         })
-        .map(|(name, spec)| {
-            let scale = present.running_scale(name).unwrap_or(SCALE_DEFAULT);
-            let (update, priority) = (release.update_of(name), release.priority_of(name));
-            (name.clone(), RegionalService { spec: spec.clone(), scale, update, priority })
+        .filter_map(|(name, _)| {
+            let scale = present.running_scale(name, own).unwrap_or(SCALE_DEFAULT);
+            Some((name.clone(), release.regional(name, own, scale)?))
         })
         .collect();
     Some(RegionalDefinition { app: app.clone(), release: release.number, services, again_of: release.again_of })

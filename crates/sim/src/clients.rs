@@ -121,7 +121,7 @@ impl Clients {
         let scale = self.rng.range(0, SCALE_MAX + 1) as u32;
         let is_deployed = self.global.read(|state| state.apps.contains(&app));
         let command = if is_deployed && self.rng.chance(0.7) {
-            GlobalCommand::Scale { app, service, scale: scale.into() }
+            GlobalCommand::Scale { app, service, scale: scale.into(), region: None }
         } else {
             let mut spec = spec();
             spec.env.insert("VERSION".to_owned(), self.rng.next().to_string());
@@ -135,6 +135,8 @@ impl Clients {
                 tags: BTreeMap::new(),
                 regions: BTreeMap::new(),
                 priorities: BTreeMap::new(),
+                overrides: BTreeMap::new(),
+                regional_scale: BTreeMap::new(),
             }
         };
         if self.global.propose(&command, LIMIT).await.is_ok() {

@@ -1,9 +1,9 @@
 //! The global state: what the whole world shares. Small and bounded (rule R4).
 
 mod apply;
+mod choice;
 mod command;
 mod region;
-pub mod regions;
 mod root;
 mod secret;
 
@@ -34,6 +34,9 @@ pub struct ClusterMeta {
     pub created_ms: u64,
 }
 
+/// Instances of services in regions that have another number than the rest.
+pub type RegionalScale = BTreeMap<ServiceName, BTreeMap<RegionName, Scale>>;
+
 /// An app: the release that shall run, and how many instances of each service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct App {
@@ -46,6 +49,9 @@ pub struct App {
     /// Services that somebody has stopped. Not part of a release either: neither a deploy nor a roll-back starts them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stopped: BTreeSet<ServiceName>,
+    /// Instances in regions that have another number than [`Self::scale`] says. Not part of a release either.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub regional_scale: RegionalScale,
     /// When it was deployed last, milliseconds since 1970. Only in builds that stand for a later version.
     #[cfg(feature = "upgrade-probe")]
     #[serde(default)]
@@ -60,14 +66,21 @@ impl App {
             release,
             scale,
             stopped: BTreeSet::new(),
+            regional_scale: RegionalScale::new(),
             #[cfg(feature = "upgrade-probe")]
             deployed_ms: 0,
         }
     }
 
-    /// How many instances of a service shall run in each region now: none while it is stopped. None: it has no such service.
-    pub fn running_scale(&self, service: &ServiceName) -> Option<Scale> {
-        let scale = *self.scale.get(service)?;
+    /// How many instances of a service a region shall run when nobody has stopped it. None: it has no such service.
+    pub fn scale_in(&self, service: &ServiceName, region: Option<&RegionName>) -> Option<Scale> {
+        let of_region = region.and_then(|region| self.regional_scale.get(service)?.get(region));
+        of_region.or_else(|| self.scale.get(service)).copied()
+    }
+
+    /// How many instances of a service a region shall run now: none while it is stopped. None: it has no such service.
+    pub fn running_scale(&self, service: &ServiceName, region: Option<&RegionName>) -> Option<Scale> {
+        let scale = self.scale_in(service, region)?;
         Some(if self.stopped.contains(service) { Scale::Count(0) } else { scale })
     }
 }

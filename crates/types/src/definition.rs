@@ -30,7 +30,8 @@ pub use places::Places;
 pub use problem::{DefinitionError, DefinitionProblem};
 
 use crate::{
-    AppName, ByteSize, ContentHash, ImageName, Priority, RegionSet, Scale, ServiceName, ServiceSpec, UpdateSpec,
+    AppName, ByteSize, ContentHash, ImageName, Priority, RegionName, RegionSet, Release, Scale, ServiceName,
+    ServiceSpec, ServiceVariant, UpdateSpec,
 };
 
 /// Largest definition in bytes. The largest one of a user so far had 9 KiB; environment variables make the rest.
@@ -81,6 +82,17 @@ pub struct ServiceDefinition {
     pub update: UpdateSpec,
     /// How important it is.
     pub priority: Priority,
+    /// What regions override of it.
+    pub overrides: BTreeMap<RegionName, ServiceOverride>,
+}
+
+/// What a region overrides of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceOverride {
+    /// What the service is there, whether or not that differs.
+    pub variant: ServiceVariant,
+    /// How many instances that region shall run. None: what the service says.
+    pub scale: Option<Scale>,
 }
 
 impl ServiceDefinition {
@@ -96,6 +108,30 @@ impl ServiceDefinition {
         self.spec.image = Some(ImageName { name, tag: None, digest }.to_string());
         self.tag = tag;
     }
+
+    /// What it is in a region that overrides nothing.
+    #[must_use]
+    pub fn variant(&self) -> ServiceVariant {
+        ServiceVariant::new(&self.spec, &self.update, self.priority)
+    }
+
+    /// What it is in a region, overrides applied.
+    #[must_use]
+    pub fn in_region(&self, region: &RegionName) -> Self {
+        let mut own = Self { overrides: BTreeMap::new(), ..self.clone() };
+        if let Some(ServiceOverride { variant, scale }) = self.overrides.get(region) {
+            own.spec = variant.spec_for(&self.spec);
+            (own.update, own.priority) = (variant.update.clone(), variant.priority);
+            own.scale = scale.or(self.scale);
+        }
+        own
+    }
+
+    /// Takes out the overrides that change nothing.
+    pub fn drop_idle_overrides(&mut self) {
+        let usual = self.variant();
+        self.overrides.retain(|_, one| one.scale.is_some() || one.variant != usual);
+    }
 }
 
 /// Why a service cannot run on each node; none: it can.
@@ -107,6 +143,44 @@ pub fn refuse_each_node(spec: &ServiceSpec) -> Option<&'static str> {
 }
 
 impl AppDefinition {
+    /// What it is in a region that runs these of its services, overrides applied, scale included. Which regions run it, and in which order, is
+    /// not in it.
+    #[must_use]
+    pub fn in_region(&self, region: &RegionName, runs: impl Fn(&ServiceDefinition) -> bool) -> Self {
+        let here = self.services.iter().filter(|(_, service)| runs(service));
+        let services = here.map(|(name, service)| {
+            let mut own = service.in_region(region);
+            own.regions = RegionSet::Usual;
+            own.update.region_order = Vec::new();
+            (name.clone(), own)
+        });
+        Self { app: self.app.clone(), services: services.collect(), contents: self.contents.clone() }
+    }
+
+    /// The release that it makes: without number and time, secrets of no version yet. Scales are not in it.
+    #[must_use]
+    pub fn to_release(&self) -> Release {
+        let services = || self.services.iter();
+        let overrides = services().filter(|(_, one)| !one.overrides.is_empty()).map(|(name, one)| {
+            let variants = one.overrides.iter().map(|(region, of)| (region.clone(), of.variant.clone()));
+            // What is only scaled is as everywhere else.
+            let usual = one.variant();
+            (name.clone(), variants.filter(|(_, variant)| *variant != usual).collect::<BTreeMap<_, _>>())
+        });
+        let updates = services().filter(|(_, one)| !one.update.is_usual());
+        let regions = services().filter(|(_, one)| !one.regions.is_usual());
+        let priorities = services().filter(|(_, one)| !one.priority.is_usual());
+        Release {
+            services: services().map(|(name, one)| (name.clone(), one.spec.clone())).collect(),
+            updates: updates.map(|(name, one)| (name.clone(), one.update.clone())).collect(),
+            tags: services().filter_map(|(name, one)| Some((name.clone(), one.tag.clone()?))).collect(),
+            regions: regions.map(|(name, one)| (name.clone(), one.regions.clone())).collect(),
+            priorities: priorities.map(|(name, one)| (name.clone(), one.priority)).collect(),
+            overrides: overrides.filter(|(_, variants)| !variants.is_empty()).collect(),
+            ..Release::default()
+        }
+    }
+
     /// Reads and checks a definition.
     ///
     /// # Errors

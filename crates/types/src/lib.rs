@@ -26,9 +26,10 @@ pub mod spec;
 pub mod status;
 pub mod text;
 pub mod traffic;
+mod variant;
 
 pub use address::{ADDRESSES_MAX, AddressError, Addresses, NodeAddress, Scope};
-pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition};
+pub use definition::{AppDefinition, DefinitionError, DefinitionProblem, ServiceDefinition, ServiceOverride};
 pub use deployment::{Deployment, DeploymentState, HookRun, HookState};
 pub use exec::{ExecExit, ExecInput, ExecOutput, ExecSpec, ExecSpecError, SignalNumber, WindowSize};
 pub use id::{ClusterId, Incarnation, InstanceId, NodeId, ReleaseNumber, RequestId, Revision, Term, TokenId};
@@ -44,7 +45,7 @@ pub use node::{Capacity, Node, NodeHealth};
 pub use placement::{Desired, Placement};
 pub use priority::Priority;
 pub use quantity::{ByteSize, CpuMillis};
-pub use release::{RegionalDefinition, RegionalService, Release};
+pub use release::{Overrides, RegionalDefinition, RegionalService, Release};
 pub use request::{HttpRequestId, HttpRequestIdError, Remembered, RequestRecord, RequestTry};
 pub use scale::{Scale, ScaleError};
 pub use secret::{
@@ -58,3 +59,4 @@ pub use spec::{
 };
 pub use status::{InstanceStatus, Phase};
 pub use traffic::{ReleaseTraffic, Tally, Traffic};
+pub use variant::ServiceVariant;

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ImageName, Level, Priority, RegionSet, ReleaseNumber, Scale, ServiceName, ServiceSpec, UpdateSpec,
+    AppName, ImageName, Level, Priority, RegionName, RegionSet, ReleaseNumber, Scale, ServiceName, ServiceSpec,
+    ServiceVariant, UpdateSpec,
 };
+
+/// What regions make of services that they override.
+pub type Overrides = BTreeMap<ServiceName, BTreeMap<RegionName, ServiceVariant>>;
 
 /// An immutable, numbered state of an app: all services together. Scale is not part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct Release {
     /// How important services are, where they say. It can change without replacing an instance.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub priorities: BTreeMap<ServiceName, Priority>,
+    /// What regions make of services that they override.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overrides: Overrides,
     /// The earlier release that it is again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_of: Option<ReleaseNumber>,
@@ -47,7 +54,47 @@ impl Release {
     pub fn says_the_same(&self, other: &Self) -> bool {
         (&self.services, &self.updates) == (&other.services, &other.updates)
             && (&self.tags, &self.regions) == (&other.tags, &other.regions)
-            && self.priorities == other.priorities
+            && (&self.priorities, &self.overrides) == (&other.priorities, &other.overrides)
+    }
+
+    /// How its services are run, in one region or another.
+    pub fn specs(&self) -> impl Iterator<Item = &ServiceSpec> {
+        self.specs_by_service().map(|(_, spec)| spec)
+    }
+
+    /// The same, with whose they are. Those of regions lack what no region can override.
+    pub fn specs_by_service(&self) -> impl Iterator<Item = (&ServiceName, &ServiceSpec)> {
+        let of_regions = self.overrides.iter().flat_map(|(name, regions)| regions.values().map(move |one| (name, one)));
+        self.services.iter().chain(of_regions.map(|(name, variant)| (name, &variant.spec)))
+    }
+
+    /// What a region makes of a service that it overrides.
+    fn variant(&self, service: &ServiceName, region: &RegionName) -> Option<&ServiceVariant> {
+        self.overrides.get(service)?.get(region)
+    }
+
+    /// A service as a region has it that runs so many instances of it, overrides applied. None: the release has no such service.
+    pub fn regional(
+        &self,
+        service: &ServiceName,
+        region: Option<&RegionName>,
+        scale: Scale,
+    ) -> Option<RegionalService> {
+        let spec = self.services.get(service)?;
+        Some(match region.and_then(|region| self.variant(service, region)) {
+            Some(variant) => RegionalService {
+                spec: variant.spec_for(spec),
+                scale,
+                update: variant.update.clone(),
+                priority: variant.priority,
+            },
+            None => RegionalService {
+                spec: spec.clone(),
+                scale,
+                update: self.update_of(service),
+                priority: self.priority_of(service),
+            },
+        })
     }
 
     /// In which regions a service runs.

@@ -272,10 +272,10 @@ pub(super) async fn delete_app(State(shared): State<Shared>, asked: Asked) -> Re
 pub(super) async fn scale(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
     let answer = async {
         let service = ServiceRef::new(asked.name("app")?, asked.name("service")?);
-        let ScaleBody { scale } = asked::json_body(body).await?;
+        let ScaleBody { scale, region } = asked::json_body(body).await?;
         between("scale", scale.count().unwrap_or(0).into(), 0, SCALE_MAX.into())?;
         let request = asked.request();
-        shared.handler.scale(ScaleRequest { service, scale, request }).await
+        shared.handler.scale(ScaleRequest { service, scale, region, request }).await
     };
     respond::json(answer.await)
 }

@@ -1,6 +1,6 @@
 //! Apps: what they are, how they are, how they change.
 
-use insula_types::{AppName, DeploymentState, NodeId, NodeName, ReleaseNumber, Scale, ServiceName};
+use insula_types::{AppName, DeploymentState, NodeId, NodeName, RegionName, ReleaseNumber, Scale, ServiceName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,9 @@ pub struct DeployAnswer {
     pub previous: Option<ReleaseNumber>,
     /// What changes, in the order of the key paths. Empty: everything is so already.
     pub changes: Vec<Change>,
+    /// What changes in each region, where that is not the same in all that run it. Empty: what `changes` says is so in each.
+    #[serde(default)]
+    pub regions: Vec<RegionChanges>,
     /// True when nothing was done.
     pub is_plan: bool,
     /// What the tags of images stand for that were looked up, in the order of the services' names.
@@ -87,6 +90,15 @@ pub struct Change {
     pub to: serde_json::Value,
 }
 
+/// What changes in one region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RegionChanges {
+    /// The region.
+    pub region: RegionName,
+    /// What changes there, overrides applied, in the order of the key paths.
+    pub changes: Vec<Change>,
+}
+
 /// What happens to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -109,11 +121,14 @@ pub struct Deleted {
 }
 
 /// Asks for another scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleBody {
     /// Instances per region: a number, or `each-node`.
     pub scale: Scale,
+    /// The one region that it is for; none: all of them, also those that had another scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionName>,
 }
 
 /// A scale that was set.
@@ -123,10 +138,13 @@ pub struct Scaled {
     pub app: AppName,
     /// Its service.
     pub service: ServiceName,
-    /// Instances before.
+    /// Instances before: there, or in all regions that had no other scale.
     pub previous: Scale,
     /// Instances from now on.
     pub scale: Scale,
+    /// The region that it is for; none: all of them.
+    #[serde(default)]
+    pub region: Option<RegionName>,
     /// What finds no place, and losses that were survived before. A sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -149,6 +167,20 @@ pub struct AppStatus {
     /// How far the region is with the release that it has; none where not all programs know of that.
     #[serde(default)]
     pub deployment: Option<Deployment>,
+    /// What each region shall run of it, services in the order of their names; empty where there is one region.
+    #[serde(default)]
+    pub regions: Vec<RegionalScale>,
+}
+
+/// How many instances of a service a region shall run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RegionalScale {
+    /// The service.
+    pub service: ServiceName,
+    /// The region.
+    pub region: RegionName,
+    /// Instances there: a number, or `each-node`; none while it is stopped.
+    pub scale: Scale,
 }
 
 /// On how many nodes of the region an image is: what is on two outlives the loss of one, without any registry.
@@ -209,7 +241,8 @@ impl AppStatus {
                 && service.ready_of_release == service.scale
                 && service.ready == service.scale
         };
-        !self.services.is_empty() && self.services.iter().all(is_settled)
+        // All of it may run in other regions.
+        (!self.services.is_empty() || !self.regions.is_empty()) && self.services.iter().all(is_settled)
     }
 }
 

@@ -161,6 +161,7 @@ impl Handler for Fake {
             release,
             previous,
             changes,
+            regions: Vec::new(),
             is_plan: request.is_plan,
             resolved: Vec::new(),
             warnings: Vec::new(),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use insula_types::{AppName, InstanceId, Scale, SecretName, ServiceName, ServiceRef};
+use insula_types::{AppName, InstanceId, RegionName, Scale, SecretName, ServiceName, ServiceRef};
 
 use super::{JsonArgs, parse_span};
 
@@ -109,6 +109,9 @@ pub struct ScaleArgs {
     /// Instances per region: a number, or each-node for one on each node that the service asks for
     #[arg(value_name = "N|each-node")]
     pub scale: Scale,
+    /// In this region alone; without it, in all of them
+    #[arg(long)]
+    pub region: Option<RegionName>,
 }
 
 #[derive(Debug, Args)]

@@ -11,10 +11,12 @@ use crate::{
 };
 
 pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<(), Failure> {
-    let done = client.scale(&args.service, args.scale).await?.value;
-    let wanted = match done.scale {
-        Scale::Count(count) => format!("{} per region", instances(count)),
-        Scale::EachNode => "one instance on each node".to_owned(),
+    let done = client.scale(&args.service, args.scale, args.region.clone()).await?.value;
+    let per = done.region.as_ref().map_or_else(|| "per region".to_owned(), |region| format!("in {region}"));
+    let wanted = match (done.scale, &done.region) {
+        (Scale::Count(count), _) => format!("{} {per}", instances(count)),
+        (Scale::EachNode, None) => "one instance on each node".to_owned(),
+        (Scale::EachNode, Some(region)) => format!("one instance on each node in {region}"),
     };
     let mut out = if done.previous == done.scale {
         format!("{} has {wanted} already\n", args.service)

@@ -9,7 +9,9 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use insula_api::{
     Client, ClientError,
-    wire::{AppStatus, Change, ChangeKind, DeployAnswer, Deployment, InstanceState, ResolvedImage, Versioned},
+    wire::{
+        AppStatus, Change, ChangeKind, DeployAnswer, Deployment, InstanceState, RegionChanges, ResolvedImage, Versioned,
+    },
 };
 use insula_env::clock;
 use insula_types::{
@@ -228,6 +230,13 @@ async fn unsettled(
     failure.hint(&format!("look on: insula ps {app}, insula logs {app}"))
 }
 
+/// Where it runs, as none of it runs here.
+fn elsewhere(status: &AppStatus) -> Option<String> {
+    let regions: BTreeSet<&str> = status.regions.iter().map(|one| one.region.as_str()).collect();
+    let regions: Vec<&str> = regions.into_iter().collect();
+    (!regions.is_empty()).then(|| format!("nothing of it runs in this region, but in {}", regions.join(", ")))
+}
+
 fn summary(status: &AppStatus) -> String {
     let service = |service: &insula_api::wire::ServiceStatus| {
         let before = match service.ready.saturating_sub(service.ready_of_release) {
@@ -240,7 +249,8 @@ fn summary(status: &AppStatus) -> String {
         let name = image.image.split_once('@').map_or(image.image.as_str(), |(name, _)| name);
         format!("{} on {} of {} nodes", clean(name), image.copies, image.wanted)
     });
-    status.services.iter().map(service).chain(missing).collect::<Vec<_>>().join(", ")
+    let elsewhere = if status.services.is_empty() { elsewhere(status) } else { None };
+    status.services.iter().map(service).chain(missing).chain(elsewhere).collect::<Vec<_>>().join(", ")
 }
 
 /// What a deploy changes, for people.
@@ -259,8 +269,18 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
         format!("  image {} is now {}\n", clean(&one.written), clean(digest))
     });
     out.extend(named.collect::<BTreeSet<_>>());
-    for change in &plan.changes {
-        change_text(change, &mut out);
+    if plan.regions.is_empty() {
+        plan.changes.iter().for_each(|change| change_text(change, "", &mut out));
+    } else {
+        plan.changes
+            .iter()
+            .filter(|change| is_of_all_regions(change))
+            .for_each(|change| change_text(change, "", &mut out));
+        for RegionChanges { region, changes } in &plan.regions {
+            let nothing = if changes.is_empty() { " nothing changes" } else { "" };
+            out.push_str(&format!("  in {region}:{nothing}\n"));
+            changes.iter().for_each(|change| change_text(change, "  ", &mut out));
+        }
     }
     for hook in &plan.hooks {
         let when = match hook.hook {
@@ -281,7 +301,14 @@ pub fn plan_text(plan: &DeployAnswer) -> String {
     out
 }
 
-fn change_text(change: &Change, out: &mut String) {
+/// Whether a change is not told region by region: where a service runs, in which order, and which versions its secrets have.
+fn is_of_all_regions(change: &Change) -> bool {
+    let key = change.path.splitn(3, '.').nth(2).unwrap_or_default();
+    key == "regions" || key == "update.region_order" || key.starts_with("secrets.")
+}
+
+/// `margin`: how much further in than usual.
+fn change_text(change: &Change, margin: &str, out: &mut String) {
     let path = change.path.strip_prefix("services.").unwrap_or(&change.path);
     let value = |value: &Value| match value {
         Value::String(text) => clean(text),
@@ -290,14 +317,16 @@ fn change_text(change: &Change, out: &mut String) {
     };
     match (change.kind, &change.to) {
         (ChangeKind::Added, Value::Object(fields)) => {
-            out.push_str(&format!("  + {path}\n"));
+            out.push_str(&format!("{margin}  + {path}\n"));
             for (key, field) in fields {
-                out.push_str(&format!("      {key}: {}\n", value(field)));
+                out.push_str(&format!("{margin}      {key}: {}\n", value(field)));
             }
         }
-        (ChangeKind::Added, to) => out.push_str(&format!("  + {path}: {}\n", value(to))),
-        (ChangeKind::Removed, _) => out.push_str(&format!("  - {path}\n")),
-        (ChangeKind::Changed, to) => out.push_str(&format!("  ~ {path}: {} -> {}\n", value(&change.from), value(to))),
+        (ChangeKind::Added, to) => out.push_str(&format!("{margin}  + {path}: {}\n", value(to))),
+        (ChangeKind::Removed, _) => out.push_str(&format!("{margin}  - {path}\n")),
+        (ChangeKind::Changed, to) => {
+            out.push_str(&format!("{margin}  ~ {path}: {} -> {}\n", value(&change.from), value(to)));
+        }
     }
 }
 
@@ -384,6 +413,7 @@ mod tests {
             release: ReleaseNumber(release),
             previous: previous.map(ReleaseNumber),
             changes: insula_api::changes(from, to),
+            regions: Vec::new(),
             is_plan: true,
             resolved: Vec::new(),
             warnings: Vec::new(),
@@ -417,6 +447,31 @@ mod tests {
               runs hook after of web when it is out: ./notify
         "#]]
         .assert_eq(&plan_text(&with_hooks));
+        let (all, was) = ("regions = [\"*\"]\n", "[services.web.region.was]\nscale = 4\n");
+        let text = "app = \"shop\"\n[services.web]\nruntime = \"process\"\ncommand = [\"a\"]\n";
+        let (here, there) = (definition(text), definition(&format!("{text}{all}{was}")));
+        let world = ["fra", "was"].map(|name| name.parse::<insula_types::RegionName>().expect("a name"));
+        let chosen = |wanted: &insula_types::RegionSet| {
+            let named = world.iter().filter(|region| !wanted.is_usual() || **region == world[0]);
+            named.cloned().collect::<BTreeSet<_>>()
+        };
+        let by_region = DeployAnswer {
+            regions: insula_api::regional_changes(Some(&here), &there, chosen),
+            ..plan(Some(1), 2, Some(&here), &there)
+        };
+        expect![[r#"
+            shop: release 1 to 2
+              + web.regions: ["*"]
+              in fra: nothing changes
+              in was:
+                + web
+                    command: ["a"]
+                    resources: { cpu = "250m", memory = "128MiB", pids = 256 }
+                    runtime: process
+                    scale: 4
+                    stop: { grace = "10s" }
+        "#]]
+        .assert_eq(&plan_text(&by_region));
         expect![[r#"
             shop: nothing to change, release 1 is this already
             warning: were node n1 lost, 1 of shop/web would find no place: no room

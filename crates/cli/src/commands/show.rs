@@ -4,10 +4,10 @@ use insula_api::{
     Client, ClientError, Code,
     wire::{
         App, AppStatus, AppSummary, GroupStatus, Instance, Node, NodeState, NodeStatus, NodeUse, Region, RegionState,
-        Route, Versioned, Waiting,
+        RegionalScale, Route, Versioned, Waiting,
     },
 };
-use insula_types::{AppName, ImageName, InstanceId, Protocol, RuntimeName, Term, labels_text, text::utc};
+use insula_types::{AppName, ImageName, InstanceId, Protocol, RuntimeName, ServiceName, Term, labels_text, text::utc};
 
 use super::nodes::addresses;
 use crate::{
@@ -167,16 +167,33 @@ fn status_text(status: &AppStatus, width: Option<usize>) -> String {
         ]);
     }
     let mut out = table.render(width);
+    if status.services.is_empty() && !status.regions.is_empty() {
+        out = "nothing of it runs in this region\n".to_owned();
+    }
+    out.push_str(&regions_text(status));
     for image in &status.images {
         let name = ImageName::of_release(&image.image, image.tag.as_ref());
         let missing = if image.copies < image.wanted { format!(" of {}", image.wanted) } else { String::new() };
         out.push_str(&format!("\nimage {} on {}{missing} nodes", short(&name.to_string()), image.copies));
     }
-    if !status.images.is_empty() {
+    if !status.images.is_empty() || !status.regions.is_empty() {
         out.push('\n');
     }
     problems(&mut out, &status.problems);
     out
+}
+
+/// What each region shall run, a line for each service; nothing where there is one region.
+fn regions_text(status: &AppStatus) -> String {
+    let mut services: Vec<(&ServiceName, Vec<String>)> = Vec::new();
+    for RegionalScale { service, region, scale } in &status.regions {
+        let said = format!("{region} {scale}");
+        match services.last_mut().filter(|(last, _)| *last == service) {
+            Some((_, regions)) => regions.push(said),
+            None => services.push((service, vec![said])),
+        }
+    }
+    services.iter().map(|(service, regions)| format!("\nscale of {service}: {}", regions.join(", "))).collect()
 }
 
 pub async fn status(client: &Client, json: bool) -> Result<(), Failure> {

@@ -12,8 +12,8 @@ use insula_state::{
     region::{RegionKey, RegionMeta, RegionObject},
 };
 use insula_types::{
-    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, RegionName, RegionSet, Release,
-    ReleaseNumber, Renewal, Revision, SecretName,
+    AppName, ClusterId, ContentHash, FileSpec, Incarnation, NodeHealth, NodeId, Priority, RegionName, RegionSet,
+    Release, ReleaseNumber, Renewal, Revision, SecretName, ServiceName, ServiceSpec, ServiceVariant, UpdateSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -63,7 +63,7 @@ fn global(apps: &[(&str, u64, u32)]) -> GlobalState {
     state.absorb(Revision(1), GlobalKey::Meta, Some(GlobalObject::Meta(meta)));
     for (at, region) in ["fra", "was"].into_iter().enumerate() {
         let name: RegionName = region.parse().expect("a name");
-        let region = Region::new(name.clone(), at as u64);
+        let region = Region::new(name.clone(), at as u64, None);
         state.absorb(Revision(1), GlobalKey::Region(name), Some(GlobalObject::Region(region)));
     }
     for (name, release, scale) in apps {
@@ -151,6 +151,34 @@ fn what_runs_in_other_regions_is_not_derived() {
     assert_eq!(derive::reconcile(&global, &region), [], "this copy is older than what was derived");
 }
 
+/// A region has what it overrides, and the image of the service; others have nothing of that.
+#[test]
+fn a_region_has_what_it_overrides() {
+    let region: RegionName = "was".parse().expect("a name");
+    let web: ServiceName = "web".parse().expect("a name");
+    let mut world = global(&[("shop", 1, 3)]);
+    let shop: AppName = "shop".parse().expect("a name");
+    let mut made = world.current_release(&shop).cloned().expect("there");
+    made.regions = BTreeMap::from([(web.clone(), RegionSet::All)]);
+    let mut variant = ServiceVariant::new(&spec(1), &UpdateSpec::default(), Priority(70));
+    variant.spec.command = vec!["other".to_owned()];
+    made.overrides = BTreeMap::from([(web.clone(), BTreeMap::from([(region.clone(), variant)]))]);
+    let id = (shop.clone(), made.number);
+    world.absorb(Revision(2), GlobalKey::Release(id), Some(GlobalObject::Release(made)));
+    let app = world.apps.get(&shop).cloned().expect("there");
+    let scales = BTreeMap::from([(region, 5.into())]);
+    let app = App { regional_scale: BTreeMap::from([(web.clone(), scales)]), ..app };
+    world.absorb(Revision(2), GlobalKey::App(shop), Some(GlobalObject::App(app)));
+    let derived = |name: &str| match &derive::reconcile(&world, &in_region(name))[..] {
+        [RegionCommand::SetDefinition(definition)] => definition.services[&web].clone(),
+        other => panic!("{other:?}"),
+    };
+    let (fra, was) = (derived("fra"), derived("was"));
+    assert_eq!((fra.spec, fra.scale, fra.priority), (spec(1), 3.into(), Priority::USUAL));
+    let of_was = ServiceSpec { command: vec!["other".to_owned()], ..spec(1) };
+    assert_eq!((was.spec, was.scale, was.priority), (of_was, 5.into(), Priority(70)));
+}
+
 /// What names no regions runs in the defaults alone; a world that does not know a region takes nothing from it.
 #[test]
 fn what_names_no_regions_runs_in_the_defaults() {
@@ -159,7 +187,7 @@ fn what_names_no_regions_runs_in_the_defaults() {
     let mut world = global(&[("shop", 1, 3)]);
     assert_eq!(derive::reconcile(&world, &region), [], "another region was founded first");
     let was: RegionName = "was".parse().expect("a name");
-    let marked = Region { is_default: true, ..Region::new(was.clone(), 9) };
+    let marked = Region { is_default: true, ..Region::new(was.clone(), 9, None) };
     world.absorb(Revision(2), GlobalKey::Region(was.clone()), Some(GlobalObject::Region(marked)));
     assert_eq!(derive::reconcile(&world, &region), [RegionCommand::SetDefinition(shop.clone())]);
     assert_eq!(derive::reconcile(&world, &in_region("fra")), [], "it is no default any more");

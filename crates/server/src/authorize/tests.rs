@@ -192,7 +192,7 @@ fn each_global_command_is_proposed_by_whom_the_table_says() {
     // By a voter of the global group and by another member, both of fra; by a node of was, and one of nrt.
     let mut table: Vec<(C, &str)> = vec![
         (C::RemoveApp { app: app() }, "yyyy"),
-        (C::Scale { app: app(), service: "web".parse().expect("name"), scale: 1.into() }, "yyyy"),
+        (C::Scale { app: app(), service: "web".parse().expect("name"), scale: 1.into(), region: None }, "yyyy"),
         (C::SetStopped { app: app(), service: None, is_stopped: true }, "yyyy"),
         (C::RemoveSecret { app: app(), name: "KEY".parse().expect("name") }, "yyyy"),
         (C::PutApiToken(token), "yyyy"),

@@ -6,27 +6,23 @@ use std::{
 };
 
 use insula_api::{
-    Answer, Code, DeleteRequest, DeployRequest, Problem, ScaleRequest, changes,
+    Answer, Code, DeleteRequest, DeployRequest, Problem, changes,
     wire::{
         App, AppStatus, AppSummary, Change, ChangeKind, Deleted, DeployAnswer, ImageCopies, List, PlannedHook,
-        ResolvedImage, Scaled, ServiceStatus, Versioned,
+        ResolvedImage, ServiceStatus, Versioned,
     },
 };
 use insula_control::{each_node, loss::Foretelling};
 use insula_env::clock;
-use insula_state::{
-    Committed, Domain, GlobalCommand, GlobalState, ProposeError, RegionState, Table,
-    global::{GlobalReply, Region},
-};
+use insula_state::{Committed, Domain, GlobalCommand, GlobalState, ProposeError, RegionState, global::GlobalReply};
 use insula_types::{
-    AppDefinition, AppName, DefinitionProblem, Desired, HookState, Level, Phase, Placement, RegionName, RegionSet,
-    RegionalDefinition, RegionalService, ReleaseNumber, RequestId, Scale, SecretVersion, ServiceDefinition,
-    ServiceName, ServiceRef, ServiceSpec,
-    definition::{nearest, refuse_each_node},
+    AppDefinition, AppName, Desired, HookState, Level, Phase, Placement, RegionalDefinition, RegionalService, Release,
+    ReleaseNumber, RequestId, Scale, SecretVersion, ServiceDefinition, ServiceName, ServiceRef, ServiceSpec,
+    definition::refuse_each_node,
 };
 
 use super::{
-    NodeApi, loss, problem,
+    NodeApi, loss, problem, regions,
     releases::{deployment, planned_hooks},
 };
 use crate::images::{Copies, tags::as_before};
@@ -48,7 +44,7 @@ pub(super) fn no_such_service(service: &ServiceRef) -> Problem {
 }
 
 /// The definition that runs, as the global state has it.
-fn definition(state: &GlobalState, name: &AppName) -> Option<AppDefinition> {
+pub(super) fn definition(state: &GlobalState, name: &AppName) -> Option<AppDefinition> {
     definition_of(state, name, state.apps.get(name)?.release)
 }
 
@@ -60,9 +56,12 @@ pub(super) fn definition_of(state: &GlobalState, name: &AppName, number: Release
         let (tag, regions) = (release.tags.get(name).cloned(), release.regions_of(name));
         let (scale, update, priority) =
             (app.scale.get(name).copied(), release.update_of(name), release.priority_of(name));
-        (name.clone(), ServiceDefinition { spec: spec.clone(), tag, regions, scale, update, priority })
+        let (spec, overrides) = (spec.clone(), BTreeMap::new());
+        let mut service = ServiceDefinition { spec, tag, regions, scale, update, priority, overrides };
+        service.overrides = regions::overrides(state, app, release, name, &service);
+        (name.clone(), service)
     };
-    let files = release.services.values().flat_map(|spec| &spec.files);
+    let files = release.specs().flat_map(|spec| &spec.files);
     let content = |hash| Some((hash, state.contents.get(&(name.clone(), hash))?.clone()));
     Some(AppDefinition {
         app: name.clone(),
@@ -84,17 +83,20 @@ impl NodeApi {
                 region.definitions.iter().map(|(app, definition)| (app.clone(), on_each_node(region, definition)));
             (ready, counts.collect::<BTreeMap<_, _>>())
         });
+        let own = &self.config.region;
         self.global.replica().read_at(|global, revision| {
             let summary = |app: &insula_state::global::App| {
                 let release = global.current_release(&app.name);
-                let routes = release.iter().flat_map(|release| release.services.values()).flat_map(|spec| &spec.routes);
+                let routes = release.iter().flat_map(|release| release.specs()).flat_map(|spec| &spec.routes);
                 let mut hosts: Vec<_> = routes.map(|route| route.host.clone()).collect();
                 hosts.dedup();
                 AppSummary {
                     name: app.name.clone(),
                     release: app.release,
                     services: app.scale.len() as u32,
-                    wanted: app.scale.keys().filter_map(|service| app.running_scale(service)?.count()).sum::<u32>()
+                    wanted: regions::here(global, app, own)
+                        .filter_map(|service| app.running_scale(service, Some(own))?.count())
+                        .sum::<u32>()
                         + on_each_node.get(&app.name).copied().unwrap_or_default(),
                     ready: ready.get(&app.name).copied().unwrap_or_default(),
                     hosts,
@@ -123,7 +125,9 @@ impl NodeApi {
     pub(super) async fn deploy_app(&self, request: DeployRequest) -> Answer<Versioned<DeployAnswer>> {
         let mut wanted = request.definition;
         let app = wanted.app.clone();
-        self.global.read(|global| refuse_unknown_regions(&wanted, &global.regions))?;
+        self.global.read(|global| regions::refuse_unknown(&wanted, global))?;
+        // What changes nothing is not kept, so that the same is the same release.
+        wanted.services.values_mut().for_each(ServiceDefinition::drop_idle_overrides);
         let running = self.global.read(|global| global.current_release(&app).cloned());
         let again = request.request.filter(|_| !request.is_plan && has_tags(&wanted));
         let mut resolved = match again {
@@ -141,34 +145,32 @@ impl NodeApi {
         let mut changes = changes(current.as_ref(), &wanted);
         let pinned = self.pinned(&wanted)?;
         changes.extend(secret_changes(current.as_ref(), &pinned));
+        let of_regions = self.regional_changes(current.as_ref(), &wanted);
         let warnings = self.warnings(&wanted, &pinned).await;
         let hooks = self.hooks(&wanted, &pinned);
         let answer = |release, is_plan, is_new| {
             let hooks = if is_new { hooks } else { Vec::new() };
-            DeployAnswer { app: app.clone(), release, previous, changes, is_plan, resolved, warnings, hooks }
+            DeployAnswer {
+                app: app.clone(),
+                release,
+                previous,
+                changes,
+                regions: of_regions,
+                is_plan,
+                resolved,
+                warnings,
+                hooks,
+            }
         };
         if request.is_plan {
-            let is_new = current.is_none_or(|current| {
-                let besides =
-                    |one: &ServiceDefinition| (one.tag.clone(), one.regions.clone(), one.update.clone(), one.priority);
-                let before = current.services.iter().map(|(name, one)| (name, &one.spec, besides(one)));
-                let spec = |name, one| pinned.get(name).unwrap_or(one);
-                let after = wanted.services.iter().map(|(name, one)| (name, spec(name, &one.spec), besides(one)));
-                !before.eq(after)
-            });
+            let is_same =
+                |global: &GlobalState| global.current_release(&app).is_some_and(|now| now.says_the_same(&pinned));
+            let is_new = !self.global.read(is_same);
             let release = ReleaseNumber(previous.unwrap_or_default().0 + u64::from(is_new));
             return Ok(Versioned { revision, value: answer(release, true, is_new) });
         }
-        let scale = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.scale?))).collect();
-        let updates = wanted.services.iter().filter(|(_, service)| !service.update.is_usual());
-        let updates = updates.map(|(name, service)| (name.clone(), service.update.clone())).collect();
-        let tags = wanted.services.iter().filter_map(|(name, service)| Some((name.clone(), service.tag.clone()?)));
-        let tags = tags.collect();
-        let regions = wanted.services.iter().filter(|(_, service)| !service.regions.is_usual());
-        let regions = regions.map(|(name, service)| (name.clone(), service.regions.clone())).collect();
-        let priorities = wanted.services.iter().filter(|(_, service)| !service.priority.is_usual());
-        let priorities = priorities.map(|(name, service)| (name.clone(), service.priority)).collect();
-        let services = wanted.services.into_iter().map(|(name, service)| (name, service.spec)).collect();
+        let (scale, regional_scale) = regions::scales(&wanted);
+        let Release { services, updates, tags, regions, priorities, overrides, .. } = wanted.to_release();
         let (expect, contents) = (request.expected, wanted.contents);
         let command = GlobalCommand::Deploy {
             app: app.clone(),
@@ -180,6 +182,8 @@ impl NodeApi {
             tags,
             regions,
             priorities,
+            overrides,
+            regional_scale,
         };
         let committed = self.make_release(request.request, &command).await?;
         Ok(committed.map(|(release, is_new)| answer(release, false, is_new)))
@@ -200,11 +204,7 @@ impl NodeApi {
     }
 
     /// What this region would have no place for, were it deployed. What runs elsewhere needs none here.
-    pub(super) async fn warnings(
-        &self,
-        wanted: &AppDefinition,
-        pinned: &BTreeMap<ServiceName, ServiceSpec>,
-    ) -> Vec<String> {
+    pub(super) async fn warnings(&self, wanted: &AppDefinition, pinned: &Release) -> Vec<String> {
         let definition = self.coming(wanted, pinned);
         let mut foretelling = self.region.read(|region| Foretelling::begin(region, definition));
         // Between the parts the region's state can change, and others have their turns.
@@ -216,7 +216,7 @@ impl NodeApi {
     }
 
     /// What this region would run once for it, were it deployed.
-    fn hooks(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<PlannedHook> {
+    fn hooks(&self, wanted: &AppDefinition, pinned: &Release) -> Vec<PlannedHook> {
         let definition = self.coming(wanted, pinned);
         self.region.read(|region| planned_hooks(region, &definition))
     }
@@ -226,52 +226,18 @@ impl NodeApi {
         let Some(mut wanted) = self.global.read(|global| definition(global, app)) else { return Vec::new() };
         let chosen = wanted.services.iter_mut().filter(|(name, _)| service.is_none_or(|service| service == *name));
         chosen.for_each(|(_, one)| one.spec.restarted = one.spec.restarted.saturating_add(1));
-        self.hooks(&wanted, &BTreeMap::new())
+        self.hooks(&wanted, &wanted.to_release())
     }
 
-    /// Whether this region is one of those that run what asks for these.
-    fn runs_here(&self, wanted: &RegionSet) -> bool {
-        self.global.read(|global| global.regions_for(wanted).contains(&self.config.region))
-    }
-
-    /// What this region would have to run, were it deployed.
-    fn coming(&self, wanted: &AppDefinition, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> RegionalDefinition {
-        let app = self.global.read(|global| global.apps.get(&wanted.app).cloned());
-        let (scales, stopped) = app.map(|app| (app.scale, app.stopped)).unwrap_or_default();
-        let service = |(name, service): (&ServiceName, &ServiceDefinition)| {
-            let spec = pinned.get(name).unwrap_or(&service.spec).clone();
-            let scale = match stopped.contains(name) {
-                true => Scale::Count(0),
-                false => service.scale.or(scales.get(name).copied()).unwrap_or(Scale::Count(1)),
-            };
-            let (update, priority) = (service.update.clone(), service.priority);
-            (name.clone(), RegionalService { spec, scale, update, priority })
-        };
-        let is_here = |(_, one): &(&ServiceName, &ServiceDefinition)| self.runs_here(&one.regions);
-        let services = wanted.services.iter().filter(is_here).map(service).collect();
-        let (release, again_of) = (ReleaseNumber(0), None);
-        RegionalDefinition { app: wanted.app.clone(), release, services, again_of }
-    }
-
-    /// The same for another scale of a service.
-    async fn warnings_of_scale(&self, app: &AppName, service: &ServiceName, scale: Scale) -> Vec<String> {
-        let Some(mut wanted) = self.global.read(|global| definition(global, app)) else { return Vec::new() };
-        if let Some(service) = wanted.services.get_mut(service) {
-            service.scale = Some(scale);
-        }
-        self.warnings(&wanted, &BTreeMap::new()).await
-    }
-
-    /// The services as a release of now would have them.
-    fn pinned(&self, wanted: &AppDefinition) -> Answer<BTreeMap<ServiceName, ServiceSpec>> {
-        let services = wanted.services.iter().map(|(name, service)| (name.clone(), service.spec.clone()));
-        let mut services = services.collect();
+    /// The release that would be made of it now.
+    fn pinned(&self, wanted: &AppDefinition) -> Answer<Release> {
+        let mut release = wanted.to_release();
         let pinned = self.global.read(|global| {
-            global.keep_restarts(&wanted.app, &mut services);
-            global.pin_secrets(&wanted.app, &mut services)
+            global.keep_restarts(&wanted.app, &mut release.services);
+            global.pin_secrets(&wanted.app, &mut release)
         });
         pinned.map_err(|why| Problem::new(Code::InvalidRequest, why.message))?;
-        Ok(services)
+        Ok(release)
     }
 
     pub(super) async fn remove_app(&self, request: DeleteRequest) -> Answer<Versioned<Deleted>> {
@@ -290,34 +256,12 @@ impl NodeApi {
         Ok(Versioned { revision: committed.revision, value: Deleted { app: request.app, instances } })
     }
 
-    pub(super) async fn set_scale(&self, request: ScaleRequest) -> Answer<Versioned<Scaled>> {
-        let ServiceRef { app, service } = request.service;
-        let previous = self.global.read(|global| global.apps.get(&app).map(|found| found.scale.get(&service).copied()));
-        let previous = previous
-            .ok_or_else(|| no_such_app(&app))?
-            .ok_or_else(|| no_such_service(&ServiceRef::new(app.clone(), service.clone())))?;
-        if request.scale == Scale::EachNode {
-            let spec = self.global.read(|global| global.current_release(&app)?.services.get(&service).cloned());
-            if let Some(why) = spec.as_ref().and_then(refuse_each_node) {
-                return Err(Problem::new(Code::InvalidDefinition, format!("{app}/{service}: {why}")));
-            }
-        }
-        let warnings = self.warnings_of_scale(&app, &service, request.scale).await;
-        let command = GlobalCommand::Scale { app: app.clone(), service: service.clone(), scale: request.scale };
-        let committed = self.change(&self.global, request.request, &command).await?;
-        let value = Scaled { app, service, previous, scale: request.scale, warnings };
-        Ok(Versioned { revision: committed.revision, value })
-    }
-
     pub(super) async fn status_of(&self, name: &AppName) -> Answer<Versioned<AppStatus>> {
         let app = self.global.read(|global| global.apps.get(name).cloned()).ok_or_else(|| no_such_app(name))?;
-        let elsewhere = self.global.read(|global| {
-            let release = global.current_release(name)?;
-            let is_here =
-                |service: &&ServiceName| global.regions_for(&release.regions_of(service)).contains(&self.config.region);
-            Some(app.scale.keys().filter(|service| !is_here(service)).cloned().collect::<BTreeSet<_>>())
-        });
-        let is_here = |service: &ServiceName| !elsewhere.as_ref().is_some_and(|names| names.contains(service));
+        let own = &self.config.region;
+        let here: BTreeSet<ServiceName> =
+            self.global.read(|global| regions::here(global, &app, own).cloned().collect());
+        let scales = self.global.read(|global| regions::running(global, &app));
         let images = self.region.read(|region| {
             let services = region.definitions.get(name).map(|definition| definition.services.values());
             services.into_iter().flatten().filter_map(|service| service.spec.image.clone()).collect::<BTreeSet<_>>()
@@ -327,8 +271,7 @@ impl NodeApi {
         self.region.replica().read_at(|region, revision| {
             let mine = || region.placements.values().filter(|placement| placement.service.app == *name);
             let deployed = region.definitions.get(name).map_or(ReleaseNumber(0), |definition| definition.release);
-            let services = app.scale.keys().filter(|service| is_here(service));
-            let services = services.filter_map(|service| Some((service, app.running_scale(service)?)));
+            let services = here.iter().filter_map(|service| Some((service, app.running_scale(service, Some(own))?)));
             let services = services.map(|(service, scale)| {
                 let status = |placement: &Placement| region.statuses.get(&placement.instance);
                 let of_service = || {
@@ -383,7 +326,15 @@ impl NodeApi {
             let waiting = of_app.map(|(service, row)| row.text(service));
             let problems = stopped.chain(words).chain(waiting).chain(missing).take(PROBLEMS_MAX).collect();
             let deployment = deployment(region, name);
-            let value = AppStatus { app: name.clone(), release: app.release, services, images, problems, deployment };
+            let value = AppStatus {
+                app: name.clone(),
+                release: app.release,
+                services,
+                images,
+                problems,
+                deployment,
+                regions: scales,
+            };
             Ok(Versioned { revision, value })
         })
     }
@@ -413,100 +364,43 @@ fn has_tags(definition: &AppDefinition) -> bool {
     definition.services.values().any(|service| service.image().is_some_and(|image| image.digest.is_none()))
 }
 
-/// Refuses regions that do not exist, with those that do.
-fn refuse_unknown_regions(wanted: &AppDefinition, known: &Table<RegionName, Region>) -> Answer<()> {
-    let mut problems = Vec::new();
-    for (service, one) in &wanted.services {
-        let named = one.regions.names().map(|name| ("regions", name));
-        for (key, name) in named.chain(one.update.region_order.iter().map(|name| ("update.region_order", name))) {
-            if known.contains(name) {
-                continue;
-            }
-            let all: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
-            let way = match nearest(name.as_str(), all.iter().copied()) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("there is {}", all.join(", ")),
-            };
-            let later = if all.len() > 1 { "" } else { "; a second region is not yet in this version" };
-            let message = format!("there is no region {name}: {way}{later}");
-            problems.push(DefinitionProblem { path: format!("services.{service}.{key}"), line: 0, column: 0, message });
-        }
-    }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let count = problems.len();
-    let said = format!("{count} to correct; nothing was changed");
-    Err(Problem { problems, ..Problem::new(Code::InvalidDefinition, said) })
-}
-
 /// A definition that leaves a scale open keeps the one that is, which may not suit what it says now.
 fn refuse_each_node_with_volumes(current: Option<&AppDefinition>, wanted: &AppDefinition) -> Answer<()> {
     for (name, service) in &wanted.services {
-        let kept = current.and_then(|current| current.services.get(name)).and_then(|service| service.scale);
+        let present = current.and_then(|current| current.services.get(name));
+        let kept = present.and_then(|service| service.scale);
         if let Some(why) = refuse_each_node(&service.spec).filter(|_| service.scale.or(kept) == Some(Scale::EachNode)) {
             return Err(Problem::new(Code::InvalidDefinition, format!("services.{name}.scale: {why}")));
+        }
+        for (region, one) in &service.overrides {
+            // What is written without a region is said of all that have no other.
+            let kept = present.filter(|_| service.scale.is_none()).and_then(|service| service.in_region(region).scale);
+            let is_each_node = one.scale.or(service.scale).or(kept) == Some(Scale::EachNode);
+            if let Some(why) = refuse_each_node(&one.variant.spec).filter(|_| is_each_node) {
+                let said = format!("services.{name}.region.{region}.scale: {why}");
+                return Err(Problem::new(Code::InvalidDefinition, said));
+            }
         }
     }
     Ok(())
 }
 
 /// Secrets that services have before and after, in another version.
-fn secret_changes(current: Option<&AppDefinition>, pinned: &BTreeMap<ServiceName, ServiceSpec>) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for (service, spec) in pinned {
-        let before = current.and_then(|current| current.services.get(service)).map(|service| &service.spec.secrets);
+fn secret_changes(current: Option<&AppDefinition>, pinned: &Release) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    for (service, spec) in pinned.specs_by_service() {
+        let before = current.and_then(|current| current.services.get(service));
+        let of_regions = before.into_iter().flat_map(|one| one.overrides.values()).map(|one| &one.variant.spec);
+        let before: Vec<_> = before.iter().map(|one| &one.spec).chain(of_regions).collect();
         for (name, version) in &spec.secrets {
-            if let Some(old) = before.and_then(|before| before.get(name)).filter(|old| *old != version) {
-                let path = format!("services.{service}.secrets.{name}");
+            let mut old = before.iter().filter_map(|spec| spec.secrets.get(name));
+            let path = format!("services.{service}.secrets.{name}");
+            let is_told = changes.iter().any(|change| change.path == path);
+            if let Some(old) = old.next().filter(|old| *old != version && !is_told) {
                 let said = |version: &SecretVersion| format!("version {version}").into();
                 changes.push(Change { path, kind: ChangeKind::Changed, from: said(old), to: said(version) });
             }
         }
     }
     changes
-}
-
-#[cfg(test)]
-mod tests {
-    use insula_state::global::{GlobalKey, GlobalObject};
-    use insula_types::{Revision, definition::Format};
-
-    use super::*;
-
-    #[test]
-    fn regions_have_to_exist() {
-        let found = |world: &mut GlobalState, name: &str| {
-            let name: RegionName = name.parse().expect("a name");
-            let region = Region::new(name.clone(), 0, None);
-            world.absorb(Revision(1), GlobalKey::Region(name), Some(GlobalObject::Region(region)));
-        };
-        let mut world = GlobalState::default();
-        found(&mut world, "fra");
-        let said = |world: &GlobalState, lines: &str| {
-            let text = format!("app = \"shop\"\n[services.web]\nimage = \"a\"\n{lines}");
-            let wanted = AppDefinition::parse(&text, Format::Toml).expect("valid");
-            let refused = refuse_unknown_regions(&wanted, &world.regions).err()?;
-            Some(refused.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        };
-        for good in ["", "regions = [\"fra\"]", "regions = [\"*\"]\nupdate = { region_order = [\"fra\"] }"] {
-            assert_eq!(said(&world, good), None, "{good}");
-        }
-        assert_eq!(
-            said(&world, "regions = [\"was\", \"fra\"]\nupdate = { region_order = [\"was\"] }").as_deref(),
-            Some(
-                "services.web.regions: there is no region was: there is fra; a second region is not yet in this version\n\
-                 services.web.update.region_order: there is no region was: there is fra; a second region is not yet in this version"
-            ),
-        );
-        found(&mut world, "nrt");
-        assert_eq!(
-            said(&world, "regions = [\"frs\"]").as_deref(),
-            Some("services.web.regions: there is no region frs: did you mean \"fra\"?")
-        );
-        assert_eq!(
-            said(&world, "regions = [\"was\"]").as_deref(),
-            Some("services.web.regions: there is no region was: there is fra, nrt")
-        );
-    }
 }

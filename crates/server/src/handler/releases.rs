@@ -1,9 +1,7 @@
 //! Releases: which there are, how they come out, and how they are taken back.
 
-use std::collections::BTreeMap;
-
 use insula_api::{
-    Answer, Code, Problem, RestartRequest, RollbackRequest, RunningRequest, SteerRequest, changes,
+    Answer, Code, Problem, RestartRequest, RollbackRequest, RunningRequest, SteerRequest, changes, regional_changes,
     wire::{
         self, Change, ChangeKind, DeployAnswer, Hook, List, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome,
         Running, Steered, Steering, Versioned,
@@ -57,7 +55,7 @@ impl NodeApi {
 
     pub(super) async fn roll_back(&self, request: RollbackRequest) -> Answer<Versioned<DeployAnswer>> {
         let RollbackRequest { app, to, is_plan, expected, request } = request;
-        let (from, to, changes, wanted, revision) = self.global.replica().read_at(|global, revision| {
+        let (from, to, (changes, regions), wanted, revision) = self.global.replica().read_at(|global, revision| {
             let from = global.apps.get(&app).ok_or_else(|| no_such_app(&app))?.release;
             if let Some(expected) = expected.filter(|expected| *expected != from) {
                 let detail = format!("{app} is at release {from}, not {expected}: look at what changed and try again");
@@ -69,16 +67,19 @@ impl NodeApi {
                 Problem::new(Code::NoSuchRelease, said)
             })?;
             let wanted = definition_of(global, &app, to).ok_or_else(|| no_such_release(&app, to))?;
-            let changes = changes(definition_of(global, &app, from).as_ref(), &wanted);
-            Ok((from, to, changes, wanted, revision))
+            let present = definition_of(global, &app, from);
+            let changes = changes(present.as_ref(), &wanted);
+            let regions = regional_changes(present.as_ref(), &wanted, |wanted| global.regions_for(wanted));
+            Ok((from, to, (changes, regions), wanted, revision))
         })?;
         // A release names the versions of its secrets already.
-        let warnings = self.warnings(&wanted, &BTreeMap::new()).await;
+        let warnings = self.warnings(&wanted, &wanted.to_release()).await;
         let answer = |release, changes| DeployAnswer {
             app: app.clone(),
             release,
             previous: Some(from),
             changes,
+            regions,
             is_plan,
             // A release has the digests of its time.
             resolved: Vec::new(),
@@ -121,6 +122,7 @@ impl NodeApi {
             release,
             previous: Some(from),
             changes,
+            regions: Vec::new(),
             is_plan,
             resolved: Vec::new(),
             // As much runs afterwards as now.

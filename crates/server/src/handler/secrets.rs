@@ -83,5 +83,5 @@ impl NodeApi {
 /// Which version the release that shall run has, if it has the secret.
 fn running(global: &GlobalState, app: &AppName, name: &SecretName) -> Option<SecretVersion> {
     let release = global.current_release(app)?;
-    release.services.values().filter_map(|spec| spec.secrets.get(name)).max().copied()
+    release.specs().filter_map(|spec| spec.secrets.get(name)).max().copied()
 }

@@ -1,16 +1,15 @@
 //! Decides on global commands.
 
 mod contents;
+mod scales;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_types::{
-    Agreed, AppName, ContentHash, RegionName, Release, ReleaseNumber, RouteSpec, Scale, ServiceName, ServiceSpec,
-};
+use insula_types::{Agreed, AppName, ContentHash, RegionName, Release, ReleaseNumber, RouteSpec, Scale, ServiceName};
 
 use super::{
     ApiToken, App, ClusterMeta, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, GlobalState, Region,
-    ReleaseOutcome, region, root, secret,
+    RegionalScale, ReleaseOutcome, region, root, secret,
 };
 use crate::{Changes, Conflict, Domain, Rejection};
 
@@ -36,17 +35,30 @@ impl<'a> Apply<'a> {
         match command {
             C::Init { meta, region, agreed } => self.init(meta, region, agreed.as_ref()),
             C::SetRegionLevel { region, agreed } => self.set_region_level(region, agreed),
-            C::Deploy { app, services, scale, expect, updates, contents, tags, regions, priorities } => {
+            C::Deploy {
+                app,
+                services,
+                scale,
+                expect,
+                updates,
+                contents,
+                tags,
+                regions,
+                priorities,
+                overrides,
+                regional_scale,
+            } => {
                 let (services, updates) = (services.clone(), updates.clone());
                 let (tags, regions, priorities) = (tags.clone(), regions.clone(), priorities.clone());
-                let wanted = Release { services, updates, tags, regions, priorities, ..Release::default() };
-                self.deploy(app, wanted, contents, scale, *expect)
+                let overrides = overrides.clone();
+                let wanted = Release { services, updates, tags, regions, priorities, overrides, ..Release::default() };
+                self.deploy(app, wanted, contents, (scale, regional_scale), *expect)
             }
             C::Rollback { app, to, from, why } => self.roll_back(app, *to, *from, why),
             C::ReportOutcome { app, release, region, outcome } => self.report_outcome(app, *release, region, outcome),
             C::Restart { app, service, from } => self.restart(app, service.as_ref(), *from),
             C::SetStopped { app, service, is_stopped } => self.set_stopped(app, service.as_ref(), *is_stopped),
-            C::Scale { app, service, scale } => self.scale(app, service, *scale),
+            C::Scale { app, service, scale, region } => self.scale(app, service, *scale, region.as_ref()),
             C::RemoveApp { app } => self.remove_app(app),
             C::PutApiToken(token) => self.put_api_token(token),
             C::RemoveApiToken { id } => {
@@ -110,7 +122,7 @@ impl<'a> Apply<'a> {
         name: &AppName,
         mut wanted: Release,
         contents: &BTreeMap<ContentHash, String>,
-        scale: &BTreeMap<ServiceName, Scale>,
+        (scale, regional): (&BTreeMap<ServiceName, Scale>, &RegionalScale),
         expect: Option<ReleaseNumber>,
     ) -> Decision {
         let present = self.state.apps.get(name);
@@ -123,10 +135,10 @@ impl<'a> Apply<'a> {
                 format!("{name} is at release {found}, not {expected}: look at what changed and deploy again"),
             ));
         }
-        self.state.pin_secrets(name, &mut wanted.services)?;
+        self.state.pin_secrets(name, &mut wanted)?;
         self.state.keep_restarts(name, &mut wanted.services);
         let services = &wanted.services;
-        let claims = self.claims(name, services)?;
+        let claims = self.claims(name, &wanted)?;
         let mut scales: BTreeMap<ServiceName, Scale> =
             services.keys().map(|service| (service.clone(), Scale::Count(1))).collect();
         let kept = present.into_iter().flat_map(|app| &app.scale).chain(scale);
@@ -135,18 +147,22 @@ impl<'a> Apply<'a> {
                 *slot = *count;
             }
         }
+        let kept = present.map(|app| &app.regional_scale);
+        let regional_scale = scales::regional(&scales, kept, scale, regional);
         let same = self.state.current_release(name).is_some_and(|release| release.says_the_same(&wanted));
-        if same && present.is_some_and(|app| app.scale == scales) {
+        let is_scaled = |app: &App| app.scale == scales && app.regional_scale == regional_scale;
+        if same && present.is_some_and(is_scaled) {
             return Ok(GlobalReply::Deployed { release: running.unwrap_or_default(), is_new: false });
         }
         let last = running.or_else(|| self.state.removed.get(name).copied()).unwrap_or_default();
         let number = if same { last } else { ReleaseNumber(last.0 + 1) };
         if !same {
-            self.keep_contents(name, services, contents)?;
+            self.keep_contents(name, wanted.specs(), contents)?;
             self.put_release(name, claims, Release { number, created_ms: self.at_ms, ..wanted.clone() });
         }
         let stopped = present.into_iter().flat_map(|app| &app.stopped).filter(|one| wanted.services.contains_key(*one));
-        let app = App { stopped: stopped.cloned().collect(), ..App::new(name.clone(), number, scales) };
+        let stopped = stopped.cloned().collect();
+        let app = App { stopped, regional_scale, ..App::new(name.clone(), number, scales) };
         #[cfg(feature = "upgrade-probe")]
         let app = App { deployed_ms: self.at_ms, ..app };
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
@@ -159,8 +175,8 @@ impl<'a> Apply<'a> {
     fn put_release(&mut self, name: &AppName, claims: BTreeSet<RouteSpec>, release: Release) {
         self.move_claims(name, claims);
         let kept = self.forget_old_releases(name);
-        self.forget_contents(name, &kept, release.services.values());
-        secret::forget(self.state, name, &kept, release.services.values(), self.out);
+        self.forget_contents(name, &kept, release.specs());
+        secret::forget(self.state, name, &kept, release.specs(), self.out);
         self.out.put(GlobalKey::Release((name.clone(), release.number)), GlobalObject::Release(release));
     }
 
@@ -179,7 +195,7 @@ impl<'a> Apply<'a> {
         if self.state.current_release(name).is_some_and(|now| now.says_the_same(before)) {
             return Ok(GlobalReply::Deployed { release: from, is_new: false });
         }
-        let claims = self.claims(name, &before.services)?;
+        let claims = self.claims(name, before)?;
         let kept = |service: &ServiceName| app.scale.get(service).copied().unwrap_or(Scale::Count(1));
         let scale = before.services.keys().map(|service| (service.clone(), kept(service))).collect();
         let number = ReleaseNumber(from.0 + 1);
@@ -187,7 +203,8 @@ impl<'a> Apply<'a> {
         let release =
             Release { number, created_ms: self.at_ms, again_of: Some(first), why: why.to_owned(), ..before.clone() };
         self.put_release(name, claims, release);
-        let changed = App { release: number, scale, ..app.clone() };
+        let mut changed = App { release: number, scale, ..app.clone() };
+        changed.regional_scale.retain(|service, _| changed.scale.contains_key(service));
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(changed));
         Ok(GlobalReply::Deployed { release: number, is_new: true })
     }
@@ -213,24 +230,24 @@ impl<'a> Apply<'a> {
     }
 
     /// The hosts and paths that these services want; a conflict when another app has one of them.
-    fn claims(
-        &self,
-        name: &AppName,
-        services: &BTreeMap<ServiceName, ServiceSpec>,
-    ) -> Result<BTreeSet<RouteSpec>, Rejection> {
-        let mut wanted = BTreeSet::new();
-        for route in services.values().flat_map(|spec| &spec.routes) {
+    fn claims(&self, name: &AppName, release: &Release) -> Result<BTreeSet<RouteSpec>, Rejection> {
+        let mut wanted: BTreeMap<RouteSpec, &ServiceName> = BTreeMap::new();
+        let of_specs = release.specs_by_service().flat_map(|(service, spec)| {
+            spec.routes.iter().enumerate().map(move |(at, route)| (service, route, spec.routes[..at].contains(route)))
+        });
+        for (service, route, is_again) in of_specs {
             if let Some(owner) = self.state.claims.get(route).filter(|owner| *owner != name) {
                 return Err(Rejection::conflict(
                     Conflict::RouteTaken,
                     format!("{}{} belongs to app {owner}", route.host, route.path),
                 ));
             }
-            if !wanted.insert(route.clone()) {
+            // A service may have a route in several regions.
+            if is_again || wanted.insert(route.clone(), service).is_some_and(|other| other != service) {
                 return Err(Rejection::invalid(format!("{}{} is named twice", route.host, route.path)));
             }
         }
-        Ok(wanted)
+        Ok(wanted.into_keys().collect())
     }
 
     fn move_claims(&mut self, name: &AppName, wanted: BTreeSet<RouteSpec>) {
@@ -271,19 +288,6 @@ impl<'a> Apply<'a> {
         state.apps.get(name).ok_or_else(|| Rejection::not_found(format!("there is no app {name}")))
     }
 
-    fn scale(&mut self, name: &AppName, service: &ServiceName, scale: Scale) -> Decision {
-        let mut app = self.app(name)?.clone();
-        let Some(present) = app.scale.get_mut(service) else {
-            let known: Vec<_> = app.scale.keys().map(ServiceName::as_str).collect();
-            return Err(Rejection::not_found(format!("{name} has no service {service}; it has {}", known.join(", "))));
-        };
-        if *present != scale {
-            *present = scale;
-            self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(app));
-        }
-        Ok(GlobalReply::Done)
-    }
-
     fn restart(&mut self, name: &AppName, service: Option<&ServiceName>, from: ReleaseNumber) -> Decision {
         let app = self.app(name)?;
         let chosen = chosen(app, service)?;
@@ -300,7 +304,6 @@ impl<'a> Apply<'a> {
         for (_, spec) in services.iter_mut().filter(|(service, _)| chosen.contains(*service)) {
             spec.restarted = spec.restarted.saturating_add(1);
         }
-        let claims = self.claims(name, &services)?;
         let number = ReleaseNumber(from.0 + 1);
         let why = match service {
             Some(service) => format!("somebody asked for a restart of {service}"),
@@ -308,6 +311,7 @@ impl<'a> Apply<'a> {
         };
         let created_ms = self.at_ms;
         let release = Release { number, services, created_ms, again_of: None, why, ..present.clone() };
+        let claims = self.claims(name, &release)?;
         self.put_release(name, claims, release);
         self.out.put(GlobalKey::App(name.clone()), GlobalObject::App(App { release: number, ..app.clone() }));
         Ok(GlobalReply::Deployed { release: number, is_new: true })

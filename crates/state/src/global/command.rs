@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, AppName, ContentHash, ContinentName, Level, Priority, RegionName, RegionSet, ReleaseNumber, Scale,
-    SecretName, SecretVersion, ServiceName, ServiceSpec, UpdateSpec,
+    Agreed, AppName, ContentHash, ContinentName, Level, Overrides, Priority, RegionName, RegionSet, ReleaseNumber,
+    Scale, SecretName, SecretVersion, ServiceName, ServiceSpec, UpdateSpec,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{ApiToken, ClusterMeta, Founder, Gateway, Invitation, ReleaseOutcome, TrustedRoot};
+use super::{ApiToken, ClusterMeta, Founder, Gateway, Invitation, RegionalScale, ReleaseOutcome, TrustedRoot};
 
 /// A change of the global state. Variants are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +49,14 @@ pub enum GlobalCommand {
         /// How important services are, where they say.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         priorities: BTreeMap<ServiceName, Priority>,
+        /// What regions make of services that they override.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        overrides: Overrides,
+        /// Instances of services in regions for which the user wrote down another number.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        regional_scale: RegionalScale,
     },
-    /// Sets how many instances of a service run in each region.
+    /// Sets how many instances of a service run in each region, or in one.
     Scale {
         /// The app.
         app: AppName,
@@ -58,6 +64,9 @@ pub enum GlobalCommand {
         service: ServiceName,
         /// Instances.
         scale: Scale,
+        /// The region; none: all of them, also those that had a number of their own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<RegionName>,
     },
     /// Removes an app with all its releases and claims.
     RemoveApp {
@@ -214,13 +223,15 @@ impl GlobalCommand {
     /// From which level on programs know it: with this value, fields included.
     pub fn level(&self) -> Level {
         match self {
-            Self::Deploy { services, scale, updates, tags, regions, priorities, .. } => {
+            Self::Deploy { services, scale, updates, tags, regions, priorities, overrides, regional_scale, .. } => {
                 let of_scales = scale.values().map(|scale| scale.level());
-                let is_usual = updates.is_empty() && tags.is_empty() && regions.is_empty() && priorities.is_empty();
+                let is_of_regions = !(regions.is_empty() && overrides.is_empty() && regional_scale.is_empty());
+                let is_usual = updates.is_empty() && tags.is_empty() && priorities.is_empty() && !is_of_regions;
                 let of_rest = if is_usual { Level::FIRST } else { Level(6) };
                 services.values().map(ServiceSpec::level).chain(of_scales).max().unwrap_or(Level::FIRST).max(of_rest)
             }
-            Self::Scale { scale, .. } => scale.level(),
+            Self::Scale { scale, region: None, .. } => scale.level(),
+            Self::Scale { region: Some(_), .. } => Level(6),
             Self::Init { .. } | Self::RemoveApp { .. } | Self::PutApiToken(_) | Self::RemoveApiToken { .. } => {
                 Level::FIRST
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_types::{AppName, RegionName, ReleaseNumber, SecretName, SecretVersion, ServiceName, ServiceSpec};
+use insula_types::{AppName, RegionName, Release, ReleaseNumber, SecretName, SecretVersion, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -45,16 +45,31 @@ pub struct SealedValue {
 type Decision = Result<GlobalReply, Rejection>;
 
 impl GlobalState {
-    /// Puts the newest version in the place of each that is left open, and checks that all others are there.
+    /// Puts the newest version in the place of each that is left open, and checks that all others are there, for the regions that need
+    /// them.
     ///
     /// # Errors
     /// [`Rejection`], naming the secret that is not set.
-    pub fn pin_secrets(
-        &self,
-        app: &AppName,
-        services: &mut BTreeMap<ServiceName, ServiceSpec>,
-    ) -> Result<(), Rejection> {
-        for (name, version) in services.values_mut().flat_map(|spec| &mut spec.secrets) {
+    pub fn pin_secrets(&self, app: &AppName, release: &mut Release) -> Result<(), Rejection> {
+        let regions: BTreeMap<_, _> =
+            release.services.keys().map(|name| (name.clone(), self.regions_for(&release.regions_of(name)))).collect();
+        for (service, regions) in &regions {
+            let overrides = release.overrides.get_mut(service);
+            let (mut of_all, mut of_regions) = (regions.clone(), Vec::new());
+            for (region, variant) in overrides.into_iter().flatten() {
+                of_all.remove(region);
+                of_regions.push((&mut variant.spec, BTreeSet::from([region.clone()])));
+            }
+            let of_service = release.services.get_mut(service).map(|spec| (spec, of_all));
+            for (spec, regions) in of_service.into_iter().chain(of_regions) {
+                self.pin(app, spec, &regions)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin(&self, app: &AppName, spec: &mut ServiceSpec, regions: &BTreeSet<RegionName>) -> Result<(), Rejection> {
+        for (name, version) in &mut spec.secrets {
             let secret = self.secrets.get(&(app.clone(), name.clone()));
             let newest = secret.and_then(|secret| secret.versions.keys().next_back().copied());
             let found = if *version == 0 { newest } else { Some(*version) };
@@ -65,8 +80,9 @@ impl GlobalState {
                     "there is no{which} secret {name}: set it with `insula secrets set {app} {name}`, then deploy again"
                 )));
             };
-            if let Some((region, _)) = self.sealing_keys.iter().find(|(region, _)| !value.sealed.contains_key(*region))
-            {
+            let lacks =
+                |region: &&RegionName| self.sealing_keys.contains(region) && !value.sealed.contains_key(*region);
+            if let Some(region) = regions.iter().find(lacks) {
                 return Err(Rejection::invalid(format!(
                     "secret {name} was set before region {region} was there: set it anew with `insula secrets set {app} {name}`"
                 )));
@@ -135,7 +151,7 @@ pub(super) fn remove(
     };
     let is_needed = |spec: &ServiceSpec| spec.secrets.contains_key(name);
     let mut live = state.live_releases().filter(|(owner, _)| *owner == app);
-    if let Some((_, release)) = live.find(|(_, release)| release.services.values().any(is_needed)) {
+    if let Some((_, release)) = live.find(|(_, release)| release.specs().any(is_needed)) {
         return Err(Rejection::conflict(
             Conflict::SecretInUse,
             format!(
@@ -211,6 +227,6 @@ fn needed<'s>(
     services: impl Iterator<Item = &'s ServiceSpec>,
 ) -> BTreeSet<(&'s SecretName, SecretVersion)> {
     let kept = releases.iter().filter_map(|number| state.releases.get(&(app.clone(), *number)));
-    let specs = kept.flat_map(|release| release.services.values()).chain(services);
+    let specs = kept.flat_map(|release| release.specs()).chain(services);
     specs.flat_map(|spec| &spec.secrets).map(|(name, version)| (name, *version)).collect()
 }

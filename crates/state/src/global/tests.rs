@@ -1,3 +1,5 @@
+mod overrides;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use insula_types::{
@@ -45,6 +47,8 @@ fn deploy(app: &str, image: &str, host: &str, expect: Option<u64>) -> GlobalComm
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
         priorities: BTreeMap::new(),
+        overrides: BTreeMap::new(),
+        regional_scale: BTreeMap::new(),
     }
 }
 
@@ -136,7 +140,9 @@ fn an_app_that_is_made_again_goes_on_counting() {
 fn releases_count_up_keep_the_scale_and_are_bounded() {
     let mut world = World::new();
     world.run(&deploy("shop", "v1", "h", None)).expect("first");
-    world.run(&GlobalCommand::Scale { app: name("shop"), service: web(), scale: 5.into() }).expect("there");
+    world
+        .run(&GlobalCommand::Scale { app: name("shop"), service: web(), scale: 5.into(), region: None })
+        .expect("there");
     let stale = world.run(&deploy("shop", "v2", "h", Some(9))).expect_err("another release was seen");
     assert_eq!(stale.code, RejectionCode::Conflict);
     for version in 2..40 {
@@ -148,8 +154,12 @@ fn releases_count_up_keep_the_scale_and_are_bounded() {
         assert_eq!(state.releases.len(), 20);
         assert_eq!(state.current_release(&name("shop")).map(|release| release.number), Some(ReleaseNumber(39)));
     });
-    let unknown =
-        GlobalCommand::Scale { app: name("shop"), service: ServiceName::new("db").expect("a name"), scale: 1.into() };
+    let unknown = GlobalCommand::Scale {
+        app: name("shop"),
+        service: ServiceName::new("db").expect("a name"),
+        scale: 1.into(),
+        region: None,
+    };
     assert_eq!(world.run(&unknown).expect_err("no such service").message, "shop has no service db; it has web");
 }
 
@@ -160,7 +170,7 @@ fn an_app_reads_in_both_directions_across_a_new_field() {
     struct Later {
         name: insula_types::AppName,
         release: ReleaseNumber,
-        scale: BTreeMap<insula_types::ServiceName, u32>,
+        scale: BTreeMap<ServiceName, u32>,
         #[serde(default)]
         deployed_ms: u64,
         #[serde(default)]
@@ -303,7 +313,7 @@ fn the_good_release_is_live_however_many_have_failed_since() {
 fn a_scale_may_be_each_node_once_all_know_it() {
     let mut world = World::new();
     world.run(&deploy("shop", "v1", "h", None)).expect("free");
-    let each = GlobalCommand::Scale { app: name("shop"), service: web(), scale: Scale::EachNode };
+    let each = GlobalCommand::Scale { app: name("shop"), service: web(), scale: Scale::EachNode, region: None };
     assert_eq!(each.level(), Level(6));
     world.run(&each).expect("there");
     let seen = |world: &World| world.replica.read(|state| state.apps.get(&name("shop")).map(|app| app.scale[&web()]));
@@ -476,7 +486,7 @@ fn what_is_stopped_stays_so_and_keeps_its_scale() {
     let scales = |world: &World| {
         world.replica.read(|state| {
             let app = state.apps.get(&name("shop")).expect("there");
-            (app.running_scale(&web()), app.scale.get(&web()).copied())
+            (app.running_scale(&web(), None), app.scale.get(&web()).copied())
         })
     };
     let (one, none) = (Some(Scale::Count(1)), Some(Scale::Count(0)));

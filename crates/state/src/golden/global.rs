@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use insula_types::{
-    Agreed, ClusterId, DeploymentState, Incarnation, Level, NodeId, Priority, RegionName, RegionSet, Release,
-    ReleaseNumber, Revision, RouteSpec, Scale, ServiceName, UpdateSpec,
+    Agreed, ClusterId, DeploymentState, Incarnation, Level, NodeId, Overrides, Priority, RegionName, RegionSet,
+    Release, ReleaseNumber, Revision, RouteSpec, Scale, ServiceName, ServiceVariant, UpdateSpec,
 };
 use serde_bytes::ByteBuf;
 
@@ -103,8 +103,10 @@ fn first_commands() -> Vec<GlobalCommand> {
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
             priorities: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            regional_scale: BTreeMap::new(),
         },
-        C::Scale { app: app(), service: service(), scale: 5.into() },
+        C::Scale { app: app(), service: service(), scale: 5.into(), region: None },
         C::RemoveApp { app: app() },
         C::RemoveApiToken { id: "t".into() },
     ];
@@ -118,7 +120,7 @@ fn later_commands() -> Vec<GlobalCommand> {
     let hash = || "aa".to_owned();
     let (app, service) = (|| "shop".parse().expect("a name"), || "web".parse().expect("a name"));
     let mut all = vec![
-        C::Scale { app: app(), service: service(), scale: Scale::EachNode },
+        C::Scale { app: app(), service: service(), scale: Scale::EachNode, region: None },
         C::Deploy {
             app: app(),
             services: BTreeMap::from([(service(), spec())]),
@@ -129,6 +131,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
             priorities: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            regional_scale: BTreeMap::new(),
         },
         init(Some(agreed())),
         C::ActivateRoot { hash: hash() },
@@ -145,6 +149,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             regions: BTreeMap::new(),
             priorities: BTreeMap::new(),
             updates: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            regional_scale: BTreeMap::new(),
         },
     ];
     let deploy = |update| C::Deploy {
@@ -157,6 +163,8 @@ fn later_commands() -> Vec<GlobalCommand> {
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
         priorities: BTreeMap::new(),
+        overrides: BTreeMap::new(),
+        regional_scale: BTreeMap::new(),
     };
     all.extend(updates().map(deploy));
     all.push(C::Deploy {
@@ -169,6 +177,8 @@ fn later_commands() -> Vec<GlobalCommand> {
         tags: tags(),
         regions: BTreeMap::new(),
         priorities: BTreeMap::new(),
+        overrides: BTreeMap::new(),
+        regional_scale: BTreeMap::new(),
     });
     all.extend([RegionSet::All, RegionSet::These([region()].into())].map(|regions| C::Deploy {
         app: app(),
@@ -180,7 +190,23 @@ fn later_commands() -> Vec<GlobalCommand> {
         tags: BTreeMap::new(),
         regions: BTreeMap::from([(service(), regions)]),
         priorities: BTreeMap::new(),
+        overrides: BTreeMap::new(),
+        regional_scale: BTreeMap::new(),
     }));
+    all.push(C::Deploy {
+        app: app(),
+        services: BTreeMap::from([(service(), spec())]),
+        scale: BTreeMap::new(),
+        expect: None,
+        updates: BTreeMap::new(),
+        contents: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        regions: BTreeMap::new(),
+        priorities: BTreeMap::new(),
+        overrides: overrides(),
+        regional_scale: BTreeMap::from([(service(), BTreeMap::from([(region(), 4.into())]))]),
+    });
+    all.push(C::Scale { app: app(), service: service(), scale: 5.into(), region: Some(region()) });
     all.push(C::Rollback {
         app: "shop".parse().expect("a name"),
         to: ReleaseNumber(2),
@@ -229,6 +255,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
             priorities: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            regional_scale: BTreeMap::new(),
         },
         C::Deploy {
             app: app(),
@@ -240,6 +268,8 @@ fn later_commands() -> Vec<GlobalCommand> {
             tags: BTreeMap::new(),
             regions: BTreeMap::new(),
             priorities: BTreeMap::from([(service(), Priority(80))]),
+            overrides: BTreeMap::new(),
+            regional_scale: BTreeMap::new(),
         },
     ]);
     all
@@ -271,6 +301,14 @@ fn tags() -> BTreeMap<ServiceName, String> {
     BTreeMap::from([("web".parse().expect("a name"), "1.2".to_owned())])
 }
 
+fn overrides() -> Overrides {
+    let usual = ServiceVariant::new(&spec(), &UpdateSpec::default(), Priority::USUAL);
+    let [update, ..] = updates();
+    let other = ServiceVariant::new(&spec_with_files(), &update, Priority(20));
+    let regions = BTreeMap::from([(region(), usual), ("was".parse().expect("a name"), other)]);
+    BTreeMap::from([("web".parse().expect("a name"), regions)])
+}
+
 fn later_rows() -> Vec<Row> {
     use GlobalKey as K;
     use GlobalObject as O;
@@ -300,7 +338,8 @@ fn later_rows() -> Vec<Row> {
     let regions = BTreeMap::from([("web".parse().expect("a name"), RegionSet::These([region()].into()))]);
     all.push((K::Release(id()), O::Release(Release { regions, ..again.clone() })));
     let priorities = BTreeMap::from([("web".parse().expect("a name"), Priority(20))]);
-    all.push((K::Release(id()), O::Release(Release { priorities, ..again })));
+    all.push((K::Release(id()), O::Release(Release { priorities, ..again.clone() })));
+    all.push((K::Release(id()), O::Release(Release { overrides: overrides(), ..again })));
     let value = SealedValue { sealed: sealed(), set_ms: 5, by: "founder".into() };
     let secret = Secret { last: 2, versions: BTreeMap::from([(2, value)]) };
     all.push((K::Secret(("shop".parse().expect("a name"), "KEY".parse().expect("a name"))), O::Secret(secret)));
@@ -318,6 +357,10 @@ fn later_rows() -> Vec<Row> {
     let stopped = App::new(app(), RELEASE, BTreeMap::from([("web".parse().expect("a name"), 2.into())]));
     let stopped = App { stopped: ["web".parse().expect("a name")].into(), ..stopped };
     all.push((K::App(app()), O::App(stopped)));
+    let scaled = App::new(app(), RELEASE, BTreeMap::from([("web".parse().expect("a name"), 2.into())]));
+    let of_regions = BTreeMap::from([(region(), Scale::EachNode)]);
+    let regional_scale = BTreeMap::from([("web".parse().expect("a name"), of_regions)]);
+    all.push((K::App(app()), O::App(App { regional_scale, ..scaled })));
     all.into_iter().map(|(key, object)| (Revision(9), key, object)).collect()
 }
 

@@ -27,6 +27,8 @@ fn deploy(app: &str) -> GlobalCommand {
         tags: BTreeMap::new(),
         regions: BTreeMap::new(),
         priorities: BTreeMap::new(),
+        overrides: BTreeMap::new(),
+        regional_scale: BTreeMap::new(),
     }
 }
 

@@ -34,9 +34,39 @@ pub(super) const SERVICE: Keys = Keys {
         "hooks",
         "regions",
         "priority",
+        "region",
     ],
-    later: &["failover", "region"],
+    later: &["failover"],
 };
+/// What a region may override of a service.
+pub(super) const OVERRIDE: Keys = Keys {
+    known: &[
+        "command",
+        "env",
+        "scale",
+        "resources",
+        "ports",
+        "routes",
+        "health",
+        "stop",
+        "runtime",
+        "volumes",
+        "tmpfs",
+        "read_only",
+        "init",
+        "placement",
+        "update",
+        "files",
+        "secrets",
+        "args",
+        "restart",
+        "hooks",
+        "priority",
+    ],
+    later: &[],
+};
+/// What is the same in all regions, and is said of a service alone.
+pub(super) const OF_ALL_REGIONS: [&str; 4] = ["image", "regions", "region", "failover"];
 pub(super) const RESOURCES: Keys = Keys { known: &["cpu", "memory", "pids", "files", "disk", "io"], later: &[] };
 pub(super) const PORT: Keys = Keys { known: &["name", "port", "protocol"], later: &[] };
 pub(super) const ROUTE: Keys = Keys { known: &["host", "path"], later: &["cache"] };

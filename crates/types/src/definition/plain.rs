@@ -1,5 +1,7 @@
 //! Writes a definition as TOML for people: what is usual is left out, and what is short stays on one line.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::{AppDefinition, ServiceDefinition, write};
@@ -47,7 +49,8 @@ pub(super) fn app(definition: &AppDefinition) -> String {
         // What a service is when nothing more is said, and what its strategy means by itself.
         let update = UpdateSpec { strategy: item.update.strategy.clone(), ..UpdateSpec::default() };
         let (spec, regions, priority) = (ServiceSpec::default(), RegionSet::default(), Priority::USUAL);
-        let usual = ServiceDefinition { spec, tag: None, regions, scale: None, update, priority };
+        let usual =
+            ServiceDefinition { spec, tag: None, regions, scale: None, update, priority, overrides: BTreeMap::new() };
         let mut bare = write::service(&usual, &definition.contents);
         if let Some(update) = bare.get_mut("update").and_then(Value::as_object_mut) {
             update.retain(|name, _| !OF_STRATEGY.contains(&name.as_str()));
@@ -73,6 +76,7 @@ fn leave_out(keys: &mut Value, bare: &Value) {
 
 fn service(out: &mut String, path: &str, keys: Value) {
     let Value::Object(mut keys) = keys else { return };
+    let regions = keys.remove("region");
     let mut all: Vec<_> = ORDER.iter().filter_map(|name| keys.remove_entry(*name)).collect();
     all.extend(keys);
     out.push_str(&format!("\n[{path}]\n"));
@@ -82,6 +86,9 @@ fn service(out: &mut String, path: &str, keys: Value) {
     for (name, table) in &tables {
         out.push_str(&format!("\n[{path}.{}]\n", key(name)));
         table.as_object().into_iter().flat_map(ordered).for_each(|(name, value)| out.push_str(&broken(name, value)));
+    }
+    if let Some(Value::Object(regions)) = regions {
+        regions.into_iter().for_each(|(name, keys)| service(out, &format!("{path}.region.{}", key(&name)), keys));
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is wrong with a definition, and where.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -68,6 +71,18 @@ impl Problems {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Takes over what was found when the same was read once more as a part of something else, without what is known: the same words
+    /// about the same place, or about the place of the whole, which was `before` and is `now`.
+    pub(super) fn add_new(&mut self, found: Self, before: usize, now: usize) {
+        let known: BTreeSet<(usize, &str)> = self.0.iter().map(|(at, _, message)| (*at, message.as_str())).collect();
+        let is_new = |(at, _, message): &(usize, String, String)| {
+            let first = if *at == now { before } else { *at };
+            !known.contains(&(*at, message.as_str())) && !known.contains(&(first, message.as_str()))
+        };
+        let new: Vec<_> = found.0.into_iter().filter(is_new).collect();
+        self.0.extend(new);
     }
 
     /// Names what is at these places otherwise. Of several names for a place, as a table and its first key have it, the one with the

@@ -1,13 +1,13 @@
 //! Reads a whole definition: the app, its services, and what must hold between services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     AppDefinition, DEFINITION_LEN_MAX, DefinitionError, Format, SERVICES_MAX,
     fields::Item,
     keys,
     problem::Problems,
-    service,
+    service::{self, Shared},
     tree::{self, Tree},
 };
 use crate::{AppName, ServiceName};
@@ -54,16 +54,15 @@ pub(super) fn tree(tree: &Tree, problems: &mut Problems) -> Option<AppDefinition
             None
         }
     };
-    let (mut services, mut contents) = (BTreeMap::new(), BTreeMap::new());
+    let (mut services, mut shared) = (BTreeMap::new(), Shared::default());
     match fields.get("services") {
         Some(item) => {
-            let mut routes = BTreeSet::new();
             let entries = item.entries(SERVICES_MAX, problems);
             if entries.is_empty() && problems.is_empty() {
                 item.refuse(problems, "an app needs at least one service; write [services.NAME]");
             }
             for (name, at, item) in entries {
-                let service = service::read(&item, &mut routes, &mut contents, problems);
+                let service = service::read(&item, name, &mut shared, problems);
                 match (ServiceName::new(name), service) {
                     (Ok(name), Some(service)) => {
                         services.insert(name, service);
@@ -75,5 +74,5 @@ pub(super) fn tree(tree: &Tree, problems: &mut Problems) -> Option<AppDefinition
         }
         None => root.refuse(problems, "an app needs at least one service; write [services.NAME]"),
     }
-    Some(AppDefinition { app: app?, services, contents })
+    Some(AppDefinition { app: app?, services, contents: shared.contents })
 }

@@ -74,83 +74,111 @@ impl JsonSchema for Service {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let labels = labels(generator);
-        object(
-            "A set of identical instances.",
-            &[],
-            &json!({
-                "image": text("Its image: registry/name:tag, which is looked up once, or registry/name@sha256:….", IMAGE),
-                "runtime": text("container, process, or a runtime class that nodes have.", RUNTIME),
-                "command": arguments("Program and arguments, in place of the image's."),
-                "args": arguments("Arguments for the program of the image, in place of the image's own; not beside command."),
-                "env": {
-                    "type": "object",
-                    "maxProperties": 256,
-                    "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,255}$" },
-                    "additionalProperties": { "type": "string", "pattern": "^[^\\x00]*$" },
-                },
-                "scale": generator.subschema_for::<Scale>(),
-                "resources": resources(),
-                "ports": list(16, &object("A port that it listens on.", &["name", "port", "protocol"], &json!({
-                    "name": generator.subschema_for::<PortName>(),
-                    "port": { "type": "integer", "minimum": 1, "maximum": 65535 },
-                    "protocol": { "enum": ["http", "h2c", "tcp"] },
-                }))),
-                "routes": list(64, &object("Requests that lead to it.", &["host"], &json!({
-                    "host": text("A host name in lower case.", HOST),
-                    "path": text("It and everything below it; / unless said.", ROUTE_PATH),
-                }))),
-                "health": health(generator),
-                "stop": object("How an instance is told to end.", &[], &json!({
-                    "signal": { "enum": super::syntax::SIGNALS },
-                    "grace": span(),
-                })),
-                "restart": object("What becomes of an instance that ends by itself.", &[], &json!({
-                    "policy": { "enum": ["always", "on-failure", "never"] },
-                    "backoff": text("The first and the longest wait, like 1s..60s.", BACKOFF),
-                })),
-                "volumes": list(16, &object("A directory that outlives instances.", &["name", "path", "size"], &json!({
-                    "name": generator.subschema_for::<VolumeName>(),
-                    "path": text("Where, in the instance.", MOUNT_PATH),
-                    "size": text("Bytes with a unit, like 1GiB.", BYTES),
-                    "kind": { "enum": ["local"] },
-                }))),
-                "tmpfs": list(16, &object("A directory in memory.", &["path"], &json!({
-                    "path": text("Where, in the instance.", MOUNT_PATH),
-                    "size": text("Bytes with a unit, like 64MiB.", BYTES),
-                }))),
-                "read_only": { "type": "boolean" },
-                "init": { "type": "boolean" },
-                "placement": object("Which nodes it asks for.", &[], &json!({
-                    "spread": generator.subschema_for::<LabelName>(),
-                    "require": labels,
-                    "prefer": labels,
-                })),
-                "priority": number((*Priority::RANGE.start()).into(), (*Priority::RANGE.end()).into()),
-                "update": update(generator),
-                "hooks": object("What is run once for a release of it.", &[], &json!({
-                    "before": arguments("Ends well before any instance of the release is started."),
-                    "after": arguments("Is run when the release is known to be good."),
-                    "timeout": span(),
-                })),
-                "regions": {
-                    "description": "In which regions it runs: names, or * alone for all of them.",
-                    "oneOf": [regions(generator), { "const": [RegionSet::ALL] }],
-                },
-                "files": list(64, &object("A file that instances find and cannot change.", &["path", "content"], &json!({
-                    "path": text("Where, in the instance.", MOUNT_PATH),
-                    "content": { "type": "string" },
-                    "mode": text("Permissions in octal digits.", "^0?[0-7]{3}$"),
-                }))),
-                "secrets": {
-                    "type": "array",
-                    "maxItems": 64,
-                    "uniqueItems": true,
-                    "items": generator.subschema_for::<SecretName>(),
-                },
-            }),
-        )
+        let mut keys = keys(generator);
+        keys["image"] =
+            text("Its image: registry/name:tag, which is looked up once, or registry/name@sha256:….", IMAGE);
+        keys["update"] = update(generator).to_value();
+        keys["regions"] = json!({
+            "description": "In which regions it runs: names, or * alone for all of them.",
+            "oneOf": [regions(generator), { "const": [RegionSet::ALL] }],
+        });
+        keys["region"] = json!({
+            "type": "object",
+            "description": "What regions override, by their names.",
+            "maxProperties": 64,
+            "propertyNames": generator.subschema_for::<RegionName>(),
+            "additionalProperties": generator.subschema_for::<Override>(),
+        });
+        object("A set of identical instances.", &[], &keys)
     }
+}
+
+/// What a region overrides of a service.
+struct Override;
+
+impl JsonSchema for Override {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceOverride".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut keys = keys(generator);
+        keys["update"] = update(generator).to_value();
+        if let Some(Value::Object(update)) = keys["update"].get_mut("properties") {
+            update.remove("region_order");
+        }
+        object("What a service is in a region: tables merge with the service's, all else takes its place.", &[], &keys)
+    }
+}
+
+/// What can be said of a service, and otherwise of it in a region.
+fn keys(generator: &mut SchemaGenerator) -> Value {
+    let labels = labels(generator);
+    json!({
+        "runtime": text("container, process, or a runtime class that nodes have.", RUNTIME),
+        "command": arguments("Program and arguments, in place of the image's."),
+        "args": arguments("Arguments for the program of the image, in place of the image's own; not beside command."),
+        "env": {
+            "type": "object",
+            "maxProperties": 256,
+            "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,255}$" },
+            "additionalProperties": { "type": "string", "pattern": "^[^\\x00]*$" },
+        },
+        "scale": generator.subschema_for::<Scale>(),
+        "resources": resources(),
+        "ports": list(16, &object("A port that it listens on.", &["name", "port", "protocol"], &json!({
+            "name": generator.subschema_for::<PortName>(),
+            "port": { "type": "integer", "minimum": 1, "maximum": 65535 },
+            "protocol": { "enum": ["http", "h2c", "tcp"] },
+        }))),
+        "routes": list(64, &object("Requests that lead to it.", &["host"], &json!({
+            "host": text("A host name in lower case.", HOST),
+            "path": text("It and everything below it; / unless said.", ROUTE_PATH),
+        }))),
+        "health": health(generator),
+        "stop": object("How an instance is told to end.", &[], &json!({
+            "signal": { "enum": super::syntax::SIGNALS },
+            "grace": span(),
+        })),
+        "restart": object("What becomes of an instance that ends by itself.", &[], &json!({
+            "policy": { "enum": ["always", "on-failure", "never"] },
+            "backoff": text("The first and the longest wait, like 1s..60s.", BACKOFF),
+        })),
+        "volumes": list(16, &object("A directory that outlives instances.", &["name", "path", "size"], &json!({
+            "name": generator.subschema_for::<VolumeName>(),
+            "path": text("Where, in the instance.", MOUNT_PATH),
+            "size": text("Bytes with a unit, like 1GiB.", BYTES),
+            "kind": { "enum": ["local"] },
+        }))),
+        "tmpfs": list(16, &object("A directory in memory.", &["path"], &json!({
+            "path": text("Where, in the instance.", MOUNT_PATH),
+            "size": text("Bytes with a unit, like 64MiB.", BYTES),
+        }))),
+        "read_only": { "type": "boolean" },
+        "init": { "type": "boolean" },
+        "placement": object("Which nodes it asks for.", &[], &json!({
+            "spread": generator.subschema_for::<LabelName>(),
+            "require": labels,
+            "prefer": labels,
+        })),
+        "priority": number((*Priority::RANGE.start()).into(), (*Priority::RANGE.end()).into()),
+        "hooks": object("What is run once for a release of it.", &[], &json!({
+            "before": arguments("Ends well before any instance of the release is started."),
+            "after": arguments("Is run when the release is known to be good."),
+            "timeout": span(),
+        })),
+        "files": list(64, &object("A file that instances find and cannot change.", &["path", "content"], &json!({
+            "path": text("Where, in the instance.", MOUNT_PATH),
+            "content": { "type": "string" },
+            "mode": text("Permissions in octal digits.", "^0?[0-7]{3}$"),
+        }))),
+        "secrets": {
+            "type": "array",
+            "maxItems": 64,
+            "uniqueItems": true,
+            "items": generator.subschema_for::<SecretName>(),
+        },
+    })
 }
 
 fn object(description: &str, required: &[&str], properties: &Value) -> Schema {
@@ -278,7 +306,9 @@ mod tests {
         let (app, service) = (AppDefinition::json_schema(&mut generator), Service::json_schema(&mut generator));
         let at = |key: &str| format!("/properties/{key}");
         let item = |key: &str| format!("/properties/{key}/items");
-        let cases: [(&Schema, String, &Keys); 14] = [
+        let one = Override::json_schema(&mut generator);
+        let cases: [(&Schema, String, &Keys); 15] = [
+            (&one, String::new(), &keys::OVERRIDE),
             (&app, String::new(), &keys::APP),
             (&service, String::new(), &keys::SERVICE),
             (&service, at("resources"), &keys::RESOURCES),
@@ -301,5 +331,12 @@ mod tests {
             found.sort_unstable();
             assert_eq!(found, known, "{pointer}");
         }
+        let of_regions = |key: &&&str| !keys::OF_ALL_REGIONS.contains(*key);
+        let known: Vec<_> = keys::SERVICE.known.iter().filter(of_regions).collect();
+        assert_eq!(
+            known,
+            keys::OVERRIDE.known.iter().collect::<Vec<_>>(),
+            "what is not the same in all regions may differ"
+        );
     }
 }

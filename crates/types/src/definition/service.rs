@@ -3,6 +3,7 @@
 mod files;
 mod health;
 mod hooks;
+mod overrides;
 mod placement;
 mod regions;
 mod restart;
@@ -10,11 +11,7 @@ mod secrets;
 mod storage;
 mod update;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{
     SCALE_MAX, ServiceDefinition,
@@ -49,13 +46,31 @@ const IO: RangeInclusive<ByteSize> = ByteSize(65_536)..=ByteSize::mib(1 << 20);
 const HOUR: Duration = Duration::from_secs(3600);
 const STOP_GRACE: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
-/// Reads a service. `routes` are the routes of the app so far, `contents` what is in its files. None only with a problem added.
+/// What the services of an app share, as far as they were read.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// The routes of the app, and which service has them: the same one in all regions.
+    routes: BTreeMap<RouteSpec, String>,
+    /// What is in its files.
+    pub(super) contents: BTreeMap<ContentHash, String>,
+    /// Bytes of the services that regions have, with what they override.
+    overridden: usize,
+}
+
+/// Reads a service of this name. None only with a problem added.
 pub(super) fn read(
     item: &Item<'_>,
-    routes: &mut BTreeSet<RouteSpec>,
-    contents: &mut BTreeMap<ContentHash, String>,
+    name: &str,
+    shared: &mut Shared,
     problems: &mut Problems,
 ) -> Option<ServiceDefinition> {
+    let mut service = read_for(item, name, shared, problems)?;
+    service.overrides = overrides::read(item, name, &service, shared, problems);
+    Some(service)
+}
+
+/// Reads what a service is, in all regions that override nothing or in one that does.
+fn read_for(item: &Item<'_>, name: &str, shared: &mut Shared, problems: &mut Problems) -> Option<ServiceDefinition> {
     let fields = item.fields(&keys::SERVICE, problems)?;
     let command = command(&fields, problems);
     let Kind { driver, runtime, image } = kind(item, &fields, !command.is_empty(), problems);
@@ -65,14 +80,14 @@ pub(super) fn read(
         image: None,
         env: fields.get("env").map(|item| env(&item, problems)).unwrap_or_default(),
         resources: fields.get("resources").and_then(|item| resources(&item, problems)).unwrap_or_default(),
-        routes: fields.get("routes").map(|item| self::routes(&item, routes, problems)).unwrap_or_default(),
+        routes: fields.get("routes").map(|item| routes(&item, name, &mut shared.routes, problems)).unwrap_or_default(),
         health: fields.get("health").and_then(|item| health::read(&item, &ports, problems)),
         stop: fields.get("stop").and_then(|item| stop(&item, problems)).unwrap_or_default(),
         is_read_only: flag(&fields, "read_only", problems),
         has_init: flag(&fields, "init", problems),
         tmpfs: fields.get("tmpfs").map(|item| storage::tmpfs(&item, problems)).unwrap_or_default(),
         volumes: fields.get("volumes").map(|item| storage::volumes(&item, problems)).unwrap_or_default(),
-        files: fields.get("files").map(|item| files::read(&item, contents, problems)).unwrap_or_default(),
+        files: fields.get("files").map(|item| files::read(&item, &mut shared.contents, problems)).unwrap_or_default(),
         secrets: fields.get("secrets").map(|item| secrets::read(&item, problems)).unwrap_or_default(),
         runtime,
         args: args(&fields, !command.is_empty(), driver, problems),
@@ -99,7 +114,8 @@ pub(super) fn read(
     update.hooks = fields.get("hooks").and_then(|item| hooks::read(&item, problems)).unwrap_or_default();
     let priority = fields.get("priority").and_then(|item| item.number(Priority::RANGE, problems));
     let priority = priority.map_or(Priority::USUAL, Priority);
-    let mut service = ServiceDefinition { spec, tag: None, regions, scale, update, priority };
+    let mut service =
+        ServiceDefinition { spec, tag: None, regions, scale, update, priority, overrides: BTreeMap::new() };
     if let Some(image) = image {
         service.set_image(image);
     }
@@ -345,7 +361,12 @@ fn port(item: &Item<'_>, problems: &mut Problems) -> Option<PortSpec> {
     Some(PortSpec { name: name?, port: port?, protocol: protocol? })
 }
 
-fn routes(item: &Item<'_>, taken: &mut BTreeSet<RouteSpec>, problems: &mut Problems) -> Vec<RouteSpec> {
+fn routes(
+    item: &Item<'_>,
+    service: &str,
+    taken: &mut BTreeMap<RouteSpec, String>,
+    problems: &mut Problems,
+) -> Vec<RouteSpec> {
     let mut routes = Vec::new();
     for item in item.items(ROUTES_MAX, problems) {
         let Some(fields) = item.fields(&keys::ROUTE, problems) else { continue };
@@ -357,7 +378,8 @@ fn routes(item: &Item<'_>, taken: &mut BTreeSet<RouteSpec>, problems: &mut Probl
         };
         let (Some(host), Some(path)) = (host, path) else { continue };
         let route = RouteSpec { host: host.to_owned(), path: path.to_owned() };
-        if taken.insert(route.clone()) {
+        let owner = taken.entry(route.clone()).or_insert_with(|| service.to_owned());
+        if owner == service && !routes.contains(&route) {
             routes.push(route);
         } else {
             item.refuse(problems, format!("the route {host}{path} is there twice; one service of the app can have it"));

@@ -3,6 +3,7 @@
 mod contents;
 mod nodes;
 mod random;
+mod regions;
 mod traffic;
 
 use expect_test::{Expect, expect};
@@ -162,6 +163,7 @@ fn a_full_definition_is_read_and_survives_json() {
             priority: Priority(
                 50,
             ),
+            overrides: {},
         }
     "#]]
     .assert_debug_eq(&definition.services.values().next().expect("web"));
@@ -236,7 +238,7 @@ fn unknown_and_later_keys() {
         expect![[r#"
             line 4, column 1: services.web.failover: not yet: this version does not have it; take the key out
             line 5, column 1: services.web.scal: unknown key; did you mean "scale"?
-            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions, priority"#]],
+            line 6, column 1: services.web.colour: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions, priority, region"#]],
     );
     check_service(
         "IMAGE\nresources = { cpus = \"1\", disk = \"1GiB\" }\nports = [{ name = \"http\", port = 80, protocol = \"htp\" }]\n\
@@ -248,10 +250,7 @@ fn unknown_and_later_keys() {
             line 6, column 13: services.web.routes[0].hots: unknown key; did you mean "host"?
             line 6, column 33: services.web.routes[0].cache: not yet: this version does not have it; take the key out"#]],
     );
-    check_service(
-        "IMAGE\nregion.was.scale = 4",
-        expect!["line 4, column 1: services.web.region: not yet: this version does not have it; take the key out"],
-    );
+    check_service("IMAGE\nregion.was.scale = 4", expect!["valid"]);
 }
 
 #[test]

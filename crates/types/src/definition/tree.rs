@@ -10,11 +10,13 @@ use super::{Format, problem::Problems};
 const DEPTH_MAX: usize = 16;
 
 /// A value and its byte offset in the text.
+#[derive(Clone)]
 pub(super) struct Tree {
     pub(super) at: usize,
     pub(super) value: Value,
 }
 
+#[derive(Clone)]
 pub(super) enum Value {
     Text(String),
     Integer(i64),
@@ -26,6 +28,7 @@ pub(super) enum Value {
 }
 
 /// A key with its value.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) at: usize,

@@ -1,5 +1,7 @@
 //! Writes a definition as JSON of its own shape.
 
+mod overrides;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
@@ -95,6 +97,9 @@ pub(super) fn service(item: &ServiceDefinition, contents: &BTreeMap<ContentHash,
     }
     if !hooks.is_empty() {
         out.insert("hooks".to_owned(), self::hooks(hooks));
+    }
+    if !item.overrides.is_empty() {
+        out.insert("region".to_owned(), overrides::all(item, contents));
     }
     Value::Object(out)
 }

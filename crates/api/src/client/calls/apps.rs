@@ -2,8 +2,8 @@
 
 use http::Method;
 use insula_types::{
-    AppDefinition, AppName, InstanceId, ReleaseNumber, Revealed, Revision, Scale, SecretName, SecretValue, ServiceName,
-    ServiceRef,
+    AppDefinition, AppName, InstanceId, RegionName, ReleaseNumber, Revealed, Revision, Scale, SecretName, SecretValue,
+    ServiceName, ServiceRef,
 };
 
 use super::{CALL_LIMIT, Call, Client, ClientError, LogReader, expecting};
@@ -176,13 +176,18 @@ impl Client {
         self.json(call).await
     }
 
-    /// Sets the scale of a service.
+    /// Sets the scale of a service, in one region or in all of them.
     ///
     /// # Errors
     /// As every call here.
-    pub async fn scale(&self, service: &ServiceRef, scale: Scale) -> Result<Versioned<Scaled>, ClientError> {
+    pub async fn scale(
+        &self,
+        service: &ServiceRef,
+        scale: Scale,
+        region: Option<RegionName>,
+    ) -> Result<Versioned<Scaled>, ClientError> {
         let path = format!("/v1/apps/{}/services/{}/scale", service.app, service.service);
-        self.json(self.call(Method::PUT, path).with_json(&ScaleBody { scale })).await
+        self.json(self.call(Method::PUT, path).with_json(&ScaleBody { scale, region })).await
     }
 
     /// Secrets of an app, without their values.

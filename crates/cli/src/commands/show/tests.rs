@@ -193,3 +193,35 @@ fn regions_are_shown_with_how_they_are_reached() {
     "#]]
     .assert_eq(&region_table(&regions).render(None));
 }
+
+#[test]
+fn what_each_region_shall_run_is_told_where_there_are_several() {
+    let of = |service: &str, region: &str, scale: insula_types::Scale| RegionalScale {
+        service: service.parse().expect("a label"),
+        region: region.parse().expect("a label"),
+        scale,
+    };
+    let mut status = AppStatus {
+        app: "shop".parse().expect("a label"),
+        release: ReleaseNumber(2),
+        services: Vec::new(),
+        images: Vec::new(),
+        problems: Vec::new(),
+        deployment: None,
+        regions: Vec::new(),
+    };
+    assert_eq!((regions_text(&status).as_str(), status.is_ready()), ("", false));
+    status.regions = vec![
+        of("web", "fra", 2.into()),
+        of("web", "was", 4.into()),
+        of("worker", "was", insula_types::Scale::EachNode),
+    ];
+    expect![[r#"
+        nothing of it runs in this region
+
+        scale of web: fra 2, was 4
+        scale of worker: was each node
+    "#]]
+    .assert_eq(&status_text(&status, None));
+    assert!(status.is_ready(), "nothing of it runs here, so nothing is waited for");
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_types::{AppName, ContentHash, ReleaseNumber, ServiceName, ServiceSpec, definition::DEFINITION_LEN_MAX};
+use insula_types::{AppName, ContentHash, ReleaseNumber, ServiceSpec, definition::DEFINITION_LEN_MAX};
 
 use super::Apply;
 use crate::{
@@ -12,16 +12,16 @@ use crate::{
 
 impl Apply<'_> {
     /// Keeps what is new in a release. Refused when it is not what its name says, or something is missing.
-    pub(super) fn keep_contents(
+    pub(super) fn keep_contents<'s>(
         &mut self,
         app: &AppName,
-        services: &BTreeMap<ServiceName, ServiceSpec>,
+        specs: impl Iterator<Item = &'s ServiceSpec>,
         brought: &BTreeMap<ContentHash, String>,
     ) -> Result<(), Rejection> {
         if brought.values().map(String::len).sum::<usize>() > DEFINITION_LEN_MAX {
             return Err(Rejection::invalid(format!("files contain at most {DEFINITION_LEN_MAX} bytes together")));
         }
-        for hash in hashes(services.values()) {
+        for hash in hashes(specs) {
             let key = (app.clone(), hash);
             if self.state.contents.contains(&key) {
                 continue;
@@ -43,7 +43,7 @@ impl Apply<'_> {
     ) {
         let state = self.state;
         let kept = releases.iter().filter_map(|number| state.releases.get(&(app.clone(), *number)));
-        let mut named = hashes(kept.flat_map(|release| release.services.values()));
+        let mut named = hashes(kept.flat_map(|release| release.specs()));
         named.extend(hashes(services));
         for ((owner, hash), _) in state.contents.iter() {
             if owner == app && !named.contains(hash) {

@@ -147,7 +147,7 @@ fn what_is_not_supported_is_named() {
     check_service(
         "x-insula: { rout: [], scale: 3, volumes: 7 }",
         expect![[r#"
-            line 4, column 17: services.web.x-insula.rout: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions, priority
+            line 4, column 17: services.web.x-insula.rout: unknown key; valid here: image, command, env, scale, resources, ports, routes, health, stop, runtime, volumes, tmpfs, read_only, init, placement, update, files, secrets, args, restart, hooks, regions, priority, region
             line 4, column 46: services.web.x-insula.volumes: found the number 7, expected a list"#]],
     );
     check(

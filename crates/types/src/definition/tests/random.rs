@@ -130,7 +130,7 @@ proptest! {
                 region_order: regions.names().rev().cloned().collect(),
                 ..UpdateSpec::default()
             };
-            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, tag: tag.clone(), regions: regions.clone(), scale, update, priority })
+            (ServiceName::new(name).expect("a label"), ServiceDefinition { spec, tag: tag.clone(), regions: regions.clone(), scale, update, priority, overrides: BTreeMap::new() })
         });
         let definition = AppDefinition {
             app: AppName::new("shop").expect("a label"),

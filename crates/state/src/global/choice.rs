@@ -44,7 +44,7 @@ mod tests {
         let mut table = Table::default();
         for (name, created_ms, is_default) in regions {
             let name: RegionName = name.parse().expect("a name");
-            let region = Region { is_default: *is_default, ..Region::new(name.clone(), *created_ms) };
+            let region = Region { is_default: *is_default, ..Region::new(name.clone(), *created_ms, None) };
             table.set(Revision(1), name, Some(region));
         }
         table
