@@ -145,6 +145,8 @@ impl Record {
             service.as_bytes(),
             said.text.as_bytes(),
         ];
+        // No more than is needed: the most that a place has ever held is bounded, and twice that would not be.
+        self.text.reserve_exact(texts.iter().zip(LENS_MAX).map(|(text, len_max)| text.len().min(len_max)).sum());
         for ((text, len_max), end) in texts.into_iter().zip(LENS_MAX).zip(&mut self.ends) {
             self.text.extend_from_slice(&text[..text.len().min(len_max)]);
             *end = self.text.len() as u16;
@@ -154,7 +156,9 @@ impl Record {
     /// Becomes what the other is.
     pub(super) fn copy(&mut self, other: &Self) {
         (self.facts, self.ends) = (other.facts, other.ends);
-        self.text.clone_from(&other.text);
+        self.text.clear();
+        self.text.reserve_exact(other.text.len());
+        self.text.extend_from_slice(&other.text);
     }
 
     pub(super) fn is_odd(&self) -> bool {
@@ -265,5 +269,29 @@ impl Ring {
 
     pub(super) const fn forgot_ms(&self) -> Option<u64> {
         self.forgot_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_takes_no_more_than_its_longest_texts() {
+        for step in 1..40 {
+            let (mut record, mut copied) = (Record::empty(), Record::empty());
+            // Each a little longer than the one before, as a vector that grows by itself would double for.
+            for len in (0..=200).step_by(step) {
+                let text = "x".repeat(len);
+                let (id, host) = (text.as_bytes(), text.as_bytes());
+                let facts = record.facts;
+                record.write(facts, &Said { id, method: &text, host, path: &text, service: None, text: &text });
+                copied.copy(&record);
+            }
+            for record in [&record, &copied] {
+                let (len, capacity) = (record.text.len(), record.text.capacity());
+                assert!(len > TEXT_BYTES_MAX / 2 && capacity <= TEXT_BYTES_MAX, "{len} bytes in {capacity}");
+            }
+        }
     }
 }
