@@ -11,6 +11,7 @@ mod loss;
 mod one_off;
 mod rebalance;
 mod region;
+mod regions;
 mod service;
 mod units;
 mod volumes;
