@@ -88,7 +88,7 @@ resources.memory = "512MiB"
 routes = [{ host = "was.shop.example" }]
 health = { exec = ["ask"] }
 update = { strategy = "rolling", max_surge = 2 }
-placement = { require = { gen = "9" } }
+placement = { require = { zone = "a" } }
 files = []
 priority = 70
 [services.web.region.fra]
@@ -107,8 +107,8 @@ fn with_digest(text: &str) -> String {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let toml = with_digest(TOML);
-    let json = AppDefinition::parse(&toml, Format::Toml).map(|definition| definition.to_json().to_string());
-    [toml].into_iter().chain(json).map(String::into_bytes).collect()
+    let definition = AppDefinition::parse(&toml, Format::Toml).expect("the seed is a definition");
+    [toml, definition.to_json().to_string()].map(String::into_bytes).to_vec()
 }
 
 pub(crate) fn compose_seeds() -> Vec<Vec<u8>> {
