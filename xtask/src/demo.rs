@@ -66,6 +66,8 @@ enum Story {
     Deadlocks,
     /// Ten rotations of every node's certificate, and another root, under traffic
     Certificates,
+    /// A second region is founded 266 ms away, gets apps, releases one, is cut off, loses its power, starts alone, and catches up
+    Worlds,
     /// One node, no root needed: kill -9 of each part
     OneNode,
 }

@@ -65,6 +65,38 @@ fn deploy(stage: &Stage, at: &str, version: &str) -> Result<()> {
     stage.lab.on(at, &["deploy", "-", "--wait", "2m"], &definition).map(drop)
 }
 
+/// Tokens for regions that cannot be, and machines that come too late.
+fn refused(stage: &Stage) -> Result<()> {
+    let lab = &stage.lab;
+    let key = ["--recovery-key-file", "/var/lib/insula/recovery-key"];
+    for (at, arguments, why) in [
+        (NEAR, &["--region", "nrt", key[0], key[1]][..], "there is a region nrt already"),
+        (NEAR, &["--region", "sin"], "takes the recovery key"),
+        (NEAR, &["--region", "sin", "--uses", "2", key[0], key[1]], "has one use"),
+        (FAR, &["--region", "sin", key[0], "/proc/sys/kernel/hostname"], "ask a node of region fra"),
+    ] {
+        let said = lab.on(at, &[&["token", "create"], arguments].concat(), "");
+        let error = said.err().with_context(|| format!("{at} made a token: {arguments:?}"))?;
+        ensure!(format!("{error:#}").contains(why), "{at} refuses {arguments:?} without {why:?}: {error:#}");
+    }
+    let token = lab.on(NEAR, &["token", "create", "--region", "sin", key[0], key[1]], "")?;
+    let join = |home: &str| {
+        let (data, config) = (format!("/tmp/{home}"), format!("/tmp/{home}.toml"));
+        let place = ["--no-service", "--datacenter", "sin1", "--advertise", "10.200.1.75:7999"];
+        let files = ["--name", home, "--data", &data, "--config", &config];
+        lab.on("n2", &[&["join", token.trim()][..], &place, &files].concat(), "")
+    };
+    join("first").context("the first machine with the token")?;
+    let error = join("second").err().context("two machines have founded a region")?;
+    ensure!(format!("{error:#}").contains("region sin was founded meanwhile"), "{error:#}");
+    let tokens = lab.items(NEAR, &["token", "list"])?;
+    let founding = tokens.iter().find(|token| token["region"] == "sin").context("the token is not listed")?;
+    lab.on(NEAR, &["token", "rm", founding["id"].as_str().unwrap_or_default()], "")?;
+    ensure!(lab.items(NEAR, &["regions"])?.len() == 2, "region sin is still there");
+    ensure!(join("third").is_err(), "a token that was ended founds a region");
+    Ok(())
+}
+
 fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
     let nodes = lab.nodes()?;
     let edge = |name: &str| nodes.iter().find(|node| node.name == name).map(LabNode::edge).context("no such node");
@@ -96,6 +128,9 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
         let is_good = |region: &serde_json::Value| region["is_own"] == true || region["is_reached"] == true;
         ensure!(regions.len() == 2 && regions.iter().all(is_good), "{at} does not reach both regions");
     }
+
+    step("what is refused, in words");
+    refused(&stage)?;
 
     step("deploy v2 on a node of nrt");
     let begun = now_ms();
