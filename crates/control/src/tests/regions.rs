@@ -28,7 +28,7 @@ fn world(regions: &[(&str, bool)], definition: &AppDefinition) -> GlobalState {
     let meta = ClusterMeta { cluster: ClusterId::new(1), incarnation: Incarnation(1), created_ms: 0 };
     put(GlobalKey::Meta, GlobalObject::Meta(meta));
     for (at, (region, is_default)) in regions.iter().enumerate() {
-        let region = Region { is_default: *is_default, ..Region::new(name(region), at as u64) };
+        let region = Region { is_default: *is_default, ..Region::new(name(region), at as u64, None) };
         put(GlobalKey::Region(region.name.clone()), GlobalObject::Region(region));
     }
     let release = Release { number: ReleaseNumber(1), ..definition.to_release() };
