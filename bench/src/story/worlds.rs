@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     HOST, Telling, end,
-    kills::losses,
+    kills::{later_losses, losses},
     stage::{DEFINITION, Stage, now_ms, say_took},
     step,
 };
@@ -191,7 +191,8 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
         println!("   {:>6.2} s  {at} serves v3", ms as f64 / 1000.0);
     }
     interrupt.sleep(CALM)?;
-    let (near, far) = (losses(&stage, edges[0], cut_ms), losses(&stage, edges[1], healed_ms));
+    // Of the node that was off, only what began afterwards: others may have met it on its way down or up.
+    let (near, far) = (losses(&stage, edges[0], cut_ms), later_losses(&stage, edges[1], healed_ms));
     println!("   edge of {NEAR} since the cut: {} requests, {} lost", near.sent, near.lost);
     println!("   edge of {FAR} since the heal: {} requests, {} lost", far.sent, far.lost);
     for (at, lost) in [(NEAR, near), (FAR, far)] {

@@ -68,7 +68,7 @@ pub(super) async fn serve(
         .handshake::<_, Bytes>(stream);
     let mut connection = timeout(idle_max, handshake).await?.map_err(io::Error::other)?;
     let pings = connection.ping_pong();
-    let open = Open { since: shared.env.clock.now(), taken_back: 0, all: 0 };
+    let open = Open { since: shared.env.clock.now(), taken_back: 0, all: 0, is_flooded: false };
     converse(shared, &mut connection, pings, visitor, admitted, leaving, open).await
 }
 
@@ -78,16 +78,19 @@ struct Open {
     since: Instant,
     taken_back: u32,
     all: u32,
+    /// The client has been told that it takes back too many; what it had open ends meanwhile.
+    is_flooded: bool,
 }
 
 impl Open {
-    /// A request has ended like this. Whether the client takes back too many.
+    /// A request has ended like this. Whether with it the client has taken back too many.
     fn is_flood(&mut self, ended: Ended) -> bool {
         self.all = self.all.saturating_add(1);
         if matches!(ended, Ended::TakenBack { after } if after < AT_ONCE) {
             self.taken_back += 1;
         }
-        self.taken_back > TAKEN_BACK_MAX && self.taken_back > self.all / TAKEN_BACK_SHARE
+        let is_flood = self.taken_back > TAKEN_BACK_MAX && self.taken_back > self.all / TAKEN_BACK_SHARE;
+        is_flood && !std::mem::replace(&mut self.is_flooded, true)
     }
 }
 
