@@ -250,7 +250,13 @@ impl Control {
             beat.alive();
             debug!(?command, "to be told");
             match self.with_looks(self.global.propose(&command, ROUND_EVERY)).await {
-                Ok(committed) => self.global.replica().wait_for(committed.revision).await,
+                Ok(committed) => {
+                    // Another region may have to bring it here, and be cut off in this moment.
+                    let known = clock::timeout(ROUND_EVERY, self.global.replica().wait_for(committed.revision));
+                    if self.with_looks(known).await.is_err() {
+                        return false;
+                    }
+                }
                 Err(error) => {
                     info!(error = %chain(&error), "the world was not told what became of a release, trying again");
                     return false;

@@ -41,7 +41,7 @@ impl Shared {
     fn broke_off(&self, number: u64, status: StatusCode, in_flight: &InFlight) {
         in_flight.0.broke_off(status, self.env.clock.now());
         self.metrics.fail(Cause::BodyBrokenOff);
-        self.requests.broke_off(number);
+        self.requests.broke_off(number, self.env.clock.wall_ms());
     }
 }
 

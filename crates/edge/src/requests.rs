@@ -49,15 +49,20 @@ impl Requests {
         }
     }
 
-    /// The answer to a request broke off behind its head. Nothing is said of one that has been forgotten meanwhile.
-    pub(crate) fn broke_off(&self, number: u64) {
+    /// The answer to a request broke off behind its head, at this time, milliseconds since 1970. Of one that has been forgotten
+    /// meanwhile only that is known: not everything odd is here.
+    pub(crate) fn broke_off(&self, number: u64, now_ms: u64) {
         let Kept { last, odd } = &mut *self.kept.lock();
-        let is_known = odd.find(number).map(Record::break_off).is_some();
-        if let Some(record) = last.find(number) {
-            record.break_off();
-            if !is_known {
-                odd.next().copy(record);
+        match last.find(number) {
+            Some(record) => {
+                let was_odd = record.is_odd();
+                record.break_off();
+                if !was_odd || odd.find(number).map(Record::break_off).is_none() {
+                    odd.next().copy(record);
+                }
             }
+            None if odd.find(number).map(Record::break_off).is_none() => odd.forget(now_ms),
+            None => {}
         }
     }
 

@@ -13,8 +13,12 @@
 //! the asking node has checked, may come from every member: a node is trusted with the roles of its users. What only
 //! controllers decide comes from voters, which alone can lead; a node reports only of itself.
 
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
 use insula_identity::{NodeIdentity, RegionAuthority};
-use insula_rpc::{Code, Method, Status};
+use insula_rpc::{Caller, Code, Handler, Method, Status};
 use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
@@ -166,6 +170,37 @@ pub(crate) fn may_ask_of(state: StateName, asking: &Asking, own: &RegionName) ->
         return Ok(());
     }
     Err(Status::permission_denied(format!("region {} may not ask of the state of region {own}", asking.region)))
+}
+
+/// Messages of Raft groups, from nodes of this region alone: all voters of both groups of a node are of its region.
+pub(crate) struct OwnRegion {
+    pub region: RegionName,
+    pub groups: Arc<dyn Handler>,
+}
+
+#[async_trait]
+impl Handler for OwnRegion {
+    async fn call(&self, caller: &Caller, method: u16, body: Bytes) -> Result<Bytes, Status> {
+        may_send_messages(&caller.identity, &self.region)?;
+        self.groups.call(caller, method, body).await
+    }
+}
+
+/// Whether a caller may send messages of Raft groups to a node of region `own`, if the group admits it.
+///
+/// # Errors
+/// [`Status`] for other regions.
+pub(crate) fn may_send_messages(caller: &NodeIdentity, own: &RegionName) -> Result<(), Status> {
+    if caller.region == *own {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!("region {} has no voters in the groups of region {own}", caller.region)))
+}
+
+/// Whether a caller votes in a group whose voters are all of region `own`. A node's id alone says nothing: each region's CA gives
+/// its nodes the ids that it likes.
+pub(crate) fn is_voter(asking: &Asking, own: &RegionName, voters: &BTreeSet<NodeId>) -> bool {
+    asking.region == *own && voters.contains(&asking.node)
 }
 
 /// Whether a node may send messages of Raft groups; it has shown a certificate of the cluster.

@@ -38,8 +38,6 @@ use crate::{
 
 /// Time between two looks at whether this node can still tell others what is new.
 const PART_LOOK: Duration = Duration::from_secs(1);
-/// How long a connection to the leader may take on whose other side a request is brought: the asking node may know another way.
-const RELAY_CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// How long a copy that is all there may be is looked at for something that the caller lacks.
 const PRESENT_LOOK: Duration = Duration::from_millis(50);
 /// Longest that a caller may make this node try.
@@ -272,7 +270,7 @@ impl Calls {
             StateName::Region => self.region.raft(),
             StateName::Global => self.global.raft(),
         };
-        let is_voter = raft.voters().contains(&caller.node);
+        let is_voter = authorize::is_voter(&caller, &own, &raft.voters());
         let brought = request.asking.map(|node| Asking { node, region: request.region.clone().unwrap_or(own) });
         let asking = authorize::may_relay(caller, is_voter, brought)?;
         let leadership = *raft.leadership().borrow();
@@ -284,7 +282,8 @@ impl Calls {
         let Some(leader) = leadership.leader.filter(|_| request.asking.is_none()) else {
             return Ok(Led::Elsewhere(leadership.leader));
         };
-        if !self.peers.connects(leader, RELAY_CONNECT_LIMIT).await {
+        // Half of the time is left to those who may know another way, where this node is cut off, too.
+        if !self.peers.connects(leader, Duration::from_millis(request.deadline_ms / 2).min(LIMIT_MAX)).await {
             return Ok(Led::Elsewhere(Some(leader)));
         }
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
@@ -302,9 +301,10 @@ impl Calls {
     async fn propose(&self, asking: &Asking, request: ProposeRequest) -> Result<Led<ByteBuf>, Status> {
         let limit = Duration::from_millis(request.deadline_ms).min(LIMIT_MAX);
         let command = request.command.into_vec();
+        let own = self.material.identity().region;
         match request.state {
             StateName::Region => {
-                let is_voter = self.region.raft().voters().contains(&asking.node);
+                let is_voter = authorize::is_voter(asking, &own, &self.region.raft().voters());
                 let decoded = decode(&command)?;
                 authorize::may_propose_region(asking.node, is_voter, &decoded)?;
                 match self.region.too_early(&decoded) {
@@ -313,9 +313,9 @@ impl Calls {
                 }
             }
             StateName::Global => {
-                let is_voter = self.global.raft().voters().contains(&asking.node);
+                let is_voter = authorize::is_voter(asking, &own, &self.global.raft().voters());
                 let decoded = decode(&command)?;
-                authorize::may_propose_global(asking, &self.material.identity().region, is_voter, &decoded)?;
+                authorize::may_propose_global(asking, &own, is_voter, &decoded)?;
                 match self.global.too_early(&decoded) {
                     Some(refused) => Ok(refused),
                     None => Ok(self.global.propose(request.request, command, limit).await),

@@ -1,6 +1,7 @@
 //! `insula dev`: one node in the foreground, with nothing to set up and nothing left running afterwards.
 
 use std::{
+    io::{self, Write},
     net::SocketAddr,
     path::{self, Path, PathBuf},
     time::Duration,
@@ -34,8 +35,8 @@ pub struct Place {
     pub nodes: SocketAddr,
 }
 
-/// How long the dataplane may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(12);
+/// How long a dataplane may take to end: its notice, what is open, and the rest of it.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// Makes a node in `data_dir` if there is none, runs it until a signal, then stops its instances and its dataplane.
 /// What was deployed is there again at the next start.
@@ -67,8 +68,11 @@ pub async fn run(place: Place) -> Result<(), Error> {
     eprintln!("                      insula deploy app.toml && insula ps");
     eprintln!("Ctrl-C stops it and everything that it started.");
     let ran = node::run_until(&config_path, &mut signals).await;
-    for pid in end_all(&config_path, STOP_LIMIT).await {
-        eprintln!("the dataplane (process {pid}) does not end");
+    let paths = config.paths();
+    let sockets = [paths.dataplane_socket(), paths.takeover_socket()];
+    for pid in end_all(&config_path, &sockets, STOP_LIMIT).await {
+        // The terminal may be gone, and the instances are still to be stopped.
+        writeln!(io::stderr(), "the dataplane (process {pid}) does not end").ok();
     }
     if let Err(error) = work::stop_all(&config, &env).await {
         warn!(error = %chain(&error), "some instances may still run");

@@ -10,7 +10,7 @@
 //! votes in a region, not fed ──► nodes of it that do not vote, once: what it has may be all there is
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use insula_env::{Beat, Clock, Env, beat, clock};
 use insula_rpc::{AddressBook, Peers};
@@ -189,11 +189,14 @@ async fn follow<D: Domain>(
         Err(error) => return debug!(%source, %error, state = D::NAME, "no watch"),
     };
     let mut open = None;
+    let mut settles = pin!(clock::sleep(SETTLED));
     loop {
         let next = async {
-            match open {
-                Some(_) => Some(updates.next().await),
-                None => clock::timeout(SETTLED, updates.next()).await.ok(),
+            tokio::select! {
+                // Also where updates come all the time.
+                biased;
+                () = &mut settles, if open.is_none() => None,
+                next = updates.next() => Some(next),
             }
         };
         let Some(next) = beat.idle(next).await else {

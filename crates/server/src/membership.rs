@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use insula_control::{HandOverError, Membership, MembershipError};
 use insula_identity::NodeDirectory;
+use insula_raft::Group;
 use insula_rpc::Peers;
 use insula_state::Domain;
 use insula_types::NodeId;
@@ -28,6 +29,8 @@ pub(crate) struct GroupMembership<D: Domain> {
     pub group: Arc<StateGroup<D>>,
     pub directory: NodeDirectory,
     pub peers: Peers,
+    /// The global group: where its voters are of this region, the sealed root key goes with the region's.
+    pub global: Group,
 }
 
 impl<D: Domain> std::fmt::Debug for GroupMembership<D> {
@@ -39,13 +42,22 @@ impl<D: Domain> std::fmt::Debug for GroupMembership<D> {
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Gives a voter, or one that is about to be one, the keys that this node holds.
-pub(crate) async fn give_authority(directory: &NodeDirectory, peers: &Peers, node: NodeId) -> Result<(), Cause> {
+pub(crate) async fn give_authority(
+    directory: &NodeDirectory,
+    peers: &Peers,
+    node: NodeId,
+    needs_root: bool,
+) -> Result<(), Cause> {
     let Some(authority) = directory.load_region_authority()? else {
         return Err("this node leads but holds no region key: restore keys/ from another voter".into());
     };
+    let sealed_root = directory.load_sealed_root()?;
+    if needs_root && sealed_root.is_none() {
+        return Err("this node leads but holds no sealed root key: restore keys/ from another voter".into());
+    }
     let request = TakeAuthorityRequest {
         region_authority: ByteBuf::from(authority.export().as_bytes()),
-        sealed_root: ByteBuf::from(directory.load_sealed_root()?.unwrap_or_default()),
+        sealed_root: ByteBuf::from(sealed_root.unwrap_or_default()),
         next_root: directory.load_next_root()?,
     };
     Ok(peers.call::<TakeAuthority>(node, &request, KEY_LIMIT).await?)
@@ -54,7 +66,7 @@ pub(crate) async fn give_authority(directory: &NodeDirectory, peers: &Peers, nod
 impl<D: Domain> GroupMembership<D> {
     async fn change(&self, wanted: &BTreeSet<NodeId>) -> Result<(), Cause> {
         for node in wanted.difference(&self.group.raft().voters()) {
-            give_authority(&self.directory, &self.peers, *node).await?;
+            give_authority(&self.directory, &self.peers, *node, !self.global.voters().is_empty()).await?;
         }
         Ok(self.group.raft().set_voters(wanted, CHANGE_LIMIT).await?)
     }

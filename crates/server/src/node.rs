@@ -22,7 +22,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tracing::info;
 
 use crate::{
-    Error, authorize,
+    Error,
+    authorize::{self, OwnRegion},
     calls::Calls,
     config::{MetricsListener, NodeConfig, Paths},
     copy::Copy,
@@ -367,6 +368,7 @@ impl Node {
         let groups = RpcGroups::default();
         groups.insert(region.raft().clone());
         groups.insert(global.raft().clone());
+        let groups = OwnRegion { region: self.config.region.clone(), groups: Arc::new(groups) };
         let groups: Arc<dyn Handler> = Arc::new(groups);
         let calls = Calls {
             node: self.id,
@@ -497,11 +499,13 @@ impl Node {
             group: self.region_group.clone(),
             directory: self.directory.clone(),
             peers: self.rpc.clone(),
+            global: self.global_group.raft().clone(),
         };
         let global = GroupMembership {
             group: self.global_group.clone(),
             directory: self.directory.clone(),
             peers: self.rpc.clone(),
+            global: self.global_group.raft().clone(),
         };
         start_voters(&self.env, self.region.clone(), self.region.leadership(), Arc::new(region), DEAD_AFTER);
         start_voters(&self.env, self.region.clone(), self.global.leadership(), Arc::new(global), DEAD_AFTER);

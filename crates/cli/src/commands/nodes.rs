@@ -41,7 +41,7 @@ pub async fn drain(client: &Client, args: &DrainArgs) -> Result<(), Failure> {
         while left > 0 {
             let bound = bound_there(client, node.id).await?;
             if bound.len() >= left as usize {
-                return say(&stays(&node, &bound));
+                return Err(stays(&node, &bound));
             }
             let now = client.node_after(&id, seen).await?;
             if !now.value.is_draining {
@@ -72,18 +72,19 @@ async fn bound_there(client: &Client, node: NodeId) -> Result<Vec<Volume>, Failu
 }
 
 /// That a node is drained of what can be drained.
-fn stays(node: &Node, bound: &[Volume]) -> String {
-    let one = |volume: &Volume| {
-        let instance = volume.instance.map(|instance| instance.to_string()).unwrap_or_default();
-        let service = volume.volume.rsplit_once('/').map_or(volume.volume.as_str(), |(service, _)| service);
-        format!("  {service} {instance} has {}: `insula stop {service}` ends it\n", volume.volume)
-    };
-    let list: String = bound.iter().map(one).collect();
-    format!(
-        "node {} is drained but for {}, whose data is there and nowhere else\n{list}`insula uncordon` gives it work again\n",
+fn stays(node: &Node, bound: &[Volume]) -> Failure {
+    let text = format!(
+        "node {} is not empty: {} stay there with data that is nowhere else; all else is gone",
         node.name,
         instances(bound.len() as u32)
-    )
+    );
+    let mut failure = Failure::new(Exit::Conflict, text);
+    for volume in bound {
+        let instance = volume.instance.map(|instance| instance.to_string()).unwrap_or_default();
+        failure = failure.hint(&format!("{instance} has {}", volume.volume));
+    }
+    failure
+        .hint("`insula stop APP/SERVICE` ends all instances of a service; `insula uncordon` gives the node work again")
 }
 
 /// What is still there when the wait is over, and why that may be.

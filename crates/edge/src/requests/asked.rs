@@ -105,6 +105,7 @@ impl Drop for Asked<'_> {
         let took = self.clock.now().saturating_duration_since(self.begun);
         let (outcome, uri) = (self.outcome.as_ref(), &self.parts.uri);
         let host = || self.parts.headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
+        let host = uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes());
         let facts = Facts {
             number: self.number,
             came_ms: self.clock.wall_ms().saturating_sub(took.as_millis() as u64),
@@ -117,7 +118,8 @@ impl Drop for Asked<'_> {
         let said = Said {
             id: self.id.as_bytes(),
             method: self.parts.method.as_str(),
-            host: uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes()),
+            // Without name and password, which some put before it; the edge refuses that.
+            host: host.rsplit(|byte| *byte == b'@').next().unwrap_or_default(),
             path: uri.path(),
             service: self.service,
             text: outcome.map_or("", |outcome| &outcome.said),

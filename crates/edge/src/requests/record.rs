@@ -163,7 +163,9 @@ impl Record {
 
     pub(super) fn is_odd(&self) -> bool {
         let Facts { cause, status, tries, took, .. } = &self.facts;
-        cause.is_some() || status.is_some_and(|status| status >= 500) || tries.len > 1 || *took > SLOW
+        // What is nobody's is refused at once: whoever asks for much of it shall not make the edge forget what apps did.
+        let is_of_app = !self.part(Text::App).is_empty();
+        is_of_app && cause.is_some() || status.is_some_and(|status| status >= 500) || tries.len > 1 || *took > SLOW
     }
 
     pub(super) fn break_off(&mut self) {
@@ -264,7 +266,14 @@ impl Ring {
     }
 
     pub(super) fn find(&mut self, number: u64) -> Option<&mut Record> {
-        self.records.iter_mut().find(|record| record.facts.number == number)
+        // The newest first: most questions are about it.
+        let (newer, older) = self.records.split_at_mut(self.next);
+        newer.iter_mut().rev().chain(older.iter_mut().rev()).find(|record| record.facts.number == number)
+    }
+
+    /// Something of this time is not here.
+    pub(super) fn forget(&mut self, at_ms: u64) {
+        self.forgot_ms = self.forgot_ms.max(Some(at_ms));
     }
 
     pub(super) const fn forgot_ms(&self) -> Option<u64> {

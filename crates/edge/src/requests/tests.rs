@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use http::{Request, StatusCode, request::Parts};
 use insula_env::{Env, Rng};
 use insula_types::{InstanceId, NodeId, ServiceRef};
@@ -44,7 +46,11 @@ fn good(asked: &mut Asked<'_>) {
     asked.answered(StatusCode::OK);
 }
 
+static SHOP: LazyLock<ServiceRef> =
+    LazyLock::new(|| ServiceRef::new("shop".parse().expect("a name"), "web".parse().expect("a name")));
+
 fn bad(asked: &mut Asked<'_>) {
+    asked.service = Some(&SHOP);
     asked.refused(Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, "shop/web has no ready instance".to_owned());
 }
 
@@ -117,7 +123,12 @@ fn odd_ones_outlive_the_others_and_all_are_bounded() {
 fn what_counts_as_odd() {
     let mut world = World::new();
     type Case = (&'static str, fn(&mut Asked<'_>), bool);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
+        (
+            "odd-nobodys",
+            |asked| asked.refused(Cause::NoRoute, StatusCode::NOT_FOUND, "no app has it".to_owned()),
+            false,
+        ),
         ("odd-good-", good, false),
         ("odd-missing", |asked| asked.answered(StatusCode::NOT_FOUND), false),
         ("odd-refused", bad, true),
@@ -141,8 +152,11 @@ fn what_counts_as_odd() {
         asked.begun -= SLOW + Duration::from_millis(1);
         good(asked);
     });
-    let begun = world.ask(&parts("odd-half-", "/"), good);
-    world.requests.broke_off(world.next);
+    let begun = world.ask(&parts("odd-half-", "/"), |asked| {
+        asked.service = Some(&SHOP);
+        good(asked);
+    });
+    world.requests.broke_off(world.next, 1);
     assert_eq!(begun.as_str(), "odd-half-");
     let filler = parts("filler-filler", "/");
     for _ in 0..LAST_MAX {
@@ -154,9 +168,11 @@ fn what_counts_as_odd() {
     }
     let half = world.find("odd-half-").found.remove(0);
     assert_eq!((half.status, half.cause.as_deref()), (Some(200), Some("body_broken_off")));
-    // Nobody knows that one any more.
-    world.requests.broke_off(1);
-    assert!(world.find("odd-good-").found.is_empty());
+    // Of one that nobody knows any more, only this.
+    assert_eq!(world.find("odd-good-").odd_since_ms, 1);
+    world.requests.broke_off(1, 77);
+    let forgotten = world.find("odd-good-");
+    assert!(forgotten.found.is_empty() && forgotten.odd_since_ms == 77, "{forgotten:?}");
 }
 
 #[test]
@@ -166,7 +182,10 @@ fn what_clients_send_is_cut_and_made_visible() {
     let (mut head, ()) = Request::builder()
         .uri(long.as_str())
         .method("PROPFINDANDMORETHANTHAT")
-        .header("host", http::HeaderValue::from_bytes(&[b"\xe2\x80\xae", &[b'h'; 1000][..]].concat()).expect("a value"))
+        .header(
+            "host",
+            http::HeaderValue::from_bytes(&[b"me:secret@\xe2\x80\xae", &[b'h'; 1000][..]].concat()).expect("a value"),
+        )
         .header("x-request-id", "x".repeat(64))
         .body(())
         .expect("a request")

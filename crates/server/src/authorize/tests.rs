@@ -234,6 +234,17 @@ fn other_regions_ask_of_the_global_state_alone() {
 }
 
 #[test]
+fn only_nodes_of_the_own_region_vote() {
+    let own: RegionName = "fra".parse().expect("name");
+    let voters = [NodeId::new(ME)].into();
+    assert!(is_voter(&asking("fra", ME), &own, &voters));
+    assert!(!is_voter(&asking("fra", ME + 1), &own, &voters));
+    assert!(!is_voter(&asking("was", ME), &own, &voters), "another region's CA may give any id");
+    let told = |region| told(may_send_messages(&identity(region, ME), &own));
+    assert_eq!([told("fra"), told("was")], ['y', 'n']);
+}
+
+#[test]
 fn raft_is_for_members_that_were_not_removed() {
     assert!(admits(false, true));
     assert!(!admits(true, true) && !admits(false, false) && !admits(true, false));

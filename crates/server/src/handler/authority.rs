@@ -133,7 +133,7 @@ impl NodeApi {
         let sealed = next.seal(&recovery_key).map_err(internal)?;
         self.directory.save_next_root(&NextRoot { root: hash.clone(), sealed }).map_err(internal)?;
         for voter in self.global_group.raft().voters().into_iter().filter(|voter| *voter != self.node) {
-            give_authority(&self.directory, &self.rpc, voter).await.map_err(|error| {
+            give_authority(&self.directory, &self.rpc, voter, true).await.map_err(|error| {
                 Problem::new(Code::NodeUnreachable, format!("voter {voter} did not take the new root's key: {error}"))
             })?;
         }

@@ -61,7 +61,7 @@ impl NodeApi {
         }
         if body.continent.is_some() || body.recovery_key.is_some() {
             let detail = format!("region {own} is there already: a continent and a recovery key are for a new region");
-            return Err(Problem::new(Code::InvalidRequest, detail));
+            return Err(Problem::new(Code::RegionExists, detail));
         }
         let addresses = self.region.read(|region| self.addresses_of(region, |node| node.health.is_up()));
         let token = self.new_join_token(own, addresses)?;
@@ -106,9 +106,9 @@ impl NodeApi {
         body: JoinTokenBody,
         request: Option<RequestId>,
     ) -> Answer<Versioned<JoinTokenCreated>> {
-        let invalid = |detail: String| Problem::new(Code::InvalidRequest, detail);
         if body.uses != 1 {
-            return Err(invalid(format!("one machine founds region {region}: its token has one use")));
+            let detail = format!("one machine founds region {region}: its token has one use, not {}", body.uses);
+            return Err(Problem::new(Code::Conflict, detail));
         }
         self.refuse_unfounded()?;
         let _alone = self.authority.lock().await;
@@ -123,9 +123,12 @@ impl NodeApi {
                          create`)"
                     ),
                 ),
-                _ => invalid(format!(
-                    "region {region} is new: the root signs its CA, which takes the recovery key (--recovery-key-file FILE)"
-                )),
+                _ => Problem::new(
+                    Code::Forbidden,
+                    format!(
+                        "region {region} is new: the root signs its CA, which takes the recovery key (--recovery-key-file FILE)"
+                    ),
+                ),
             });
         };
         let root = self.open_root(recovery_key)?;

@@ -1,42 +1,80 @@
 //! Ends the dataplanes of a node that shall leave nothing running.
 
 use std::{
+    collections::HashMap,
     fs,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures::future;
-use insula_env::clock;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use insula_env::{clock, net};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, test_kill_process};
 use tokio::io::unix::AsyncFd;
 
-/// Tells all dataplanes that were started with this configuration to end, also one that does not listen yet, and one that has handed
-/// over and serves what is open; gives those that have not after `limit`. Whoever starts them must have stopped.
-pub(crate) async fn end_all(config: &Path, limit: Duration) -> Vec<Pid> {
-    let ends = started_with(config).into_iter().map(|(pid, process)| async move {
-        // Failing means that it has ended meanwhile.
-        let _ = pidfd_send_signal(&process, Signal::TERM);
-        // SAFETY: an `OwnedFd` gives the same descriptor each time and closes it only when it is dropped.
-        let Ok(process) = (unsafe { AsyncFd::register(process) }) else { return Some(pid) };
-        // The descriptor of a process is readable once it has ended: pidfd_open(2).
-        let ended = clock::timeout(limit, process.readable()).await;
+/// How long the look may take who answers on a socket of this machine.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks whether a process has ended, where the system does not tell.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A process by its descriptor, which is never another one's; none before Linux 5.3.
+type Process = Option<OwnedFd>;
+
+/// Tells all dataplanes of a node to end: those that answer on its sockets, whoever started them, and those that were started with its
+/// configuration, also one that does not listen yet, and one that has handed over and serves what is open. Gives those that have not
+/// ended after `limit`. Whoever starts them must have stopped.
+pub(crate) async fn end_all(config: &Path, sockets: &[PathBuf], limit: Duration) -> Vec<Pid> {
+    let mut all = started_with(config);
+    // Where other processes are hidden from this user (proc(5), hidepid), these tell of the one that serves.
+    for socket in sockets {
+        all.extend(who_answers(socket).await);
+    }
+    let ends = all.into_iter().map(|(pid, process)| async move {
+        let ended = clock::timeout(limit, end(pid, process)).await;
         ended.is_err().then_some(pid)
     });
     future::join_all(ends).await.into_iter().flatten().collect()
 }
 
-fn started_with(config: &Path) -> Vec<(Pid, OwnedFd)> {
+fn process(pid: Pid) -> Process {
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// The process that takes connections on a socket.
+async fn who_answers(socket: &Path) -> Option<(Pid, Process)> {
+    let stream = net::connect_unix(socket, LOOK_LIMIT).await.ok()?;
+    let pid = Pid::from_raw(stream.peer_cred().ok()?.pid()?)?;
+    Some((pid, process(pid)))
+}
+
+fn started_with(config: &Path) -> HashMap<Pid, Process> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw);
     pids.filter_map(|pid| {
-        // Before its arguments are looked at: the number may be another process's a moment later, the descriptor not.
-        let process = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        // Before its arguments are looked at: the number may be another process's a moment later.
+        let process = process(pid);
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         is_dataplane(&arguments, config).then_some((pid, process))
     })
     .collect()
+}
+
+/// Tells a process to end and waits for it. Failing to tell means that it has ended meanwhile.
+async fn end(pid: Pid, process: Process) {
+    if let Some(process) = process {
+        let _ = pidfd_send_signal(&process, Signal::TERM);
+        // SAFETY: an `OwnedFd` gives the same descriptor each time and closes it only when it is dropped.
+        if let Ok(process) = unsafe { AsyncFd::register(process) } {
+            // It is readable once the process has ended: pidfd_open(2).
+            let _ = process.readable().await;
+            return;
+        }
+    }
+    let _ = kill_process(pid, Signal::TERM);
+    while test_kill_process(pid).is_ok() {
+        clock::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Whether the arguments of a process, each with a zero behind it (proc_pid_cmdline(5)), are those that `spawn` gives.
@@ -60,5 +98,15 @@ mod tests {
         ] {
             assert!(!is_dataplane(other, config), "{}", other.escape_ascii());
         }
+    }
+
+    #[tokio::test]
+    async fn who_answers_on_a_socket_is_known() {
+        let dir = tempfile::tempdir().expect("directory");
+        let socket = dir.path().join("socket");
+        assert!(who_answers(&socket).await.is_none());
+        let _listener = net::bind_unix(&socket).expect("listens");
+        let (pid, _) = who_answers(&socket).await.expect("somebody");
+        assert_eq!(pid.as_raw_nonzero().get() as u32, std::process::id());
     }
 }

@@ -157,9 +157,12 @@ pub(super) fn decide(
     }
 }
 
-/// A region that nobody has founded. It holds back no level: it knows what its founder's program will know.
+/// A region that nobody has founded. It holds back no level: it knows what its founder's program will know. It is younger than all
+/// others, whatever clocks say: apps that name no regions are the oldest one's.
 fn joining(state: &GlobalState, name: &RegionName, at_ms: u64) -> Region {
-    Region { phase: Phase::Joining, ..Region::new(name.clone(), at_ms, state.agreed.clone()) }
+    let youngest = state.regions.values().map(|region| region.created_ms).max();
+    let created_ms = at_ms.max(youngest.map_or(0, |youngest| youngest.saturating_add(1)));
+    Region { phase: Phase::Joining, ..Region::new(name.clone(), created_ms, state.agreed.clone()) }
 }
 
 fn put(out: &mut Changes<GlobalState>, region: Region) {
@@ -173,6 +176,21 @@ fn forget(state: &GlobalState, regions: &[&RegionName], out: &mut Changes<Global
         out.remove(GlobalKey::Invitation((*region).clone()));
         if state.sealing_keys.contains(region) {
             out.remove(GlobalKey::SealingKey((*region).clone()));
+        }
+    }
+    // What was sealed to its key opens with no other, should another region have the name one day.
+    for (id, secret) in state.secrets.iter() {
+        let mut secret = secret.clone();
+        let sealed = secret.versions.values_mut().map(|value| &mut value.sealed);
+        let before: usize = sealed
+            .map(|sealed| {
+                let len = sealed.len();
+                sealed.retain(|region, _| !regions.contains(&region));
+                len - sealed.len()
+            })
+            .sum();
+        if before > 0 {
+            out.put(GlobalKey::Secret(id.clone()), GlobalObject::Secret(secret));
         }
     }
     let mut roots: Vec<_> = state.roots.iter().map(|(hash, root)| (hash.clone(), root.clone())).collect();
@@ -226,6 +244,12 @@ fn invite(
                 ));
             }
         }
+    }
+    if state.roots.len() > 1 {
+        return Err(Rejection::conflict(
+            Conflict::RootOutOfTurn,
+            "one root is being put in place of another: end that first (`insula ca status`)",
+        ));
     }
     let gone: Vec<&RegionName> =
         state.invitations.iter().filter(|(_, other)| lapsed(other)).map(|(name, _)| name).collect();

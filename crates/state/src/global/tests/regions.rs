@@ -1,4 +1,4 @@
-use insula_types::{Agreed, NodeId};
+use insula_types::{Agreed, NodeId, RegionSet};
 
 use super::*;
 use crate::Domain;
@@ -142,6 +142,53 @@ fn what_nobody_used_in_time_goes_with_the_next_invitation() {
     world.run(&invite("hnd", "t5", 300)).expect("another");
     assert_eq!(seen(&world).1, ["t5", "t2"], "what a machine has founded stays");
     assert_eq!(seen(&world).2, ["fra", "hnd", "was"]);
+}
+
+#[test]
+fn a_new_region_is_the_youngest_whatever_clocks_say() {
+    let mut world = founded();
+    world.at_ms = 50;
+    world.run(&invite("nrt", "t1", 100)).expect("a new one");
+    // A state that was restored may begin before what it has.
+    world.at_ms = 0;
+    world.run(&invite("ams", "t2", 100)).expect("another");
+    let created = |name| world.replica.read(|state| state.regions.get(&region(name)).map(|region| region.created_ms));
+    assert!(created("fra") < created("nrt") && created("nrt") < created("ams"), "{:?}", created("ams"));
+    let usual = world.replica.read(|state| state.regions_for(&RegionSet::Usual));
+    assert_eq!(usual, [region("fra")].into());
+}
+
+#[test]
+fn nobody_is_invited_between_two_roots() {
+    let mut world = founded();
+    let (certificate, regions) = (ByteBuf::from([8]), BTreeMap::from([(region("fra"), ByteBuf::from([9]))]));
+    let root = TrustedRoot { certificate, state: RootState::Trusted, regions, added_ms: 0 };
+    world.run(&GlobalCommand::AddRoot { hash: "s".into(), root }).expect("the next");
+    let refused = world.run(&invite("nrt", "t1", 100)).expect_err("which root would sign it?");
+    assert_eq!(refused.code, RejectionCode::Conflict);
+}
+
+#[test]
+fn what_was_sealed_to_a_region_that_did_not_come_to_be_goes_with_it() {
+    let mut world = founded();
+    world.run(&invite("nrt", "t1", 100)).expect("a new one");
+    world.run(&claim("t1", 9, 6)).expect("the first");
+    let (app, name) = ("shop".parse().expect("a name"), "KEY".parse().expect("a name"));
+    for name in ["fra", "nrt"] {
+        let key = ByteBuf::from([5; 32]);
+        world.run(&GlobalCommand::SetSealingKey { region: region(name), key }).expect("the first of its region");
+    }
+    let sealed = ["fra", "nrt"].map(|name| (region(name), ByteBuf::from([1; 64]))).into();
+    world.run(&GlobalCommand::SetSecret { app, name, sealed, by: "me".into() }).expect("set");
+    let regions = |world: &World| {
+        world.replica.read(|state| {
+            let values = state.secrets.values().flat_map(|secret| secret.versions.values());
+            values.flat_map(|value| value.sealed.keys().map(ToString::to_string)).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(regions(&world), ["fra", "nrt"]);
+    world.run(&GlobalCommand::RemoveInvitation { token: "t1".into() }).expect("it is there");
+    assert_eq!(regions(&world), ["fra"]);
 }
 
 #[test]
