@@ -15,6 +15,8 @@ struct Known {
     members: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// The best first.
     gateways: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// How many of them, from the first, speak for the global group.
+    speakers: usize,
 }
 
 impl AddressBook {
@@ -23,10 +25,11 @@ impl AddressBook {
         self.0.write().members = addresses;
     }
 
-    /// Replaces all nodes of other regions, the best first. Gives those that are reached elsewhere than before, or not at all any
-    /// more.
-    pub fn set_gateways(&self, gateways: Vec<(NodeId, Vec<SocketAddr>)>) -> Vec<NodeId> {
+    /// Replaces all nodes of other regions, the best first; the first `speakers` of them are believed on the global group. Gives
+    /// those that are reached elsewhere than before, or not at all any more.
+    pub fn set_gateways(&self, gateways: Vec<(NodeId, Vec<SocketAddr>)>, speakers: usize) -> Vec<NodeId> {
         let mut known = self.0.write();
+        known.speakers = speakers.min(gateways.len());
         let before = std::mem::replace(&mut known.gateways, gateways);
         before.into_iter().filter(|one| !known.gateways.contains(one)).map(|(node, _)| node).collect()
     }
@@ -53,9 +56,10 @@ impl AddressBook {
         self.0.read().members.keys().copied().collect()
     }
 
-    /// The nodes of other regions that it knows, the best first.
-    pub fn gateways(&self) -> Vec<NodeId> {
-        self.0.read().gateways.iter().map(|(node, _)| *node).collect()
+    /// The nodes of other regions that are believed on the global group, the best first.
+    pub fn speakers(&self) -> Vec<NodeId> {
+        let known = self.0.read();
+        known.gateways[..known.speakers].iter().map(|(node, _)| *node).collect()
     }
 }
 
@@ -68,14 +72,15 @@ mod tests {
         let book = AddressBook::default();
         let (near, far) = (NodeId::new(1), NodeId::new(2));
         let at = |last| vec![SocketAddr::from(([192, 0, 2, last], 7443))];
-        assert_eq!(book.set_gateways(vec![(far, at(2))]), []);
+        assert_eq!(book.set_gateways(vec![(far, at(2))], 9), []);
         book.set([(near, at(1))].into());
-        assert_eq!((book.nodes(), book.gateways()), (vec![near], vec![far]), "members are replaced alone");
+        assert_eq!((book.nodes(), book.speakers()), (vec![near], vec![far]), "members are replaced alone");
         assert_eq!((book.get(near), book.get(far)), (at(1), at(2)));
-        assert_eq!(book.set_gateways(vec![(far, at(2))]), [], "nothing new");
-        assert_eq!(book.set_gateways(vec![(far, at(3))]), [far], "it is elsewhere");
+        assert_eq!(book.set_gateways(vec![(far, at(2))], 0), [], "nothing new");
+        assert_eq!(book.speakers(), [], "it is reached, and not believed");
+        assert_eq!(book.set_gateways(vec![(far, at(3))], 1), [far], "it is elsewhere");
         assert_eq!(book.get(far), at(3));
-        assert_eq!(book.set_gateways(Vec::new()), [far]);
+        assert_eq!(book.set_gateways(Vec::new(), 1), [far]);
         assert_eq!(book.get(far), []);
     }
 }

@@ -140,7 +140,7 @@ impl Sources {
     /// Those to be asked in turn, each with whether it is of another region.
     fn list(&self) -> Vec<(NodeId, bool)> {
         let members = self.book.nodes().into_iter().filter(|other| *other != self.node).map(|node| (node, false));
-        let far = if (self.may_ask_far)() { self.book.gateways() } else { Vec::new() };
+        let far = if (self.may_ask_far)() { self.book.speakers() } else { Vec::new() };
         far.into_iter().map(|node| (node, true)).chain(members).collect()
     }
 }
@@ -246,7 +246,7 @@ mod tests {
         let book = AddressBook::default();
         let [me, near, far] = [1, 2, 3].map(NodeId::new);
         book.set([(me, vec![]), (near, vec![])].into());
-        book.set_gateways(vec![(far, vec![])]);
+        book.set_gateways(vec![(far, vec![])], 1);
         let list = |may: bool| {
             let may_ask_far = Box::new(move || may);
             Sources { node: me, book: book.clone(), may_ask_far, feed: Feed::new(Clock::simulated(0)) }.list()

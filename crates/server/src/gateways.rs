@@ -8,7 +8,7 @@ use insula_raft::Group;
 use insula_rpc::{AddressBook, Peers};
 use insula_state::{
     Domain, GlobalCommand, GlobalState, RegionState, Store,
-    global::{GATEWAYS_MAX, Gateway, Phase},
+    global::{GATEWAYS_MAX, Gateway, Phase, Region},
 };
 use insula_types::{Level, Node, NodeId, RegionName, Scope};
 use tracing::{debug, info};
@@ -35,6 +35,11 @@ pub(crate) fn of_others(state: &GlobalState, own: &RegionName) -> Vec<Gateway> {
     let mut others: Vec<_> = state.regions.values().filter(|region| region.name != *own).collect();
     others.sort_by_key(|region| (region.created_ms, &region.name));
     others.into_iter().flat_map(|region| region.gateways.iter().cloned()).collect()
+}
+
+/// The region that was there first.
+fn oldest(state: &GlobalState) -> Option<&Region> {
+    state.regions.values().min_by_key(|region| (region.created_ms, &region.name))
 }
 
 /// What the world does not know yet of a region's gateways.
@@ -75,8 +80,14 @@ pub(crate) fn tell(
 /// Puts the gateways of other regions into the address book; `first` as long as the state names none.
 pub(crate) fn note(global: &GlobalState, own: &RegionName, first: &[Gateway], book: &AddressBook) -> Vec<NodeId> {
     let stated = of_others(global, own);
-    let known = if stated.is_empty() { first.to_vec() } else { stated };
-    book.set_gateways(known.into_iter().map(|gateway| (gateway.node, gateway.addresses)).collect())
+    // All voters of the global group are in the oldest region. Gateways of others can be anything that their region says.
+    let (known, speakers) = match stated.is_empty() {
+        true => (first.to_vec(), first.len()),
+        false => {
+            (stated, oldest(global).filter(|region| region.name != *own).map_or(0, |region| region.gateways.len()))
+        }
+    };
+    book.set_gateways(known.into_iter().map(|gateway| (gateway.node, gateway.addresses)).collect(), speakers)
 }
 
 /// Follows them.
@@ -107,7 +118,7 @@ pub(crate) fn follow(
 #[cfg(test)]
 mod tests {
     use insula_state::{
-        global::{GlobalKey, GlobalObject, Region},
+        global::{GlobalKey, GlobalObject},
         region::{RegionKey, RegionMeta, RegionObject},
     };
     use insula_types::{Addresses, Agreed, ClusterId, Incarnation, NodeHealth, Revision};
@@ -202,15 +213,19 @@ mod tests {
         let mut world = GlobalState::default();
         let known = |world: &GlobalState| {
             note(world, &own, &[gateway(9)], &book);
-            book.gateways().into_iter().map(NodeId::get).collect::<Vec<_>>()
+            book.speakers().into_iter().map(NodeId::get).collect::<Vec<_>>()
         };
         assert_eq!(known(&world), [9], "as long as the state says nothing");
-        for (region, created_ms, gateways) in [("was", 7, vec![1, 2]), ("fra", 3, vec![3]), ("nrt", 1, vec![4])] {
+        for (region, created_ms, gateways) in [("was", 7, vec![1, 2]), ("fra", 3, vec![3]), ("nrt", 5, vec![4])] {
             let gateways = gateways.into_iter().map(gateway).collect();
             let region = Region { gateways, ..Region::new(name(region), created_ms, None) };
             world.absorb(Revision(1), GlobalKey::Region(region.name.clone()), Some(GlobalObject::Region(region)));
         }
-        assert_eq!(known(&world), [3, 1, 2], "those of the oldest region first, and none of its own");
+        assert_eq!(known(&world), [3], "those of the oldest region alone are believed");
+        assert!([1, 2, 3].iter().all(|id| !book.get(NodeId::new(*id)).is_empty()), "and all are reached");
+        assert_eq!(book.get(NodeId::new(4)), [], "but its own, which are members");
+        note(&world, &name("fra"), &[], &book);
+        assert_eq!(book.speakers(), [], "nobody else speaks for the oldest region's group");
         assert_eq!(book.nodes(), [], "they are no members");
     }
 }

@@ -65,7 +65,7 @@ impl Census {
 
     /// What one of another region says, every now and then, of the global group: their regions' lives are their own.
     async fn ask_far(&self, turn: usize) -> Option<Life> {
-        let far = self.book.gateways();
+        let far = self.book.speakers();
         let asked = far.get(turn / FAR_EVERY % far.len().max(1)).filter(|_| turn.is_multiple_of(FAR_EVERY))?;
         let answer = self.peers.call::<AskLives>(*asked, &AskLivesRequest {}, ASK_LIMIT).await;
         answer.ok().map(|lives| lives.of(StateName::Global))

@@ -169,7 +169,7 @@ impl<D: Domain> Route<D> {
     fn far(&self) -> Vec<NodeId> {
         match self.group.name() {
             StateName::Region => Vec::new(),
-            StateName::Global => self.book.gateways(),
+            StateName::Global => self.book.speakers(),
         }
     }
 
