@@ -2,6 +2,7 @@
 
 mod alone;
 mod blackout;
+mod broken;
 mod certificates;
 mod deadlocks;
 mod deploys;
@@ -66,6 +67,8 @@ pub enum Story {
     Deploys,
     /// The leader killed at ten moments of a deployment, of a good release and of a broken one
     Successions,
+    /// Releases that come to nothing, one after the other: all is as before
+    Broken,
     /// Canaries and rolling releases while the leader's disk is full or stalls, or an edge cannot reach it
     Judged,
     /// A deadlock planted in each supervised loop, one after the other (needs a program with planted-deadlock)
@@ -129,6 +132,7 @@ pub fn tell(story: Story, programs: &Programs, telling: &Telling, interrupt: &In
         Story::Drain => on_stage(&|stage| drain::tell(stage, interrupt)),
         Story::Deploys => on_stage(&|stage| deploys::tell(stage, telling.rounds, interrupt)),
         Story::Successions => on_stage(&|stage| successions::tell(stage, interrupt)),
+        Story::Broken => on_stage(&|stage| broken::tell(stage, interrupt)),
         Story::Judged => on_stage(&|stage| judged::tell(stage, interrupt)),
         Story::Deadlocks => on_stage(&|stage| deadlocks::tell(stage, interrupt)),
         Story::Certificates => perform(programs, telling, Some(certificates::LIVES), interrupt, &|stage| {

@@ -60,6 +60,8 @@ enum Story {
     Deploys,
     /// The leader killed at ten moments of a deployment, of a good release and of a broken one
     Successions,
+    /// Releases that never get ready, get worse, have no image or no room: all is as before
+    Broken,
     /// Canaries and rolling releases while the leader's disk is full or stalls, or an edge cannot reach it
     Judged,
     /// A deadlock planted in each supervised loop, in a program built for it

@@ -127,6 +127,11 @@ fn each_node_is_drained_in_turn() {
 }
 
 #[test]
+fn broken_releases_end_as_before() {
+    tell_it(Story::Broken, "broken");
+}
+
+#[test]
 fn canaries_are_judged_rightly_under_faults() {
     tell_it(Story::Judged, "judged");
 }
