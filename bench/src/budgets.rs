@@ -15,6 +15,7 @@ mod neighbours;
 mod probe;
 pub(crate) mod processes;
 mod start;
+mod visible;
 
 use std::fmt;
 
@@ -93,17 +94,22 @@ pub enum Part {
     Failover,
     /// Leader drained, follower cut off and back
     Calm,
+    /// Changes of the world, until every node of three regions shows them
+    Visible,
 }
 
 /// What to measure.
 #[derive(Clone, Debug, Args)]
 pub struct Choice {
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "deploys", "neighbours", "edge", "commit", "failover", "calm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["idle", "start", "many", "images", "deploys", "neighbours", "edge", "commit", "failover", "calm", "visible"])]
     pub only: Vec<Part>,
     /// Leaders to kill
     #[arg(long, default_value_t = 100)]
     pub kills: usize,
+    /// Changes of the world to make
+    #[arg(long, default_value_t = 1000)]
+    pub changes: usize,
 }
 
 /// Measures, telling on standard error what it does; needs root and the lab's packages.
@@ -125,7 +131,10 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
         eprintln!("making a lab of one node …");
         take(neighbours::measure(&Lab::up(programs, LAB, 1, None)?)?);
     }
-    if choice.only.iter().all(|part| matches!(part, Part::Neighbours | Part::Edge)) {
+    if choice.only.contains(&Part::Visible) {
+        take(visible::measure(programs, LAB, choice.changes)?);
+    }
+    if choice.only.iter().all(|part| matches!(part, Part::Neighbours | Part::Edge | Part::Visible)) {
         return Ok(Table(lines));
     }
     eprintln!("making a lab of three nodes …");
@@ -141,7 +150,7 @@ pub fn measure(programs: &Programs, choice: &Choice) -> anyhow::Result<Table> {
                 Part::Many => many::measure(&lab)?,
                 Part::Images => images::measure(&lab)?,
                 Part::Deploys => deploys::measure(&lab)?,
-                Part::Neighbours | Part::Edge => Vec::new(),
+                Part::Neighbours | Part::Edge | Part::Visible => Vec::new(),
                 Part::Commit => commit::measure(&lab)?,
                 Part::Failover => failover::measure(&lab, choice.kills)?,
                 Part::Calm => calm::measure(&lab)?,

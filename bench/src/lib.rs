@@ -11,6 +11,7 @@ pub mod report;
 pub mod starts;
 pub mod story;
 mod traffic;
+pub mod visible;
 pub mod wire;
 pub mod writes;
 

@@ -18,11 +18,13 @@ use insula_bench::{
     lab::Programs,
     load, page, starts,
     story::{self, Story, Telling},
+    visible::Node,
     wire,
     writes::{self, Insula, Store},
 };
 use insula_env::{Clock, TaskGroup};
-use tokio::io::AsyncReadExt;
+use insula_types::{AppName, ServiceName, ServiceRef};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 #[derive(Parser)]
 #[command(about)]
@@ -47,6 +49,8 @@ enum Verb {
     Budgets(budgets::Choice),
     /// Write to Insula's API (as INSULA_CONTEXT names it) or to etcd; a line of JSON for each write
     Writes(WritesArguments),
+    /// See when a node (as INSULA_CONTEXT names the cluster) shows a service's scale; a line of JSON for each change
+    Visible(VisibleArguments),
     /// Start containers of an image, by Insula's runtime, by runc and by podman; a line of JSON
     Starts {
         /// The image, by digest, in a registry without TLS
@@ -144,6 +148,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Clients(arguments) => in_runtime(run_clients(arguments)),
         Verb::Writes(arguments) => in_runtime(make_writes(arguments)),
+        Verb::Visible(arguments) => in_runtime(see(arguments)),
         Verb::Starts { image, count, at_once } => in_own_mounts(async |dir| {
             let plan = starts::Plan { count, at_once };
             let ours = starts::measure(&image, &dir.join("insula"), plan).await?;
@@ -266,6 +271,41 @@ async fn make_writes(arguments: WritesArguments) -> anyhow::Result<()> {
     }
     // A read of standard input that has not ended would keep the runtime waiting.
     std::process::exit(0)
+}
+
+#[derive(Args)]
+struct VisibleArguments {
+    /// The API of the node, ADDRESS:PORT
+    #[arg(long)]
+    target: SocketAddr,
+    /// The cluster
+    #[arg(long, env = "INSULA_CONTEXT", hide_env_values = true)]
+    context: String,
+    /// The app
+    #[arg(long)]
+    app: AppName,
+    /// Its service
+    #[arg(long)]
+    service: ServiceName,
+    /// Set the scale to each number of standard input, instead, and say when it was confirmed
+    #[arg(long)]
+    set: bool,
+}
+
+async fn see(arguments: VisibleArguments) -> anyhow::Result<()> {
+    let VisibleArguments { target, context, app, service, set } = arguments;
+    let service = ServiceRef { app, service };
+    let mut node = Node::connect(&context, target, service, &TaskGroup::new("visible")).await?;
+    // When nobody listens any more there is no use in going on.
+    let say = |sight| serde_json::to_string(&sight).is_ok_and(|line| writeln!(stdout(), "{line}").is_ok());
+    if !set {
+        return node.watch(say).await;
+    }
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        say(node.set(line.trim().parse()?).await?);
+    }
+    Ok(())
 }
 
 #[derive(Args)]

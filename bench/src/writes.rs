@@ -227,7 +227,7 @@ impl Insula {
         Ok(self.head(http::Request::get("/v1/regions?consistency=linearizable")).body(Full::default())?)
     }
 
-    fn head(&self, request: http::request::Builder) -> http::request::Builder {
+    pub(crate) fn head(&self, request: http::request::Builder) -> http::request::Builder {
         request.header(http::header::HOST, "api").header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
     }
 }

@@ -20,6 +20,9 @@ use crate::{
 /// The lab: two nodes each, and the round trip between them.
 const REGIONS: &str = "fra:2,nrt:2";
 const RTT: &str = "fra-nrt=266ms";
+/// What the first pull of the new region goes over, and what the image holds beside a megabyte of program.
+const RATE: &str = "100Mb/s";
+const BALLAST: &str = "40MiB";
 /// A node of the first region, the one that founds the second, and another one there.
 const NEAR: &str = "n1";
 const FAR: &str = "n3";
@@ -59,7 +62,7 @@ fn serves(stage: &Stage, at: &str, version: &str) -> Result<()> {
 }
 
 fn deploy(stage: &Stage, at: &str, version: &str) -> Result<()> {
-    let image = stage.lab.run(&["image", "shop", "--tag", version])?.trim().to_owned();
+    let image = stage.lab.run(&["image", "shop", "--tag", version, "--ballast", BALLAST])?.trim().to_owned();
     let definition = DEFINITION.replace("IMAGE", &image).replace("scale     = 3", "scale     = 2\nregions   = [\"*\"]");
     ensure!(definition.contains("regions"), "the definition has another scale by now");
     stage.lab.on(at, &["deploy", "-", "--wait", "2m"], &definition).map(drop)
@@ -111,7 +114,12 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
     stage.await_ms("the first region", begun, interrupt, || serves(&stage, NEAR, "v1"))?;
     say_took(begun);
 
-    step("found region nrt: token at n1, join at n3 and n4, until an edge there answers from an instance there");
+    // The registry is in the first region as far as the new one is concerned.
+    stage.lab.run(&["link", "nrt", "services", "--rtt", "266ms", "--rate", RATE])?;
+    stage.lab.run(&["link", "fra", "nrt", "--rate", RATE])?;
+    step(&format!(
+        "found region nrt over {RATE}: token at n1, join at n3 and n4, until an edge there answers from an instance there"
+    ));
     let begun = now_ms();
     stage.lab.run(&["form", "nrt"])?;
     let ms = stage.await_ms("the new region", begun, interrupt, || serves(&stage, FAR, "v1"))?;
@@ -122,6 +130,8 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
         ));
     }
     stage.await_ms("n4", begun, interrupt, || serves(&stage, FAR_TOO, "v1"))?;
+    stage.lab.run(&["link", "nrt", "services", "--rtt", "0s", "--rate", "none"])?;
+    stage.lab.run(&["link", "fra", "nrt", "--rate", "none"])?;
     for at in [NEAR, FAR, FAR_TOO] {
         print!("{}", stage.lab.on(at, &["regions"], "")?);
         let regions = stage.lab.items(at, &["regions"])?;

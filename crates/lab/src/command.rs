@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use insula_types::ByteSize;
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -150,6 +151,9 @@ enum Verb {
         /// The version that the page shows, where that is another: so the tag comes to stand for something else
         #[arg(long, conflicts_with = "layer")]
         page: Option<String>,
+        /// Bytes that the tiny one carries besides, like 40MiB: they cannot be compressed
+        #[arg(long, value_name = "SIZE", conflicts_with = "layer")]
+        ballast: Option<ByteSize>,
         /// Its one layer: a .tar.gz of a root directory
         #[arg(long, value_name = "FILE", requires = "config")]
         layer: Option<PathBuf>,
@@ -163,7 +167,7 @@ enum Verb {
         #[arg(value_enum)]
         power: RegistryPower,
     },
-    /// Shape the link between two regions: what is not named stays as it is
+    /// Shape the link between two regions, or of one with the "services": what is not named stays as it is
     Link {
         /// One region
         a: String,
@@ -287,10 +291,10 @@ impl LabCommand {
                     command.split_first().ok_or_else(|| Error::Invalid("no command was given".to_owned()))?;
                 Err(open()?.exec(&place, program, arguments))
             }
-            Verb::Image { image, tag, page, layer, config } => {
+            Verb::Image { image, tag, page, ballast, layer, config } => {
                 let made = match layer.zip(config) {
                     Some((layer, config)) => image::of_archive(&layer, &config)?,
-                    None => image::tiny(page.as_ref().unwrap_or(&tag))?,
+                    None => image::tiny(page.as_ref().unwrap_or(&tag), ballast.map_or(0, |size| size.0 as usize))?,
                 };
                 say(&image::push(&open()?, &made, &image, &tag)?)
             }

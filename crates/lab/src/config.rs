@@ -21,6 +21,8 @@ pub const REGISTRY_PORT: u16 = 5000;
 pub const SERVICES_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 255, 2);
 /// The router's address towards the services namespace.
 pub const SERVICES_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 200, 255, 1);
+/// The number of its network, where regions have theirs.
+pub(crate) const SERVICES_NUMBER: u8 = SERVICES_ADDRESS.octets()[2];
 /// The name by which commands mean the services namespace.
 pub const SERVICES: &str = "services";
 /// Where labs are kept when nothing else is said.

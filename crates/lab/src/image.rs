@@ -10,6 +10,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256, digest as hash};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use insula_env::Rng;
 use serde_json::{Value, json};
 
 use crate::{Error, Lab, error::Attempt, services};
@@ -51,14 +52,14 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// Builds an image that serves, on port 8080, a page with its instance, node and this version; `/healthz` besides.
-/// The same version gives the same digest.
+/// The same version gives the same digest. `ballast` bytes that cannot be compressed make it as large as real ones are.
 ///
 /// # Errors
 /// [`Error::Missing`] without a static busybox on this machine.
-pub fn tiny(version: &str) -> Result<Image, Error> {
+pub fn tiny(version: &str, ballast: usize) -> Result<Image, Error> {
     let busybox = BUSYBOX.iter().find_map(|path| fs::read(path).ok());
     let busybox = busybox.ok_or(Error::Missing { program: "busybox", package: "busybox-static" })?;
-    let tar = tree(&busybox, version).attempt(|| "pack the image's layer".to_owned())?;
+    let tar = tree(&busybox, version, ballast).attempt(|| "pack the image's layer".to_owned())?;
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     let layer = packer.write_all(&tar).and_then(|()| packer.finish()).attempt(|| "compress the layer".to_owned())?;
     let run = json!({
@@ -123,7 +124,9 @@ fn describe(layer: Vec<u8>, diff_id: &str, run: &Value) -> Image {
     Image { layer, config, manifest }
 }
 
-fn tree(busybox: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
+fn tree(busybox: &[u8], version: &str, ballast: usize) -> std::io::Result<Vec<u8>> {
+    let mut filling = vec![0; ballast];
+    Rng::from_seed(ballast as u64).fill(&mut filling);
     let mut tar = tar::Builder::new(Vec::new());
     let header = |kind, mode, size| {
         let mut header = tar::Header::new_gnu();
@@ -146,7 +149,11 @@ fn tree(busybox: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
         ("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\n"),
         // Versions share no layer, as those of real apps do not.
         ("etc/version", 0o644, version.as_bytes()),
+        ("ballast", 0o644, &filling),
     ] {
+        if bytes.is_empty() {
+            continue;
+        }
         tar.append_data(&mut header(tar::EntryType::Regular, mode, bytes.len() as u64), path, bytes)?;
     }
     tar.into_inner()
@@ -213,19 +220,19 @@ mod tests {
     #[test]
     fn the_same_version_gives_the_same_image() {
         // Needs busybox-static, as every test of the lab does; without it there is nothing to compare.
-        let Ok(one) = tiny("v1") else {
+        let Ok(one) = tiny("v1", 0) else {
             eprintln!("skipped: no static busybox");
             return;
         };
-        assert_eq!(one.manifest, tiny("v1").expect("built").manifest);
-        assert_ne!(one.manifest, tiny("v2").expect("built").manifest);
+        assert_eq!(one.manifest, tiny("v1", 0).expect("built").manifest);
+        assert_ne!(one.manifest, tiny("v2", 0).expect("built").manifest);
     }
 
     #[test]
     fn an_archive_becomes_a_layer_as_it_is() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("layer.tar.gz");
-        let tar = tree(b"no busybox", "v1").expect("packed");
+        let tar = tree(b"no busybox", "v1", 0).expect("packed");
         let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
         packer.write_all(&tar).expect("compressed");
         fs::write(&path, packer.finish().expect("compressed")).expect("written");

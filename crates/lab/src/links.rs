@@ -11,8 +11,10 @@ use clap::Args;
 
 use crate::{
     Error, Lab,
+    config::{SERVICES, SERVICES_NUMBER},
     error::Attempt,
     init::DONE,
+    network,
     state::{Files, Link, State},
     wan::{MILLION, Shape, Way},
 };
@@ -111,16 +113,21 @@ impl RoundTrip {
 }
 
 impl Lab {
-    /// Shapes the link between two regions, both ways unless it is one way.
+    /// Shapes the link between two regions, or a region and the services, both ways unless it is one way.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when one is no region of this lab; [`Error::Invalid`] when both are the same.
+    /// [`Error::NotFound`] when one is no region of this lab; [`Error::Invalid`] when both are the same, or there is one region alone.
     pub fn link(&self, a: &str, b: &str, shape: LinkShape, is_one_way: bool) -> Result<(), Error> {
         self.change(|state| {
-            state.region_number(a)?;
-            state.region_number(b)?;
+            let numbers = [state.region_number(a)?, state.region_number(b)?];
             if a == b {
                 return Err(Error::Invalid(format!("{a} has no link to itself: a link is between two regions")));
+            }
+            if state.carrier.is_none() {
+                return Err(Error::Invalid("a lab of one region has no links: make it with two of them".to_owned()));
+            }
+            if a == SERVICES || b == SERVICES {
+                state.lead_services(*numbers.iter().min().unwrap_or(&SERVICES_NUMBER))?;
             }
             shape.change(state.shape_mut(a, b));
             if !is_one_way {
@@ -132,7 +139,20 @@ impl Lab {
 }
 
 impl State {
+    /// From a region's first link with the services on, they are as far from it as that says.
+    fn lead_services(&self, region: u8) -> Result<(), Error> {
+        let is_theirs = |link: &Link| [&link.from, &link.to].into_iter().any(|place| place == SERVICES);
+        let of = |link: &Link| self.region_number(&link.from).ok().min(self.region_number(&link.to).ok());
+        if self.links.iter().any(|link| is_theirs(link) && of(link) == Some(region)) {
+            return Ok(());
+        }
+        self.router.map_or(Ok(()), |router| network::carry_services(router, region))
+    }
+
     fn region_number(&self, region: &str) -> Result<u8, Error> {
+        if region == SERVICES {
+            return Ok(SERVICES_NUMBER);
+        }
         let number = self.nodes.iter().find(|node| node.plan.region == region).map(|node| node.plan.region_number());
         number.ok_or_else(|| Error::NotFound(format!("{region:?} is no region of this lab")))
     }

@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::{
     Error, Process,
-    config::{DATACENTER_PREFIX, NodePlan, SERVICES, SERVICES_ADDRESS, SERVICES_GATEWAY},
+    config::{DATACENTER_PREFIX, NodePlan, SERVICES, SERVICES_ADDRESS, SERVICES_GATEWAY, SERVICES_NUMBER},
     error::Attempt,
     process::{MEMBER_VARIABLE, leave_behind, log_tail, run_with},
 };
@@ -27,8 +27,9 @@ const LOCAL_PRIORITY: u32 = 20;
 
 /// The router's device that leads to other regions.
 pub(crate) const WAN: &str = "wan";
-/// Where what comes out of it, what stays in a region, and what leaves one stand in the order of the router's rules.
+/// Where what comes out of it, services that are as far as a region, what stays in a region, and what leaves one stand in the order of the router's rules.
 const ARRIVED_PRIORITY: u32 = 10;
+const SERVICES_PRIORITY: u32 = 15;
 const WITHIN_PRIORITY: u32 = 20;
 const BETWEEN_PRIORITY: u32 = 30;
 /// The table by which packets leave a region.
@@ -66,6 +67,17 @@ pub(crate) fn start_carrier(
     }
     ip(router, &lines)?;
     Ok(carrier)
+}
+
+/// Leads what goes between the services and a region to the carrier too.
+pub(crate) fn carry_services(router: Process, region: u8) -> Result<(), Error> {
+    let mut lines = String::new();
+    for (from, to) in [(region, SERVICES_NUMBER), (SERVICES_NUMBER, region)] {
+        lines += &format!(
+            "rule add pref {SERVICES_PRIORITY} from 10.200.{from}.0/24 to 10.200.{to}.0/24 lookup {WAN_TABLE}\n"
+        );
+    }
+    ip(router, &lines)
 }
 
 /// Starts a process of ours with a role of `lab-init`, and waits until it is ready.

@@ -383,7 +383,7 @@ fn a_second_lab_is_refused_and_foreign_files_are_kept() {
 #[test]
 fn the_registry_takes_an_image() {
     let Some(fixture) = Fixture::up("fra:1") else { return };
-    let image = insula_lab::image::tiny("v7").expect("image");
+    let image = insula_lab::image::tiny("v7", 0).expect("image");
     let reference = insula_lab::image::push(fixture.lab(), &image, "tiny", "v7").expect("push");
     let (_, digest) = reference.split_once('@').expect("by digest");
     let answer = fixture.at("n1", || {
