@@ -42,8 +42,8 @@ struct Shared {
     outbox: Outbox,
     settings: Settings,
     is_retired: AtomicBool,
-    /// Last measured round trip in microseconds; 0: none yet.
-    round_trip_us: AtomicU64,
+    /// Of the last ping that was answered; none yet.
+    round_trip: watch::Sender<Option<Duration>>,
 }
 
 struct Calls {
@@ -87,7 +87,7 @@ impl Connection {
             outbox,
             settings,
             is_retired: AtomicBool::new(false),
-            round_trip_us: AtomicU64::new(0),
+            round_trip: watch::Sender::new(None),
         });
         let (open, dropped) = watch::channel(());
         let task = Task { shared: Arc::clone(&shared), env: env.clone(), age_max: env.rng.jitter(settings.age_max) };
@@ -157,8 +157,16 @@ impl Connection {
 
     /// The last measured round trip.
     pub fn round_trip(&self) -> Option<Duration> {
-        let us = self.shared.round_trip_us.load(Ordering::Relaxed);
-        (us > 0).then(|| Duration::from_micros(us))
+        *self.shared.round_trip.borrow()
+    }
+
+    /// The round trip of the next ping that is answered; `None`: none is within `limit`. Sends nothing: connections ping anyway, every
+    /// [`Settings::ping_interval`].
+    pub async fn next_round_trip(&self, limit: Duration) -> Option<Duration> {
+        let mut measured = self.shared.round_trip.subscribe();
+        // The sender lives as long as `self`.
+        timeout(limit, measured.changed()).await.ok()?.ok()?;
+        *measured.borrow()
     }
 }
 
@@ -217,8 +225,7 @@ impl Shared {
             }
             Frame::Pong { id } => {
                 if let Some((_, sent)) = sent_ping.take_if(|(sent, _)| *sent == id) {
-                    let us = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX).max(1);
-                    self.round_trip_us.store(us, Ordering::Relaxed);
+                    self.round_trip.send_replace(Some(now - sent));
                 }
                 Ok(())
             }

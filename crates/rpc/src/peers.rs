@@ -148,6 +148,19 @@ impl Peers {
         }
     }
 
+    /// Measures the round trip to a node: that of the next ping that is answered, over a connection that is made within `connect_max` where there
+    /// is none. Making it is no part of what is measured.
+    ///
+    /// # Errors
+    /// [`Status`]: the node was not reached, or answered no ping within `limit`.
+    pub async fn measure(&self, node: NodeId, connect_max: Duration, limit: Duration) -> Result<Duration, Status> {
+        let connection = self.connection(node, connect_max).await?;
+        let measured = connection.next_round_trip(limit).await;
+        measured.ok_or_else(|| {
+            Status::retryable(Code::DeadlineExceeded, format!("{node} answered no ping within {limit:?}"))
+        })
+    }
+
     /// Whether there is a usable connection to the node.
     pub fn is_connected(&self, node: NodeId) -> bool {
         matches!(self.0.slots.lock().get(&node), Some(Slot::Open(connection)) if connection.is_usable())

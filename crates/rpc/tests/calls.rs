@@ -160,6 +160,37 @@ async fn streams_are_bounded_and_slow_receivers_are_cut() {
 }
 
 #[tokio::test]
+async fn round_trips_are_measured_without_calls() {
+    let world = World::new(1);
+    let (one, two) = (world.node().await, world.node().await);
+    let proxy = Proxy::start(two.address, &world.env).await;
+    let book = AddressBook::default();
+    book.insert(two.id(), vec![proxy.address]);
+    let settings = Settings {
+        ping_interval: Duration::from_millis(50),
+        connect_max: Duration::from_millis(300),
+        ..Settings::default()
+    };
+    let peers = Peers::with_settings(one.material.clone(), book, Protocol::Rpc, world.env.clone(), settings);
+    let measure = async || peers.measure(two.id(), LIMIT, Duration::from_millis(500)).await;
+    let took = measure().await.expect("an answer");
+    assert!(took < LIMIT && peers.round_trip(two.id()).is_some(), "{took:?}");
+    proxy.stall();
+    // One answer may be under way.
+    let status = within("silence", async {
+        loop {
+            if let Err(status) = measure().await {
+                return status;
+            }
+        }
+    });
+    assert_eq!(status.await.code, Code::DeadlineExceeded);
+    proxy.resume();
+    within("it answers again", async { while measure().await.is_err() {} }).await;
+    assert_eq!(peers.measure(NodeId::new(77), LIMIT, LIMIT).await.expect_err("nobody").code, Code::Unavailable);
+}
+
+#[tokio::test]
 async fn a_silent_peer_is_found_and_calls_fail_at_once() {
     let world = World::new(1);
     let (one, mut two) = (world.node().await, world.node().await);

@@ -23,8 +23,8 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot, MeasureUse,
-    OpenSecrets, Propose, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
+    AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot,
+    MeasureUse, OpenSecrets, Propose, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
     RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TellAddresses, WatchState,
 };
 
@@ -95,6 +95,8 @@ pub(crate) const RULES: &[Rule] = &[
     rule::<MeasureUse>(Who::Member),
     // What a viewer may see who knows the id.
     rule::<AskRequests>(Who::Member),
+    // How far regions are; of its nodes only its own are told.
+    world::<AskLatency>(),
     // Of what is placed on the caller.
     rule::<OpenSecrets>(Who::Member),
 ];

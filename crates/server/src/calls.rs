@@ -21,15 +21,17 @@ use crate::{
     exec::Execs,
     follow::{self, Feed, Gives},
     group::StateGroup,
-    images, lives,
+    images,
+    latency::LatencyMap,
+    lives,
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLives, AskRequests, Barrier, FetchBlob, Led, ListImages, ListSnapshots,
-        MakeSnapshot, MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay, RelayRequest,
-        RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest, RenewCertificateResponse,
-        RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TakeAuthorityRequest,
-        TellAddresses, TellAddressesResponse, WatchState,
+        ASK_IMAGES_MAX, AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, Led, ListImages,
+        ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay,
+        RelayRequest, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
+        RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority,
+        TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
     secrets::Opener,
     snapshots::Snapshots,
@@ -61,6 +63,8 @@ pub(crate) struct Calls {
     pub meter: Meter,
     /// Asks this node's edge.
     pub edge_requests: EdgeRequests,
+    /// How far other nodes and regions are.
+    pub latency: LatencyMap,
     /// Opens secrets.
     pub secrets: Opener,
     pub runtime: NodeRuntime,
@@ -150,6 +154,12 @@ impl Handler for Calls {
             AskRequests::ID => {
                 let request = decode_request::<AskRequests>(&body)?;
                 Ok(encode_response::<AskRequests>(&self.edge_requests.tell(&request.id).await?))
+            }
+            AskLatency::ID => {
+                let request = decode_request::<AskLatency>(&body)?;
+                let own = self.material.identity().region;
+                let may_see_nodes = authorize::may_ask_of(StateName::Region, &asking(caller), &own).is_ok();
+                Ok(encode_response::<AskLatency>(&self.latency.tell(request.with_nodes && may_see_nodes)))
             }
             MakeSnapshot::ID => {
                 let request = decode_request::<MakeSnapshot>(&body)?;

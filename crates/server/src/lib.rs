@@ -25,6 +25,7 @@ mod home;
 mod images;
 mod init;
 mod join;
+mod latency;
 mod level;
 mod lives;
 mod logs;

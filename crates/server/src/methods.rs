@@ -692,3 +692,43 @@ impl Method for AskRequests {
     type Request = AskRequestsRequest;
     type Response = Remembered;
 }
+
+/// Asks how far other regions are from the asked one, and members of that from the asked node.
+#[derive(Debug)]
+pub struct AskLatency;
+
+/// Request of [`AskLatency`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskLatencyRequest {
+    /// Also the members of the region; nodes of other regions are not told of those.
+    pub with_nodes: bool,
+}
+
+/// Response of [`AskLatency`]: what the asked node, or one of its region's gateways, has measured in the last ten minutes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyTold {
+    /// Other regions, by the nearest of their gateways that answers.
+    pub regions: Vec<(RegionName, Measured)>,
+    /// Members of the region; of a large one some.
+    pub nodes: Vec<(NodeId, Measured)>,
+}
+
+/// What probes of a node say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Measured {
+    /// Round trip that half of the answers did not exceed, in microseconds; none: nothing was answered.
+    pub p50_us: Option<u64>,
+    /// The same of 99 in 100.
+    pub p99_us: Option<u64>,
+    /// Probes; at most 120.
+    pub probes: u32,
+    /// Those of them that were not answered within two seconds, or for which no connection was made.
+    pub lost: u32,
+}
+
+impl Method for AskLatency {
+    const ID: u16 = 26;
+    const NAME: &'static str = "ask-latency";
+    type Request = AskLatencyRequest;
+    type Response = LatencyTold;
+}

@@ -36,6 +36,7 @@ use crate::{
     images::{Bulk, tags::Tags},
     init::{capacity, describe},
     join::Joins,
+    latency::{LatencyMap, Prober},
     level,
     lives::{self, Census},
     members::{self, Members},
@@ -137,6 +138,7 @@ pub(crate) struct Node {
     /// How this node hears of the global state, where it does not vote on it.
     feed: Feed,
     copy: Copy,
+    latency: LatencyMap,
     pub(crate) route: Arc<Route<RegionState>>,
     pub(crate) region: Store<RegionState>,
     pub(crate) global: Store<GlobalState>,
@@ -226,6 +228,7 @@ impl Node {
             global_group,
             feed: Feed::new(time()),
             copy,
+            latency: LatencyMap::default(),
             route,
             region,
             global,
@@ -360,6 +363,16 @@ impl Node {
         gateways::follow(env, self.global.clone(), others, (self.book.clone(), self.all_peers.clone()));
         let groups = (self.region_group.raft().clone(), self.global_group.raft().clone());
         gateways::tell(env, (self.region.clone(), self.global.clone()), groups);
+        let prober = Prober {
+            node: self.id,
+            name: self.config.region.clone(),
+            map: self.latency.clone(),
+            region: Arc::clone(self.region.replica()),
+            global: Arc::clone(self.global.replica()),
+            clock: env.clock.clone(),
+            rng: env.rng.fork(),
+        };
+        prober.start(env, &self.rpc);
     }
 
     /// Serves the connections that the dataplane hands over.
@@ -384,6 +397,7 @@ impl Node {
             snapshots: work.snapshots.clone(),
             meter: work.usages.meter.clone(),
             edge_requests: work.edge_requests.clone(),
+            latency: self.latency.clone(),
             secrets: work.secrets.clone(),
             runtime: work.runtime.clone(),
             disk: Arc::clone(&self.env.disk),

@@ -61,6 +61,7 @@ const TABLE: &[(u16, &str)] = &[
     (RemoveSnapshot::ID, "yyrnnnnnr"),
     (MeasureUse::ID, "yyrnnnnnr"),
     (AskRequests::ID, "yyrnnnnnr"),
+    (AskLatency::ID, "yyrnnyrrr"),
     (OpenSecrets::ID, "yyrnnnnnr"),
 ];
 
