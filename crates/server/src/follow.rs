@@ -155,10 +155,14 @@ pub(crate) fn start<D: Domain>(env: &Env, group: &Arc<StateGroup<D>>, name: Stat
             loop {
                 let known = sources.list();
                 if !group.raft().takes_part() && !known.is_empty() {
-                    turn += 1;
                     let (source, is_far) = known[turn % known.len()];
+                    turn += 1;
                     tokio::select! {
-                        () = follow(&group, name, (source, is_far), (&peers, &sources.feed), &beat) => {}
+                        told = follow(&group, name, (source, is_far), (&peers, &sources.feed), &beat) => {
+                            if told {
+                                turn = again(&known, source);
+                            }
+                        }
                         () = joined(&group) => debug!(state = D::NAME, "now a member: the log leads from here"),
                     }
                 }
@@ -168,6 +172,11 @@ pub(crate) fn start<D: Domain>(env: &Env, group: &Arc<StateGroup<D>>, name: Stat
     });
 }
 
+/// Who is asked next after a watch that has told something: the first, which is the nearest, but not the one that has just ended.
+fn again(known: &[(NodeId, bool)], ended: NodeId) -> usize {
+    usize::from(known.first().is_some_and(|(first, _)| *first == ended))
+}
+
 /// Waits until the group's own log writes the copy.
 async fn joined<D: Domain>(group: &StateGroup<D>) {
     while !group.raft().takes_part() {
@@ -175,18 +184,22 @@ async fn joined<D: Domain>(group: &StateGroup<D>) {
     }
 }
 
+/// Until it ends; true when it was one.
 async fn follow<D: Domain>(
     group: &StateGroup<D>,
     state: StateName,
     (source, is_far): (NodeId, bool),
     (peers, feed): (&Peers, &Feed),
     beat: &Beat,
-) {
+) -> bool {
     let replica = group.replica();
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let mut updates = match peers.stream::<WatchState>(source, &WatchRequest { state, from }, CONNECT_LIMIT).await {
         Ok(updates) => updates,
-        Err(error) => return debug!(%source, %error, state = D::NAME, "no watch"),
+        Err(error) => {
+            debug!(%source, %error, state = D::NAME, "no watch");
+            return false;
+        }
     };
     let mut open = None;
     let mut settles = pin!(clock::sleep(SETTLED));
@@ -205,17 +218,22 @@ async fn follow<D: Domain>(
         };
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
-            Some(Err(error)) => return debug!(%source, %error, state = D::NAME, "watch ended"),
-            None => return,
+            Some(Err(error)) => {
+                debug!(%source, %error, state = D::NAME, "watch ended");
+                return open.is_some();
+            }
+            None => return open.is_some(),
         };
         match codec::decode::<Update<D>>(&bytes) {
             Ok(update) => {
                 if !replica.follow(update) {
-                    return warn!(%source, state = D::NAME, "the watch left out a revision, starting anew");
+                    warn!(%source, state = D::NAME, "the watch left out a revision, starting anew");
+                    return false;
                 }
             }
             Err(error) => {
-                return warn!(%source, %error, state = D::NAME, "the watch cannot be read: is this node older?");
+                warn!(%source, %error, state = D::NAME, "the watch cannot be read: is this node older?");
+                return false;
             }
         }
     }
@@ -253,6 +271,13 @@ mod tests {
         };
         assert_eq!(list(false), [(near, false)]);
         assert_eq!(list(true), [(far, true), (near, false)]);
+    }
+
+    #[test]
+    fn after_a_watch_the_first_is_asked_unless_it_was_that_ones() {
+        let [one, two] = [1, 2].map(NodeId::new);
+        let known = [(one, true), (two, false)];
+        assert_eq!((again(&known, two), again(&known, one), again(&[], one)), (0, 1, 0));
     }
 
     #[tokio::test]

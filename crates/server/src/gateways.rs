@@ -13,8 +13,12 @@ use insula_state::{
 use insula_types::{Level, Node, NodeId, RegionName, Scope};
 use tracing::{debug, info};
 
+use crate::latency::LatencyMap;
+
 /// Time between two looks at what the world is told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks at which gateways are nearest.
+const ORDER_EVERY: Duration = Duration::from_secs(10);
 /// How long telling it may take; it is tried again.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
 /// From this level on there are several regions.
@@ -77,16 +81,23 @@ pub(crate) fn tell(
     });
 }
 
-/// Puts the gateways of other regions into the address book; `first` as long as the state names none.
-pub(crate) fn note(global: &GlobalState, own: &RegionName, first: &[Gateway], book: &AddressBook) -> Vec<NodeId> {
+/// Puts the gateways of other regions into the address book; `first` as long as the state names none. Of those that are believed
+/// the nearest come first.
+pub(crate) fn note(
+    global: &GlobalState,
+    own: &RegionName,
+    first: &[Gateway],
+    (book, map): (&AddressBook, &LatencyMap),
+) -> Vec<NodeId> {
     let stated = of_others(global, own);
     // All voters of the global group are in the oldest region. Gateways of others can be anything that their region says.
-    let (known, speakers) = match stated.is_empty() {
+    let (mut known, speakers) = match stated.is_empty() {
         true => (first.to_vec(), first.len()),
         false => {
             (stated, oldest(global).filter(|region| region.name != *own).map_or(0, |region| region.gateways.len()))
         }
     };
+    map.nearest_first(&mut known[..speakers], |gateway| gateway.node);
     book.set_gateways(known.into_iter().map(|gateway| (gateway.node, gateway.addresses)).collect(), speakers)
 }
 
@@ -95,19 +106,21 @@ pub(crate) fn follow(
     env: &Env,
     global: Store<GlobalState>,
     (own, first): (RegionName, Vec<Gateway>),
-    (book, peers): (AddressBook, Vec<Peers>),
+    (book, map, peers): (AddressBook, LatencyMap, Vec<Peers>),
 ) {
+    let rng = env.rng.fork();
     env.tasks.supervise("gateways of others", beat::QUICK, move |beat| {
         let (global, own, first) = (global.clone(), own.clone(), first.clone());
-        let (book, peers) = (book.clone(), peers.clone());
+        let (book, map, peers, rng) = (book.clone(), map.clone(), peers.clone(), rng.clone());
         async move {
             let mut changed = global.replica().changed();
             loop {
-                for node in global.read(|global| note(global, &own, &first, &book)) {
+                for node in global.read(|global| note(global, &own, &first, (&book, &map))) {
                     info!(%node, "a gateway of another region is reached elsewhere, or is none any more");
                     peers.iter().for_each(|peers| peers.forget(node));
                 }
-                if beat.idle(changed.changed()).await.is_err() {
+                let news = clock::timeout(rng.jitter(ORDER_EVERY), changed.changed());
+                if let Ok(Err(_)) = beat.idle(news).await {
                     return;
                 }
             }
@@ -207,12 +220,12 @@ mod tests {
 
     #[test]
     fn other_regions_are_reached_by_what_the_state_says_or_by_what_came_with_the_token() {
-        let (book, own) = (AddressBook::default(), name("nrt"));
+        let (book, map, own) = (AddressBook::default(), LatencyMap::default(), name("nrt"));
         let gateway =
             |id: u64| Gateway { node: NodeId::new(id), addresses: vec![([192, 0, 2, id as u8], 7443).into()] };
         let mut world = GlobalState::default();
         let known = |world: &GlobalState| {
-            note(world, &own, &[gateway(9)], &book);
+            note(world, &own, &[gateway(9)], (&book, &map));
             book.speakers().into_iter().map(NodeId::get).collect::<Vec<_>>()
         };
         assert_eq!(known(&world), [9], "as long as the state says nothing");
@@ -224,7 +237,7 @@ mod tests {
         assert_eq!(known(&world), [3], "those of the oldest region alone are believed");
         assert!([1, 2, 3].iter().all(|id| !book.get(NodeId::new(*id)).is_empty()), "and all are reached");
         assert_eq!(book.get(NodeId::new(4)), [], "but its own, which are members");
-        note(&world, &name("fra"), &[], &book);
+        note(&world, &name("fra"), &[], (&book, &map));
         assert_eq!(book.speakers(), [], "nobody else speaks for the oldest region's group");
         assert_eq!(book.nodes(), [], "they are no members");
     }

@@ -21,6 +21,9 @@ pub(crate) use self::measure::Prober;
 use self::{choose::Target, window::Window};
 use crate::methods::{LatencyTold, Measured};
 
+/// Round trips that differ by less are alike for the order in which nodes are asked.
+const STEP: Duration = Duration::from_millis(10);
+
 /// What this node knows of round trips. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct LatencyMap(Arc<Mutex<Known>>);
@@ -58,6 +61,19 @@ impl LatencyMap {
             regions.insert(region.clone(), round_trip);
         }
         regions
+    }
+
+    /// Puts nodes that are clearly farther away than the nearest one behind the others, and silent ones last. Otherwise they stay in their
+    /// order: it says who votes, which spares more time than a few milliseconds of the way.
+    pub(crate) fn nearest_first<T>(&self, nodes: &mut [T], node: impl Fn(&T) -> NodeId) {
+        let known = self.0.lock();
+        let seen = |one: &T| known.peers.get(&node(one)).map(|peer| (peer.window.is_silent(), peer.window.lately()));
+        let least = nodes.iter().filter_map(|one| seen(one)?.1).min().unwrap_or_default();
+        let steps = |time: Duration| time.saturating_sub(least).as_millis() / STEP.as_millis();
+        nodes.sort_by_key(|one| {
+            let (is_silent, lately) = seen(one).unwrap_or_default();
+            (is_silent, lately.map_or(0, steps))
+        });
     }
 
     /// What this node tells others: of each region what was seen of the nearest of its gateways that answers, and of members of its own

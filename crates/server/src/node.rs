@@ -192,9 +192,10 @@ impl Node {
         let global_group = Arc::new(opening.open(StateName::Global, global, Replica::new()).await?);
         // Waiting for a restored state may have brought another life.
         home = home_file.load()?.unwrap_or(home);
+        let latency = LatencyMap::default();
         let copy = Copy::new(&paths, Arc::clone(&env.disk), &home);
         copy.load(global_group.replica());
-        global_group.replica().read(|global| gateways::note(global, &home.region, &home.gateways, &book));
+        global_group.replica().read(|global| gateways::note(global, &home.region, &home.gateways, (&book, &latency)));
         if !home.has_state || !home.new.is_empty() {
             home.has_state = true;
             home.new.clear();
@@ -228,7 +229,7 @@ impl Node {
             global_group,
             feed: Feed::new(time()),
             copy,
-            latency: LatencyMap::default(),
+            latency,
             route,
             region,
             global,
@@ -360,7 +361,12 @@ impl Node {
         follow::start(env, &self.global_group, StateName::Global, self.rpc.clone(), of_world);
         self.copy.clone().keep(env, &self.global_group);
         let others = (self.config.region.clone(), self.home.gateways.clone());
-        gateways::follow(env, self.global.clone(), others, (self.book.clone(), self.all_peers.clone()));
+        gateways::follow(
+            env,
+            self.global.clone(),
+            others,
+            (self.book.clone(), self.latency.clone(), self.all_peers.clone()),
+        );
         let groups = (self.region_group.raft().clone(), self.global_group.raft().clone());
         gateways::tell(env, (self.region.clone(), self.global.clone()), groups);
         let prober = Prober {

@@ -85,6 +85,23 @@ fn what_a_gateway_says_counts_where_this_node_does_not_look() {
 }
 
 #[test]
+fn nodes_that_are_clearly_farther_are_asked_later_and_silent_ones_last() {
+    let map = LatencyMap::default();
+    let order = |map: &LatencyMap| {
+        let mut nodes = [31, 32, 33, 34, 35];
+        map.nearest_first(&mut nodes, |node| NodeId::new(*node));
+        nodes
+    };
+    assert_eq!(order(&map), [31, 32, 33, 34, 35], "nothing is known");
+    set(&map, &[(31, "nrt"), (32, "nrt"), (33, "nrt"), (35, "nrt")], &[]);
+    note(&map, 31, &[Some(280)]);
+    note(&map, 32, &[None, None, None]);
+    note(&map, 33, &[Some(268)]);
+    note(&map, 35, &[Some(260)]);
+    assert_eq!(order(&map), [33, 34, 35, 31, 32]);
+}
+
+#[test]
 fn nodes_are_told_to_those_who_ask_for_them() {
     let map = LatencyMap::default();
     set(&map, &[(1, ""), (31, "nrt"), (32, "nrt")], &[]);
