@@ -16,10 +16,10 @@ use crate::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running,
-        Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token, TokenRemoved, Usage,
-        Versioned, Volume, Waiting,
+        JoinTokenCreated, Latency, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey,
+        RecoveryBody, Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged,
+        Route, Running, Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Steering, Token,
+        TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 
@@ -358,6 +358,10 @@ pub trait Handler: Send + Sync + 'static {
     /// What nodes and instances of this region use now, as those say that are reached; at most `most` instances, of one app or of
     /// all. [`crate::Code::NoSuchApp`].
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage>;
+
+    /// Round trips between regions as one node of each tells, and with `with_nodes` between the nodes of this one, as those say that are
+    /// reached.
+    async fn latency(&self, with_nodes: bool) -> Answer<Latency>;
 
     /// What the edges of this region remember of the requests with an id, as those say that are reached.
     /// [`crate::Code::NoSuchRequest`] when none remembers one, [`crate::Code::NodeUnreachable`] when none says.

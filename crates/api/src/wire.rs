@@ -9,6 +9,7 @@ mod cluster;
 mod doctor;
 mod event;
 mod instance;
+mod latency;
 mod loss;
 mod number;
 mod release;
@@ -38,6 +39,7 @@ pub(crate) use cluster::{TOKEN_NAME_LEN_MAX, TOKEN_TTL_MS_MAX, TOKEN_USES_MAX};
 pub use doctor::{Check, Doctor, Grade, Task};
 pub use event::{Event, EventCursor};
 pub use instance::{Instance, InstanceState, Waiting};
+pub use latency::{Latency, NodeLatency, NodeRoundTrip, RegionLatency, RegionRoundTrip, RoundTrip};
 pub use loss::{LossKind, LossOutcome, LossPlan};
 pub use release::{
     Deployment, Hook, PlannedHook, Release, ReleaseDefinition, ReleaseOutcome, RestartBody, RollbackBody, Running,

@@ -22,8 +22,8 @@ pub use self::{
         StatusArgs, TopArgs,
     },
     cluster::{
-        CaCommand, DrainArgs, EventArgs, ExplainCommand, NodeCommand, NodeFindArgs, NodeKeyArgs, NodeRmArgs,
-        PlacementArgs, PlanArgs, RequestArgs, RoleArg, TokenArgs, TokenCommand,
+        CaCommand, DrainArgs, EventArgs, ExplainCommand, LatencyArgs, NodeCommand, NodeFindArgs, NodeKeyArgs,
+        NodeRmArgs, PlacementArgs, PlanArgs, RequestArgs, RoleArg, TokenArgs, TokenCommand,
     },
     config::{ConfigCheckArgs, ConfigCommand, ConfigShowArgs},
     exec::{CommandArgs, ExecArgs, ExecTarget, RunArgs},
@@ -194,6 +194,8 @@ pub enum ApiCommand {
     Drain(DrainArgs),
     /// List regions
     Regions(JsonArgs),
+    /// Show round trips between regions, and between nodes
+    Latency(LatencyArgs),
     /// Say what would become of what runs on a node, were it lost
     ///
     /// Or in a data centre. Ends with 1 when something would be short.

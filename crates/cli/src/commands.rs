@@ -10,6 +10,7 @@ mod events;
 mod exec;
 mod image;
 mod import;
+mod latency;
 mod logs;
 mod nodes;
 mod placement;
@@ -119,6 +120,7 @@ pub async fn run(client: &Client, command: Ready) -> Result<ExitCode, Failure> {
         ApiCommand::Uncordon(args) => nodes::set_duty(client, &args.node, NodeDuty::Serve).await,
         ApiCommand::Drain(args) => nodes::drain(client, &args).await,
         ApiCommand::Regions(args) => show::regions(client, args.json).await,
+        ApiCommand::Latency(args) => latency::run(client, &args).await,
         ApiCommand::Plan(args) => plan::run(client, &args).await,
         ApiCommand::Events(args) => events::run(client, &args).await,
         ApiCommand::Explain(ExplainCommand::Placement(args)) => placement::explain(client, &args).await,

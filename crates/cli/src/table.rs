@@ -9,7 +9,7 @@ const GAP: &str = "  ";
 
 /// Rows under a header.
 pub struct Table {
-    header: Vec<&'static str>,
+    header: Vec<String>,
     rows: Vec<Vec<String>>,
     /// Columns that go first where the terminal is narrow, in this order.
     expendable: &'static [&'static str],
@@ -19,8 +19,13 @@ pub struct Table {
 
 impl Table {
     /// An empty table with these columns.
-    pub fn new(header: &[&'static str]) -> Self {
-        Self { header: header.to_vec(), rows: Vec::new(), expendable: &[], is_wrapped: false }
+    pub fn new(header: &[&str]) -> Self {
+        Self {
+            header: header.iter().map(ToString::to_string).collect(),
+            rows: Vec::new(),
+            expendable: &[],
+            is_wrapped: false,
+        }
     }
 
     /// Says which columns are left out, one after the other, until the others fit.
@@ -49,13 +54,13 @@ impl Table {
             .rev()
             .find(|column| *column == 0 || self.rows.iter().any(|row| !row[*column].is_empty()))
             .map_or(0, |last| last + 1);
-        let header: Vec<String> = self.header.iter().map(ToString::to_string).collect();
+        let header = &self.header;
         let widths: Vec<usize> = (0..columns)
-            .map(|column| self.rows.iter().chain([&header]).map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .map(|column| self.rows.iter().chain([header]).map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
         let kept = self.kept(&widths, width);
         let mut out = String::new();
-        for row in std::iter::once(&header).chain(&self.rows) {
+        for row in std::iter::once(header).chain(&self.rows) {
             out.push_str(&self.lines(row, (&kept, &widths), width));
         }
         out

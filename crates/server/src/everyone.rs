@@ -46,7 +46,8 @@ impl Everyone {
     }
 }
 
-fn why(status: &Status) -> String {
+/// Why a node does not tell, for sentences that begin with its name.
+pub(crate) fn why(status: &Status) -> String {
     match status.code {
         Code::UnknownMethod => "runs an earlier version, which does not tell".to_owned(),
         Code::Internal => status.message.clone(),

@@ -9,6 +9,7 @@ mod events;
 mod exec;
 pub(crate) mod images;
 mod instances;
+mod latency;
 mod loss;
 mod nodes;
 mod regions;
@@ -33,10 +34,10 @@ use insula_api::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
-        FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List, LossPlan,
-        Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
-        Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret, SecretRemoved,
-        SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
+        FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, Latency, List,
+        LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release,
+        ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running, Scaled, Secret,
+        SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 use insula_catalog::link::Link;
@@ -101,6 +102,8 @@ pub struct NodeApi {
     pub(crate) usages: crate::usage::Usages,
     /// What edges remember of requests.
     pub(crate) edge_requests: crate::edge_requests::EdgeRequests,
+    /// How far other nodes and regions are.
+    pub(crate) latency: crate::latency::LatencyMap,
     /// This node's credentials; tokens and contexts pin its root.
     pub material: Material,
     /// Its files; on voters with the CA's keys.
@@ -400,6 +403,10 @@ impl Handler for NodeApi {
 
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
         self.show_usage(app, most).await
+    }
+
+    async fn latency(&self, with_nodes: bool) -> Answer<Latency> {
+        self.show_latency(with_nodes).await
     }
 
     async fn request(&self, id: &HttpRequestId) -> Answer<RequestReport> {

@@ -466,6 +466,7 @@ impl Node {
             snapshots: work.snapshots.clone(),
             usages: work.usages.clone(),
             edge_requests: work.edge_requests.clone(),
+            latency: self.latency.clone(),
             material: self.material.clone(),
             directory: self.directory.clone(),
             rpc: self.rpc.clone(),

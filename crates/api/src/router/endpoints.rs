@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 use super::{
     Shared,
     asked::{self, Asked},
-    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, RemoveQuery, UsageQuery},
+    query::{
+        EventQuery, ImageQuery, ImportQuery, LatencyQuery, LogQuery, LossQuery, PlanQuery, RemoveQuery, UsageQuery,
+    },
     respond,
 };
 use crate::{
@@ -388,6 +390,14 @@ pub(super) async fn usage(State(shared): State<Shared>, asked: Asked) -> Respons
             return Err(Problem::new(Code::InvalidRequest, format!("limit: found {most}, expected 1 to {USAGE_MAX}")));
         }
         shared.handler.usage(app.as_ref(), most).await
+    };
+    respond::json(answer.await)
+}
+
+pub(super) async fn latency(State(shared): State<Shared>, asked: Asked) -> Response {
+    let answer = async {
+        let LatencyQuery { nodes } = asked.query()?;
+        shared.handler.latency(nodes).await
     };
     respond::json(answer.await)
 }

@@ -88,6 +88,15 @@ pub(super) struct EventQuery {
     pub(super) follow: bool,
 }
 
+/// Between whom round trips are asked for.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LatencyQuery {
+    /// Also between the nodes of the region that answers.
+    #[serde(default)]
+    pub(super) nodes: bool,
+}
+
 /// Whose use is asked for.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

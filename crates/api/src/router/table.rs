@@ -14,17 +14,21 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{
     BODY_LEN_MAX, Shared, allow, described, endpoints, exec,
     once::{self, Answers, Hides, Once},
-    query::{EventQuery, ImageQuery, ImportQuery, LogQuery, LossQuery, PlanQuery, ReadQuery, RemoveQuery, UsageQuery},
+    query::{
+        EventQuery, ImageQuery, ImportQuery, LatencyQuery, LogQuery, LossQuery, PlanQuery, ReadQuery, RemoveQuery,
+        UsageQuery,
+    },
 };
 use crate::{
     Role,
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
-        DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated, List,
-        LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release, ReleaseDefinition,
-        Reloaded, RequestReport, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged, Running, RunningBody,
-        ScaleBody, Scaled, Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody, Snapshots, Steered,
-        SteeringBody, Token, TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody, Waiting,
+        DutyBody, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody, JoinTokenCreated,
+        Latency, List, LossPlan, Node, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody, Region, Release,
+        ReleaseDefinition, Reloaded, RequestReport, RestartBody, RollbackBody, RootAdded, RootBody, RootChanged,
+        Running, RunningBody, ScaleBody, Scaled, Secret, SecretBody, SecretRemoved, SecretSet, Snapshot, SnapshotBody,
+        Snapshots, Steered, SteeringBody, Token, TokenRemoved, Usage, Versioned, Volume, VolumeBody, VolumeSizeBody,
+        Waiting,
     },
 };
 
@@ -457,6 +461,9 @@ fn nodes() -> Vec<Row> {
         )
         .gives::<RequestReport>(),
         get("/v1/regions", Viewer, "All regions", endpoints::regions).lists::<Region>(),
+        get("/v1/latency", Viewer, "Round trips between regions, as one node of each tells", endpoints::latency)
+            .query::<LatencyQuery>()
+            .gives::<Latency>(),
         get("/v1/events", Viewer, "What happened in this region", endpoints::events)
             .query::<EventQuery>()
             .header(Header::LastEventId)

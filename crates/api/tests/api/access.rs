@@ -55,6 +55,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/usage", "viewer"),
     ("GET", "/v1/requests/{request}", "viewer"),
     ("GET", "/v1/regions", "viewer"),
+    ("GET", "/v1/latency", "viewer"),
     ("GET", "/v1/events", "viewer"),
     ("POST", "/v1/tokens/join", "admin"),
     ("POST", "/v1/tokens/api", "admin"),

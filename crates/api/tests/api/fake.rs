@@ -20,10 +20,10 @@ use insula_api::{
     wire::{
         ApiTokenBody, ApiTokenCreated, App, AppStatus, AppSummary, CaStatus, Deleted, DeployAnswer, Deployment, Doctor,
         Event, EventCursor, FindBody, Found, Image, ImageImported, ImageRemoved, Instance, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey, RecoveryBody,
-        Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Route, Running,
-        Scaled, Secret, SecretRemoved, SecretSet, Snapshot, Snapshots, Steered, Token, TokenRemoved, Usage, Versioned,
-        Volume, Waiting,
+        JoinTokenCreated, Latency, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, PlacementSurvey,
+        RecoveryBody, Region, Release, ReleaseDefinition, Reloaded, RequestReport, RootAdded, RootBody, RootChanged,
+        Route, Running, Scaled, Secret, SecretRemoved, SecretSet, SilentNode, Snapshot, Snapshots, Steered, Token,
+        TokenRemoved, Usage, Versioned, Volume, Waiting,
     },
 };
 use insula_env::{Beat, Env, net};
@@ -290,6 +290,16 @@ impl Handler for Fake {
 
     async fn usage(&self, app: Option<&AppName>, most: u32) -> Answer<Usage> {
         Err(Problem::new(Code::NoSuchApp, format!("{app:?} {most}")))
+    }
+
+    async fn latency(&self, with_nodes: bool) -> Answer<Latency> {
+        let (region, nodes) = ("fra".parse().expect("a name"), Vec::new());
+        let silent = with_nodes.then(|| SilentNode {
+            node: NodeId::new(1),
+            name: "n1".parse().expect("a name"),
+            why: "is down".to_owned(),
+        });
+        Ok(Latency { region, regions: Vec::new(), nodes, silent: silent.into_iter().collect() })
     }
 
     async fn request(&self, id: &HttpRequestId) -> Answer<RequestReport> {

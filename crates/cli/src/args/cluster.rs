@@ -195,6 +195,15 @@ pub struct PlacementArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct LatencyArgs {
+    /// Also between the nodes of the region that answers
+    #[arg(long)]
+    pub nodes: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct RequestArgs {
     /// Its id, as the answer has it in X-Request-Id
     pub id: HttpRequestId,

@@ -13,8 +13,8 @@ use crate::{
     router::WAIT_MAX,
     wire::{
         ApiTokenBody, ApiTokenCreated, CaStatus, Doctor, DutyBody, EventCursor, FindBody, Found, JoinTokenBody,
-        JoinTokenCreated, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region, Reloaded,
-        RequestReport, RootAdded, RootBody, RootChanged, Token, TokenRemoved, Usage, Versioned,
+        JoinTokenCreated, Latency, List, LossPlan, Node, NodeDuty, NodeRemoved, NodeStatus, RecoveryBody, Region,
+        Reloaded, RequestReport, RootAdded, RootBody, RootChanged, Token, TokenRemoved, Usage, Versioned,
     },
 };
 
@@ -45,6 +45,14 @@ impl Client {
     pub async fn usage(&self, app: Option<&AppName>, most: u32) -> Result<Usage, ClientError> {
         let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
         self.get(format!("/v1/usage?limit={most}{app}")).await
+    }
+
+    /// Round trips between regions, and with `with_nodes` between nodes of the one that answers.
+    ///
+    /// # Errors
+    /// As every call here.
+    pub async fn latency(&self, with_nodes: bool) -> Result<Latency, ClientError> {
+        self.get(format!("/v1/latency?nodes={with_nodes}")).await
     }
 
     /// What the edges of the region remember of the requests with an id.
