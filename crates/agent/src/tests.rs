@@ -225,7 +225,7 @@ impl Bench {
         objects.extend(contents.map(|content| (key(content), revision, RegionObject::Content((*content).to_owned()))));
         let placed = placements.iter().cloned();
         objects.extend(placed.map(|p| (RegionKey::Placement(p.instance), revision, RegionObject::Placement(p))));
-        assert!(self.replica.follow(Update::Reset { revision, objects }));
+        self.replica.follow(Update::Reset { revision, objects }).expect("it follows");
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
@@ -491,7 +491,7 @@ async fn a_copy_of_the_region_without_this_node_says_nothing() {
     bench.until("ready", |b| b.is_ready(1)).await;
     bench.revision += 1;
     let empty = RegionState::default().objects();
-    assert!(bench.replica.follow(Update::Reset { revision: Revision(bench.revision), objects: empty }));
+    bench.replica.follow(Update::Reset { revision: Revision(bench.revision), objects: empty }).expect("it follows");
     clock::sleep(Duration::from_secs(30)).await;
     assert_eq!(bench.runtime.running().len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insula_api::wire::{Check, Grade, GroupStatus};
-use insula_types::{Level, Revision, text::utc};
+use insula_types::{Level, NodeId, Revision, text::utc};
 
 /// Free shares of the disk, in percent: below the first somebody should look, below the second writes will fail soon.
 /// Images and logs of one deploy may take some percent.
@@ -99,15 +99,20 @@ pub(crate) fn ports(found: &[(String, Option<String>)]) -> Check {
     Check::not_ok(SUBJECT, Grade::Bad, closed.join("; "), advice)
 }
 
-/// The global state on a node that does not vote on it: since when nobody tells what is new, and what is known.
-pub(crate) fn told(alone_since_ms: Option<u64>, known: Revision) -> Check {
+/// The global state on a node that does not vote on it: since when nobody tells what is new, who told what was refused and why,
+/// and what is known.
+pub(crate) fn told(alone_since_ms: Option<u64>, refused: Option<(NodeId, String)>, known: Revision) -> Check {
     const SUBJECT: &str = "global state";
     let Some(since_ms) = alone_since_ms else {
         return Check::ok(SUBJECT, format!("told by another node, revision {known}"));
     };
-    let found = format!("nobody tells of it since {} UTC; revision {known} is known", utc(since_ms));
-    let advice =
+    let mut found = format!("nobody tells of it since {} UTC; revision {known} is known", utc(since_ms));
+    let mut advice =
         "see that a region with voters of the global group is reached (`insula regions`); this region goes on alone";
+    if let Some((node, why)) = refused {
+        found.push_str(&format!("; what {node} tells is refused: {why}"));
+        advice = "see why that node lives in the past (`insula doctor` there); this region goes on alone";
+    }
     Check::not_ok(SUBJECT, Grade::Warn, found, advice)
 }
 
@@ -276,7 +281,7 @@ pub(crate) fn tasks<'a>(process: &str, tasks: impl Iterator<Item = SeenTask<'a>>
 #[cfg(test)]
 mod tests {
     use insula_api::wire::Leader;
-    use insula_types::{NodeId, Term};
+    use insula_types::Term;
 
     use super::*;
 
@@ -385,5 +390,19 @@ mod tests {
         status.alone_since_ms = Some(1000);
         let alone = group(&status, 1, None, 8000);
         assert_eq!((alone.grade, alone.found.as_str()), (Grade::Bad, "no leader for 7 s in term 3: no quorum"));
+    }
+
+    #[test]
+    fn what_is_refused_of_the_global_state_is_told_with_its_reason() {
+        let check = |refused| told(Some(0), refused, Revision(7));
+        let why = "it is of life 3, which is over: this node knows of life 5".to_owned();
+        let node = NodeId::new(9);
+        let said = check(Some((node, why.clone())));
+        let found = format!(
+            "nobody tells of it since 1970-01-01 00:00:00 UTC; revision 7 is known; what {node} tells is refused: {why}"
+        );
+        assert_eq!((said.grade, said.found), (Grade::Warn, found));
+        assert!(!check(None).found.contains("refused"));
+        assert_eq!(told(None, None, Revision(7)).grade, Grade::Ok);
     }
 }

@@ -14,8 +14,9 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use insula_env::{Beat, Clock, Env, beat, clock};
 use insula_rpc::{AddressBook, Peers};
-use insula_state::{Domain, Update};
+use insula_state::{Domain, Unfit, Update};
 use insula_types::{NodeId, codec};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -30,6 +31,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// A watch that was not refused for so long is one, though nothing was new. Longer than the farthest node takes to refuse.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Wait after a node told what belongs to another cluster or to a life that is over: all of it came over the network.
+const REFUSED_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a connection for a watch may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
@@ -37,6 +41,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub(crate) struct Feed {
     told: Arc<watch::Sender<Told>>,
+    /// Who told last what was refused, and why; none since somebody told what was not.
+    refused: Arc<Mutex<Option<(NodeId, String)>>>,
     clock: Clock,
 }
 
@@ -53,7 +59,8 @@ enum Told {
 
 impl Feed {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { told: Arc::new(watch::channel(Told::Nobody(clock.wall_ms())).0), clock }
+        let told = Arc::new(watch::channel(Told::Nobody(clock.wall_ms())).0);
+        Self { told, refused: Arc::default(), clock }
     }
 
     /// Whether another region tells this node what is new.
@@ -69,6 +76,17 @@ impl Feed {
         }
     }
 
+    /// Who told what this node refuses, and why, while nobody tells anything better.
+    pub(crate) fn refused(&self) -> Option<(NodeId, String)> {
+        self.refused.lock().clone()
+    }
+
+    /// Notes it. Says whether it is new.
+    fn refuse(&self, source: NodeId, why: String) -> bool {
+        let refused = Some((source, why));
+        std::mem::replace(&mut *self.refused.lock(), refused.clone()) != refused
+    }
+
     /// Waits until somebody does.
     pub(crate) async fn wait(&self) {
         let is_told = |told: &Told| !matches!(told, Told::Nobody(_));
@@ -78,6 +96,7 @@ impl Feed {
 
     /// Until what is returned is dropped.
     fn open(&self, is_far: bool) -> Open<'_> {
+        *self.refused.lock() = None;
         self.told.send_replace(if is_far { Told::Far } else { Told::Near });
         Open(self)
     }
@@ -157,13 +176,17 @@ pub(crate) fn start<D: Domain>(env: &Env, group: &Arc<StateGroup<D>>, name: Stat
                 if !group.raft().takes_part() && !known.is_empty() {
                     let (source, is_far) = known[turn % known.len()];
                     turn += 1;
-                    tokio::select! {
-                        told = follow(&group, name, (source, is_far), (&peers, &sources.feed), &beat) => {
-                            if told {
-                                turn = again(&known, source);
-                            }
+                    let ended = tokio::select! {
+                        ended = follow(&group, name, (source, is_far), (&peers, &sources.feed), &beat) => ended,
+                        () = joined(&group) => {
+                            debug!(state = D::NAME, "now a member: the log leads from here");
+                            Ended::Untold
                         }
-                        () = joined(&group) => debug!(state = D::NAME, "now a member: the log leads from here"),
+                    };
+                    match ended {
+                        Ended::Untold => {}
+                        Ended::Told => turn = again(&known, source),
+                        Ended::Refused => beat.idle(clock::sleep(rng.jitter(REFUSED_WAIT))).await,
                     }
                 }
                 beat.idle(clock::sleep(rng.jitter(RETRY_WAIT))).await;
@@ -184,21 +207,38 @@ async fn joined<D: Domain>(group: &StateGroup<D>) {
     }
 }
 
-/// Until it ends; true when it was one.
+/// How the watch of a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was none, or ended before it had told enough.
+    Untold,
+    /// It had told.
+    Told,
+    /// What it told is not for this node.
+    Refused,
+}
+
+impl Ended {
+    fn of(has_told: bool) -> Self {
+        if has_told { Self::Told } else { Self::Untold }
+    }
+}
+
+/// Follows one node for as long as it tells.
 async fn follow<D: Domain>(
     group: &StateGroup<D>,
     state: StateName,
     (source, is_far): (NodeId, bool),
     (peers, feed): (&Peers, &Feed),
     beat: &Beat,
-) -> bool {
+) -> Ended {
     let replica = group.replica();
     let from = (replica.revision().0 > 0).then(|| replica.revision());
     let mut updates = match peers.stream::<WatchState>(source, &WatchRequest { state, from }, CONNECT_LIMIT).await {
         Ok(updates) => updates,
         Err(error) => {
             debug!(%source, %error, state = D::NAME, "no watch");
-            return false;
+            return Ended::Untold;
         }
     };
     let mut open = None;
@@ -220,20 +260,27 @@ async fn follow<D: Domain>(
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => {
                 debug!(%source, %error, state = D::NAME, "watch ended");
-                return open.is_some();
+                return Ended::of(open.is_some());
             }
-            None => return open.is_some(),
+            None => return Ended::of(open.is_some()),
         };
         match codec::decode::<Update<D>>(&bytes) {
-            Ok(update) => {
-                if !replica.follow(update) {
-                    warn!(%source, state = D::NAME, "the watch left out a revision, starting anew");
-                    return false;
+            Ok(update) => match replica.follow(update) {
+                Ok(()) => {}
+                Err(error @ Unfit::Gap { .. }) => {
+                    warn!(%source, %error, state = D::NAME, "the watch left out a revision, starting anew");
+                    return Ended::Untold;
                 }
-            }
+                Err(error) => {
+                    if feed.refuse(source, error.to_string()) {
+                        warn!(%source, %error, state = D::NAME, "what a node tells of a state is refused");
+                    }
+                    return Ended::Refused;
+                }
+            },
             Err(error) => {
                 warn!(%source, %error, state = D::NAME, "the watch cannot be read: is this node older?");
-                return false;
+                return Ended::Untold;
             }
         }
     }
@@ -278,6 +325,16 @@ mod tests {
         let [one, two] = [1, 2].map(NodeId::new);
         let known = [(one, true), (two, false)];
         assert_eq!((again(&known, two), again(&known, one), again(&[], one)), (0, 1, 0));
+    }
+
+    #[test]
+    fn what_is_refused_is_known_until_somebody_tells_what_is_not() {
+        let (feed, node) = (Feed::new(Clock::simulated(7)), NodeId::new(9));
+        assert!(feed.refuse(node, "it is of cluster x".into()));
+        assert!(!feed.refuse(node, "it is of cluster x".into()), "said once");
+        assert_eq!(feed.refused(), Some((node, "it is of cluster x".into())));
+        drop(feed.open(true));
+        assert_eq!(feed.refused(), None);
     }
 
     #[tokio::test]

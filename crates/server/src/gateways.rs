@@ -14,6 +14,7 @@ use insula_types::{Level, Node, NodeId, RegionName, Scope};
 use tracing::{debug, info};
 
 use crate::latency::LatencyMap;
+use crate::members::Members;
 
 /// Time between two looks at what the world is told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -101,23 +102,33 @@ pub(crate) fn note(
     book.set_gateways(known.into_iter().map(|gateway| (gateway.node, gateway.addresses)).collect(), speakers)
 }
 
+/// The gateways to keep on the disk, for a start without a global state: those whose word counts. None where there are none: of the
+/// oldest region itself, and as long as the state says nothing.
+fn to_keep(global: &GlobalState, own: &RegionName) -> Option<Vec<Gateway>> {
+    let oldest = oldest(global).filter(|region| region.name != *own)?;
+    Some(oldest.gateways.clone()).filter(|gateways| !gateways.is_empty())
+}
+
 /// Follows them.
 pub(crate) fn follow(
     env: &Env,
     global: Store<GlobalState>,
     (own, first): (RegionName, Vec<Gateway>),
-    (book, map, peers): (AddressBook, LatencyMap, Vec<Peers>),
+    (book, map, peers, members): (AddressBook, LatencyMap, Vec<Peers>, Members),
 ) {
     let rng = env.rng.fork();
-    env.tasks.supervise("gateways of others", beat::QUICK, move |beat| {
+    env.tasks.supervise("gateways of others", beat::DISK, move |beat| {
         let (global, own, first) = (global.clone(), own.clone(), first.clone());
-        let (book, map, peers, rng) = (book.clone(), map.clone(), peers.clone(), rng.clone());
+        let (book, map, peers, rng, members) = (book.clone(), map.clone(), peers.clone(), rng.clone(), members.clone());
         async move {
             let mut changed = global.replica().changed();
             loop {
                 for node in global.read(|global| note(global, &own, &first, (&book, &map))) {
                     info!(%node, "a gateway of another region is reached elsewhere, or is none any more");
                     peers.iter().for_each(|peers| peers.forget(node));
+                }
+                if let Some(gateways) = global.read(|global| to_keep(global, &own)) {
+                    members.keep_gateways(gateways);
                 }
                 let news = clock::timeout(rng.jitter(ORDER_EVERY), changed.changed());
                 if let Ok(Err(_)) = beat.idle(news).await {
@@ -216,6 +227,23 @@ mod tests {
         told.phase = Phase::Joining;
         put(&mut world, &told);
         assert!(untold(&state, &world, &none).is_some(), "a region that joins says that it serves");
+    }
+
+    #[test]
+    fn what_is_kept_are_the_gateways_of_the_oldest_region_alone() {
+        let gateway = |id: u64| Gateway { node: NodeId::new(id), addresses: vec![([192, 0, 2, 1], 7443).into()] };
+        let mut world = GlobalState::default();
+        assert_eq!(to_keep(&world, &name("nrt")), None, "the state says nothing");
+        for (region, created_ms, gateways) in [("fra", 3, vec![]), ("nrt", 5, vec![4]), ("was", 7, vec![1, 2])] {
+            let gateways = gateways.into_iter().map(gateway).collect();
+            let region = Region { gateways, ..Region::new(name(region), created_ms, None) };
+            world.absorb(Revision(1), GlobalKey::Region(region.name.clone()), Some(GlobalObject::Region(region)));
+        }
+        assert_eq!(to_keep(&world, &name("nrt")), None, "what was known stays");
+        let fra = Region { gateways: vec![gateway(3)], ..Region::new(name("fra"), 3, None) };
+        world.absorb(Revision(2), GlobalKey::Region(fra.name.clone()), Some(GlobalObject::Region(fra)));
+        assert_eq!(to_keep(&world, &name("nrt")), Some(vec![gateway(3)]));
+        assert_eq!(to_keep(&world, &name("fra")), None, "its own");
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub struct Home {
     /// All that is known of where the others are reached.
     #[serde(default)]
     pub known: BTreeMap<NodeId, Addresses>,
-    /// How the machine that founded the region reached other regions, until the global state tells.
+    /// How other regions are reached as long as no global state tells: what the machine that founded the region was told, and the
+    /// latest that the state told since.
     #[serde(default)]
     pub gateways: Vec<Gateway>,
 }

@@ -85,7 +85,10 @@ mod tests {
         let follow = |revision, level| {
             let agreed = Agreed { level, version: "9.9.9".into() };
             let object = (RegionKey::Level, Revision(revision), RegionObject::Level(agreed));
-            region.replica().follow(Update::Reset { revision: Revision(revision), objects: vec![object] });
+            region
+                .replica()
+                .follow(Update::Reset { revision: Revision(revision), objects: vec![object] })
+                .expect("fits");
         };
         follow(1, LEVEL);
         let waiting = outgrown(&region, &global);

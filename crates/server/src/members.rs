@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use insula_env::{Env, beat};
 use insula_identity::Tombstones;
 use insula_rpc::{AddressBook, Peers};
-use insula_state::{RegionState, Replica};
+use insula_state::{RegionState, Replica, global::Gateway};
 use insula_telemetry::chain;
 use insula_types::{Addresses, DatacenterName, Node, NodeAddress, NodeId, Scope};
 use parking_lot::Mutex;
@@ -165,6 +165,22 @@ impl Members {
         }
         if self.take(&newer) {
             self.0.heard.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Keeps where other regions are reached, for a start without a copy of the global state.
+    pub(crate) fn keep_gateways(&self, gateways: Vec<Gateway>) {
+        let file = self.0.file.lock();
+        let present = self.0.home.lock().clone();
+        if present.gateways == gateways {
+            return;
+        }
+        let changed = Home { gateways: gateways.clone(), ..present };
+        match file.save(&changed) {
+            Ok(()) => self.0.home.lock().gateways = gateways,
+            Err(error) => {
+                warn!(error = %chain(&error), "the gateways of other regions were not kept; a restart may use older ones")
+            }
         }
     }
 
@@ -341,6 +357,18 @@ mod tests {
         assert!(!members.move_to(listed(0, "10.0.0.9:7443").list()).expect("kept"), "said again");
         assert!(members.move_to(listed(0, "10.0.0.1:7443").list()).expect("kept"));
         assert_eq!(numbered("10.0.0.1:7443"), 3, "and it is kept");
+    }
+
+    #[test]
+    fn gateways_of_other_regions_are_kept_for_the_next_start() {
+        let mut world = World::new();
+        world.found();
+        let members = world.open("10.0.0.1:7443");
+        let gateways = vec![Gateway { node: NodeId::new(9), addresses: vec![([192, 0, 2, 9], 7443).into()] }];
+        members.keep_gateways(gateways.clone());
+        members.move_to(listed(0, "10.0.0.7:7443").list()).expect("kept");
+        let home: Home = world.file().load().expect("readable").expect("there");
+        assert_eq!(home.gateways, gateways, "and what is written later does not take them away");
     }
 
     #[test]

@@ -195,6 +195,8 @@ impl Node {
         let latency = LatencyMap::default();
         let copy = Copy::new(&paths, Arc::clone(&env.disk), &home);
         copy.load(global_group.replica());
+        members.belongs_to(&home.cluster, home.life(StateName::Region));
+        global_group.replica().belongs_to(&home.cluster, home.life(StateName::Global));
         global_group.replica().read(|global| gateways::note(global, &home.region, &home.gateways, (&book, &latency)));
         if !home.has_state || !home.new.is_empty() {
             home.has_state = true;
@@ -361,12 +363,8 @@ impl Node {
         follow::start(env, &self.global_group, StateName::Global, self.rpc.clone(), of_world);
         self.copy.clone().keep(env, &self.global_group);
         let others = (self.config.region.clone(), self.home.gateways.clone());
-        gateways::follow(
-            env,
-            self.global.clone(),
-            others,
-            (self.book.clone(), self.latency.clone(), self.all_peers.clone()),
-        );
+        let known = (self.book.clone(), self.latency.clone(), self.all_peers.clone(), self.members.clone());
+        gateways::follow(env, self.global.clone(), others, known);
         let groups = (self.region_group.raft().clone(), self.global_group.raft().clone());
         gateways::tell(env, (self.region.clone(), self.global.clone()), groups);
         let prober = Prober {

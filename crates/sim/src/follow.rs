@@ -49,7 +49,7 @@ async fn next(net: &Net, (node, source): (NodeId, NodeId), replica: &Replica<Reg
         Answer(if to.group.takes_part() { Some(watch.next().await) } else { None })
     });
     match asked.await {
-        Ok(Answer(Some(update))) => replica.follow(update),
+        Ok(Answer(Some(update))) => replica.follow(update).is_ok(),
         Ok(Answer(None)) | Err(_) => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use insula_types::{Agreed, Incarnation, Level, Revision};
+use insula_types::{Agreed, ClusterId, Incarnation, Level, Revision};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::level::NotYet;
@@ -43,6 +43,9 @@ pub trait Domain: Default + Debug + Send + Sync + 'static {
 
     /// Gives the object that says which life of the state this is another life; leaves others as they are.
     fn set_incarnation(object: &mut Self::Object, incarnation: Incarnation);
+
+    /// Of which cluster and which life of it the state is; none before it was founded.
+    fn origin(&self) -> Option<(&ClusterId, Incarnation)>;
 
     /// From which level on programs know a command.
     fn needs(command: &Self::Command) -> Level;

@@ -384,6 +384,10 @@ impl Domain for GlobalState {
         }
     }
 
+    fn origin(&self) -> Option<(&ClusterId, Incarnation)> {
+        self.meta.as_ref().map(|meta| (&meta.cluster, meta.incarnation))
+    }
+
     fn needs(command: &GlobalCommand) -> Level {
         command.level()
     }

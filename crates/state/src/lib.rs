@@ -27,6 +27,6 @@ pub use global::{GlobalCommand, GlobalState};
 pub use level::{LEVEL, NotYet};
 pub use machine::{Applied, Machine, MachineError, Outcome, Row, seal};
 pub use region::{RegionCommand, RegionState};
-pub use replica::{Replica, Update, Watch};
+pub use replica::{Replica, Unfit, Update, Watch};
 pub use store::{Committed, Leadership, ProposeError, Proposer, Store};
 pub use table::Table;

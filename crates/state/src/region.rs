@@ -376,6 +376,10 @@ impl Domain for RegionState {
         }
     }
 
+    fn origin(&self) -> Option<(&ClusterId, Incarnation)> {
+        self.meta.as_ref().map(|meta| (&meta.cluster, meta.incarnation))
+    }
+
     fn needs(command: &RegionCommand) -> Level {
         command.level()
     }

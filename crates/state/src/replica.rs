@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use insula_types::{RequestId, Revision, codec};
+use insula_types::{ClusterId, Incarnation, RequestId, Revision, codec};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -33,6 +33,35 @@ pub enum Update<D: Domain> {
     Batch(Arc<Batch<D>>),
 }
 
+/// Why a copy does not take over what a watch of another one delivered: watch anew, from scratch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A revision is missing.
+    #[error("it leaves out what is between revisions {known} and {told}")]
+    Gap {
+        /// What is shown.
+        known: Revision,
+        /// What came.
+        told: Revision,
+    },
+    /// It is another cluster's.
+    #[error("it is of cluster {told}, and this node of cluster {known}")]
+    OtherCluster {
+        /// This copy's.
+        known: ClusterId,
+        /// The other one's.
+        told: ClusterId,
+    },
+    /// It is of a life that is over, or does not say of which.
+    #[error("it is of {}, which is over: this node knows of life {known}", told.map_or_else(|| "an unknown life".to_owned(), |life| format!("life {life}")))]
+    OlderLife {
+        /// The greatest that is known.
+        known: Incarnation,
+        /// The other one's.
+        told: Option<Incarnation>,
+    },
+}
+
 /// A readable copy of one state. Shared behind `Arc`.
 #[derive(Debug)]
 pub struct Replica<D: Domain> {
@@ -48,6 +77,8 @@ struct Inner<D: Domain> {
     revision: Revision,
     /// Grows with every reset, so that watches notice that the sequence was broken.
     resets: u64,
+    /// What this node knows of where it belongs, whatever the state says.
+    home: Option<(ClusterId, Incarnation)>,
     recent: VecDeque<Arc<Batch<D>>>,
 }
 
@@ -61,6 +92,28 @@ impl<D: Domain> Inner<D> {
         if self.recent.len() > BATCHES_MAX {
             self.recent.pop_front();
         }
+    }
+
+    /// Whether a state is of a later life of the same cluster: its revisions need not be beyond those that are shown.
+    fn is_left_for(&self, state: &D) -> bool {
+        let lives = self.state.origin().zip(state.origin());
+        lives.is_some_and(|((_, known), (_, told))| told > known)
+    }
+
+    /// Whether another node's state may be taken over.
+    fn check(&self, state: &D) -> Result<(), Unfit> {
+        let told = state.origin();
+        let home = self.home.as_ref().map(|(cluster, life)| (cluster, *life));
+        for (cluster, life) in [home, self.state.origin()].into_iter().flatten() {
+            match told {
+                Some((other, _)) if other != cluster => {
+                    return Err(Unfit::OtherCluster { known: cluster.clone(), told: other.clone() });
+                }
+                Some((_, told)) if told >= life => {}
+                _ => return Err(Unfit::OlderLife { known: life, told: told.map(|(_, life)| life) }),
+            }
+        }
+        Ok(())
     }
 
     fn reset(&mut self, revision: Revision, state: D) {
@@ -85,7 +138,8 @@ fn copy<D: Domain>(state: &D) -> D {
 
 impl<D: Domain> Default for Replica<D> {
     fn default() -> Self {
-        let inner = Inner { state: D::default(), revision: Revision(0), resets: 0, recent: VecDeque::new() };
+        let (state, recent) = (D::default(), VecDeque::new());
+        let inner = Inner { state, revision: Revision(0), resets: 0, home: None, recent };
         Self { inner: RwLock::new(inner), revision: watch::channel(Revision(0)).0, outcomes: RwLock::default() }
     }
 }
@@ -94,6 +148,11 @@ impl<D: Domain> Replica<D> {
     /// An empty copy at revision 0.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// From now on takes over only what is of this cluster, and of this life or a later one.
+    pub fn belongs_to(&self, cluster: &ClusterId, life: Incarnation) {
+        self.inner.write().home = Some((cluster.clone(), life));
     }
 
     /// Reads the state. Keep it short: writers wait.
@@ -144,6 +203,9 @@ impl<D: Domain> Replica<D> {
     pub(crate) fn publish(&self, batches: Vec<Batch<D>>, state: &D) {
         let Some(last) = batches.last().map(|batch| batch.revision) else { return };
         let mut inner = self.inner.write();
+        if inner.is_left_for(state) {
+            inner.reset(last, copy(state));
+        }
         for batch in batches {
             if batch.revision == inner.revision.next() {
                 inner.absorb(batch);
@@ -159,7 +221,7 @@ impl<D: Domain> Replica<D> {
     /// Takes over a whole state of the log, unless this copy is ahead of it.
     pub(crate) fn catch_up(&self, revision: Revision, state: &D) {
         let mut inner = self.inner.write();
-        if revision >= inner.revision {
+        if revision >= inner.revision || inner.is_left_for(state) {
             inner.reset(revision, copy(state));
         }
         let revision = inner.revision;
@@ -167,28 +229,32 @@ impl<D: Domain> Replica<D> {
         self.revision.send_replace(revision);
     }
 
-    /// Takes over what a watch of another copy delivered. False when it does not follow: watch anew from scratch.
-    pub fn follow(&self, update: Update<D>) -> bool {
+    /// Takes over what a watch of another copy delivered.
+    ///
+    /// # Errors
+    /// [`Unfit`]; what is shown stays then.
+    pub fn follow(&self, update: Update<D>) -> Result<(), Unfit> {
         let mut inner = self.inner.write();
-        let follows = match update {
+        match update {
             // Not older than what is shown: the node that is asked may lag behind the one before.
             Update::Reset { revision, objects } => {
-                if revision >= inner.revision {
-                    inner.reset(revision, build(objects));
+                let state = build(objects);
+                inner.check(&state)?;
+                if revision >= inner.revision || inner.is_left_for(&state) {
+                    inner.reset(revision, state);
                 }
-                true
             }
             Update::Batch(batch) if batch.revision == inner.revision.next() => {
                 inner.absorb(Batch { revision: batch.revision, changes: batch.changes.clone() });
-                true
             }
             // Known already, from the log or another watch.
-            Update::Batch(batch) => batch.revision <= inner.revision,
-        };
+            Update::Batch(batch) if batch.revision <= inner.revision => {}
+            Update::Batch(batch) => return Err(Unfit::Gap { known: inner.revision, told: batch.revision }),
+        }
         let revision = inner.revision;
         drop(inner);
         self.revision.send_replace(revision);
-        follows
+        Ok(())
     }
 
     /// A number that equal states share, for comparisons in tests.

@@ -100,7 +100,7 @@ impl NodeApi {
     /// The global group, or, on a node that knows nobody who votes in it, whether it is told of its state.
     fn global_check(&self) -> Check {
         if self.global_group.raft().voters().is_empty() {
-            return doctor::told(self.feed.alone_since_ms(), self.global.replica().revision());
+            return doctor::told(self.feed.alone_since_ms(), self.feed.refused(), self.global.replica().revision());
         }
         self.group_check(&self.global_group, "global")
     }

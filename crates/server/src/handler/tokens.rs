@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn only_a_token_that_is_stored_is_shown() {
         let replica = Replica::<RegionState>::new();
-        assert!(replica.follow(Update::Reset { revision: Revision(7), objects: Vec::new() }));
+        replica.follow(Update::Reset { revision: Revision(7), objects: Vec::new() }).expect("it follows");
         shall_show(&replica, Revision(7), |_| true).expect("stored");
         shall_show(&replica, Revision(8), |_| false).expect("this copy cannot tell");
         let problem = shall_show(&replica, Revision(6), |_| false).expect_err("another one was stored");

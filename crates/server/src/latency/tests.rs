@@ -119,8 +119,8 @@ fn prober(members: u64, regions: &[(&str, &[u64])]) -> Prober {
     let env = Env::real("test");
     let (region, global) = (Replica::new(), Replica::new());
     let revision = Revision(1);
-    assert!(region.follow(Update::Reset { revision, objects: choose::tests::region(1..=members).objects() }));
-    assert!(global.follow(Update::Reset { revision, objects: choose::tests::world(regions).objects() }));
+    region.follow(Update::Reset { revision, objects: choose::tests::region(1..=members).objects() }).expect("fits");
+    global.follow(Update::Reset { revision, objects: choose::tests::world(regions).objects() }).expect("fits");
     let (node, name, map) = (NodeId::new(1), name("fra"), LatencyMap::default());
     Prober { node, name, map, region, global, clock: env.clock, rng: Rng::from_seed(1) }
 }

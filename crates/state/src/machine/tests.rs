@@ -3,7 +3,7 @@ use insula_types::{Agreed, AppName, ClusterId, Incarnation, ServiceName};
 use super::*;
 use crate::{
     Conflict, GlobalCommand, GlobalState, RejectionCode, Update,
-    global::{ClusterMeta, GlobalReply},
+    global::{ClusterMeta, GlobalKey, GlobalObject, GlobalReply},
 };
 
 fn machine() -> (Arc<Replica<GlobalState>>, Machine<GlobalState>) {
@@ -227,13 +227,13 @@ async fn a_watch_has_no_gaps_and_resumes() {
     for request in 0..5 {
         run(&mut machine, request, &deploy(&format!("app-{request}")));
     }
-    assert!(follower.follow(watch.next().await), "a reset first");
+    follower.follow(watch.next().await).expect("a reset first");
     let resume = follower.revision();
     run(&mut machine, 10, &deploy("late"));
     assert!(matches!(watch.next().await, Update::Batch(batch) if batch.revision == resume.next()));
     // A new watch from the same place delivers the same batch; the other one is dropped.
     let mut resumed = replica.watch(Some(resume));
-    assert!(follower.follow(resumed.next().await));
+    follower.follow(resumed.next().await).expect("it follows");
     assert_eq!(follower.digest(), replica.digest());
     // Far behind what is kept: a reset, not a gap.
     for request in 0..crate::replica::BATCHES_MAX as u64 + 10 {
@@ -242,8 +242,55 @@ async fn a_watch_has_no_gaps_and_resumes() {
     let mut late = replica.watch(Some(resume));
     let update = late.next().await;
     assert!(matches!(update, Update::Reset { .. }));
-    assert!(follower.follow(update));
+    follower.follow(update).expect("it follows");
     assert_eq!(follower.digest(), replica.digest());
+}
+
+/// A copy of a life of a cluster at a revision, marked with both.
+fn whole(cluster: u64, life: u64, revision: u64) -> Update<GlobalState> {
+    let (cluster, incarnation) = (ClusterId::new(cluster), Incarnation(life));
+    let meta = ClusterMeta { cluster, incarnation, created_ms: revision };
+    let objects = vec![(GlobalKey::Meta, Revision(revision), GlobalObject::Meta(meta))];
+    Update::Reset { revision: Revision(revision), objects }
+}
+
+#[test]
+fn a_copy_follows_its_own_cluster_and_never_a_life_that_is_over() {
+    let replica: Arc<Replica<GlobalState>> = Replica::new();
+    let shown = || replica.read_at(|state, revision| (state.meta.as_ref().map(|meta| meta.incarnation.0), revision.0));
+    let mut changed = replica.changed();
+    replica.belongs_to(&ClusterId::new(1), Incarnation(5));
+    let refused = |update, why: &str| {
+        let before = shown();
+        assert_eq!(replica.follow(update).expect_err("refused").to_string(), why);
+        assert_eq!(shown(), before);
+    };
+    let over = "it is of life 4, which is over: this node knows of life 5";
+    refused(whole(1, 4, 9), over);
+    let (ours, other) = (ClusterId::new(1), ClusterId::new(2));
+    let foreign = format!("it is of cluster {other}, and this node of cluster {ours}");
+    refused(whole(2, 6, 9), &foreign);
+    let nothing = || Update::Reset { revision: Revision(9), objects: Vec::new() };
+    refused(nothing(), "it is of an unknown life, which is over: this node knows of life 5");
+    replica.follow(whole(1, 5, 9)).expect("its own");
+    replica.follow(whole(1, 5, 8)).expect("a node that lags behind");
+    assert_eq!(shown(), (Some(5), 9), "but it does not turn back");
+    replica.follow(whole(1, 7, 3)).expect("a later life");
+    assert_eq!(shown(), (Some(7), 3), "whatever its revision");
+    assert!(changed.has_changed().expect("open"));
+    changed.mark_unchanged();
+    refused(whole(1, 6, 99), "it is of life 6, which is over: this node knows of life 7");
+    refused(whole(2, 8, 99), &foreign);
+    assert!(!changed.has_changed().expect("open"));
+}
+
+#[test]
+fn the_log_of_a_later_life_takes_the_place_of_a_copy_that_is_ahead_of_it() {
+    let (replica, mut machine) = machine();
+    replica.follow(whole(1, 0, 99)).expect("fits");
+    run(&mut machine, 1, &init());
+    assert_eq!(replica.revision(), machine.revision());
+    assert_eq!(replica.read(|state| state.meta.as_ref().map(|meta| meta.incarnation)), Some(Incarnation(1)));
 }
 
 #[test]
@@ -259,7 +306,9 @@ fn a_log_that_starts_behind_a_followed_copy_does_not_turn_it_back() {
     }
     // The copy of a node that follows; then it becomes a voter, and its log begins at the first command.
     let (follower, mut voting) = machine();
-    assert!(follower.follow(Update::Reset { revision: leader.revision(), objects: leader.read(Domain::objects) }));
+    follower
+        .follow(Update::Reset { revision: leader.revision(), objects: leader.read(Domain::objects) })
+        .expect("it follows");
     for command in &sealed {
         voting.apply(command).expect("decodes");
         assert_eq!(follower.revision(), leader.revision(), "never back");
