@@ -22,6 +22,14 @@ pub mod limits {
     pub const HOST_LEN_MAX: usize = 253;
     /// Bytes of a path prefix.
     pub const PATH_LEN_MAX: usize = 2048;
+    /// Regions of the world; twice as many as there may be now.
+    pub const REGIONS_MAX: usize = 128;
+    /// Gateways of a region.
+    pub const GATEWAYS_MAX: usize = 8;
+    /// Those of them that requests are brought to, and that are pinged.
+    pub const GATEWAYS_USED: usize = 3;
+    /// Services that a region tells others of.
+    pub const DIGEST_SERVICES_MAX: usize = 20_000;
 }
 
 /// Why a catalog is not used.
@@ -117,6 +125,13 @@ impl Catalog {
         at_most("services", self.services.len(), limits::SERVICES_MAX)?;
         at_most("instances", self.services.values().map(|s| s.instances.len()).sum(), limits::INSTANCES_MAX)?;
         at_most("routes", self.routes.values().map(|paths| paths.len()).sum(), limits::ROUTES_MAX)?;
+        at_most("other regions", self.far.len(), limits::REGIONS_MAX)?;
+        for region in self.far.values() {
+            at_most("gateways of one region", region.gateways.len(), limits::GATEWAYS_MAX)?;
+            let addresses = region.gateways.iter().map(|gateway| gateway.addresses.len()).max().unwrap_or(0);
+            at_most("addresses of one gateway", addresses, ADDRESSES_MAX)?;
+            at_most("services of another region", region.services.len(), limits::DIGEST_SERVICES_MAX)?;
+        }
         for (service, entry) in &self.services {
             for (id, instance) in &entry.instances {
                 self.check_instance(service, *id, instance)?;

@@ -89,7 +89,9 @@ impl Holder {
         if let Err(why) = is_for(&current, &catalog).and_then(|()| catalog.check()) {
             return Offered::Rejected(why);
         }
-        if (catalog.incarnation, catalog.revision) <= (current.incarnation, current.revision) {
+        let (offered, in_use) = ((catalog.incarnation, catalog.revision), (current.incarnation, current.revision));
+        // Other regions change without the own one's state: of one revision what comes later is newer.
+        if offered < in_use || offered == in_use && catalog.says_the_same_as(&current) {
             return Offered::Kept;
         }
         let catalog = Arc::new(catalog);

@@ -7,6 +7,7 @@
 
 mod check;
 mod derive;
+mod far;
 mod file;
 pub mod frame;
 mod holder;
@@ -14,6 +15,7 @@ pub mod link;
 mod model;
 
 pub use check::{CheckError, limits};
+pub use far::{Digest, FarGateway, FarRegion, FarService, Heard, mark};
 pub use file::{CatalogFile, FileError};
 pub use holder::{Holder, Offered};
 pub use model::{Catalog, CatalogInstance, CatalogNode, CatalogService, RouteTarget};

@@ -11,6 +11,8 @@ use insula_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::FarRegion;
+
 /// What one node's traffic needs to know of its region, at one revision of the region's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
@@ -32,6 +34,9 @@ pub struct Catalog {
     pub routes: BTreeMap<String, BTreeMap<String, RouteTarget>>,
     /// Ids of removed nodes: refused even with a valid certificate (rule R9).
     pub tombstones: BTreeSet<NodeId>,
+    /// The other regions of the world. What changes here alone has the same revision as before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub far: BTreeMap<RegionName, FarRegion>,
 }
 
 /// A member of the region.
@@ -117,15 +122,16 @@ impl Catalog {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             tombstones: BTreeSet::new(),
+            far: BTreeMap::new(),
         }
     }
 
     /// Whether it says the same as another, of the same life of the region's state, whatever their revisions.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        let Self { incarnation, revision: _, cluster, region, own, nodes, services, routes, tombstones } = self;
+        let Self { incarnation, revision: _, cluster, region, own, nodes, services, routes, tombstones, far } = self;
         (incarnation, cluster, region, own) == (&other.incarnation, &other.cluster, &other.region, &other.own)
-            && (nodes, services, routes, tombstones)
-                == (&other.nodes, &other.services, &other.routes, &other.tombstones)
+            && (nodes, services, routes, tombstones, far)
+                == (&other.nodes, &other.services, &other.routes, &other.tombstones, &other.far)
     }
 
     /// Whether nothing has been heard of the region's state yet.

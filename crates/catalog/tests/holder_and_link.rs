@@ -10,7 +10,7 @@ use std::{
 };
 
 use insula_catalog::{
-    Catalog, CatalogFile, CatalogInstance, Holder, Offered, RouteTarget,
+    Catalog, CatalogFile, CatalogInstance, FarRegion, Holder, Offered, RouteTarget,
     link::{Acknowledged, Dataplane, Link, LinkError, listen},
 };
 use insula_env::{
@@ -243,4 +243,18 @@ async fn the_link_survives_either_end() {
     until(&mut link.acknowledged(), in_use(4)).await;
     assert_eq!(second.current().revision, Revision(4));
     assert!(dataplane.tasks.join(LIMIT).await && server.tasks.join(LIMIT).await);
+}
+
+#[test]
+fn what_changes_in_other_regions_is_taken_at_the_same_revision() {
+    let holder = holder();
+    let with = |revision, is_fresh| {
+        let far = FarRegion { is_fresh, ..FarRegion::default() };
+        Catalog { far: [("nrt".parse().expect("name"), far)].into(), ..catalog(1, revision) }
+    };
+    assert_eq!(holder.offer(with(5, true)), Offered::Taken);
+    assert_eq!(holder.offer(with(5, true)), Offered::Kept, "it says the same");
+    assert_eq!(holder.offer(with(5, false)), Offered::Taken);
+    assert_eq!(holder.offer(with(4, true)), Offered::Kept, "the own region's state never goes back");
+    assert!(!holder.current().far.values().any(|region| region.is_fresh));
 }

@@ -23,9 +23,10 @@ use insula_state::{GlobalCommand, RegionCommand, event::Event};
 use insula_types::{NodeId, RegionName};
 
 use crate::methods::{
-    AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots, MakeSnapshot,
-    MeasureUse, OpenSecrets, Propose, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot, Renew, RenewCertificate,
-    RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority, TellAddresses, WatchState,
+    AskDigest, AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, ListImages, ListSnapshots,
+    MakeSnapshot, MeasureUse, OpenSecrets, Propose, ReadDigests, ReadLogs, Recall, Relay, RemoveImage, RemoveSnapshot,
+    Renew, RenewCertificate, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority,
+    TellAddresses, WatchState,
 };
 
 /// Who may call a method.
@@ -99,6 +100,9 @@ pub(crate) const RULES: &[Rule] = &[
     world::<AskLatency>(),
     // Of what is placed on the caller.
     rule::<OpenSecrets>(Who::Member),
+    // How many instances of its services are ready: what their clients see.
+    world::<AskDigest>(),
+    rule::<ReadDigests>(Who::Member),
 ];
 
 /// What this node knows of a caller.

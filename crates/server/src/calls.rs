@@ -17,6 +17,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     authorize::{self, Asking, Standing},
+    digests::Digests,
     edge_requests::EdgeRequests,
     exec::Execs,
     follow::{self, Feed, Gives},
@@ -27,9 +28,9 @@ use crate::{
     logs::{LOG_BYTES_MAX, Logs},
     members::Members,
     methods::{
-        ASK_IMAGES_MAX, AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, Led, ListImages,
-        ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadLogs, Recall, Relay,
-        RelayRequest, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
+        ASK_IMAGES_MAX, AskDigest, AskImages, AskLatency, AskLives, AskRequests, Barrier, FetchBlob, Led, ListImages,
+        ListSnapshots, MakeSnapshot, MeasureUse, OpenSecrets, Propose, ProposeRequest, ReadDigests, ReadLogs, Recall,
+        Relay, RelayRequest, RemoveImage, RemoveSnapshot, Renew, RenewCertificate, RenewCertificateRequest,
         RenewCertificateResponse, RestoreSnapshot, SendInput, StartExec, StartOneOff, StateName, TakeAuthority,
         TakeAuthorityRequest, TellAddresses, TellAddressesResponse, WatchState,
     },
@@ -65,6 +66,8 @@ pub(crate) struct Calls {
     pub edge_requests: EdgeRequests,
     /// How far other nodes and regions are.
     pub latency: LatencyMap,
+    /// Knows what regions have of services.
+    pub digests: Digests,
     /// Opens secrets.
     pub secrets: Opener,
     pub runtime: NodeRuntime,
@@ -160,6 +163,14 @@ impl Handler for Calls {
                 let own = self.material.identity().region;
                 let may_see_nodes = authorize::may_ask_of(StateName::Region, &asking(caller), &own).is_ok();
                 Ok(encode_response::<AskLatency>(&self.latency.tell(request.with_nodes && may_see_nodes)))
+            }
+            AskDigest::ID => {
+                let request = decode_request::<AskDigest>(&body)?;
+                Ok(encode_response::<AskDigest>(&self.digests.tell(&request)?))
+            }
+            ReadDigests::ID => {
+                let request = decode_request::<ReadDigests>(&body)?;
+                Ok(encode_response::<ReadDigests>(&self.digests.tell_all(&request)))
             }
             MakeSnapshot::ID => {
                 let request = decode_request::<MakeSnapshot>(&body)?;

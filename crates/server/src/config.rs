@@ -295,6 +295,10 @@ impl Paths {
     pub fn catalog(&self) -> PathBuf {
         self.0.join("catalog")
     }
+    /// What was heard last of the services of other regions.
+    pub fn digests(&self) -> PathBuf {
+        self.0.join("state/digests")
+    }
     /// The agent's own copy of what it shall run.
     pub fn placements(&self) -> PathBuf {
         self.0.join("agent/placements")

@@ -10,6 +10,7 @@ pub mod config;
 mod copy;
 pub mod dataplane;
 pub mod dev;
+mod digests;
 mod doctor;
 mod edge_requests;
 mod error;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use insula_catalog::Digest;
 use insula_identity::NextRoot;
 use insula_rpc::Method;
 use insula_state::NotYet;
@@ -731,4 +732,75 @@ impl Method for AskLatency {
     const NAME: &'static str = "ask-latency";
     type Request = AskLatencyRequest;
     type Response = LatencyTold;
+}
+
+/// Asks a gateway of another region what its region has of services.
+#[derive(Debug)]
+pub struct AskDigest;
+
+/// Request of [`AskDigest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskDigestRequest {
+    /// The mark of what the caller knows.
+    pub known: Option<u64>,
+}
+
+/// Response of [`AskDigest`]: what a region has of services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldDigest {
+    /// The region.
+    pub region: RegionName,
+    /// The life of its state.
+    pub incarnation: Incarnation,
+    /// The revision of its state at which this was so.
+    pub revision: Revision,
+    /// Names what is in it: equal where that is.
+    pub mark: u64,
+    /// The services with routes that are or were ready; none: those that the caller knows. At most
+    /// [`insula_catalog::limits::DIGEST_SERVICES_MAX`].
+    pub services: Option<Digest>,
+}
+
+impl Method for AskDigest {
+    const ID: u16 = 27;
+    const NAME: &'static str = "ask-digest";
+    type Request = AskDigestRequest;
+    type Response = ToldDigest;
+}
+
+/// Asks a voter of the own region what it has heard of the others.
+#[derive(Debug)]
+pub struct ReadDigests;
+
+/// Request of [`ReadDigests`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadDigestsRequest {
+    /// The marks of what the caller knows.
+    pub known: BTreeMap<RegionName, u64>,
+}
+
+/// What was heard of a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardDigest {
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+    /// The round trip to there, in microseconds, as far as it is known.
+    #[serde(default)]
+    pub round_trip_us: Option<u64>,
+    /// What the region said.
+    pub digest: ToldDigest,
+}
+
+/// Response of [`ReadDigests`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadDigestsResponse {
+    /// What it has heard, by region.
+    pub regions: BTreeMap<RegionName, HeardDigest>,
+}
+
+impl Method for ReadDigests {
+    const ID: u16 = 28;
+    const NAME: &'static str = "read-digests";
+    type Request = ReadDigestsRequest;
+    type Response = ReadDigestsResponse;
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use insula_api::Requests;
-use insula_catalog::{Catalog, link::Link};
+use insula_catalog::link::Link;
 use insula_control::{Control, DEAD_AFTER, level::BAKE, start_levels, start_voters};
 use insula_env::{Env, beat, clock, net, watchdog};
 use insula_identity::{Material, NodeDirectory, Tombstones};
@@ -27,6 +27,7 @@ use crate::{
     calls::Calls,
     config::{MetricsListener, NodeConfig, Paths},
     copy::Copy,
+    digests::Digests,
     exec, expiry,
     follow::{self, Feed, Sources},
     founding, gateways,
@@ -139,6 +140,8 @@ pub(crate) struct Node {
     feed: Feed,
     copy: Copy,
     latency: LatencyMap,
+    /// What other regions have of services.
+    digests: Digests,
     pub(crate) route: Arc<Route<RegionState>>,
     pub(crate) region: Store<RegionState>,
     pub(crate) global: Store<GlobalState>,
@@ -213,6 +216,11 @@ impl Node {
         let global_route = Route::new(id, global_group.clone(), rpc.clone(), book.clone(), time(), &env.tasks);
         let region = Store::new(members, route.clone(), time(), env.rng.fork());
         let global = Store::new(Arc::clone(global_group.replica()), global_route, time(), env.rng.fork());
+        let digests = Digests::open(
+            &ValueFile::new(paths.digests(), Arc::clone(&env.disk)),
+            (id, rpc.clone(), region_group.raft().clone()),
+            (Arc::clone(region.replica()), Arc::clone(global_group.replica())),
+        );
         Ok(Self {
             id,
             config,
@@ -232,6 +240,7 @@ impl Node {
             feed: Feed::new(time()),
             copy,
             latency,
+            digests,
             route,
             region,
             global,
@@ -377,6 +386,8 @@ impl Node {
             rng: env.rng.fork(),
         };
         prober.start(env, &self.rpc);
+        let kept = ValueFile::new(self.config.paths().digests(), Arc::clone(&env.disk));
+        self.digests.start(env, kept);
     }
 
     /// Serves the connections that the dataplane hands over.
@@ -402,6 +413,7 @@ impl Node {
             meter: work.usages.meter.clone(),
             edge_requests: work.edge_requests.clone(),
             latency: self.latency.clone(),
+            digests: self.digests.clone(),
             secrets: work.secrets.clone(),
             runtime: work.runtime.clone(),
             disk: Arc::clone(&self.env.disk),
@@ -530,17 +542,13 @@ impl Node {
         start_voters(&self.env, self.region.clone(), self.global.leadership(), Arc::new(global), DEAD_AFTER);
     }
 
-    /// Gives the dataplane each new state of the region.
+    /// Gives the dataplane each new state of the region, and what is new of others.
     fn push_catalogs(&self, dataplane: &Link) {
-        let (region, node, dataplane) = (Arc::clone(self.region.replica()), self.id, dataplane.clone());
+        let (region, global) = (Arc::clone(self.region.replica()), Arc::clone(self.global.replica()));
+        let (digests, dataplane) = (self.digests.clone(), dataplane.clone());
         self.env.tasks.supervise("catalog", beat::QUICK, move |beat| {
-            let (region, dataplane) = (Arc::clone(&region), dataplane.clone());
-            push_changes(region.changed(), beat, move || {
-                let catalog = region.read_at(|state, revision| Catalog::derive(state, revision, node));
-                if let Some(catalog) = catalog {
-                    dataplane.push(Arc::new(catalog));
-                }
-            })
+            let others = (global.changed(), digests.changed());
+            push_changes(region.changed(), others, beat, digests.pusher(dataplane.clone()))
         });
     }
 

@@ -63,6 +63,8 @@ const TABLE: &[(u16, &str)] = &[
     (AskRequests::ID, "yyrnnnnnr"),
     (AskLatency::ID, "yyrnnyrrr"),
     (OpenSecrets::ID, "yyrnnnnnr"),
+    (AskDigest::ID, "yyrnnyrrr"),
+    (ReadDigests::ID, "yyrnnnnnr"),
 ];
 
 fn told(outcome: Result<(), Status>) -> char {
