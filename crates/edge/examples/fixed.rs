@@ -13,7 +13,7 @@ use futures::{FutureExt, future::BoxFuture};
 use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
 use insula_edge::{Config, Edge};
 use insula_env::{Env, beat, net};
-use insula_mesh::{DialError, Dialer, Stream, Target, Verdicts, limits};
+use insula_mesh::{DialError, Dialer, FarTarget, Stream, Target, Verdicts, limits};
 use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, RegionName, Revision, ServiceRef};
 use tokio::sync::watch;
 
@@ -33,6 +33,15 @@ impl Dialer for Local {
             Ok(Box::new(stream) as Stream)
         }
         .boxed()
+    }
+
+    fn dial_far(&self, target: FarTarget) -> BoxFuture<'_, Result<Stream, DialError>> {
+        let FarTarget { region, node, .. } = target;
+        std::future::ready(Err(DialError::Far { region, node, source: io::ErrorKind::Unsupported.into() })).boxed()
+    }
+
+    fn far_verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
+        self.verdicts.subscribe()
     }
 
     fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {

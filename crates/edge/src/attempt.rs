@@ -3,11 +3,14 @@
 mod framed;
 mod pending;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use insula_catalog::RouteTarget;
-use insula_mesh::{Caller, DialError, Refusal as Refused, Stream, Target, TraceId};
+use insula_mesh::{Caller, DialError, FarTarget, Refusal as Refused, Stream, Target, TraceId, limits::FAR_DIAL};
 use insula_types::NodeId;
 use tracing::debug;
 
@@ -15,7 +18,10 @@ pub(crate) use self::pending::{Pending, Rest};
 use crate::{
     body::{FromInstance, ResponseBody},
     choose::Candidate,
+    config::FAR_IDLE,
+    elsewhere,
     forward::{Answer, Refusal, Shared, Visitor},
+    headers::NOT_SERVED,
     instances::InFlight,
     metrics::{Cause, add},
     requests::Why,
@@ -37,6 +43,8 @@ pub(crate) enum Failure {
     /// It may or may not have been received. On a connection from the pool that says little about the instance, which
     /// may just have closed it for being idle.
     Unknown { is_reused: bool },
+    /// The edge of another region brought it to no instance.
+    NotServed,
     /// No response came in time.
     TimedOut,
     /// It is the client that failed.
@@ -52,6 +60,7 @@ impl Failure {
             Self::NotSent { is_its_own: false } => Why::NoWay,
             Self::Stale => Why::Closed,
             Self::Refused => Why::Refused,
+            Self::NotServed => Why::NotServed,
             Self::Unknown { .. } => Why::BrokenOff,
             Self::TimedOut => Why::TimedOut,
             Self::Client(_) => Why::Client,
@@ -78,6 +87,10 @@ impl Shared {
         let mut request = pending.outgoing();
         let outcome = connection.exchange(&mut request, &pending.parts.method, &self.config).await;
         match outcome {
+            Ok(head) if chosen.is_far && head.headers.contains_key(NOT_SERVED) => {
+                pending.take_back(request.take_back());
+                Err(self.not_served(&in_flight))
+            }
             Ok(head) => {
                 in_flight.0.answered(head.status, self.env.clock.now());
                 Ok(self.pass_on(head, connection, request, in_flight, pending, visitor))
@@ -89,6 +102,12 @@ impl Shared {
                 Err(self.failed(&broken, chosen, is_reused, is_repeatable, &in_flight))
             }
         }
+    }
+
+    /// The edge of another region has no instance for it: for a moment others are asked.
+    fn not_served(&self, in_flight: &InFlight) -> Failure {
+        in_flight.0.unreachable(self.env.clock.now());
+        Failure::NotServed
     }
 
     /// What there being no response means, once it has been counted.
@@ -138,14 +157,19 @@ impl Shared {
         in_flight: &InFlight,
         is_repeatable: bool,
     ) -> Result<(Connection, bool), Failure> {
-        let idle_max = if is_repeatable { self.config.pool_idle } else { self.config.probed_idle };
+        let idle_max = match (chosen.is_far, is_repeatable) {
+            // The other end is an edge like this one, which waits longer.
+            (true, _) => FAR_IDLE,
+            (false, true) => self.config.pool_idle,
+            (false, false) => self.config.probed_idle,
+        };
         let idle = || in_flight.0.take(self.env.clock.now(), idle_max);
         if let Some(connection) = idle() {
             return Ok((connection, true));
         }
         // Boxed, so that the usual case does not carry it around.
         Box::pin(async {
-            let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
+            let _turn = in_flight.0.turn(self.dial_wait(chosen)).await.ok_or(Failure::Busy)?;
             // Another request may have been done with its own meanwhile.
             match idle() {
                 Some(connection) => Ok((connection, true)),
@@ -158,8 +182,32 @@ impl Shared {
         .await
     }
 
+    /// How long a request waits for its turn to make a connection.
+    fn dial_wait(&self, chosen: Candidate) -> Duration {
+        if chosen.is_far { FAR_DIAL } else { self.config.dial_wait }
+    }
+
+    /// A new connection to another region's edge.
+    async fn connect_far(&self, gateway: NodeId, in_flight: &InFlight) -> Result<Stream, Failure> {
+        let catalog = self.holder.current();
+        let lost = Failure::NotSent { is_its_own: false };
+        let Some(region) = elsewhere::region_of(&catalog, gateway) else { return Err(lost) };
+        let trace = TraceId(self.env.rng.next());
+        add(&self.metrics.dials);
+        self.dialer.dial_far(FarTarget { region: region.clone(), node: gateway, trace }).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            debug!(%trace, %error, cause, "dial to another region failed");
+            add(&self.metrics.dials_failed);
+            in_flight.0.unreachable(self.env.clock.now());
+            lost
+        })
+    }
+
     /// A new connection to the instance.
     async fn connect(&self, target: &RouteTarget, chosen: Candidate, in_flight: &InFlight) -> Result<Stream, Failure> {
+        if chosen.is_far {
+            return self.connect_far(chosen.node, in_flight).await;
+        }
         let (own, node) = (self.holder.current().own, in_flight.0.node);
         let trace = TraceId(self.env.rng.next());
         add(&self.metrics.dials);
@@ -185,7 +233,7 @@ impl Shared {
             let is_its_own = match &error {
                 DialError::Refused { code, .. } => *code == Refused::Unreachable,
                 DialError::Connect { node, .. } => *node == own,
-                DialError::Unknown { .. } => false,
+                DialError::Unknown { .. } | DialError::Far { .. } => false,
             };
             if is_its_own {
                 in_flight.0.failed();
@@ -196,7 +244,8 @@ impl Shared {
 
     /// Whether another node does not answer, so that what is sent there says nothing about its instances.
     pub(crate) fn is_cut_off_from(&self, node: NodeId) -> bool {
-        node != self.holder.current().own && self.verdicts.borrow().is_bad(node)
+        node != self.holder.current().own
+            && (self.verdicts.borrow().is_bad(node) || self.far_verdicts.borrow().is_bad(node))
     }
 
     /// Makes of an instance's response what the client gets.

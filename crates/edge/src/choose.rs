@@ -34,19 +34,32 @@ pub(crate) struct Candidate {
     pub is_first: bool,
     /// Whether it speaks HTTP/2 on the port that the route leads to.
     pub is_h2c: bool,
+    /// Whether it is the edge of another region's gateway.
+    pub is_far: bool,
     /// What it is counted with; none where the catalog does not say.
     pub release: Option<ReleaseNumber>,
 }
 
-/// The best candidates for a route, without those in `tried`. `judge` tells how each has answered lately.
+/// What this region has for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Local {
+    /// Something ready, that was reached lately.
+    Good,
+    /// Something that was ready, or just failed to take a connection.
+    Poor,
+    /// Nothing.
+    None,
+}
+
+/// The best candidates for a route, without those in `tried`, and how good they are. `judge` tells how each has answered lately.
 pub(crate) fn candidates(
     catalog: &Catalog,
     target: &RouteTarget,
     verdicts: &Verdicts,
     tried: &[InstanceId],
     judge: impl Fn(InstanceId) -> Verdict,
-) -> Vec<Candidate> {
-    let Some(service) = catalog.services.get(&target.service) else { return Vec::new() };
+) -> (Local, Vec<Candidate>) {
+    let Some(service) = catalog.services.get(&target.service) else { return (Local::None, Vec::new()) };
     let mut best: Vec<Candidate> = Vec::with_capacity(service.instances.len());
     let mut best_tier = Tier::LastKnown;
     let (mut ready, mut suspects) = (0, Vec::new());
@@ -76,7 +89,7 @@ pub(crate) fn candidates(
         let is_tried = tried.contains(id);
         let (node, is_first, release) = (instance.node, instance.is_first, instance.release);
         let is_h2c = instance.h2c.contains(&target.port);
-        let candidate = Candidate { instance: *id, node, weight, is_first, is_h2c, release };
+        let candidate = Candidate { instance: *id, node, weight, is_first, is_h2c, is_far: false, release };
         if tier == Tier::Suspect {
             suspects.push((candidate, is_tried));
         }
@@ -96,7 +109,13 @@ pub(crate) fn candidates(
     if best_tier == Tier::Ready && suspects.len() * 2 > ready {
         best.extend(suspects.into_iter().filter(|(_, is_tried)| !is_tried).map(|(candidate, _)| candidate));
     }
-    best
+    let local = match best_tier {
+        _ if best.is_empty() => Local::None,
+        // When instances do not answer well, those of other regions will hardly do better.
+        Tier::Ready | Tier::Suspect => Local::Good,
+        Tier::Unreachable | Tier::WasReady | Tier::NodeDown | Tier::LastKnown => Local::Poor,
+    };
+    (local, best)
 }
 
 /// While the first instances of a release are tried: leaves those for a request, or the others, by their share of the requests. Leaves

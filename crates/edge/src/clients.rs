@@ -26,18 +26,23 @@ impl Clients {
         let client = client(address);
         let connection = self.connections.take(&client)?;
         let quiet = self.quiet.take(&client)?;
-        Some(Admitted { _connection: connection, quiet: Mutex::new(Some(quiet)) })
+        Some(Admitted { _connection: Some(connection), quiet: Mutex::new(Some(quiet)) })
     }
 }
 
 /// A connection that was taken in.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    _connection: Share<IpAddr>,
+    _connection: Option<Share<IpAddr>>,
     quiet: Mutex<Option<Share<IpAddr>>>,
 }
 
 impl Admitted {
+    /// A connection of another region's edge, whose clients have their shares there.
+    pub(crate) fn of_edge() -> Self {
+        Self { _connection: None, quiet: Mutex::new(None) }
+    }
+
     /// It has said a request.
     pub(crate) fn spoke(&self) {
         self.quiet.lock().take();

@@ -83,6 +83,10 @@ pub(crate) const REPLAY_BYTES_MAX: u64 = 16 << 10;
 /// How long a connection to an instance is used. A dataplane that another has taken over from carries what its peers keep open,
 /// and they do not know: so they come anew within this time.
 pub(crate) const AGE_MAX: Duration = Duration::from_secs(60);
+/// How long an idle connection to another region's edge is kept: that one keeps it for longer. It took several long round trips to make.
+pub(crate) const FAR_IDLE: Duration = Duration::from_secs(20);
+/// New connections that are made to one gateway at a time: each takes as long as several round trips.
+pub(crate) const FAR_DIALS: usize = 128;
 /// Tries per request, the first included.
 pub(crate) const TRIES_MAX: u32 = 3;
 

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Limited};
 use insula_catalog::{Catalog, Holder, RouteTarget};
 use insula_env::{Env, clock::timeout};
 use insula_mesh::{Dialer, Verdicts};
-use insula_types::InstanceId;
+use insula_types::{InstanceId, NodeId};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -27,8 +27,9 @@ use crate::{
     apps::{Apps, Place},
     attempt::{Failure, Pending, Rest},
     body::ResponseBody,
-    choose::{self, Candidate},
+    choose::{self, Candidate, Local},
     config::{HEADERS_MAX, REPLAY_BYTES_MAX, TARGET_BYTES_MAX, TRIES_MAX},
+    elsewhere::{self, Away, Far},
     grpc, headers,
     incoming::ClientBody,
     instances::{InFlight, Instances},
@@ -48,6 +49,10 @@ pub(crate) struct Shared {
     pub holder: Arc<Holder>,
     pub dialer: Arc<dyn Dialer>,
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// The same of other regions' gateways.
+    pub far_verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// Services whose requests go to other regions.
+    pub away: Away,
     pub instances: Instances,
     pub apps: Apps,
     pub counters: Counters,
@@ -67,6 +72,8 @@ pub(crate) struct Visitor {
     pub address: SocketAddr,
     /// Whether something else than HTTP is spoken on it now.
     pub switched: Arc<AtomicBool>,
+    /// Whether it is the edge of another region: what it brings goes to instances of this one, or nowhere.
+    pub is_edge: bool,
 }
 
 pub(crate) type Answer = Response<ResponseBody>;
@@ -111,18 +118,28 @@ impl Shared {
         let is_framed = parts.version == Version::HTTP_2;
         let is_call = grpc::is_call(parts.version, &parts.headers);
         let catalog = self.holder.current();
-        let (id, client) = (self.ids.of(&parts.headers), visitor.address.ip());
+        let (id, mut client) = (self.ids.of(&parts.headers), visitor.address.ip());
+        if visitor.is_edge {
+            client = headers::brought_for(&parts.headers).unwrap_or(client);
+        }
         let mut asked = Asked::new(&self.requests, &self.env.clock, &parts, client, id, number);
         let mut closes = false;
         let mut answer = match self.answer_now(&catalog, &mut asked, body, half, &visitor).await {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 asked.answered(answer.status());
+                if visitor.is_edge {
+                    // It is for edges to say.
+                    answer.headers_mut().remove(headers::NOT_SERVED);
+                }
                 answer
             }
             Err(Refusal { cause, status, text, closes: is_last }) => {
                 self.metrics.fail(cause);
                 closes = is_last;
-                let answer = if is_call { grpc::refuse(status, &text) } else { plain(status, &text) };
+                let mut answer = if is_call { grpc::refuse(status, &text) } else { plain(status, &text) };
+                if visitor.is_edge && cause.is_before_all() {
+                    answer.headers_mut().insert(headers::NOT_SERVED, HeaderValue::from_static("1"));
+                }
                 asked.refused(cause, status, text);
                 answer
             }
@@ -174,6 +191,7 @@ impl Shared {
         let (held, rest) = self.prepare(body).await?;
         let mut pending = Pending {
             client: visitor.address,
+            is_brought: visitor.is_edge,
             is_trusted: self.config.trusted_proxies.iter().any(|network| network.contains(visitor.address.ip())),
             half: half.filter(|_| protocol.is_some()),
             protocol,
@@ -274,10 +292,11 @@ impl Shared {
         let mut catalog = Arc::clone(first_catalog);
         let mut last: Option<Refusal> = None;
         for tries in 1..=TRIES_MAX {
-            let chosen = self.choose(&catalog, target, &tried, place).or_else(|| {
+            let way = (asked.parts.version == Version::HTTP_2, visitor.is_edge);
+            let chosen = self.choose(&catalog, target, &tried, place, way).or_else(|| {
                 tried.retain(|id| !again.contains(id));
                 again.clear();
-                self.choose(&catalog, target, &tried, place)
+                self.choose(&catalog, target, &tried, place, way)
             });
             let Some((chosen, in_flight)) = chosen else { break };
             let instance = chosen.instance;
@@ -301,7 +320,7 @@ impl Shared {
             catalog = self.holder.current();
         }
         let refusal = last.unwrap_or_else(|| {
-            let text = format!("{} has no ready instance", target.service);
+            let text = self.nobody(&catalog, target, visitor.is_edge);
             Refusal::new(Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text)
         });
         if refusal.cause == Cause::Busy {
@@ -323,16 +342,62 @@ impl Shared {
         target: &RouteTarget,
         tried: &[InstanceId],
         place: &Place,
+        (is_framed, is_brought): (bool, bool),
     ) -> Option<(Candidate, InFlight)> {
         let now = self.env.clock.now();
         let verdicts = Arc::clone(&self.verdicts.borrow());
         let judge = |id| self.instances.verdict(id, now);
-        let candidates = choose::candidates(catalog, target, &verdicts, tried, judge);
+        let (local, candidates) = choose::candidates(catalog, target, &verdicts, tried, judge);
         let draw = |below: usize| self.env.rng.range(0, below as u64) as usize;
+        if !catalog.far.is_empty()
+            && !is_brought
+            && let Some(most) = elsewhere::wanted(local, self.away.is_away(&target.service))
+            && let Some(chosen) = self.choose_far(catalog, target, tried, (local, most), is_framed)
+        {
+            return Some((chosen, self.instances.enter(chosen, &target.service, &self.counters, &self.config, place)));
+        }
         let candidates = choose::split(catalog, target, candidates, draw);
         let chosen = choose::pick(&candidates, |id| self.instances.in_flight(id), draw)?;
         let in_flight = self.instances.enter(chosen, &target.service, &self.counters, &self.config, place);
         Some((chosen, in_flight))
+    }
+
+    /// Chooses a gateway of another region, where one comes before what is here.
+    fn choose_far(
+        &self,
+        catalog: &Catalog,
+        target: &RouteTarget,
+        tried: &[InstanceId],
+        (local, most): (Local, Far),
+        is_framed: bool,
+    ) -> Option<Candidate> {
+        let (now, service) = (self.env.clock.now(), &target.service);
+        let verdicts = Arc::clone(&self.far_verdicts.borrow());
+        let judge = |gateway| self.instances.of_gateway(gateway, service, now).1;
+        let gateways = elsewhere::gateways(catalog, service, &verdicts, tried, most, judge);
+        let draw = |below: usize| self.env.rng.range(0, below as u64) as usize;
+        let in_flight = |id: InstanceId| self.instances.of_gateway(NodeId::new(id.get()), service, now).0;
+        let mut chosen = choose::pick(&gateways, in_flight, draw)?;
+        // Trailers, and both sides at once, pass by HTTP/2 alone; a switch of protocols by HTTP/1.1 alone, as the client asked for it.
+        chosen.is_h2c = is_framed;
+        let has_some = catalog.services.get(service).is_some_and(|entry| !entry.instances.is_empty());
+        if local != Local::Good && has_some {
+            self.away.leave(service);
+        }
+        Some(chosen)
+    }
+
+    /// Says that there is nobody for a request.
+    fn nobody(&self, catalog: &Catalog, target: &RouteTarget, is_brought: bool) -> String {
+        let regions = elsewhere::regions_of(catalog, &target.service);
+        match regions.as_slice() {
+            _ if is_brought => format!("{} has no ready instance in region {}", target.service, catalog.region),
+            [] => format!("{} has no ready instance", target.service),
+            _ => {
+                let (service, regions) = (&target.service, regions.join(", "));
+                format!("{service} has no ready instance in region {}, and is not reached in {regions}", catalog.region)
+            }
+        }
     }
 
     /// What a failure means for the client, and whether another try is safe.
@@ -351,6 +416,10 @@ impl Shared {
             }
             Failure::Stale => {
                 (broken_off(format!("the connection to an instance of {service} was closed")), can_resend)
+            }
+            Failure::NotServed => {
+                let text = format!("{service} has no instance that takes requests, in this region or another");
+                (Refusal::new(Cause::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text), can_resend)
             }
             Failure::Refused => (broken_off(format!("an instance of {service} refused the request")), can_resend),
             Failure::Unknown { .. } => {

@@ -99,8 +99,19 @@ pub(crate) struct Origin<'a> {
     pub client: SocketAddr,
     /// Whether what the client says of this is true: it is a proxy of the operator's.
     pub is_trusted: bool,
+    /// Whether another region's edge brought it, which has said all of this: that goes on as it is.
+    pub is_brought: bool,
     /// As it was asked for, with port.
     pub host: Option<&'a HeaderValue>,
+}
+
+/// Says of an answer, between edges of two regions, that no instance has seen the request.
+pub(crate) const NOT_SERVED: HeaderName = HeaderName::from_static("x-insula-not-served");
+
+/// The client of a request that another region's edge has brought.
+pub(crate) fn brought_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let said = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+    said.rsplit(',').next()?.trim().parse().ok()
 }
 
 /// Headers of a request that go on as they are.
@@ -182,6 +193,12 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// else the edge is the first that can be believed.
 fn write_origin(headers: &HeaderMap, origin: &Origin<'_>, out: &mut BytesMut) {
     line(out, request_id::NAME, origin.id.as_bytes());
+    if origin.is_brought {
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
+            headers.get_all(name).iter().for_each(|value| line(out, name, value.as_bytes()));
+        }
+        return;
+    }
     let address = origin.client.ip().to_canonical();
     let said = |name: &'static str| headers.get_all(name).iter().filter(|_| origin.is_trusted);
     // What a proxy has said stays, and each further one adds itself.
@@ -271,10 +288,33 @@ mod tests {
     fn written(headers: &HeaderMap, client: &str, is_trusted: bool, host: Option<&'static str>) -> String {
         let host = host.map(HeaderValue::from_static);
         let id = Id::new(b"an-id-of-ours");
-        let origin = Origin { id: &id, client: client.parse().expect("address"), is_trusted, host: host.as_ref() };
+        let client = client.parse().expect("address");
+        let origin = Origin { id: &id, client, is_trusted, is_brought: false, host: host.as_ref() };
         let mut out = BytesMut::new();
         write(headers, &origin, None, &mut out);
         String::from_utf8(out.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn what_another_edge_said_of_a_request_goes_on_as_it_is() {
+        let headers = map(&[
+            ("x-forwarded-for", "192.0.2.1, 192.0.2.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+            ("forwarded", "for=192.0.2.7;proto=https;host=\"shop.example\""),
+            ("x-real-ip", "6.6.6.6"),
+        ]);
+        assert_eq!(brought_for(&headers), Some("192.0.2.7".parse().expect("address")));
+        assert_eq!(brought_for(&map(&[])), None);
+        let (id, client) = (Id::new(b"an-id-of-ours"), "[2001:db8::1]:7443".parse().expect("address"));
+        let origin = Origin { id: &id, client, is_trusted: false, is_brought: true, host: None };
+        let mut out = BytesMut::new();
+        write(&headers, &origin, None, &mut out);
+        assert_eq!(
+            std::str::from_utf8(&out).expect("text"),
+            "x-request-id: an-id-of-ours\r\nx-forwarded-for: 192.0.2.1, 192.0.2.7\r\nx-forwarded-proto: https\r\n\
+             x-forwarded-host: shop.example\r\nforwarded: for=192.0.2.7;proto=https;host=\"shop.example\"\r\n"
+        );
     }
 
     #[test]
@@ -313,7 +353,16 @@ mod tests {
         let framed = |headers: &HeaderMap| {
             let host = HeaderValue::from_static("Shop.example:80");
             let client = "[2001:db8::1]:5555".parse().expect("address");
-            framed(headers, &Origin { id: &Id::new(b"an-id-of-ours"), client, is_trusted: false, host: Some(&host) })
+            framed(
+                headers,
+                &Origin {
+                    id: &Id::new(b"an-id-of-ours"),
+                    client,
+                    is_trusted: false,
+                    is_brought: false,
+                    host: Some(&host),
+                },
+            )
         };
         let expected = [
             ("content-length", "5"),

@@ -20,7 +20,7 @@ use crate::{
     Config,
     apps::Place,
     choose::Candidate,
-    config::AGE_MAX,
+    config::{AGE_MAX, FAR_DIALS, FAR_IDLE},
     health::{Health, Verdict},
     traffic::{Counters, OfRelease, OfService},
     upstream::{
@@ -50,7 +50,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    fn new(node: NodeId, config: &Config, service: Arc<OfService>) -> Self {
+    fn new(node: NodeId, (dials, waiting): (usize, usize), service: Arc<OfService>) -> Self {
         Self {
             node,
             in_flight: AtomicUsize::new(0),
@@ -58,8 +58,8 @@ impl Instance {
             trunks: Mutex::default(),
             health: Mutex::default(),
             is_leaving: AtomicBool::new(false),
-            dials: Semaphore::new(config.dials_per_instance),
-            waiting: Semaphore::new(config.dials_waiting_max),
+            dials: Semaphore::new(dials),
+            waiting: Semaphore::new(waiting),
             service,
             release: OnceLock::new(),
         }
@@ -226,7 +226,11 @@ impl Drop for InFlight {
 
 /// All instances that requests went to, as long as the catalog has them.
 #[derive(Debug, Default)]
-pub(crate) struct Instances(Mutex<BTreeMap<InstanceId, Arc<Instance>>>);
+pub(crate) struct Instances {
+    near: Mutex<BTreeMap<InstanceId, Arc<Instance>>>,
+    /// Gateways of other regions, as what stands for the instances of a service there.
+    far: Mutex<BTreeMap<(NodeId, ServiceRef), Arc<Instance>>>,
+}
 
 impl Instances {
     /// Counts a request in flight to an instance of a service.
@@ -238,8 +242,12 @@ impl Instances {
         config: &Config,
         place: &Place,
     ) -> InFlight {
-        let mut all = self.0.lock();
-        let new = || Arc::new(Instance::new(chosen.node, config, counters.of_service(service)));
+        if chosen.is_far {
+            return self.enter_far(chosen.node, service, counters, config, place);
+        }
+        let mut all = self.near.lock();
+        let dials = (config.dials_per_instance, config.dials_waiting_max);
+        let new = || Arc::new(Instance::new(chosen.node, dials, counters.of_service(service)));
         let instance = Arc::clone(all.entry(chosen.instance).or_insert_with(new));
         if let Some(release) = chosen.release {
             // Once for each instance.
@@ -249,18 +257,42 @@ impl Instances {
         InFlight(instance, Arc::clone(place))
     }
 
+    fn enter_far(
+        &self,
+        gateway: NodeId,
+        service: &ServiceRef,
+        counters: &Counters,
+        config: &Config,
+        place: &Place,
+    ) -> InFlight {
+        let mut all = self.far.lock();
+        let dials = (FAR_DIALS, config.dials_waiting_max);
+        let new = || Arc::new(Instance::new(gateway, dials, counters.of_service(service)));
+        let instance = Arc::clone(all.entry((gateway, service.clone())).or_insert_with(new));
+        instance.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(instance, Arc::clone(place))
+    }
+
+    /// Requests for a service in flight to a gateway, and how it has answered lately.
+    pub(crate) fn of_gateway(&self, gateway: NodeId, service: &ServiceRef, now: Instant) -> (usize, Verdict) {
+        let all = self.far.lock();
+        let found = all.get(&(gateway, service.clone()));
+        let read = |one: &Arc<Instance>| (one.in_flight.load(Ordering::Relaxed), one.health.lock().verdict(now));
+        found.map_or((0, Verdict::Share(100)), read)
+    }
+
     pub(crate) fn in_flight(&self, id: InstanceId) -> usize {
-        self.0.lock().get(&id).map_or(0, |instance| instance.in_flight.load(Ordering::Relaxed))
+        self.near.lock().get(&id).map_or(0, |instance| instance.in_flight.load(Ordering::Relaxed))
     }
 
     /// How it has answered lately.
     pub(crate) fn verdict(&self, id: InstanceId, now: Instant) -> Verdict {
-        self.0.lock().get(&id).map_or(Verdict::Share(100), |instance| instance.health.lock().verdict(now))
+        self.near.lock().get(&id).map_or(Verdict::Share(100), |instance| instance.health.lock().verdict(now))
     }
 
     /// Follows the catalog: instances that drain or are not in it any more get no requests, and connections to them end.
     pub(crate) fn follow(&self, catalog: &Catalog) {
-        let all = self.0.lock();
+        let all = self.near.lock();
         if all.is_empty() {
             return;
         }
@@ -274,7 +306,8 @@ impl Instances {
 
     /// Forgets instances that the catalog does not have any more, and closes connections that were idle for too long.
     pub(crate) fn sweep(&self, catalog: &Catalog, now: Instant, idle_max: Duration) {
-        let mut all = self.0.lock();
+        self.sweep_far(catalog, now);
+        let mut all = self.near.lock();
         if !all.is_empty() {
             let known: BTreeSet<InstanceId> =
                 catalog.services.values().flat_map(|service| service.instances.keys().copied()).collect();
@@ -285,10 +318,26 @@ impl Instances {
         }
     }
 
+    /// The same for gateways.
+    fn sweep_far(&self, catalog: &Catalog, now: Instant) {
+        let mut all = self.far.lock();
+        if !all.is_empty() {
+            let used = catalog.far_in_use();
+            all.retain(|(gateway, service), instance| {
+                let is_used = used.contains_key(gateway) && catalog.services.contains_key(service);
+                is_used || instance.in_flight.load(Ordering::Relaxed) > 0
+            });
+        }
+        for instance in all.values() {
+            instance.prune(now, FAR_IDLE);
+        }
+    }
+
     /// Requests in flight by node.
     pub(crate) fn in_flight_by_node(&self) -> BTreeMap<NodeId, u64> {
         let mut by_node = BTreeMap::new();
-        for instance in self.0.lock().values() {
+        let (near, far) = (self.near.lock(), self.far.lock());
+        for instance in near.values().chain(far.values()) {
             *by_node.entry(instance.node).or_default() += instance.in_flight.load(Ordering::Relaxed) as u64;
         }
         by_node

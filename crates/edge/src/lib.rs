@@ -1,5 +1,5 @@
 //! The public edge: takes requests by HTTP/1.1 and HTTP/2, finds the service by host and path, and brings them to a ready instance
-//! anywhere in the region.
+//! anywhere in the region; where it has none, the edge of the nearest region that has one gets the request.
 //!
 //! Always: a request goes only where the catalog says, and never to a node that does not answer; it is sent a second
 //! time only when that is safe; no app and no client can take what others need; bodies stream both ways through bounded
@@ -13,6 +13,7 @@ mod body;
 mod choose;
 mod clients;
 mod config;
+mod elsewhere;
 mod forward;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -41,6 +41,11 @@ const CAUSES: [(Cause, &str); 9] = [
 ];
 
 impl Cause {
+    /// Whether no instance has seen the request, which another region may have then.
+    pub(crate) const fn is_before_all(self) -> bool {
+        matches!(self, Self::NoInstance | Self::NoRoute | Self::NoCatalog | Self::Connect | Self::Busy)
+    }
+
     /// As metrics name it.
     pub(crate) const fn name(self) -> &'static str {
         CAUSES[self as usize].1

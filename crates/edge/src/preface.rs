@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use insula_env::net::TcpStream;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// With what HTTP/2 begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,6 +36,14 @@ fn version(begun: &[u8]) -> Option<Version> {
 pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<(Version, Bytes)> {
     // Memory only for those who say something.
     stream.readable().await?;
+    read_of(stream).await
+}
+
+/// The same of a stream of any kind.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_of<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Version, Bytes)> {
     let mut begun = BytesMut::with_capacity(READ_BYTES);
     loop {
         if stream.read_buf(&mut begun).await? == 0 {

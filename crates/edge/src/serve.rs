@@ -17,13 +17,13 @@ use std::{
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use insula_catalog::Holder;
+use insula_catalog::{Catalog, Holder};
 use insula_env::{
     Beat, Env, beat,
-    clock::{sleep, timeout},
+    clock::{Elapsed, sleep, timeout},
     net::{TcpListener, TcpStream},
 };
-use insula_mesh::Dialer;
+use insula_mesh::{Dialer, Duplex, Entry};
 use insula_types::{AppName, HttpRequestId, NodeId, Remembered, ServiceRef, Traffic};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,8 +32,10 @@ use tracing::{debug, warn};
 use crate::{
     Config, Metrics,
     apps::Apps,
+    choose::{self, Local},
     clients::{Admitted, Clients},
     config::HEAD_BYTES_MAX,
+    elsewhere::Away,
     forward::{Shared, Visitor},
     guard::Guarded,
     incoming::ClientBody,
@@ -66,6 +68,8 @@ impl Edge {
     pub fn new(config: Config, holder: Arc<Holder>, dialer: Arc<dyn Dialer>, env: &Env) -> Self {
         let shared = Shared {
             verdicts: dialer.verdicts(),
+            far_verdicts: dialer.far_verdicts(),
+            away: Away::default(),
             apps: Apps::new(config.requests_max),
             counters: Counters::new(env.rng.next()),
             instances: Instances::default(),
@@ -128,19 +132,52 @@ impl Edge {
     }
 
     async fn connection(&self, mut stream: TcpStream, client: SocketAddr, admitted: Admitted) {
-        let counter = &self.shared.metrics.connections;
-        add(counter);
         stream.set_nodelay(true).ok();
         let begun = tokio::select! {
             begun = timeout(self.shared.config.request_head, preface::read(&mut stream)) => begun,
             () = self.closing.cancelled() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         };
-        let visitor = Arc::new(Visitor { address: client, switched: Arc::default() });
+        let visitor = Arc::new(Visitor { address: client, switched: Arc::default(), is_edge: false });
+        self.begun(stream, begun, &visitor, &admitted).await;
+    }
+
+    /// Takes in what the edge of another region brings, until that has nothing more: requests for instances of this region.
+    pub fn enter(&self, entry: Entry) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            add(&self.shared.metrics.connections_refused);
+            debug!(?entry, "there are as many connections as may be");
+            return;
+        };
+        let edge = self.clone();
+        let connection = self.shared.open.track_future(async move {
+            let Entry { address, mut stream, place: _place, .. } = entry;
+            let begun = tokio::select! {
+                begun = timeout(edge.shared.config.request_head, preface::read_of(&mut stream)) => begun,
+                () = edge.closing.cancelled() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
+            };
+            let visitor = Arc::new(Visitor { address, switched: Arc::default(), is_edge: true });
+            edge.begun(stream, begun, &visitor, &Admitted::of_edge()).await;
+            drop(place);
+        });
+        self.shared.env.tasks.spawn("far edge", connection);
+    }
+
+    /// Serves a connection that began like this.
+    async fn begun<S: Duplex>(
+        &self,
+        stream: S,
+        begun: Result<io::Result<(Version, Bytes)>, Elapsed>,
+        visitor: &Arc<Visitor>,
+        admitted: &Admitted,
+    ) {
+        let client = visitor.address;
+        let counter = &self.shared.metrics.connections;
+        add(counter);
         match begun {
-            Ok(Ok((Version::One, begun))) => self.converse(stream, begun, &visitor, &admitted).await,
+            Ok(Ok((Version::One, begun))) => self.converse(stream, begun, visitor, admitted).await,
             Ok(Ok((Version::Two, begun))) => {
                 let io = Guarded::framed(stream, begun, self.shared.config.response_idle);
-                let served = Box::pin(framed::serve(&self.shared, io, &visitor, &admitted, &self.leaving)).await;
+                let served = Box::pin(framed::serve(&self.shared, io, visitor, admitted, &self.leaving)).await;
                 if let Err(error) = served {
                     debug!(%client, %error, "a client's connection ended");
                 }
@@ -152,7 +189,7 @@ impl Edge {
     }
 
     /// Serves a client by HTTP/1.1, which began to speak like this.
-    async fn converse(&self, stream: TcpStream, begun: Bytes, visitor: &Arc<Visitor>, admitted: &Admitted) {
+    async fn converse<S: Duplex>(&self, stream: S, begun: Bytes, visitor: &Arc<Visitor>, admitted: &Admitted) {
         let io = Guarded::new(stream, begun, Arc::clone(&visitor.switched), self.shared.config.response_idle);
         let service = service_fn(|request| {
             admitted.spoke();
@@ -230,8 +267,22 @@ async fn sweep(shared: Arc<Shared>, beat: Beat) {
         let catalog = shared.holder.current();
         shared.apps.sweep(&catalog);
         shared.counters.sweep(&catalog);
+        come_back(&shared, &catalog);
         shared.instances.sweep(&catalog, shared.env.clock.now(), shared.config.pool_idle);
     }
+}
+
+/// Looks which services have something good here again.
+fn come_back(shared: &Shared, catalog: &Catalog) {
+    let now = shared.env.clock.now();
+    let verdicts = Arc::clone(&shared.verdicts.borrow());
+    shared.away.sweep(catalog);
+    shared.away.look(now, |service| {
+        let judge = |id| shared.instances.verdict(id, now);
+        let targets = catalog.routes.values().flat_map(BTreeMap::values).filter(|target| target.service == *service);
+        let mut locals = targets.map(|target| choose::candidates(catalog, target, &verdicts, &[], judge).0);
+        locals.next().is_some_and(|local| local == Local::Good)
+    });
 }
 
 /// Lets go of instances as soon as the catalog does.

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use futures::future::BoxFuture;
-use insula_types::{InstanceId, NodeId, PortName, ServiceRef};
+use insula_types::{InstanceId, NodeId, PortName, RegionName, ServiceRef};
 use tokio::sync::watch;
 
 use crate::{Caller, Refusal, Stream, TraceId, Verdicts};
@@ -23,6 +23,17 @@ pub struct Target {
     pub caller: Caller,
     /// Whose traffic it is, when the stream is for one client alone.
     pub client: Option<SocketAddr>,
+    /// Ties together what different nodes log about the stream.
+    pub trace: TraceId,
+}
+
+/// A gateway of another region, to whose edge a stream shall lead.
+#[derive(Debug, Clone)]
+pub struct FarTarget {
+    /// The region.
+    pub region: RegionName,
+    /// The gateway.
+    pub node: NodeId,
     /// Ties together what different nodes log about the stream.
     pub trace: TraceId,
 }
@@ -59,6 +70,17 @@ pub enum DialError {
         /// For people.
         why: String,
     },
+    /// There is no stream to another region.
+    #[error("connect to {node}, a gateway of region {region}")]
+    Far {
+        /// The region.
+        region: RegionName,
+        /// Its gateway.
+        node: NodeId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Makes streams to instances, and knows which nodes answer.
@@ -69,6 +91,15 @@ pub trait Dialer: Send + Sync + 'static {
     /// [`DialError`] within [`crate::limits::DIAL`].
     fn dial(&self, target: Target) -> BoxFuture<'_, Result<Stream, DialError>>;
 
+    /// Makes a stream to the edge of another region's gateway. It ends as those to instances do.
+    ///
+    /// # Errors
+    /// [`DialError`] within [`crate::limits::FAR_DIAL`].
+    fn dial_far(&self, target: FarTarget) -> BoxFuture<'_, Result<Stream, DialError>>;
+
     /// Which nodes do not answer now; changes are seen.
     fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>>;
+
+    /// The same of gateways of other regions.
+    fn far_verdicts(&self) -> watch::Receiver<Arc<Verdicts>>;
 }

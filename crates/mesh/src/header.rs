@@ -49,6 +49,8 @@ pub(crate) enum Purpose {
     Ping,
     /// Raw bytes to and from an instance.
     Stream(StreamHeader),
+    /// From another region: HTTP with this node's edge, which brings it to instances of its own region.
+    Enter { trace: TraceId },
 }
 
 /// Where a stream leads, and for whom.

@@ -1,4 +1,5 @@
-//! Streams from this node to an instance anywhere in the region, over mutual TLS between the nodes' dataplanes.
+//! Streams from this node to an instance anywhere in the region, and to the edges of other regions' gateways, over mutual TLS between
+//! the nodes' dataplanes.
 //!
 //! Always: the receiver decides (certificate, tombstones, routes, and whether the instance is its own); nothing reaches
 //! an instance before it said yes, so that a refused or failed dial can be tried elsewhere; a node that stops answering
@@ -6,6 +7,7 @@
 //! Left to others: `edge` chooses the instance and speaks HTTP over the stream; `rpc` owns port and TLS.
 
 pub mod dialer;
+mod entry;
 mod header;
 mod mesh;
 mod monitor;
@@ -16,10 +18,11 @@ mod stream;
 mod transport;
 mod verdicts;
 
-pub use dialer::{DialError, Dialer, Target};
+pub use dialer::{DialError, Dialer, FarTarget, Target};
+pub use entry::Entry;
 pub use header::{Caller, Refusal, TraceId};
 pub use mesh::Mesh;
-pub use stream::{Guarded, Stream};
+pub use stream::{Duplex, Guarded, Stream};
 pub use transport::{PortTransport, Transport};
 pub use verdicts::{Trouble, Verdicts};
 
@@ -29,6 +32,8 @@ pub mod limits {
 
     /// How long a dial may take: TCP, TLS, header and the receiver's own connection to the instance.
     pub const DIAL: Duration = Duration::from_secs(1);
+    /// The same for a node of another region, which may be half the world away: four round trips.
+    pub const FAR_DIAL: Duration = Duration::from_secs(5);
     /// How long the receiver tries to reach an instance of its own: less than [`DIAL`], so that its answer arrives.
     pub const LOCAL_CONNECT: Duration = Duration::from_millis(600);
     /// How long a peer may take from TLS to its header.
@@ -37,7 +42,9 @@ pub mod limits {
     pub const STREAM_IDLE: Duration = Duration::from_secs(600);
     /// Time between pings to a peer.
     pub const PING_EVERY: Duration = Duration::from_millis(250);
-    /// Pings in a row without an answer after which a peer is silent: one second.
+    /// The same to a node of another region.
+    pub const FAR_PING_EVERY: Duration = Duration::from_secs(1);
+    /// Pings in a row without an answer after which a peer is silent: after one second, in another region after four.
     pub const PINGS_MISSED_MAX: u32 = 4;
     /// Answers in a row after which a bad peer is good again.
     pub const PONGS_TO_RECOVER: u32 = 2;

@@ -13,7 +13,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use insula_env::{Beat, Clock, Rng, clock};
-use insula_types::NodeId;
+use insula_types::{NodeId, RegionName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
@@ -102,6 +102,8 @@ impl Judge {
 #[derive(Clone)]
 pub(crate) struct Monitor {
     pub node: NodeId,
+    /// Its region, where that is another one.
+    pub region: Option<RegionName>,
     /// In the order in which they are tried.
     pub addresses: Arc<[SocketAddr]>,
     pub transport: Arc<dyn Transport>,
@@ -121,7 +123,8 @@ enum End {
 impl Monitor {
     pub(crate) async fn run(&self, beat: &Beat) {
         let mut judge = Judge::new();
-        let mut pings = self.clock.interval(limits::PING_EVERY);
+        let every = if self.region.is_some() { limits::FAR_PING_EVERY } else { limits::PING_EVERY };
+        let mut pings = self.clock.interval(every);
         let mut wait = None;
         loop {
             beat.alive();
@@ -141,6 +144,11 @@ impl Monitor {
         }
     }
 
+    /// How long it may take to connect, and to write.
+    const fn limit(&self) -> std::time::Duration {
+        if self.region.is_some() { limits::FAR_DIAL } else { limits::DIAL }
+    }
+
     fn tell(&self, change: Option<Health>) {
         if let Some(health) = change {
             self.board.set(self.node, health);
@@ -150,7 +158,8 @@ impl Monitor {
     /// Connects, while the judge goes on counting.
     async fn connect(&self, judge: &mut Judge, pings: &mut clock::Interval) -> io::Result<Stream> {
         let opening = Opening { version: VERSION, purpose: Purpose::Ping };
-        let connecting = clock::timeout(limits::DIAL, open(&*self.transport, self.node, &self.addresses, &opening));
+        let way = (self.region.as_ref(), self.node, &*self.addresses);
+        let connecting = clock::timeout(self.limit(), open(&*self.transport, way, &opening));
         tokio::pin!(connecting);
         loop {
             tokio::select! {
@@ -225,7 +234,7 @@ impl Monitor {
                         writer.write_all(&ping).await?;
                         writer.flush().await
                     };
-                    match clock::timeout(limits::DIAL, write).await {
+                    match clock::timeout(self.limit(), write).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return End::Broken(error),
                         Err(_) => return End::Broken(io::ErrorKind::TimedOut.into()),
@@ -236,14 +245,16 @@ impl Monitor {
     }
 }
 
-/// Connects to a peer, says what for, and hears the answer.
+/// Connects to a peer, of another region where one is named; says what for, and hears the answer.
 pub(crate) async fn open(
     transport: &dyn Transport,
-    node: NodeId,
-    addresses: &[SocketAddr],
+    (region, node, addresses): (Option<&RegionName>, NodeId, &[SocketAddr]),
     opening: &Opening,
 ) -> io::Result<(Stream, Answer)> {
-    let mut stream = transport.connect(node, addresses).await?;
+    let mut stream = match region {
+        Some(region) => transport.connect_far(region, node, addresses).await?,
+        None => transport.connect(node, addresses).await?,
+    };
     insula_catalog::frame::write(&mut stream, opening, limits::HEADER_BYTES).await?;
     let answer = insula_catalog::frame::read(&mut stream, limits::HEADER_BYTES).await?;
     Ok((stream, answer))

@@ -8,7 +8,7 @@ use std::{
 
 use insula_catalog::{Catalog, Holder};
 use insula_env::{Beat, Env, TaskGroup, beat};
-use insula_types::NodeId;
+use insula_types::{NodeId, RegionName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,12 +23,19 @@ use crate::{
 /// Where monitors write and everybody reads.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
+    /// Whether it is of other regions, which may well be gone all together.
+    is_far: bool,
     verdicts: watch::Sender<Arc<Verdicts>>,
     /// For each peer, the token that its present streams carry.
     lost: Mutex<BTreeMap<NodeId, CancellationToken>>,
 }
 
 impl Board {
+    /// One of nodes of other regions.
+    pub(crate) fn far() -> Self {
+        Self { is_far: true, ..Self::default() }
+    }
+
     pub(crate) fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
         self.verdicts.subscribe()
     }
@@ -57,7 +64,7 @@ impl Board {
                 }
                 Health::Unknown => {}
             }
-            if verdicts.is_cut_off() {
+            if verdicts.is_cut_off() && !self.is_far {
                 warn!("no peer answers: this node seems cut off, traffic stays on what was last known");
             }
         });
@@ -89,39 +96,57 @@ impl Board {
     }
 }
 
+/// A peer's region, where that is another one, and its addresses.
+pub(crate) type Watched = (Option<RegionName>, Arc<[SocketAddr]>);
+
+/// Gateways of other regions to watch: those that requests may be brought to.
+pub(crate) fn far_to_watch(catalog: &Catalog) -> BTreeMap<NodeId, Watched> {
+    let used = catalog.far_in_use().into_iter();
+    used.map(|(node, (region, gateway))| (node, (Some(region.clone()), gateway.addresses.clone().into()))).collect()
+}
+
 /// Peers to watch: those with instances, and a few more, so that one dead peer does not look like our own isolation.
-fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, Arc<[SocketAddr]>> {
+pub(crate) fn to_watch(catalog: &Catalog) -> BTreeMap<NodeId, Watched> {
     let mut watched = catalog.peers_in_use();
     // The next ones in the ring of ids, so that the witnesses spread over the region.
     let after = catalog.nodes.range(catalog.own..).chain(catalog.nodes.range(..catalog.own));
     watched.extend(
         after.filter(|(id, node)| **id != catalog.own && node.is_up).map(|(id, _)| *id).take(limits::WITNESSES),
     );
-    watched.into_iter().filter_map(|id| catalog.nodes.get(&id).map(|node| (id, node.addresses().collect()))).collect()
+    let addresses = |id| catalog.nodes.get(&id).map(|node| (id, (None, node.addresses().collect())));
+    watched.into_iter().filter_map(addresses).collect()
 }
 
 /// Starts and stops monitors as the catalog changes. Runs until the task group stops.
-pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, board: Arc<Board>, env: Env, beat: Beat) {
+pub(crate) async fn watch(
+    wanted: fn(&Catalog) -> BTreeMap<NodeId, Watched>,
+    holder: Arc<Holder>,
+    transport: Arc<dyn Transport>,
+    board: Arc<Board>,
+    env: Env,
+    beat: Beat,
+) {
     let mut running: Running = Running::default();
     let mut catalogs = holder.watch();
     loop {
         let catalog = catalogs.borrow_and_update().clone();
         board.cut(&catalog.tombstones);
-        let wanted = to_watch(&catalog);
-        running.0.retain(|id, (addresses, group)| {
-            let stays = wanted.get(id) == Some(addresses);
+        let wanted = wanted(&catalog);
+        running.0.retain(|id, (watched, group)| {
+            let stays = wanted.get(id) == Some(watched);
             if !stays {
                 group.stop();
             }
             stays
         });
         board.set_watched(wanted.keys().copied().collect());
-        for (node, addresses) in wanted {
+        for (node, watched) in wanted {
             running.0.entry(node).or_insert_with(|| {
                 let group = env.tasks.child("peer");
                 let monitor = Monitor {
                     node,
-                    addresses: Arc::clone(&addresses),
+                    region: watched.0.clone(),
+                    addresses: Arc::clone(&watched.1),
                     transport: Arc::clone(&transport),
                     board: Arc::clone(&board),
                     clock: env.clock.clone(),
@@ -131,7 +156,7 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
                     let monitor = monitor.clone();
                     async move { monitor.run(&beat).await }
                 });
-                (addresses, group)
+                (watched, group)
             });
         }
         if beat.idle(catalogs.changed()).await.is_err() {
@@ -142,7 +167,7 @@ pub(crate) async fn watch(holder: Arc<Holder>, transport: Arc<dyn Transport>, bo
 
 /// The monitors that run; they stop with it.
 #[derive(Default)]
-struct Running(BTreeMap<NodeId, (Arc<[SocketAddr]>, TaskGroup)>);
+struct Running(BTreeMap<NodeId, (Watched, TaskGroup)>);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -1,10 +1,13 @@
 //! The accepting end: who may have a stream to which instance, and the relaying of it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use insula_catalog::{Catalog, Holder, frame};
 use insula_env::{clock::timeout, net};
-use insula_types::NodeId;
+use insula_types::{NodeId, RegionName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
@@ -13,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Caller, Refusal, Stream,
+    Caller, Entry, Refusal, Stream,
     header::{Answer, Opening, Purpose, StreamHeader, VERSION},
     limits,
     relay::relay,
@@ -60,12 +63,56 @@ pub(crate) struct Receiver {
     places: Arc<Semaphore>,
     /// Whether peers shall look for another dataplane of this node.
     leaving: CancellationToken,
+    /// Takes what comes from other regions.
+    edge: OnceLock<EnterBy>,
 }
+
+/// An edge, as it takes streams.
+type EnterBy = Box<dyn Fn(Entry) + Send + Sync>;
 
 impl Receiver {
     pub(crate) fn new(holder: Arc<Holder>) -> Self {
         let leaving = CancellationToken::new();
-        Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)), leaving }
+        Self { holder, places: Arc::new(Semaphore::new(limits::STREAMS_MAX)), leaving, edge: OnceLock::new() }
+    }
+
+    pub(crate) fn enter_by(&self, edge: EnterBy) {
+        // Set once, by whoever puts the parts together.
+        self.edge.set(edge).ok();
+    }
+
+    /// Serves one connection of a node of another region: pings, and streams for this node's edge.
+    pub(crate) async fn serve_far(
+        &self,
+        region: &RegionName,
+        node: NodeId,
+        address: SocketAddr,
+        mut stream: Stream,
+    ) -> std::io::Result<()> {
+        let opening: Opening = timeout(limits::HEADER, frame::read(&mut stream, limits::HEADER_BYTES)).await??;
+        let refused = if !self.holder.current().far.contains_key(region) {
+            Some((Refusal::NotAllowed, format!("region {region} is not known as one of this cluster here")))
+        } else if matches!(opening.purpose, Purpose::Stream(_)) {
+            Some((
+                Refusal::NotAllowed,
+                format!("region {region} has no instances here, and asks the edge for those of others"),
+            ))
+        } else {
+            None
+        };
+        if let Some((code, why)) = refused {
+            answer(&mut stream, &Answer::Refused { code, why }).await?;
+            return stream.shutdown().await;
+        }
+        let Purpose::Enter { trace } = opening.purpose else { return self.echo(node, stream).await };
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let Some((edge, place)) = self.edge.get().zip(place) else {
+            let why = format!("this node carries {} streams", limits::STREAMS_MAX);
+            return answer(&mut stream, &Answer::Refused { code: Refusal::Busy, why }).await;
+        };
+        answer(&mut stream, &Answer::Ok).await?;
+        edge(Entry { region: region.clone(), node, address, trace, stream, place });
+        Ok(())
     }
 
     /// How many streams are carried.
@@ -112,6 +159,11 @@ impl Receiver {
         match opening.purpose {
             Purpose::Ping => self.echo(peer, stream).await,
             Purpose::Stream(header) => self.carry(peer, stream, header).await,
+            Purpose::Enter { .. } => {
+                let why = format!("{peer} is of this region, and reaches instances by their nodes");
+                answer(&mut stream, &Answer::Refused { code: Refusal::NotAllowed, why }).await?;
+                stream.shutdown().await
+            }
         }
     }
 

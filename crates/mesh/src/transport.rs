@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 use insula_env::{Beat, Clock, clock::Instant, net};
 use insula_identity::Material;
 use insula_rpc::{ConnectError, Dispatcher, Protocol};
-use insula_types::NodeId;
+use insula_types::{NodeId, RegionName};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -18,6 +18,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Connects to the mesh of `node` at one of its addresses, the first being preferred; fails when another node answers
     /// there.
     fn connect<'a>(&'a self, node: NodeId, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<Stream>>;
+
+    /// The same to a node of another region; fails when a node of a third one answers there, though it have the same id.
+    fn connect_far<'a>(
+        &'a self,
+        region: &'a RegionName,
+        node: NodeId,
+        addresses: &'a [SocketAddr],
+    ) -> BoxFuture<'a, io::Result<Stream>>;
 }
 
 /// How long an address that answered instead of a preferred one is tried first.
@@ -76,6 +84,37 @@ impl Transport for PortTransport {
         }
         .boxed()
     }
+
+    fn connect_far<'a>(
+        &'a self,
+        region: &'a RegionName,
+        node: NodeId,
+        addresses: &'a [SocketAddr],
+    ) -> BoxFuture<'a, io::Result<Stream>> {
+        connect_far(&self.material, region, node, addresses).boxed()
+    }
+}
+
+/// Connects to a node of another region. Which of its addresses answers is not remembered: connections to it are few, and kept.
+async fn connect_far(
+    material: &Material,
+    region: &RegionName,
+    node: NodeId,
+    addresses: &[SocketAddr],
+) -> io::Result<Stream> {
+    let attempt = |address| insula_rpc::connect(address, Protocol::Mesh, material, Some(node), limits::FAR_DIAL);
+    let found = net::first_of(addresses, |address| Box::pin(attempt(address))).await;
+    let (_, link) =
+        found.map_err(|why| why.map_or_else(|| io::ErrorKind::AddrNotAvailable.into(), |error| to_io(&error)))?;
+    let theirs = &link.caller.identity.region;
+    if theirs != region {
+        // Each region's CA gives its nodes the ids that it likes.
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{node} is of region {theirs}, not {region}"),
+        ));
+    }
+    Ok(Box::new(link.stream))
 }
 
 fn to_io(error: &ConnectError) -> io::Error {
@@ -90,7 +129,7 @@ fn to_io(error: &ConnectError) -> io::Error {
 
 impl Mesh {
     /// Takes what peers connect, from the port between nodes, until the task group stops. A peer is served once its
-    /// certificate has proven it to be a node of this region.
+    /// certificate has proven it to be a node of this region, or of another one, of which this node's edge alone is asked.
     pub async fn accept_loop(&self, port: &mut Dispatcher, material: Material, beat: Beat) {
         let places = Arc::new(Semaphore::new(limits::HANDSHAKES_MAX));
         while let Some((stream, address)) = beat.idle(port.next_mesh()).await {
@@ -107,7 +146,8 @@ impl Mesh {
                         if peer.cluster == own.cluster && peer.region == own.region {
                             mesh.serve(peer.node, Box::new(link.stream));
                         } else {
-                            debug!(%address, %peer, "a node of another region is not served");
+                            // The roots that both trust are the cluster's.
+                            mesh.serve_far(peer.region.clone(), peer.node, address, Box::new(link.stream));
                         }
                     }
                     Err(error) => debug!(%address, %error, "a peer's connection failed"),

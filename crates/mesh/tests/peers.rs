@@ -16,7 +16,7 @@ use insula_env::{
     net::{self, TcpListener},
 };
 use insula_mesh::{Caller, DialError, Dialer, Mesh, Refusal, Stream, Target, TraceId, Transport, Trouble, Verdicts};
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, Revision, ServiceRef};
+use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, RegionName, Revision, ServiceRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,6 +33,15 @@ impl Transport for Plain {
             Ok(Box::new(stream) as Stream)
         }
         .boxed()
+    }
+
+    fn connect_far<'a>(
+        &'a self,
+        _region: &'a RegionName,
+        node: NodeId,
+        addresses: &'a [SocketAddr],
+    ) -> BoxFuture<'a, io::Result<Stream>> {
+        self.connect(node, addresses)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
+use insula_catalog::{Catalog, CatalogInstance, CatalogNode, FarGateway, FarRegion, FarService, Holder, RouteTarget};
 use insula_env::{
     Env, TaskGroup, beat,
     clock::timeout,
@@ -17,7 +17,7 @@ use insula_env::{
 use insula_identity::{
     AllowAll, Credentials, Lifetimes, Material, NodeKey, RegionAuthority, RootAuthority, install_provider,
 };
-use insula_mesh::{Caller, DialError, Dialer, Mesh, PortTransport, Target, TraceId, Trouble};
+use insula_mesh::{Caller, DialError, Dialer, FarTarget, Mesh, PortTransport, Target, TraceId, Trouble};
 use insula_rpc::Dispatcher;
 use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, Revision, ServiceRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -171,7 +171,7 @@ async fn only_nodes_of_the_region_get_through_and_only_to_whom_they_mean() {
     }
     assert_eq!(one.ask(&two).await.expect("a neighbour"), b'x');
     let error = stranger.ask(&two).await.expect_err("a node of another region");
-    assert!(matches!(error, DialError::Connect { .. }), "{error}");
+    assert!(error.to_string().contains("region was is not known as one of this cluster here"), "{error}");
 
     // At the address of node 2 answers node 3: the certificate tells.
     let impostor = Node { id: two.id, address: three.address, ..clone(&two) };
@@ -265,4 +265,94 @@ async fn a_dataplane_that_is_taken_over_cuts_nothing_off() {
         node.env.tasks.crash();
     }
     world.env.tasks.crash();
+}
+
+impl Node {
+    /// Tells it that the shop also runs in a region that is reached by `gateway`.
+    fn learn_far(&self, region: &str, gateway: &Self) {
+        let mut catalog = (*self.holder.current()).clone();
+        catalog.incarnation = Incarnation(1);
+        let service = target(gateway).service;
+        catalog.services.entry(service.clone()).or_default();
+        let far = FarRegion {
+            rank: 0,
+            is_fresh: true,
+            gateways: vec![FarGateway { node: gateway.id, addresses: vec![gateway.address] }],
+            services: [(service, FarService { ready: 1, was_ready: 1 })].into(),
+        };
+        catalog.far.insert(region.parse().expect("name"), far);
+        assert_eq!(self.holder.offer(catalog), insula_catalog::Offered::Taken);
+    }
+
+    /// Asks the edge of a gateway.
+    async fn ask_far(&self, region: &str, gateway: &Self) -> Result<u8, DialError> {
+        let target = FarTarget { region: region.parse().expect("name"), node: gateway.id, trace: TraceId(1) };
+        let mut stream = self.mesh.dial_far(target).await?;
+        stream.write_all(b"x").await.expect("write");
+        Ok(timeout(LIMIT, stream.read_u8()).await.expect("in time").expect("read"))
+    }
+
+    /// Has an edge that answers each byte with the same.
+    fn with_edge(&self) {
+        let tasks = self.env.tasks.clone();
+        self.mesh.enter_by(move |mut entry| {
+            tasks.spawn("edge", async move {
+                assert_eq!(entry.region.as_str(), "fra", "the certificate says it");
+                while let Ok(byte) = entry.stream.read_u8().await {
+                    entry.stream.write_u8(byte).await.expect("write");
+                }
+            });
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_of_other_regions_are_reached_and_watched_and_ask_the_edge_alone() {
+    let world = World::new();
+    let (fra, was) = (world.region("fra"), world.region("was"));
+    let (one, gateway) = (world.node(&fra).await, world.node(&was).await);
+    gateway.with_edge();
+    let endpoint = instance(&gateway.env).await;
+    gateway.learn(&[&gateway], &gateway, endpoint);
+    one.learn(&[&one], &one, endpoint);
+    one.learn_far("was", &gateway);
+    let why = |asked: Result<u8, DialError>| chain(&asked.expect_err("refused"));
+
+    // The gateway has not heard of region fra.
+    let mut verdicts = one.mesh.far_verdicts();
+    timeout(LIMIT, verdicts.wait_for(|now| now.is_bad(gateway.id))).await.expect("in time").expect("alive");
+    assert!(one.ask_far("was", &gateway).await.is_err());
+    gateway.learn_far("fra", &one);
+    let answers = verdicts.wait_for(|now| now.watched.contains(&gateway.id) && now.bad.is_empty());
+    timeout(LIMIT, answers).await.expect("in time").expect("alive");
+    assert_eq!(one.ask_far("was", &gateway).await.expect("it is known"), b'x');
+    assert!(one.mesh.verdicts().borrow().watched.is_empty(), "it is none of this region's");
+
+    // A node of a region that is not the one which is meant, whatever its id.
+    one.learn_far("syd", &gateway);
+    let said = why(one.ask_far("syd", &gateway).await);
+    assert!(said.contains("is of region was, not syd"), "{said}");
+
+    // Instances are reached by the edge alone.
+    one.learn(&[&one, &gateway], &gateway, endpoint);
+    let error = one.ask(&gateway).await.expect_err("a stream to an instance");
+    assert!(matches!(&error, DialError::Refused { why, .. } if why.contains("has no instances here")), "{error}");
+
+    gateway.env.tasks.crash();
+    let dead = verdicts.wait_for(|now| now.is_bad(gateway.id));
+    timeout(LIMIT, dead).await.expect("in time").expect("alive");
+    one.env.tasks.crash();
+    world.env.tasks.crash();
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

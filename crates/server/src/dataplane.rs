@@ -52,6 +52,9 @@ pub async fn run(config_path: &Path) -> Result<(), Error> {
     let edge_config = insula_edge::Config { trusted_proxies, ..insula_edge::Config::default() };
     let edge = Edge::new(edge_config, Arc::clone(&holder), Arc::new(mesh.clone()), &env);
 
+    let entered = edge.clone();
+    mesh.enter_by(move |entry| entered.enter(entry));
+
     // What another dataplane may take over, and what accepts nothing more once it has.
     let front = Env { tasks: env.tasks.child("front"), ..env.clone() };
     let socket = paths.takeover_socket();

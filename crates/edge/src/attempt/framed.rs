@@ -39,6 +39,9 @@ impl Shared {
         };
         let rest = pending.take_rest();
         match room.exchange(request, pending.held.clone(), rest, patience).await {
+            Ok((head, _)) if chosen.is_far && head.headers.contains_key(headers::NOT_SERVED) => {
+                Err(self.not_served(&in_flight))
+            }
             Ok((head, answer)) => Ok(self.pass_on_framed(head, answer, pending, in_flight)),
             Err((broken, rest)) => {
                 pending.take_back(rest);
@@ -64,7 +67,7 @@ impl Shared {
         if let Some(room) = take()? {
             return Ok(room);
         }
-        let _turn = in_flight.0.turn(self.config.dial_wait).await.ok_or(Failure::Busy)?;
+        let _turn = in_flight.0.turn(self.dial_wait(chosen)).await.ok_or(Failure::Busy)?;
         // Another request may have made one meanwhile.
         if let Some(room) = take()? {
             return Ok(room);

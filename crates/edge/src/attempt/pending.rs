@@ -22,6 +22,8 @@ pub(crate) struct Pending<'a> {
     pub client: SocketAddr,
     /// Whether the client's word counts on whom it asks for.
     pub is_trusted: bool,
+    /// Whether another region's edge brought it.
+    pub is_brought: bool,
     /// The protocol that it asks to switch to.
     pub protocol: Option<HeaderValue>,
     /// The client's half of that.
@@ -99,7 +101,13 @@ impl Pending<'_> {
         // The host of an absolute target is the one that counts; instances see it in the header.
         let authority = self.parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = authority.as_ref().or_else(|| self.parts.headers.get(header::HOST));
-        work(&Origin { id: &self.id, client: self.client, is_trusted: self.is_trusted, host })
+        work(&Origin {
+            id: &self.id,
+            client: self.client,
+            is_trusted: self.is_trusted,
+            is_brought: self.is_brought,
+            host,
+        })
     }
 
     /// The rest, for one try.

@@ -56,7 +56,7 @@ fn offered(catalog: &Catalog, target: &RouteTarget, verdicts: &Verdicts, tried: 
         let is_doubtful = doubtful.iter().any(|n| instance(*n) == id);
         if is_doubtful { Verdict::Unreachable } else { Verdict::Share(100) }
     };
-    candidates(catalog, target, verdicts, &tried, judge).iter().map(|c| c.instance.get()).collect()
+    candidates(catalog, target, verdicts, &tried, judge).1.iter().map(|c| c.instance.get()).collect()
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn most_are_never_put_out_for_their_answers() {
             if suspects.contains(&id.get()) { Verdict::Suspect } else { Verdict::Share(100) }
         };
         let tried: Vec<_> = tried.iter().map(|n| instance(*n)).collect();
-        candidates(&catalog, &target, &bad(&[]), &tried, judge).iter().map(|c| c.instance.get()).collect()
+        candidates(&catalog, &target, &bad(&[]), &tried, judge).1.iter().map(|c| c.instance.get()).collect()
     };
     assert_eq!(of(&[1], &[]), [2, 3, 4]);
     assert_eq!(of(&[1, 2], &[]), [3, 4]);
@@ -122,6 +122,7 @@ fn weighing(weights: &[u32]) -> Vec<Candidate> {
             node: node(n),
             weight: *weight,
             is_h2c: false,
+            is_far: false,
             is_first: false,
             release: None,
         })
@@ -175,7 +176,7 @@ fn weights_are_shares() {
 #[test]
 fn the_first_of_a_release_get_their_share_and_all_when_there_are_no_others() {
     let (mut catalog, target) = world();
-    let all = |catalog: &Catalog| candidates(catalog, &target, &bad(&[]), &[], |_| Verdict::Share(100));
+    let all = |catalog: &Catalog| candidates(catalog, &target, &bad(&[]), &[], |_| Verdict::Share(100)).1;
     let ids = |catalog: &Catalog, drawn: usize| -> Vec<u64> {
         split(catalog, &target, all(catalog), |_| drawn).iter().map(|c| c.instance.get()).collect()
     };

@@ -24,6 +24,7 @@ pub(crate) enum Why {
     TimedOut,
     Client,
     Unfit,
+    NotServed,
 }
 
 impl Why {
@@ -38,6 +39,7 @@ impl Why {
             Self::BrokenOff => "broke off before it answered",
             Self::TimedOut => "did not answer in time",
             Self::Client => "did not get all of it: the client failed to send it",
+            Self::NotServed => "brought it to no instance: its region has none that takes it",
             Self::Unfit => "answered what cannot be passed on",
         }
     }

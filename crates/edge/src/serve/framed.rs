@@ -16,10 +16,8 @@ use h2::{
     server::{self, Connection, SendResponse},
 };
 use http::{Request, header};
-use insula_env::{
-    clock::{Instant, sleep, sleep_until, timeout},
-    net::TcpStream,
-};
+use insula_env::clock::{Instant, sleep, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use self::stream::Ended;
@@ -51,9 +49,9 @@ const TAKEN_BACK_SHARE: u32 = 2;
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Serves a client's connection until it ends, or until some time after `leaving` says that it shall. An error is the client's.
-pub(super) async fn serve(
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Arc<Shared>,
-    stream: Guarded<TcpStream>,
+    stream: Guarded<S>,
     visitor: &Arc<Visitor>,
     admitted: &Admitted,
     leaving: &CancellationToken,
@@ -94,9 +92,9 @@ impl Open {
     }
 }
 
-async fn converse(
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Arc<Shared>,
-    connection: &mut Connection<Guarded<TcpStream>, Bytes>,
+    connection: &mut Connection<Guarded<S>, Bytes>,
     pings: Option<PingPong>,
     visitor: &Arc<Visitor>,
     admitted: &Admitted,

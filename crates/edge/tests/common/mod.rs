@@ -15,15 +15,17 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use insula_catalog::{Catalog, CatalogInstance, CatalogNode, Holder, RouteTarget};
+use insula_catalog::{Catalog, CatalogInstance, CatalogNode, FarRegion, Holder, RouteTarget};
 use insula_edge::{Config, Edge};
 use insula_env::{
     Env, beat,
     clock::timeout,
     net::{self, TcpListener, TcpStream},
 };
-use insula_mesh::{DialError, Dialer, Guarded, Refusal, Stream, Target, Trouble, Verdicts};
-use insula_types::{ClusterId, Incarnation, InstanceId, NodeId, PortName, ReleaseNumber, Revision, ServiceRef};
+use insula_mesh::{DialError, Dialer, Entry, FarTarget, Guarded, Refusal, Stream, Target, Trouble, Verdicts};
+use insula_types::{
+    ClusterId, Incarnation, InstanceId, NodeId, PortName, RegionName, ReleaseNumber, Revision, ServiceRef,
+};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -50,6 +52,9 @@ pub struct FakeDialer {
     lost: Mutex<BTreeMap<NodeId, CancellationToken>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     pub dials: AtomicU64,
+    /// Edges of other regions, by their gateways.
+    pub far: Mutex<BTreeMap<NodeId, Edge>>,
+    far_verdicts: watch::Sender<Arc<Verdicts>>,
     /// Instances that take no connections, and do not refuse them either.
     pub stuck: Mutex<BTreeSet<InstanceId>>,
     /// Dials to those; none ends.
@@ -57,6 +62,16 @@ pub struct FakeDialer {
 }
 
 impl FakeDialer {
+    /// The same of a gateway of another region.
+    pub fn silence_far(&self, number: u64) {
+        self.far_verdicts.send_modify(|verdicts| {
+            Arc::make_mut(verdicts).bad.insert(node(number), Trouble::Silent);
+        });
+        if let Some(token) = self.lost.lock().remove(&node(number)) {
+            token.cancel();
+        }
+    }
+
     /// The node stops answering: what is in flight to it ends, and it is not used.
     pub fn silence(&self, number: u64) {
         self.verdicts.send_modify(|verdicts| {
@@ -89,6 +104,28 @@ impl Dialer for FakeDialer {
             Ok(Box::new(Guarded::new(stream, lost)) as Stream)
         }
         .boxed()
+    }
+
+    fn dial_far(&self, target: FarTarget) -> BoxFuture<'_, Result<Stream, DialError>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        let FarTarget { region, node, trace } = target;
+        let (edge, lost) = (self.far.lock().get(&node).cloned(), self.lost.lock().entry(node).or_default().clone());
+        async move {
+            let edge = edge.ok_or_else(|| DialError::Far {
+                region: region.clone(),
+                node,
+                source: io::ErrorKind::ConnectionRefused.into(),
+            })?;
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("one place");
+            edge.enter(Entry { region, node, address: LOCALHOST, trace, stream: Box::new(far), place });
+            Ok(Box::new(Guarded::new(near, lost)) as Stream)
+        }
+        .boxed()
+    }
+
+    fn far_verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
+        self.far_verdicts.subscribe()
     }
 
     fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
@@ -255,6 +292,8 @@ pub struct World {
     /// Those of them that speak HTTP/2.
     framed: BTreeSet<u64>,
     revision: AtomicU64,
+    /// What catalogs say of other regions.
+    pub far: Mutex<BTreeMap<RegionName, FarRegion>>,
 }
 
 impl World {
@@ -267,6 +306,8 @@ impl World {
             lost: Mutex::default(),
             verdicts: watch::Sender::new(Arc::new(verdicts)),
             dials: AtomicU64::new(0),
+            far: Mutex::default(),
+            far_verdicts: watch::Sender::default(),
             stuck: Mutex::default(),
             stuck_dials: AtomicU64::new(0),
         });
@@ -287,6 +328,7 @@ impl World {
             instances: Vec::new(),
             framed: BTreeSet::new(),
             revision: AtomicU64::new(0),
+            far: Mutex::default(),
         };
         for number in instances {
             world.add(*number).await;
@@ -333,6 +375,7 @@ impl World {
             revision: Revision(revision),
             ..Catalog::empty(ClusterId::new(1), "fra".parse().expect("name"), node(1))
         };
+        catalog.far = self.far.lock().clone();
         for number in 1..=9 {
             let entry = CatalogNode {
                 name: format!("n{number}").parse().expect("name"),
