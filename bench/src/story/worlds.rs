@@ -100,6 +100,32 @@ fn refused(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The first region is left without an instance for a while: its edges bring requests to the other one.
+fn elsewhere(stage: &Stage, edge: SocketAddr, interrupt: &Interrupt, broken: &mut Vec<String>) -> Result<()> {
+    step("no instance in fra: its edges are served by nrt, and come back");
+    let begun = now_ms();
+    stage.lab.on(NEAR, &["scale", "shop/web", "0", "--region", "fra"], "")?;
+    let ms = stage.await_ms("answers from nrt", begun, interrupt, || {
+        let page = stage.page(NEAR, HOST, "/")?;
+        ensure!([FAR, FAR_TOO].iter().any(|node| page.contains(&format!("node={node} "))), "{NEAR} serves {page:?}");
+        Ok(())
+    })?;
+    println!("   {:>6.2} s  {NEAR} is served by nrt", ms as f64 / 1000.0);
+    interrupt.sleep(CALM)?;
+    let back = now_ms();
+    stage.lab.on(NEAR, &["scale", "shop/web", "2", "--region", "fra"], "")?;
+    let ms = stage.await_ms("instances in fra", back, interrupt, || serves(stage, NEAR, "v2"))?;
+    println!("   {:>6.2} s  {NEAR} is served by fra again", ms as f64 / 1000.0);
+    interrupt.sleep(CALM)?;
+    let lost = losses(stage, edge, begun);
+    println!("   edge of {NEAR}: {} requests, {} lost", lost.sent, lost.lost);
+    if lost.lost > 0 {
+        lost.shown.iter().for_each(|line| println!("   lost: {line}"));
+        broken.push(format!("the edge of {NEAR} lost {} requests without instances in its region", lost.lost));
+    }
+    Ok(())
+}
+
 fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
     let nodes = lab.nodes()?;
     let edge = |name: &str| nodes.iter().find(|node| node.name == name).map(LabNode::edge).context("no such node");
@@ -149,6 +175,8 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
         let ms = stage.await_ms("v2", begun, interrupt, || serves(&stage, at, "v2"))?;
         println!("   {:>6.2} s  served by {at}", ms as f64 / 1000.0);
     }
+
+    elsewhere(&stage, edges[0], interrupt, &mut broken)?;
 
     step("cut all links between the regions, and deploy v3 in the first one");
     let cut_ms = now_ms();

@@ -241,11 +241,18 @@ impl Digests {
     ) -> bool {
         let inner = &self.0;
         let voters = inner.voters.voters();
-        let is_told = voters.contains(&inner.node) && {
+        let is_all_fresh = || {
             let (table, now) = (inner.table.lock(), env.clock.now());
             regions.iter().all(|(name, _)| table.is_fresh(name, now))
         };
-        let others: Vec<NodeId> = voters.into_iter().filter(|voter| *voter != inner.node).collect();
+        let is_told = voters.contains(&inner.node) && is_all_fresh();
+        // A node that never voted does not know who does: it asks all in turn, until one knows.
+        let known = if voters.is_empty() {
+            self.0.region.read(|region| region.nodes.iter().map(|(node, _)| *node).collect())
+        } else {
+            voters
+        };
+        let others: Vec<NodeId> = known.into_iter().filter(|other| *other != inner.node).collect();
         if is_told || others.is_empty() {
             return false;
         }
@@ -267,6 +274,10 @@ impl Digests {
             let Some(at) = at.filter(|_| is_region) else { continue };
             let round_trip = heard.round_trip_us.map(Duration::from_micros);
             is_new |= table.take(&name, heard.digest, round_trip, at, now) == Some(true);
+        }
+        drop(table);
+        if !is_all_fresh() {
+            turns.voters += 1;
         }
         is_new
     }
