@@ -29,6 +29,7 @@ mod replace;
 mod round;
 mod service;
 mod slots;
+mod standby;
 mod traffic;
 pub mod voters;
 

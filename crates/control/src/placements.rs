@@ -28,6 +28,7 @@ use crate::{
     hooks::{self, Due, Held},
     replace::{self, Goal, Kind, Live, Way},
     slots,
+    standby::standby,
 };
 
 /// Placements in one command, so that an entry of the log stays small.
@@ -125,6 +126,8 @@ impl<'a> Service<'a> {
 pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() -> InstanceId) -> Plan {
     let held = hooks::held(state);
     let services = services(state, &held, view);
+    let mut standby = standby(state, view);
+    let mut called_back: Vec<InstanceId> = Vec::new();
     let mut plan = Plan::default();
     let mut add: Vec<Added> = Vec::new();
     let mut drain: Vec<InstanceId> = Vec::new();
@@ -161,7 +164,11 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
             drain.extend(step.drain);
         } else if wanted.is_some() || service.old.is_none_or(|(_, old)| old.scale != Scale::EachNode) {
             let gone = Goal { scale: 0, way: Way::Go, has_old: false, update: &UpdateSpec::default() };
-            let step = replace::step(service.goal().as_ref().unwrap_or(&gone), &service.live);
+            let goal = service.goal().unwrap_or(gone);
+            let mut step = replace::step(&goal, &service.live);
+            if let Some(waiting) = standby.get_mut(name) {
+                called_back.extend(waiting.call_back(&mut step, goal.scale, &service.live));
+            }
             (0..step.add).for_each(|_| new(None, None, false));
             (0..step.add_old).for_each(|_| new(None, None, true));
             drain.extend(step.drain);
@@ -174,11 +181,20 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
         add.push(Added { instance, service, slot: None, bound_to: None, is_old: false, hook });
     }
     place(state, &services, &due, &add, view.full, &mut plan);
+    if !plan.unplaceable.is_empty() {
+        // The room of those that wait may be what is missing.
+        standby.clear();
+    }
     set_desired(&mut plan, &hooks::unwanted(state), Desired::Stop, "its hook has ended, or is not wanted any more");
     let why = "its node is down";
     set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
+    set_desired(&mut plan, &called_back, Desired::Run, "what took its place is not ready");
     set_desired(&mut plan, &drain, Desired::Drain, "no longer wanted here");
-    set_desired(&mut plan, &drained(state, view), Desired::Stop, "no edge sends requests to it any more");
+    let is_kept = |one: &Placement| {
+        let waits = standby.get(&one.service).is_some_and(|waiting| waiting.contains(one.instance));
+        waits || called_back.contains(&one.instance)
+    };
+    set_desired(&mut plan, &drained(state, view, &is_kept), Desired::Stop, "no edge sends requests to it any more");
     let gone = gone(state, view);
     plan.commands.extend(chunks(&gone).map(RegionCommand::RemovePlacements));
     plan
@@ -222,6 +238,7 @@ fn services<'a>(state: &'a RegionState, held: &'a Held, view: &View<'_>) -> BTre
             // one goes.
             may_stay: !node.is_draining && view.moving != Some(placement.instance) && can_begin,
             is_ready,
+            has_relapsed: !is_ready && status.is_some_and(|status| status.was_ready),
             is_healthy: is_ready && (view.ready_for)(placement.instance).is_some_and(|time| time >= min_healthy),
         });
     }
@@ -467,8 +484,8 @@ fn on_down_nodes(state: &RegionState) -> Vec<InstanceId> {
     running.filter(is_down).map(|placement| placement.instance).collect()
 }
 
-/// Draining placements to which no edge sends requests any more.
-fn drained(state: &RegionState, view: &View<'_>) -> Vec<InstanceId> {
+/// Draining placements to which no edge sends requests any more, and which are not kept.
+fn drained(state: &RegionState, view: &View<'_>, is_kept: &dyn Fn(&Placement) -> bool) -> Vec<InstanceId> {
     let is_done = |placement: &&Placement| {
         let id = &placement.instance;
         let is_known = state.placements.revision(id).is_some_and(|revision| (view.is_acknowledged)(revision));
@@ -476,7 +493,8 @@ fn drained(state: &RegionState, view: &View<'_>) -> Vec<InstanceId> {
     };
     let is_up = |placement: &&Placement| state.nodes.get(&placement.node).is_some_and(|node| node.health.is_up());
     let draining = state.placements.values().filter(|placement| placement.desired == Desired::Drain);
-    draining.filter(is_up).filter(is_done).map(|placement| placement.instance).collect()
+    let over = draining.filter(is_up).filter(is_done).filter(|one| !is_kept(one));
+    over.map(|placement| placement.instance).collect()
 }
 
 /// Stopped placements that their node has taken away, or whose node is no more.

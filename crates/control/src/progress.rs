@@ -208,7 +208,8 @@ impl Seen {
             let is_last = deployment.state == DeploymentState::First || part.rest == 0;
             healthy(part) >= part.target && is_last
         });
-        if is_settled {
+        // What is taken back runs what was good before: no service is changed by it, and yet it is not out while others run.
+        if is_settled && !(deployment.is_return && has_others(region, definition)) {
             let since = *self.settled.get_or_insert(now);
             self.failing.clear();
             return next(deployment, definition, parts, now.saturating_duration_since(since));
@@ -402,6 +403,15 @@ fn parts<'a>(region: &'a RegionState, deployment: &Deployment, definition: &'a R
             Part { name, wanted, target, new: new.into_iter().map(status).collect(), rest: rest.len(), rest_ready }
         })
         .collect()
+}
+
+/// Whether anything runs of another release than this.
+fn has_others(region: &RegionState, definition: &RegionalDefinition) -> bool {
+    let mine =
+        |one: &&Placement| one.service.app == definition.app && one.desired == Desired::Run && one.hook.is_none();
+    let is_other =
+        |one: &Placement| definition.services.get(&one.service.service).is_none_or(|wanted| wanted.spec != one.spec);
+    region.placements.values().filter(mine).any(is_other)
 }
 
 /// Whether an instance's node lets it run.

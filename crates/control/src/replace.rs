@@ -32,6 +32,8 @@ pub(crate) struct Live<'a> {
     pub is_ready: bool,
     /// It has been ready for long enough to count.
     pub is_healthy: bool,
+    /// It was ready, and is not any more.
+    pub has_relapsed: bool,
 }
 
 impl Live<'_> {

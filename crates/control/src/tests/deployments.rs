@@ -1,13 +1,15 @@
 //! Deployments of releases: good ones come out, bad ones are given back, and the old release keeps what it had.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use insula_state::{
     Domain as _, GlobalCommand, GlobalState, RegionCommand,
     global::{App, GlobalKey, GlobalObject, ReleaseOutcome},
     region::Steering,
 };
 use insula_types::{
-    ByteSize, CanarySpec, Deployment, DeploymentState, Desired, InstanceId, NodeId, Promotion, RegionalDefinition,
-    Release, ReleaseNumber, Resources, RestartPolicy, Revision, Strategy, UpdateSpec,
+    ByteSize, CanarySpec, Deployment, DeploymentState, Desired, InstanceId, NodeId, Placement, Promotion,
+    RegionalDefinition, Release, ReleaseNumber, Resources, RestartPolicy, Revision, Strategy, UpdateSpec,
 };
 
 use super::region::{World, definition, spec};
@@ -133,6 +135,8 @@ async fn a_good_release_comes_out_and_is_watched() {
     assert!(
         matches!(&told(&world, 2)[..], [GlobalCommand::ReportOutcome { outcome, .. }] if outcome.state == DeploymentState::Done)
     );
+    world.steps(4);
+    assert_eq!(world.placed(), 3, "what waited is gone");
     assert_eq!(world.step(), []);
 }
 
@@ -251,7 +255,7 @@ async fn what_is_lost_while_a_deployment_waits_comes_back_as_it_was() {
 
 /// Instances that shall run, by the release that they run.
 fn wanted(world: &World, release: u64) -> usize {
-    let is_wanted = |one: &&insula_types::Placement| one.desired == Desired::Run && one.spec == spec(release);
+    let is_wanted = |one: &&Placement| one.desired == Desired::Run && one.spec == spec(release);
     world.read(|state| state.placements.values().filter(is_wanted).count())
 }
 
@@ -301,6 +305,114 @@ async fn somebody_may_end_it_also_where_nothing_goes_back_by_itself() {
     assert_eq!(serving(&world, 1), 3);
 }
 
+/// What gets requests of a release, by instance.
+fn serving_of(world: &World, release: u64) -> BTreeSet<InstanceId> {
+    let all = world.serving();
+    all.iter().filter(|one| one.spec.command == spec(release).command).map(|one| one.instance).collect()
+}
+
+/// Instances of a release that are there, whether they get requests or not.
+fn placed_of(world: &World, release: u64) -> BTreeSet<InstanceId> {
+    let is_of = |one: &&Placement| one.spec.command == spec(release).command;
+    world.read(|state| state.placements.values().filter(is_of).map(|one| one.instance).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_takes_over_from_a_release_that_gets_worse() {
+    for (healthy, state) in [(1, DeploymentState::Going), (2, DeploymentState::Going), (3, DeploymentState::Baking)] {
+        for is_new_leader in [false, true] {
+            let mut world = settled();
+            let before = serving_of(&world, 1);
+            world.deploy(definition(2, SCALE));
+            until(&mut world, "so many are replaced", |world| {
+                serving_of(world, 1).len() == SCALE as usize - healthy && deployment(world).state == state
+            });
+            assert_eq!(placed_of(&world, 1), before, "they wait");
+            let worse = serving_of(&world, 2);
+            world.sick.extend(worse);
+            if is_new_leader {
+                world.change_leader();
+            }
+            world.steps(2);
+            assert_eq!(serving_of(&world, 1), before, "the same instances serve in the next round");
+            until_state(&mut world, DeploymentState::Failed);
+            assert_eq!(serving_of(&world, 1), before);
+            goes_back(&mut world, 2);
+            assert_eq!(serving_of(&world, 1), before, "none had to be started anew");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_serves_again_when_a_release_is_taken_back() {
+    let mut world = settled();
+    let before = serving_of(&world, 1);
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Baking);
+    let one = serving_of(&world, 2).first().copied();
+    world.sick.extend(one);
+    until_state(&mut world, DeploymentState::Failed);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (1, 2), "for as long as the others are good");
+    let update = UpdateSpec { bake: Duration::ZERO, ..UpdateSpec::default() };
+    world.deploy(RegionalDefinition {
+        again_of: Some(ReleaseNumber(1)),
+        ..RegionalDefinition { release: ReleaseNumber(3), ..with_update(1, &update) }
+    });
+    until_state(&mut world, DeploymentState::Done);
+    world.steps(4);
+    assert_eq!((serving_of(&world, 1), world.placed()), (before, SCALE as usize), "none had to be started anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_goes_when_the_release_is_good_or_its_room_is_wanted() {
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Baking);
+    world.steps(5);
+    assert_eq!((placed_of(&world, 1).len(), serving(&world, 2)), (3, 3));
+    // A drained node keeps nobody who waits.
+    world.duty(1, insula_state::region::NodeDuty::Drain);
+    until(&mut world, "the node is empty", |world| {
+        world.read(|state| state.placements_of(NodeId::new(1)).count()) == 0
+    });
+    world.duty(1, insula_state::region::NodeDuty::Serve);
+    assert!(!placed_of(&world, 1).is_empty(), "the others wait on");
+    until_state(&mut world, DeploymentState::Done);
+    world.steps(4);
+    assert_eq!((placed_of(&world, 1).len(), world.placed()), (0, 3));
+
+    for update in [
+        UpdateSpec { bake: Duration::ZERO, ..UpdateSpec::default() },
+        UpdateSpec { max_unavailable: 1, ..UpdateSpec::default() },
+    ] {
+        let mut world = settled();
+        world.deploy(with_update(2, &update));
+        let mut most = 0;
+        while !deployment(&world).state.is_over() && serving(&world, 1) > 0 {
+            world.step();
+            most = most.max(world.placed());
+        }
+        assert!(most <= SCALE as usize + 2, "{most}: one more, and one that is being stopped");
+    }
+
+    // Another app wants the room.
+    let mut world = settled();
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Baking);
+    let mut other = definition(1, 1);
+    other.app = "other".parse().expect("a name");
+    // Room for it on one of the nodes only without what waits there.
+    let free = world.read(|state| state.nodes.get(&NodeId::new(1)).expect("a node").capacity.memory.0);
+    let small = spec(1).resources.memory.0;
+    other.services.values_mut().for_each(|service| service.spec.resources.memory = ByteSize(free * 9 / 10 - small));
+    world.deploy(other);
+    until(&mut world, "its room is free", |world| {
+        world.serving().iter().any(|one| one.service.app.as_str() == "other")
+    });
+    assert_eq!(serving(&world, 2), 3);
+    assert!(placed_of(&world, 1).len() < 3, "what waits has made room");
+}
+
 fn canary(promotion: Promotion) -> UpdateSpec {
     let strategy = Strategy::Canary(CanarySpec { instances: 1, weight: 10, promotion, max_errors: 10 });
     UpdateSpec { strategy, ..UpdateSpec::default() }
@@ -343,6 +455,7 @@ async fn the_other_colour_is_whole_before_the_first_goes() {
     until(&mut world, "both are whole", |world| (serving(world, 1), serving(world, 2)) == (3, 3));
     assert_eq!(deployment(&world).state, DeploymentState::First);
     until_state(&mut world, DeploymentState::Done);
+    world.steps(4);
     assert_eq!((serving(&world, 1), serving(&world, 2), world.placed()), (0, 3, 3));
 }
 
@@ -410,6 +523,7 @@ async fn whenever_the_leader_is_lost_the_end_is_the_same() {
             let end = if is_good { DeploymentState::Done } else { DeploymentState::Failed };
             until_state(&mut world, end);
             if is_good {
+                world.steps(4);
                 assert_eq!((serving(&world, 2), world.placed()), (3, 3), "lost after {lost_after} steps");
             } else {
                 assert!(deployment(&world).why.contains("ended 4 times"), "{}", deployment(&world).why);

@@ -14,8 +14,8 @@ use insula_state::{
 };
 use insula_types::{
     ByteSize, Capacity, ClusterId, CpuMillis, Desired, Incarnation, InstanceId, InstanceStatus, Node, NodeHealth,
-    NodeId, Phase, Placement, RegionalDefinition, RegionalService, ReleaseNumber, Renewal, RequestId, RestartPolicy,
-    Revision, ServiceSpec, Traffic, codec,
+    NodeId, Phase, Placement, PortSpec, Protocol, RegionalDefinition, RegionalService, ReleaseNumber, Renewal,
+    RequestId, RestartPolicy, Revision, ServiceSpec, Traffic, codec,
 };
 use proptest::prelude::*;
 
@@ -41,6 +41,7 @@ pub(super) fn spec(tag: u64) -> ServiceSpec {
     ServiceSpec {
         driver: insula_types::DriverKind::Process,
         command: vec![format!("./server-{tag}")],
+        ports: vec![PortSpec { name: "http".parse().expect("a name"), port: 8080, protocol: Protocol::Http }],
         ..ServiceSpec::default()
     }
 }
