@@ -1,5 +1,5 @@
 //! Releases that come to nothing: each ends as it was before, says why in one sentence, and the instances of the release before are
-//! what they were, the same processes, ready all the time. Those that a rolling release had already replaced have waited.
+//! what they were, the same processes, running all the time. Those that a rolling release had already replaced have waited.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,6 +18,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(120);
 /// Instances of the app.
 const SCALE: usize = 3;
 const ROLLING: &str = r#"min_healthy = "1s", bake = "3s", deadline = "15s""#;
+/// It fails for not staying ready, not for what its few requests came to.
 const CANARY: &str = r#"strategy = "canary", min_healthy = "1s", bake = "20s", deadline = "15s", max_errors = "100%""#;
 
 /// What is wrong with a release.

@@ -28,7 +28,7 @@ use crate::{
     hooks::{self, Due, Held},
     replace::{self, Goal, Kind, Live, Way},
     slots,
-    standby::standby,
+    standby::{Standby, standby},
 };
 
 /// Placements in one command, so that an entry of the log stays small.
@@ -126,7 +126,7 @@ impl<'a> Service<'a> {
 pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() -> InstanceId) -> Plan {
     let held = hooks::held(state);
     let services = services(state, &held, view);
-    let mut standby = standby(state, view);
+    let standby = standby(state, view);
     let mut called_back: Vec<InstanceId> = Vec::new();
     let mut plan = Plan::default();
     let mut add: Vec<Added> = Vec::new();
@@ -166,7 +166,7 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
             let gone = Goal { scale: 0, way: Way::Go, has_old: false, update: &UpdateSpec::default() };
             let goal = service.goal().unwrap_or(gone);
             let mut step = replace::step(&goal, &service.live);
-            if let Some(waiting) = standby.get_mut(name) {
+            if let Some(waiting) = standby.get(name) {
                 called_back.extend(waiting.call_back(&mut step, goal.scale, &service.live));
             }
             (0..step.add).for_each(|_| new(None, None, false));
@@ -181,20 +181,17 @@ pub fn reconcile(state: &RegionState, view: &View<'_>, new_id: &mut dyn FnMut() 
         add.push(Added { instance, service, slot: None, bound_to: None, is_old: false, hook });
     }
     place(state, &services, &due, &add, view.full, &mut plan);
-    if !plan.unplaceable.is_empty() {
-        // The room of those that wait may be what is missing.
-        standby.clear();
-    }
     set_desired(&mut plan, &hooks::unwanted(state), Desired::Stop, "its hook has ended, or is not wanted any more");
     let why = "its node is down";
     set_desired(&mut plan, &on_down_nodes(state), Desired::Stop, why);
-    set_desired(&mut plan, &called_back, Desired::Run, "what took its place is not ready");
+    set_desired(&mut plan, &called_back, Desired::Run, "what took its place is not ready, or is gone");
     set_desired(&mut plan, &drain, Desired::Drain, "no longer wanted here");
-    let is_kept = |one: &Placement| {
-        let waits = standby.get(&one.service).is_some_and(|waiting| waiting.contains(one.instance));
-        waits || called_back.contains(&one.instance)
-    };
-    set_desired(&mut plan, &drained(state, view, &is_kept), Desired::Stop, "no edge sends requests to it any more");
+    let mut kept: BTreeSet<InstanceId> = called_back.into_iter().collect();
+    if plan.unplaceable.is_empty() {
+        // Otherwise the room of those that wait may be what is missing.
+        kept.extend(standby.values().flat_map(Standby::waiting));
+    }
+    set_desired(&mut plan, &drained(state, view, &kept), Desired::Stop, "no edge sends requests to it any more");
     let gone = gone(state, view);
     plan.commands.extend(chunks(&gone).map(RegionCommand::RemovePlacements));
     plan
@@ -485,7 +482,7 @@ fn on_down_nodes(state: &RegionState) -> Vec<InstanceId> {
 }
 
 /// Draining placements to which no edge sends requests any more, and which are not kept.
-fn drained(state: &RegionState, view: &View<'_>, is_kept: &dyn Fn(&Placement) -> bool) -> Vec<InstanceId> {
+fn drained(state: &RegionState, view: &View<'_>, kept: &BTreeSet<InstanceId>) -> Vec<InstanceId> {
     let is_done = |placement: &&Placement| {
         let id = &placement.instance;
         let is_known = state.placements.revision(id).is_some_and(|revision| (view.is_acknowledged)(revision));
@@ -493,7 +490,7 @@ fn drained(state: &RegionState, view: &View<'_>, is_kept: &dyn Fn(&Placement) ->
     };
     let is_up = |placement: &&Placement| state.nodes.get(&placement.node).is_some_and(|node| node.health.is_up());
     let draining = state.placements.values().filter(|placement| placement.desired == Desired::Drain);
-    let over = draining.filter(is_up).filter(is_done).filter(|one| !is_kept(one));
+    let over = draining.filter(is_up).filter(is_done).filter(|one| !kept.contains(&one.instance));
     over.map(|placement| placement.instance).collect()
 }
 

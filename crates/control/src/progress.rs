@@ -405,13 +405,14 @@ fn parts<'a>(region: &'a RegionState, deployment: &Deployment, definition: &'a R
         .collect()
 }
 
-/// Whether anything runs of another release than this.
+/// Whether anything of another release than this runs where it could be taken away.
 fn has_others(region: &RegionState, definition: &RegionalDefinition) -> bool {
     let mine =
         |one: &&Placement| one.service.app == definition.app && one.desired == Desired::Run && one.hook.is_none();
     let is_other =
         |one: &Placement| definition.services.get(&one.service.service).is_none_or(|wanted| wanted.spec != one.spec);
-    region.placements.values().filter(mine).any(is_other)
+    let is_up = |one: &&Placement| region.nodes.get(&one.node).is_some_and(|node| node.health.is_up());
+    region.placements.values().filter(mine).filter(is_up).any(is_other)
 }
 
 /// Whether an instance's node lets it run.

@@ -9,11 +9,11 @@
 //!  └──────────────────┘                  what took its place is not ready, or has failed
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_state::RegionState;
 use insula_types::{
-    Deployment, DeploymentState, Desired, InstanceId, Placement, RegionalDefinition, Scale, ServiceName, ServiceRef,
+    Deployment, DeploymentState, Desired, InstanceId, Phase, Placement, RegionalDefinition, ServiceName, ServiceRef,
     ServiceSpec,
 };
 
@@ -25,30 +25,33 @@ use crate::{
 /// Instances of one service that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Standby {
-    instances: Vec<InstanceId>,
+    /// All of them; those that are not ready by now may be so again.
+    waiting: BTreeSet<InstanceId>,
+    ready: BTreeSet<InstanceId>,
     /// They are of what is wanted, since a release is taken back.
     is_wanted: bool,
 }
 
 impl Standby {
-    /// Takes those that shall run again: in the place of any that would be started anew, and of those that were ready and are not, while
-    /// fewer than `scale` are.
-    pub(crate) fn call_back(&mut self, step: &mut Step, scale: usize, live: &[Live<'_>]) -> Vec<InstanceId> {
+    /// Those that shall run again: in the place of any that would be started anew, and of those that were ready and are not, while
+    /// fewer than `scale` are. The step has so many fewer to start.
+    pub(crate) fn call_back(&self, step: &mut Step, scale: usize, live: &[Live<'_>]) -> Vec<InstanceId> {
         let ready = live.iter().filter(|one| one.is_ready).count();
         let relapsed = live.iter().filter(|one| one.has_relapsed).count();
         let added = if self.is_wanted { &mut step.add } else { &mut step.add_old };
-        let count = relapsed.min(scale.saturating_sub(ready)).max(*added).min(self.instances.len());
+        let count = relapsed.min(scale.saturating_sub(ready)).max(*added).min(self.ready.len());
         *added -= count.min(*added);
-        self.instances.drain(..count).collect()
+        self.ready.iter().take(count).copied().collect()
     }
 
-    pub(crate) fn contains(&self, instance: InstanceId) -> bool {
-        self.instances.contains(&instance)
+    /// All that wait.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        self.waiting.iter().copied()
     }
 }
 
-/// All that could take requests at once, should what has taken their place fail. None while somebody has given a place to another: it
-/// is meant for that one.
+/// All that could take requests at once, should what has taken their place fail: of each service as many as its scale. None while
+/// somebody has given a place to another: it is meant for that one.
 pub(crate) fn standby(state: &RegionState, view: &View<'_>) -> BTreeMap<ServiceRef, Standby> {
     let mut standby: BTreeMap<ServiceRef, Standby> = BTreeMap::new();
     if state.shortfalls.iter().any(|(_, row)| row.awaits.is_some()) {
@@ -57,29 +60,33 @@ pub(crate) fn standby(state: &RegionState, view: &View<'_>) -> BTreeMap<ServiceR
     for one in state.placements.values().filter(|one| may_wait(state, view, one)) {
         let Some(definition) = state.definitions.get(&one.service.app) else { continue };
         let Some(deployment) = deployment_of(state, &one.service.app, definition) else { continue };
-        if good(deployment, definition, &one.service.service) == Some(&one.spec) {
-            let waiting = standby.entry(one.service.clone()).or_default();
-            waiting.is_wanted = deployment.is_return;
-            waiting.instances.push(one.instance);
+        let Some((good, scale)) = good(deployment, definition, &one.service.service) else { continue };
+        let of_service = standby.entry(one.service.clone()).or_default();
+        if *good == one.spec && of_service.waiting.len() < scale {
+            of_service.is_wanted = deployment.is_return;
+            of_service.waiting.insert(one.instance);
+            if state.statuses.get(&one.instance).is_some_and(|status| status.is_ready) {
+                of_service.ready.insert(one.instance);
+            }
         }
     }
     standby
 }
 
-/// What instances of a service wait for a deployment to end; none: its instances are not to be kept.
+/// What instances of a service wait for a deployment to end, and how many of them; none: its instances are not to be kept.
 ///
 /// Who allows fewer ready instances than the scale, or watches for no time, does not ask for it; what has waited serves when a release is
-/// taken back, whatever the one before says. What has no ports gets no requests:
-/// it would not wait, but work beside its successor.
+/// taken back, whatever the one before says. What has no ports gets no requests: it would not wait, but work beside its successor.
 fn good<'a>(
     deployment: &'a Deployment,
     definition: &'a RegionalDefinition,
     service: &ServiceName,
-) -> Option<&'a ServiceSpec> {
+) -> Option<(&'a ServiceSpec, usize)> {
     let wanted = definition.services.get(service)?;
+    let scale = wanted.scale.count()? as usize;
     let is_watched = !matches!(deployment.state, DeploymentState::After | DeploymentState::Done);
     let is_asked_for = deployment.is_return || wanted.update.max_unavailable == 0 && !wanted.update.bake.is_zero();
-    if !is_watched || !is_asked_for || wanted.scale == Scale::EachNode {
+    if !is_watched || !is_asked_for {
         return None;
     }
     let spec = match deployment.is_return {
@@ -89,15 +96,14 @@ fn good<'a>(
             (old.spec != wanted.spec).then_some(&old.spec)?
         }
     };
-    (!spec.ports.is_empty()).then_some(spec)
+    (!spec.ports.is_empty()).then_some((spec, scale))
 }
 
+/// Whether it has been replaced, runs, and its place is not to be left.
 fn may_wait(state: &RegionState, view: &View<'_>, one: &Placement) -> bool {
-    let is_idle = one.desired == Desired::Drain && one.slot.is_none() && one.hook.is_none();
-    let is_ready = || state.statuses.get(&one.instance).is_some_and(|status| status.is_ready);
-    let is_welcome = || {
-        let node = state.nodes.get(&one.node);
-        node.is_some_and(|node| node.health.is_up() && !node.is_draining) && view.moving != Some(one.instance)
-    };
-    is_idle && is_ready() && is_welcome()
+    if one.desired != Desired::Drain || one.slot.is_some() || one.hook.is_some() || view.moving == Some(one.instance) {
+        return false;
+    }
+    let runs = state.statuses.get(&one.instance).is_some_and(|status| status.phase == Phase::Running);
+    runs && state.nodes.get(&one.node).is_some_and(|node| node.health.is_up() && !node.is_draining)
 }

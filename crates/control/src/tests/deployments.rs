@@ -364,6 +364,29 @@ async fn what_waits_serves_again_when_a_release_is_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_outlasts_a_moment_in_which_nothing_is_ready() {
+    let mut world = settled();
+    let before = serving_of(&world, 1);
+    world.deploy(definition(2, SCALE));
+    until_state(&mut world, DeploymentState::Baking);
+    let all: BTreeSet<InstanceId> = before.iter().copied().chain(serving_of(&world, 2)).collect();
+    world.sick.extend(&all);
+    world.steps(3);
+    let waits = |world: &World| {
+        world.read(|state| {
+            before.iter().all(|id| state.placements.get(id).is_some_and(|one| one.desired == Desired::Drain))
+        })
+    };
+    assert!(waits(&world), "no unready one is called back, nor stopped");
+    world.sick.clear();
+    world.steps(3);
+    assert_eq!((serving(&world, 1), serving(&world, 2)), (0, 3));
+    world.sick.extend(serving_of(&world, 2));
+    world.steps(2);
+    assert_eq!(serving_of(&world, 1), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_replaced_goes_when_the_release_is_good_or_its_room_is_wanted() {
     let mut world = settled();
     world.deploy(definition(2, SCALE));
@@ -381,18 +404,44 @@ async fn what_was_replaced_goes_when_the_release_is_good_or_its_room_is_wanted()
     world.steps(4);
     assert_eq!((placed_of(&world, 1).len(), world.placed()), (0, 3));
 
-    for update in [
-        UpdateSpec { bake: Duration::ZERO, ..UpdateSpec::default() },
-        UpdateSpec { max_unavailable: 1, ..UpdateSpec::default() },
+    // Nor is anything kept that nobody watches, that may be missed, that gets no requests, or that is beyond the scale.
+    let usual = UpdateSpec::default;
+    for (update, has_ports, scale) in [
+        (UpdateSpec { bake: Duration::ZERO, ..usual() }, true, SCALE),
+        (UpdateSpec { max_unavailable: 1, ..usual() }, true, SCALE),
+        (usual(), false, SCALE),
+        (usual(), true, 0),
     ] {
-        let mut world = settled();
-        world.deploy(with_update(2, &update));
+        let mut world = World::at_level(3);
+        let made = |release| {
+            let mut definition = with_update(release, &update);
+            let ports = |service: &mut insula_types::RegionalService| {
+                if !has_ports {
+                    service.spec.ports.clear()
+                }
+            };
+            definition.services.values_mut().for_each(ports);
+            definition
+        };
+        world.deploy(made(1));
+        world.steps(16);
+        world.deploy(made(2));
+        world.steps(1);
+        world.deploy(RegionalDefinition {
+            services: made(2)
+                .services
+                .into_iter()
+                .map(|(name, service)| (name, insula_types::RegionalService { scale: scale.into(), ..service }))
+                .collect(),
+            ..made(2)
+        });
         let mut most = 0;
-        while !deployment(&world).state.is_over() && serving(&world, 1) > 0 {
+        for _ in 0..40 {
             world.step();
             most = most.max(world.placed());
         }
         assert!(most <= SCALE as usize + 2, "{most}: one more, and one that is being stopped");
+        assert_eq!(placed_of(&world, 1).len(), 0, "{update:?} {has_ports} {scale}");
     }
 
     // Another app wants the room.
@@ -409,7 +458,10 @@ async fn what_was_replaced_goes_when_the_release_is_good_or_its_room_is_wanted()
     until(&mut world, "its room is free", |world| {
         world.serving().iter().any(|one| one.service.app.as_str() == "other")
     });
-    assert_eq!(serving(&world, 2), 3);
+    let is_watched = world.read(|state| {
+        state.deployments.iter().any(|(app, one)| app.as_str() != "other" && one.state == DeploymentState::Baking)
+    });
+    assert_eq!((serving(&world, 2), is_watched), (3, true));
     assert!(placed_of(&world, 1).len() < 3, "what waits has made room");
 }
 

@@ -15,7 +15,8 @@ pub struct UpdateSpec {
     pub strategy: Strategy,
     /// By how many ready instances the service may be below its scale meanwhile.
     pub max_unavailable: u32,
-    /// How many instances beyond the scale there may be meanwhile; at least one where none may be unavailable.
+    /// How many instances beyond the scale there may be meanwhile; at least one where none may be unavailable. Those that have been replaced
+    /// and wait for the release to be good are not counted.
     pub max_surge: u32,
     /// How long a new instance has to be ready without a break before it counts.
     pub min_healthy: Duration,
