@@ -30,7 +30,8 @@ use crate::{
     choose::{self, Candidate, Local},
     config::{HEADERS_MAX, REPLAY_BYTES_MAX, TARGET_BYTES_MAX, TRIES_MAX},
     elsewhere::{self, Away, Far},
-    grpc, headers,
+    grpc,
+    headers::{self, ClientAddress},
     incoming::ClientBody,
     instances::{InFlight, Instances},
     metrics::{Cause, Metrics, add},
@@ -70,10 +71,17 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Visitor {
     pub address: SocketAddr,
+    name: ClientAddress,
     /// Whether something else than HTTP is spoken on it now.
     pub switched: Arc<AtomicBool>,
     /// Whether it is the edge of another region: what it brings goes to instances of this one, or nowhere.
     pub is_edge: bool,
+}
+
+impl Visitor {
+    pub(crate) fn new(address: SocketAddr, is_edge: bool) -> Self {
+        Self { address, name: ClientAddress::of(address), switched: Arc::default(), is_edge }
+    }
 }
 
 pub(crate) type Answer = Response<ResponseBody>;
@@ -190,7 +198,7 @@ impl Shared {
         let protocol = headers::upgrade(&parts.headers);
         let (held, rest) = self.prepare(body).await?;
         let mut pending = Pending {
-            client: visitor.address,
+            client: &visitor.name,
             is_brought: visitor.is_edge,
             is_trusted: self.config.trusted_proxies.iter().any(|network| network.contains(visitor.address.ip())),
             half: half.filter(|_| protocol.is_some()),

@@ -137,7 +137,7 @@ impl Edge {
             begun = timeout(self.shared.config.request_head, preface::read(&mut stream)) => begun,
             () = self.closing.cancelled() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         };
-        let visitor = Arc::new(Visitor { address: client, switched: Arc::default(), is_edge: false });
+        let visitor = Arc::new(Visitor::new(client, false));
         self.begun(stream, begun, &visitor, &admitted).await;
     }
 
@@ -155,7 +155,7 @@ impl Edge {
                 begun = timeout(edge.shared.config.request_head, preface::read_of(&mut stream)) => begun,
                 () = edge.closing.cancelled() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
             };
-            let visitor = Arc::new(Visitor { address, switched: Arc::default(), is_edge: true });
+            let visitor = Arc::new(Visitor::new(address, true));
             edge.begun(stream, begun, &visitor, &Admitted::of_edge()).await;
             drop(place);
         });

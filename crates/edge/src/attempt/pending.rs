@@ -1,12 +1,10 @@
 //! A request on its way, with what is needed to send it, and to send it again.
 
-use std::net::SocketAddr;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Request, Uri, Version, header, request::Parts, uri::Scheme};
 
 use crate::{
-    headers::{self, Origin},
+    headers::{self, ClientAddress, Origin},
     request_id::Id,
     upgrade,
     upstream::{Outgoing, Streamed},
@@ -19,7 +17,7 @@ pub(crate) struct Pending<'a> {
     pub id: Id,
     /// Counts the requests of the edge.
     pub number: u64,
-    pub client: SocketAddr,
+    pub client: &'a ClientAddress,
     /// Whether the client's word counts on whom it asks for.
     pub is_trusted: bool,
     /// Whether another region's edge brought it.
