@@ -31,6 +31,8 @@ const CHUNK_DIGITS_MAX: usize = 15;
 /// Bytes of a chunk's line (extensions are taken and mean nothing), and of a trailer.
 const CHUNK_LINE_MAX: usize = 4 << 10;
 const TRAILER_BYTES_MAX: usize = 16 << 10;
+/// A head and a body of no more than so many bytes together cost the kernel less as one piece than as two.
+const JOINED_BYTES_MAX: usize = 2 << 10;
 /// No head holds it, so that it is refused wherever it stands.
 const POISON: u8 = 0;
 
@@ -319,13 +321,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let mut joined = [0; JOINED_BYTES_MAX];
+        let written = match join(bufs, &mut joined) {
+            Some(joined) => Pin::new(&mut self.inner).poll_write(cx, joined),
+            None => Pin::new(&mut self.inner).poll_write_vectored(cx, bufs),
+        };
         self.unless_stuck(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
+}
+
+/// All of them one behind the other, where that fits.
+fn join<'a>(bufs: &[io::IoSlice<'_>], into: &'a mut [u8; JOINED_BYTES_MAX]) -> Option<&'a [u8]> {
+    let mut len = 0;
+    for buf in bufs {
+        into.get_mut(len..len + buf.len())?.copy_from_slice(buf);
+        len += buf.len();
+    }
+    into.get(..len)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The edge as a service: accepts clients, serves their requests, ends in good order.
 
 mod framed;
+mod heads;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use insula_catalog::{Catalog, Holder};
 use insula_env::{
     Beat, Env, beat,
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::heads::HeadTimer;
 use crate::{
     Config, Metrics,
     apps::Apps,
@@ -197,7 +199,7 @@ impl Edge {
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(HeadTimer::default())
             .header_read_timeout(self.shared.config.request_head)
             .max_header_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service)

@@ -19,7 +19,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::task::noop_waker_ref;
 use http::Method;
-use insula_env::clock::{Clock, Instant, sleep};
+use insula_env::clock::{self, Instant, sleep};
 use insula_mesh::Stream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -113,7 +113,7 @@ impl Connection {
             if seen != Some(progress) {
                 seen = Some(progress);
                 let limit = if progress.1 { config.request_body_idle } else { config.response_head };
-                self.timer.as_mut().reset(Clock::real().now() + limit);
+                self.timer.as_mut().reset(clock::now() + limit);
             }
             ready!(self.timer.as_mut().poll(cx));
             Poll::Ready(Err(if progress.1 { Broken::Client(Fault::Idle) } else { Broken::TimedOut }))

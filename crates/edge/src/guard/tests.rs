@@ -118,3 +118,51 @@ fn random_streams_are_judged_alike_in_any_pieces() {
     }
     assert!(refused > 1000 && refused < 5000, "{refused}");
 }
+
+/// Notes how many bytes each call is given, and whether they are in one piece.
+#[derive(Debug, Default)]
+struct Calls(Vec<(usize, bool)>);
+
+impl AsyncWrite for Calls {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.push((buf.len(), true));
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        self.0.push((len, false));
+        Poll::Ready(Ok(len))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn small_parts_are_written_as_one() {
+    use tokio::io::AsyncWriteExt as _;
+    let mut guarded = Guarded::new(Calls::default(), Bytes::new(), Arc::default(), Duration::from_secs(1));
+    for body in [JOINED_BYTES_MAX - 100, JOINED_BYTES_MAX - 99, 64 << 10] {
+        let (head, body) = (vec![1; 100], vec![2; body]);
+        let parts = [io::IoSlice::new(&head), io::IoSlice::new(&body)];
+        assert_eq!(guarded.write_vectored(&parts).await.expect("written"), 100 + body.len());
+    }
+    let expected = [(JOINED_BYTES_MAX, true), (JOINED_BYTES_MAX + 1, false), (100 + (64 << 10), false)];
+    assert_eq!(guarded.inner.0, expected);
+    let mut joined = [0; JOINED_BYTES_MAX];
+    assert_eq!(join(&[io::IoSlice::new(b"head "), io::IoSlice::new(b"body")], &mut joined), Some(&b"head body"[..]));
+}

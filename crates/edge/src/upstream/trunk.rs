@@ -26,7 +26,7 @@ use http::{Request, response::Parts};
 use http_body::Frame;
 use insula_env::{
     TaskGroup,
-    clock::{Clock, Instant, sleep},
+    clock::{self, Instant, sleep},
 };
 use insula_mesh::Stream;
 use parking_lot::Mutex;
@@ -155,7 +155,7 @@ async fn silent(mut pings: PingPong, state: &State) {
         if pings.send_ping(Ping::opaque()).is_err() {
             return;
         }
-        let answered = insula_env::clock::timeout(PONG_WAIT, std::future::poll_fn(|cx| pings.poll_pong(cx))).await;
+        let answered = clock::timeout(PONG_WAIT, std::future::poll_fn(|cx| pings.poll_pong(cx))).await;
         if !matches!(answered, Ok(Ok(_))) {
             return;
         }
@@ -172,7 +172,7 @@ pub(crate) struct Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if self.state.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.state.idle_since.lock() = Clock::real().now();
+            *self.state.idle_since.lock() = clock::now();
         }
     }
 }
@@ -219,7 +219,7 @@ impl Room {
             let limit = if progress.1 { patience.request_body_idle } else { patience.response_head };
             if seen != Some(progress) {
                 seen = Some(progress);
-                timer.as_mut().reset(Clock::real().now() + limit.unwrap_or_default());
+                timer.as_mut().reset(clock::now() + limit.unwrap_or_default());
             }
             if limit.is_none() {
                 return Poll::Pending;
