@@ -63,7 +63,9 @@ fn serves(stage: &Stage, at: &str, version: &str) -> Result<()> {
 
 fn deploy(stage: &Stage, at: &str, version: &str) -> Result<()> {
     let image = stage.lab.run(&["image", "shop", "--tag", version, "--ballast", BALLAST])?.trim().to_owned();
-    let definition = DEFINITION.replace("IMAGE", &image).replace("scale     = 3", "scale     = 2\nregions   = [\"*\"]");
+    let definition = DEFINITION
+        .replace("IMAGE", &image)
+        .replace("scale     = 3", "scale     = 2\nregions   = [\"*\"]\nsecrets   = [\"KEY\"]");
     ensure!(definition.contains("regions"), "the definition has another scale by now");
     stage.lab.on(at, &["deploy", "-", "--wait", "2m"], &definition).map(drop)
 }
@@ -134,8 +136,10 @@ fn play(lab: Lab, rate: u32, interrupt: &Interrupt) -> Result<Vec<String>> {
     let stage = Stage { traffic, lab, nodes: nodes.clone(), instances: BTreeSet::new(), definition: String::new() };
     let mut broken = Vec::new();
 
-    step("deploy to the first region");
+    step("deploy to the first region, with a secret");
     let begun = now_ms();
+    // The other region has to get it sealed to its own key: without it nothing starts there.
+    stage.lab.on(NEAR, &["secrets", "set", "shop", "KEY"], "set before there was another region")?;
     deploy(&stage, NEAR, "v1")?;
     stage.await_ms("the first region", begun, interrupt, || serves(&stage, NEAR, "v1"))?;
     say_took(begun);

@@ -319,7 +319,7 @@ fn proposer_of_global(command: &GlobalCommand) -> Proposer {
         // The same: the root signs a region's CA, and who takes a machine in has checked its token.
         C::InviteRegion { .. } | C::ClaimRegion { .. } => Proposer::Voter,
         // By the region's leader, and by a node with the key of its CA.
-        C::SetRegionLevel { .. } | C::SetSealingKey { .. } => Proposer::VoterThere,
+        C::SetRegionLevel { .. } | C::SetSealingKey { .. } | C::SealForRegion { .. } => Proposer::VoterThere,
         // The same; a leader need not vote in the global group, whose other voters know it as a member.
         C::ReportOutcome { .. } | C::SetGateways { .. } => Proposer::Member,
     }

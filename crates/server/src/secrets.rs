@@ -3,8 +3,11 @@
 //! What was opened once is kept in `agent/secrets`, sealed to this node's own key, for as long as a placement here names it: an
 //! instance is started again also when nobody is reached who could open it anew.
 
+mod later;
+
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
+pub(crate) use self::later::seal_for_later_regions;
 use async_trait::async_trait;
 use insula_agent::Secrets;
 use insula_env::{Disk, clock};

@@ -31,7 +31,7 @@ use crate::{
     node::Node,
     refused,
     route::Route,
-    secrets::Opener,
+    secrets::{Opener, seal_for_later_regions},
     snapshots::Snapshots,
     space, traffic,
     usage::{Meter, Usages},
@@ -84,6 +84,7 @@ pub(crate) async fn start(node: &Node, control: &Arc<Control>, dataplane: &Link)
     let labels =
         NodeLabels { name: config.name.clone(), region: config.region.clone(), datacenter: config.datacenter.clone() };
     let secrets = node.opener();
+    seal_for_later_regions(&node.env, &secrets, &node.global);
     let parts = Parts {
         node: node.id,
         labels: labels.clone(),

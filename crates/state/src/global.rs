@@ -19,7 +19,7 @@ use serde_bytes::ByteBuf;
 pub use command::{GlobalCommand, GlobalReply};
 pub use region::{Founder, GATEWAYS_MAX, Gateway, Invitation, Phase, REGIONS_MAX, Region, founded};
 pub use root::{RootState, TrustedRoot};
-pub use secret::{SEALED_LEN_MAX, SECRETS_OF_APP_MAX, SealedValue, Secret};
+pub use secret::{SEALED_AT_ONCE_MAX, SEALED_LEN_MAX, SECRETS_OF_APP_MAX, SealedFor, SealedValue, Secret, Unsealed};
 
 use crate::{Changes, Domain, Rejection, Table, level::NotYet};
 

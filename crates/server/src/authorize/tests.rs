@@ -215,6 +215,8 @@ fn each_global_command_is_proposed_by_whom_the_table_says() {
         ),
         (C::ClaimRegion { token: "t".into(), secret_hash: String::new(), founder, agreed: agreed() }, "yrrr"),
         (C::Init { meta, region: own.clone(), agreed: None }, "nnnn"),
+        // Of whichever region has the values, for any other.
+        (C::SealForRegion { region: "nrt".parse().expect("name"), values: Vec::new() }, "yryy"),
     ];
     table.extend(of("fra").into_iter().zip(["yrnn", "yrnn", "yynn", "yynn"]));
     table.extend(of("was").into_iter().zip(["nnyn"; 4]));

@@ -73,6 +73,7 @@ impl<'a> Apply<'a> {
             }
             C::RemoveSecret { app, name } => secret::remove(self.state, app, name, self.out),
             C::SetSealingKey { region, key } => secret::set_key(self.state, region, key, self.out),
+            C::SealForRegion { region, values } => secret::seal_for(self.state, region, values, self.out),
             C::AddRoot { .. } | C::ActivateRoot { .. } | C::RetireRoot { .. } | C::SetRegionAuthority { .. } => {
                 root::decide(self.state, self.at_ms, command, self.out)
             }

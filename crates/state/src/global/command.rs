@@ -9,7 +9,9 @@ use insula_types::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{ApiToken, ClusterMeta, Founder, Gateway, Invitation, RegionalScale, ReleaseOutcome, TrustedRoot};
+use super::{
+    ApiToken, ClusterMeta, Founder, Gateway, Invitation, RegionalScale, ReleaseOutcome, SealedFor, TrustedRoot,
+};
 
 /// A change of the global state. Variants are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +162,14 @@ pub enum GlobalCommand {
         /// The key.
         key: ByteBuf,
     },
+    /// Gives a region values that were set before it had a key, sealed to that. What it has stays, and what has gone meanwhile is passed
+    /// over.
+    SealForRegion {
+        /// The region.
+        region: RegionName,
+        /// The values, at most [`super::SEALED_AT_ONCE_MAX`].
+        values: Vec<SealedFor>,
+    },
     /// Makes a release of what runs, whose instances are new ones.
     Restart {
         /// The app.
@@ -241,7 +251,10 @@ impl GlobalCommand {
             | Self::SetRegionAuthority { .. }
             | Self::SetRegionLevel { .. } => Level(2),
             Self::Rollback { .. } | Self::ReportOutcome { .. } => Level(6),
-            Self::SetSecret { .. } | Self::RemoveSecret { .. } | Self::SetSealingKey { .. } => Level(6),
+            Self::SetSecret { .. }
+            | Self::RemoveSecret { .. }
+            | Self::SetSealingKey { .. }
+            | Self::SealForRegion { .. } => Level(6),
             Self::Restart { .. } | Self::SetStopped { .. } => Level(6),
             Self::InviteRegion { .. }
             | Self::ClaimRegion { .. }

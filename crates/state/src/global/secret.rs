@@ -42,6 +42,35 @@ pub struct SealedValue {
     pub by: String,
 }
 
+/// Most values that are sealed for a region with one command.
+pub const SEALED_AT_ONCE_MAX: usize = 8;
+
+/// A value, sealed to the key of one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedFor {
+    /// The app.
+    pub app: AppName,
+    /// The secret.
+    pub name: SecretName,
+    /// Which of its values.
+    pub version: SecretVersion,
+    /// That value.
+    pub sealed: ByteBuf,
+}
+
+/// Values that a region lacks, since they were set before it had a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsealed {
+    /// The region.
+    pub region: RegionName,
+    /// Its key.
+    pub key: ByteBuf,
+    /// Some of the values, sealed to a region that has them.
+    pub values: Vec<SealedFor>,
+    /// Whether that region is the first of those that have the first of the values.
+    pub is_first: bool,
+}
+
 type Decision = Result<GlobalReply, Rejection>;
 
 impl GlobalState {
@@ -83,13 +112,41 @@ impl GlobalState {
             let lacks =
                 |region: &&RegionName| self.sealing_keys.contains(region) && !value.sealed.contains_key(*region);
             if let Some(region) = regions.iter().find(lacks) {
-                return Err(Rejection::invalid(format!(
-                    "secret {name} was set before region {region} was there: set it anew with `insula secrets set {app} {name}`"
-                )));
+                let why = format!(
+                    "secret {name} was set before region {region} was there, and is being sealed for it: try again in a few seconds; where \
+                     that does not help, set it anew with `insula secrets set {app} {name}`"
+                );
+                return Err(Rejection::conflict(Conflict::SecretsNotReady, why));
             }
             *version = found;
         }
         Ok(())
+    }
+
+    /// Values that another region lacks and region `own` has, those in `passed_over` left out. At most [`SEALED_AT_ONCE_MAX`], of one
+    /// region.
+    pub fn unsealed(
+        &self,
+        own: &RegionName,
+        passed_over: &BTreeSet<(AppName, SecretName, SecretVersion)>,
+    ) -> Option<Unsealed> {
+        self.sealing_keys.iter().filter(|(region, _)| *region != own).find_map(|(region, key)| {
+            let all = self.secrets.iter().flat_map(|(id, secret)| secret.versions.iter().map(move |of| (id, of)));
+            let lacking = all.filter(|((app, name), (version, value))| {
+                !value.sealed.contains_key(region) && !passed_over.contains(&(app.clone(), name.clone(), **version))
+            });
+            let mut lacking = lacking.filter_map(|of| Some((of, of.1.1.sealed.get(own)?))).peekable();
+            let (_, (_, first)) = lacking.peek()?.0;
+            let is_first = first.sealed.keys().next() == Some(own);
+            let values = lacking.map(|(((app, name), (version, _)), sealed)| SealedFor {
+                app: app.clone(),
+                name: name.clone(),
+                version: *version,
+                sealed: sealed.clone(),
+            });
+            let values = values.take(SEALED_AT_ONCE_MAX).collect();
+            Some(Unsealed { region: region.clone(), key: key.clone(), values, is_first })
+        })
     }
 
     /// The secrets of an app that have a value, or had one.
@@ -187,6 +244,37 @@ pub(super) fn set_key(
             ));
         }
         None => out.put(GlobalKey::SealingKey(region.clone()), GlobalObject::SealingKey(key.clone())),
+    }
+    Ok(GlobalReply::Done)
+}
+
+/// Values for a region that came after they were set.
+pub(super) fn seal_for(
+    state: &GlobalState,
+    region: &RegionName,
+    values: &[SealedFor],
+    out: &mut Changes<GlobalState>,
+) -> Decision {
+    if values.len() > SEALED_AT_ONCE_MAX || values.iter().any(|value| value.sealed.len() > SEALED_LEN_MAX) {
+        return Err(Rejection::invalid("these are too many sealed values, or one is too long"));
+    }
+    if !state.sealing_keys.contains(region) {
+        return Err(Rejection::not_found(format!("region {region} has no key for secrets")));
+    }
+    let mut changed = BTreeMap::new();
+    for SealedFor { app, name, version, sealed } in values {
+        let id = (app.clone(), name.clone());
+        let Some(present) = state.secrets.get(&id) else { continue };
+        let secret = changed.entry(id).or_insert_with(|| present.clone());
+        let value = secret.versions.get_mut(version);
+        if let Some(value) = value.filter(|value| !value.sealed.contains_key(region)) {
+            value.sealed.insert(region.clone(), sealed.clone());
+        }
+    }
+    for (id, secret) in changed {
+        if state.secrets.get(&id) != Some(&secret) {
+            out.put(GlobalKey::Secret(id), GlobalObject::Secret(secret));
+        }
     }
     Ok(GlobalReply::Done)
 }

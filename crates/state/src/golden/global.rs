@@ -15,7 +15,7 @@ use crate::{
     GlobalState,
     global::{
         ApiToken, App, ClusterMeta, Founder, Gateway, GlobalCommand, GlobalKey, GlobalObject, GlobalReply, Invitation,
-        Phase, Region, ReleaseOutcome, Role, RootState, SealedValue, Secret, TrustedRoot,
+        Phase, Region, ReleaseOutcome, Role, RootState, SealedFor, SealedValue, Secret, TrustedRoot,
     },
 };
 
@@ -24,7 +24,7 @@ const FILE: File = File(include_str!("global.txt"));
 variants!(command_name, COMMANDS, GlobalCommand:
     Init, Deploy, Scale, RemoveApp, PutApiToken, RemoveApiToken, AddRoot, ActivateRoot, RetireRoot, SetRegionAuthority,
     SetRegionLevel, Rollback, ReportOutcome, SetSecret, RemoveSecret, SetSealingKey, Restart, SetStopped, InviteRegion, ClaimRegion,
-    RemoveInvitation, SetGateways,
+    RemoveInvitation, SetGateways, SealForRegion,
 );
 variants!(key_name, KEYS, GlobalKey:
     Meta, Region, App, Release, Removed, Claim, ApiToken, Root, Level, Outcome, Content, Secret, SealingKey,
@@ -238,6 +238,10 @@ fn later_commands() -> Vec<GlobalCommand> {
         C::ClaimRegion { token: "t".into(), secret_hash: "7f".into(), founder: founder(), agreed: agreed() },
         C::RemoveInvitation { token: "t".into() },
         C::SetGateways { region: region(), gateways: gateways(), nodes: 2 },
+        C::SealForRegion {
+            region: region(),
+            values: vec![SealedFor { app: app(), name: name(), version: 2, sealed: ByteBuf::from([1, 2]) }],
+        },
     ]);
     let service = || "web".parse().expect("a name");
     all.extend([

@@ -164,6 +164,33 @@ fn what_is_in_files_and_secrets_of_a_region_is_kept_for_it() {
         services.values_mut().for_each(|spec| spec.secrets = BTreeMap::from([(key(), 0)]));
     }
     assert!(world.run(&for_all).expect_err("not for nrt").message.starts_with("secret KEY was set before region nrt"));
+    // Until one of those that have it seals it for that region.
+    let none = BTreeSet::new();
+    let unsealed = world.state.unsealed(&region("was"), &none).expect("nrt lacks it");
+    assert_eq!((&unsealed.region, unsealed.values.len(), unsealed.is_first), (&region("nrt"), 1, false));
+    assert!(world.state.unsealed(&region("fra"), &none).expect("nrt lacks it").is_first);
+    assert_eq!(world.state.unsealed(&region("nrt"), &none), None, "it cannot open it");
+    let value = &unsealed.values[0];
+    let left_out = BTreeSet::from([(value.app.clone(), value.name.clone(), value.version)]);
+    assert_eq!(world.state.unsealed(&region("fra"), &left_out), None);
+    let seal = |name: &str, version, byte| {
+        let sealed = ByteBuf::from([byte]);
+        let values = vec![SealedFor { version, sealed, ..value.clone() }];
+        GlobalCommand::SealForRegion { region: region(name), values }
+    };
+    world.run(&seal("nrt", 9, 1)).expect("a value that is gone is passed over");
+    assert!(world.run(&for_all).is_err());
+    world.run(&seal("nrt", value.version, 8)).expect("lacking");
+    world.run(&seal("nrt", value.version, 9)).expect("it stays");
+    let sealed = |world: &Two| world.state.secrets.values().flat_map(|one| one.versions.values()).next().cloned();
+    let sealed = sealed(&world).expect("there").sealed;
+    assert_eq!((&sealed[&region("nrt")], &sealed[&region("fra")]), (&ByteBuf::from([8]), &ByteBuf::from([7])));
+    assert_eq!(world.state.unsealed(&region("fra"), &none), None);
+    world.run(&for_all).expect("sealed for all of them");
+    assert_eq!(world.run(&seal("xyz", 1, 1)).expect_err("no such region").code, RejectionCode::NotFound);
+    let many = vec![value.clone(); SEALED_AT_ONCE_MAX + 1];
+    let many = GlobalCommand::SealForRegion { region: region("nrt"), values: many };
+    assert_eq!(world.run(&many).expect_err("too many").code, RejectionCode::Invalid);
 }
 
 #[test]
